@@ -1,0 +1,169 @@
+"""The computational graph of a decoder-only transformer at edge level: pure data, no model, no torch.
+
+Senders write to the residual stream: the input (token embedding), every attention head's output, every MLP's output.
+Receivers read from it: the q, k and v input of every head, every MLP's input, and the logits. An edge says that a
+receiver reads what a sender wrote. The names are those of EAP-IG and MIB: ``a0.h1->a5.h2<k>``, ``input->m0``,
+``a9.h9->logits``. Under grouped-query attention every query head has its own k and v receiver, as the field has it.
+
+Both lists stand in forward order, and what a receiver can read is always a prefix of the senders: so an edge is a pair
+of indices, and a set of edges is a [receiver, sender] mask.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from circuitfind.errors import CircuitError
+
+Slot = Literal["q", "k", "v"]
+SLOTS: tuple[Slot, ...] = ("q", "k", "v")
+
+_NODE = re.compile(r"input|logits|m(?P<mlp>\d+)|a(?P<layer>\d+)\.h(?P<head>\d+)(<(?P<slot>[qkv])>)?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A component of the model: ``input``, ``a5.h2``, ``m5`` or ``logits``."""
+
+    kind: Literal["input", "head", "mlp", "logits"]
+    layer: int = -1
+    head: int = -1
+
+    def __str__(self) -> str:
+        if self.kind == "head":
+            return f"a{self.layer}.h{self.head}"
+        return f"m{self.layer}" if self.kind == "mlp" else self.kind
+
+    @staticmethod
+    def parse(name: str) -> Node:
+        """The node of that name. Raises CircuitError for a name no graph can have."""
+        match = _NODE.fullmatch(name)
+        if match is None or match["slot"]:
+            raise CircuitError(f"'{name}' is no node. Nodes are named input, a0.h1, m0 and logits.")
+        if match["layer"]:
+            return Node("head", int(match["layer"]), int(match["head"]))
+        if match["mlp"]:
+            return Node("mlp", int(match["mlp"]))
+        return Node("input" if name == "input" else "logits")
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """Where a node reads the residual stream: a head at its q, k or v input, an MLP or the logits at their one input."""
+
+    node: Node
+    slot: Slot | None = None
+
+    def __str__(self) -> str:
+        return f"{self.node}<{self.slot}>" if self.slot else str(self.node)
+
+    @staticmethod
+    def parse(name: str) -> Receiver:
+        """The receiver of that name. Raises CircuitError for a name no graph can have."""
+        match = _NODE.fullmatch(name)
+        if match is None or name == "input" or (match["layer"] and not match["slot"]):
+            raise CircuitError(f"'{name}' is no receiver. Receivers are named a0.h1<q>, a0.h1<k>, a0.h1<v>, m0 and logits.")
+        slot = next((s for s in SLOTS if s == match["slot"]), None)
+        return Receiver(Node.parse(name.partition("<")[0]), slot)
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A receiver reads what a sender wrote."""
+
+    sender: Node
+    receiver: Receiver
+
+    def __str__(self) -> str:
+        return f"{self.sender}->{self.receiver}"
+
+    @staticmethod
+    def parse(name: str) -> Edge:
+        """The edge of that name. Raises CircuitError for a name no graph can have."""
+        sender, arrow, receiver = name.partition("->")
+        if not arrow:
+            raise CircuitError(f"'{name}' is no edge. Edges are named like a0.h1->a5.h2<k>, input->m0 or a9.h9->logits.")
+        return Edge(Node.parse(sender), Receiver.parse(receiver))
+
+
+@dataclass(frozen=True)
+class Graph:
+    """All nodes and edges of a model of this shape.
+
+    ``parallel``: attention and MLP of a layer read the same stream (Pythia, GPT-J), so that an MLP does not read the
+    heads of its own layer.
+    """
+
+    n_layers: int
+    n_heads: int
+    parallel: bool = False
+
+    @cached_property
+    def senders(self) -> tuple[Node, ...]:
+        """Input, then for each layer its heads and its MLP."""
+        layers = (
+            (*(Node("head", layer, head) for head in range(self.n_heads)), Node("mlp", layer))
+            for layer in range(self.n_layers)
+        )
+        return (Node("input"), *(node for layer in layers for node in layer))
+
+    @cached_property
+    def receivers(self) -> tuple[Receiver, ...]:
+        """For each layer the q, k and v inputs of its heads and its MLP's input; then the logits."""
+        layers = (
+            (
+                *(Receiver(Node("head", layer, head), slot) for slot in SLOTS for head in range(self.n_heads)),
+                Receiver(Node("mlp", layer)),
+            )
+            for layer in range(self.n_layers)
+        )
+        return (*(receiver for layer in layers for receiver in layer), Receiver(Node("logits")))
+
+    @cached_property
+    def sender_index(self) -> dict[Node, int]:
+        return {sender: index for index, sender in enumerate(self.senders)}
+
+    @cached_property
+    def receiver_index(self) -> dict[Receiver, int]:
+        return {receiver: index for index, receiver in enumerate(self.receivers)}
+
+    def n_readable(self, receiver: Receiver) -> int:
+        """How many senders the receiver reads: the first so many of ``senders``."""
+        if receiver.node.kind == "logits":
+            return len(self.senders)
+        before = 1 + receiver.node.layer * (self.n_heads + 1)
+        own_heads = self.n_heads if receiver.node.kind == "mlp" and not self.parallel else 0
+        return before + own_heads
+
+    @cached_property
+    def n_edges(self) -> int:
+        return sum(self.n_readable(receiver) for receiver in self.receivers)
+
+    @property
+    def n_nodes(self) -> int:
+        """Input, heads, MLPs and logits."""
+        return len(self.senders) + 1
+
+    def edges(self) -> Iterator[Edge]:
+        """Every edge in graph order: receivers in forward order, for each its senders in forward order."""
+        for receiver in self.receivers:
+            for sender in self.senders[: self.n_readable(receiver)]:
+                yield Edge(sender, receiver)
+
+    def __contains__(self, edge: Edge) -> bool:
+        sender = self.sender_index.get(edge.sender)
+        return sender is not None and edge.receiver in self.receiver_index and sender < self.n_readable(edge.receiver)
+
+    def receivers_of(self, node: Node) -> tuple[Receiver, ...]:
+        """Where the node reads: three receivers of a head, one of an MLP or the logits, none of the input."""
+        if node.kind == "input":
+            return ()
+        return tuple(Receiver(node, slot) for slot in SLOTS) if node.kind == "head" else (Receiver(node),)
+
+    def order(self, edge: Edge) -> tuple[int, int]:
+        """The edge's place in graph order, as a sort key."""
+        return self.receiver_index[edge.receiver], self.sender_index[edge.sender]
