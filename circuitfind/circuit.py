@@ -40,8 +40,8 @@ class Circuit:
                 raise CircuitError(f"Edge '{edge}' cannot exist in a model of {shape}: no such node, or it reads what comes later.")
             if not math.isfinite(score):
                 raise CircuitError(f"Edge '{edge}' has the score {score}; a score must be a finite number.")
-        ordered = dict(sorted(self.edges.items(), key=lambda item: self.graph.order(item[0])))
-        object.__setattr__(self, "edges", ordered)
+        ordered = sorted(self.edges.items(), key=lambda item: self.graph.order(item[0]))
+        object.__setattr__(self, "edges", {edge: float(score) for edge, score in ordered})
 
     @property
     def nodes(self) -> tuple[Node, ...]:
