@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any, Protocol
 
 
@@ -67,3 +68,28 @@ class Task:
     metric: str
     example: PromptPair
     make: Callable[[Tokenizer, int, int], list[PromptPair]]
+
+
+PATIENCE = 10_000  # draws in a row without a new prompt before a task counts as exhausted
+
+
+def draw_distinct(draw: Callable[[Random, int], PromptPair | None], n_prompts: int, seed: str) -> list[PromptPair]:
+    """The first ``n_prompts`` pairs of different clean prompts that ``draw(rng, index)`` brings; ``index`` counts them.
+
+    ``draw`` returns None for a draw to be left out. Fewer pairs come back only where nothing new turns up in
+    ``PATIENCE`` draws in a row. The first k pairs of n are those of k, in every process: the generator is seeded by a
+    string, which Python hashes the same way everywhere.
+    """
+    rng = Random(seed)
+    pairs: list[PromptPair] = []
+    seen: set[str] = set()
+    misses = 0
+    while len(pairs) < n_prompts and misses < PATIENCE:
+        pair = draw(rng, len(pairs))
+        if pair is None or pair.clean in seen:
+            misses += 1
+            continue
+        misses = 0
+        seen.add(pair.clean)
+        pairs.append(pair)
+    return pairs
