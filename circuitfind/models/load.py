@@ -1,0 +1,244 @@
+"""From a model's folder to its tokenizer and to TransformerLens's bridge, which loads and names its weights.
+
+Loading never reaches for the network, never runs code that came with the model, never prints, and never fills in a
+weight: what transformers would initialise at random (a tensor that is missing or of another shape) is refused here.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from circuitfind.errors import ModelError, UsageError
+from circuitfind.models.folder import has_tokenizer, read_config, weight_files, weights_sha256
+from circuitfind.models.locate import locate
+from circuitfind.models.quiet import quiet
+from circuitfind.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    import torch
+    from transformer_lens.model_bridge import TransformerBridge
+
+__all__ = ["HubTokenizer", "load_bridge", "load_tokenizer", "weights_sha256"]
+
+# What the loaders underneath raise for folders that are damaged or not what they expect.
+_UNLOADABLE = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    AssertionError,
+    pickle.UnpicklingError,
+)
+_DECODERS = ("ForCausalLM", "LMHeadModel")
+
+
+@dataclass(frozen=True)
+class HubTokenizer:
+    """A Hugging Face tokenizer as tasks and batches use it. ``bos`` None leaves it to the model's own tokenizer.
+
+    Special tokens are those that the tokenizer puts before a text; one that it would put after it is left out, because
+    the answer is read after a prompt's own last token.
+    """
+
+    hub: Any
+    bos: bool | None = None
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text`` as a prompt, special tokens added as the model's own tokenizer adds them."""
+        tokens = self._bare(text)
+        start = self._start
+        if start and tokens[:1] == [self.hub.bos_token_id] == [start[0]]:
+            return [*tokens[:1], *start[1:], *tokens[1:]]  # the text spells its BOS itself: never two
+        return [*start, *tokens]
+
+    def continuation(self, text: str) -> list[int]:
+        """Token ids of ``text`` as it goes on from a prompt: no special tokens."""
+        tokens = self._bare(self._anchor + text)
+        before = self._bare(self._anchor)
+        return tokens[len(before) :] if tokens[: len(before)] == before else self._bare(text)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text that the ids spell, special tokens and a leading space included."""
+        before = self._bare(self._anchor)
+        start = len(self._spell(before))
+        return self._spell([*before, *tokens])[start:]
+
+    def with_bos(self, bos: bool | None) -> HubTokenizer:
+        """The same tokenizer with BOS put before a prompt (True), left out (False), or as it does by itself (None).
+
+        Raises UsageError where BOS is asked for and the tokenizer has none.
+        """
+        if bos and self.hub.bos_token_id is None:
+            raise UsageError("--bos: this model's tokenizer has no BOS token. Leave --bos out.")
+        return replace(self, bos=bos)
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether ``encode`` puts BOS before a text."""
+        return self.hub.bos_token_id is not None and self._start[:1] == (self.hub.bos_token_id,)
+
+    @property
+    def unknown_token(self) -> int | None:
+        """The id that stands for whatever the vocabulary lacks, if there is one."""
+        unknown: int | None = self.hub.unk_token_id
+        return unknown
+
+    @cached_property
+    def _start(self) -> tuple[int, ...]:
+        """The special tokens that ``encode`` puts before a text."""
+        own, bos = self._own_start, self.hub.bos_token_id
+        without = own[1:] if bos is not None and own[:1] == (bos,) else own
+        if self.bos is None:
+            return own
+        return (bos, *without) if self.bos else without
+
+    @cached_property
+    def _own_start(self) -> tuple[int, ...]:
+        """The special tokens that the model's tokenizer itself puts before a text."""
+        whole, bare = tuple(self.hub("a", verbose=False).input_ids), tuple(self._bare("a"))
+        places = range(len(whole) - len(bare) + 1)
+        return next((whole[:place] for place in places if whole[place : place + len(bare)] == bare), ())
+
+    @cached_property
+    def _anchor(self) -> str:
+        """What to put before a text that goes on from another: sentencepiece puts a space of its own before a start."""
+        first = self.hub.convert_ids_to_tokens(self._bare("a"))[:1]
+        return "\n" if first and first[0].startswith("▁") else ""
+
+    def _bare(self, text: str) -> list[int]:
+        return list(self.hub(text, add_special_tokens=False, verbose=False).input_ids) if text else []
+
+    def _spell(self, tokens: Sequence[int]) -> str:
+        return str(self.hub.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def load_tokenizer(name: str, progress: Progress | None = None) -> HubTokenizer:
+    """The tokenizer of the model of that name, or in that folder. Raises ModelError where there is none to be read."""
+    folder = locate(name, progress or Silent())
+    if not has_tokenizer(folder):
+        raise ModelError(f"{folder} holds no tokenizer. It needs tokenizer.json, or vocab.json and merges.txt.")
+    with quiet():
+        from transformers import AutoTokenizer
+
+        try:
+            return HubTokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+        except Exception as error:  # the Rust tokenizer raises Exception itself
+            raise ModelError(
+                f"Can't read the tokenizer in {folder}: {_reason(error)}\nCopy or pull the model again."
+            ) from error
+
+
+def load_bridge(folder: Path, device: str, dtype: torch.dtype) -> TransformerBridge:
+    """TransformerLens's bridge around the model in ``folder``, on ``device``, weights as ``dtype``.
+
+    Raises ModelError where the folder, its config or its weights are not whole, or the architecture isn't known.
+    """
+    check_folder(folder)
+    with quiet():
+        try:
+            return _boot(folder, device, dtype)
+        except _UNLOADABLE as error:
+            raise ModelError(
+                f"Can't load the model in {folder}: {_reason(error)}\nCopy or pull the model again."
+            ) from error
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ModelError unless config and weights are whole and the architecture is a decoder TransformerLens knows."""
+    config = read_config(folder)
+    for path in weight_files(folder):
+        if path.suffix == ".safetensors":
+            _check_safetensors(path)
+    _check_architecture(config, folder)
+
+
+def _check_safetensors(path: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is truncated or damaged: {_reason(error)}\nCopy or pull the model again.") from error
+
+
+def _check_architecture(config: dict[str, Any], folder: Path) -> None:
+    with quiet():
+        from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+    named = config.get("architectures")
+    if not isinstance(named, list) or not named:
+        raise ModelError(
+            f'{folder / "config.json"} names no architecture. Add it, e.g. "architectures": ["GPT2LMHeadModel"].'
+        )
+    if str(named[0]) not in SUPPORTED_ARCHITECTURES or not str(named[0]).endswith(_DECODERS):
+        raise ModelError(
+            f"{folder}: the architecture {named[0]} is not supported. "
+            "Give a decoder-only language model that TransformerLens knows, e.g. of the GPT-2, Llama or Pythia type."
+        )
+
+
+def _boot(folder: Path, device: str, dtype: torch.dtype) -> TransformerBridge:
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoModelForCausalLM
+
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        attn_implementation="eager",
+        local_files_only=True,
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
+        output_loading_info=True,
+    )
+    _refuse_random_weights(folder, info)
+    return TransformerBridge.boot_transformers(
+        str(folder), hf_model=model.to(device), tokenizer=_placeholder_tokenizer(), device=device, dtype=dtype
+    )
+
+
+def _refuse_random_weights(folder: Path, info: dict[str, Any]) -> None:
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"The weights in {folder} lack {len(missing)} of the model's tensors: {_some(missing)}.\n"
+            "They would be random numbers. Check that config.json belongs to these weights."
+        )
+    wrong = sorted(info["mismatched_keys"])
+    if wrong:
+        shapes = [f"{name} is {_shape(found)}, not {_shape(wanted)}" for name, found, wanted in wrong]
+        raise ModelError(
+            f"The weights in {folder} do not fit its config.json: {_some(shapes)}.\n"
+            "Check that config.json belongs to these weights."
+        )
+
+
+def _placeholder_tokenizer() -> Any:
+    """A tokenizer for the bridge to hold. Ours is HubTokenizer; the bridge would make its own add BOS."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"?": 0}, unk_token="?")), eos_token="?")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(str(size) for size in shape)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what the error says, short enough for a message."""
+    first = str(error).strip().partition("\n")[0] or type(error).__name__
+    return first if len(first) <= 200 else f"{first[:200]}..."
