@@ -1,0 +1,74 @@
+"""A circuit as files for other programs and for papers.
+
+``FORMATS`` names every format and the function that writes it; a new format is a function from a circuit to bytes and
+a line here.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+
+from circuitfind.circuit import Circuit
+from circuitfind.errors import OutputError, UsageError, unknown
+from circuitfind.export.dot import circuit_to_dot
+from circuitfind.export.picture import PICTURE_FORMATS, render
+
+__all__ = ["FORMATS", "TEXT_FORMATS", "circuit_to_dot", "export_circuit", "render", "writer"]
+
+
+def _dot(circuit: Circuit) -> bytes:
+    return circuit_to_dot(circuit).encode()
+
+
+def _picture(format: str, circuit: Circuit) -> bytes:
+    return render(circuit_to_dot(circuit), format)
+
+
+FORMATS: Mapping[str, Callable[[Circuit], bytes]] = MappingProxyType(
+    {"dot": _dot, **{format: partial(_picture, format) for format in PICTURE_FORMATS}}
+)
+TEXT_FORMATS = frozenset({"dot", "svg"})  # what a terminal or a pipe can show
+
+
+def writer(format: str) -> Callable[[Circuit], bytes]:
+    """The function that writes ``format``. Raises UsageError, suggesting the nearest, if there is none."""
+    if format not in FORMATS:
+        raise UsageError(unknown("export format", format, FORMATS))
+    return FORMATS[format]
+
+
+def export_circuit(circuit: Circuit, format: str, path: Path) -> None:
+    """Writes ``circuit`` to ``path``, whole or not at all; what was there is replaced.
+
+    Raises UsageError for an unknown format and OutputError where ``path`` can't be written.
+    """
+    content = writer(format)(circuit)
+    try:
+        _replace(path, content)
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {error.strerror}. Give another place with --out.") from None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Writes beside ``path`` first, so that a full disk or a Ctrl-C leaves no half a file there."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        Path(name).chmod(0o666 & ~_umask())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    """The permissions that new files lack; there is no way to read it but to set it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

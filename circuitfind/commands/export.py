@@ -1,0 +1,60 @@
+"""``circuitfind export``: a circuit as a picture or as a file for another program."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+STDOUT = Path("-")
+
+
+def export(
+    circuit: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="A circuit.json or a run folder.")],
+    format: Annotated[str, typer.Option("--format", "-f", help="dot, svg, png, pdf; several with commas.")] = "svg",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where to; - for stdout.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a circuit as a picture (svg, png, pdf) or a Graphviz file (dot), beside the circuit unless --out is given.
+
+    Example: circuitfind export results/ioi/tiny/acdc/20260101-120000-0 --format svg,pdf
+    """
+    from circuitfind.circuit import Circuit
+    from circuitfind.export import export_circuit, writer
+
+    formats = list(dict.fromkeys(name.strip() for name in format.split(",")))
+    for name in formats:
+        writer(name)
+    targets = _targets(circuit, formats, out, force)
+    found = Circuit.load(circuit)
+    if out == STDOUT:
+        sys.stdout.buffer.write(writer(formats[0])(found))
+        return
+    for name, path in targets.items():
+        export_circuit(found, name, path)
+        typer.echo(path)
+
+
+def _targets(circuit: Path, formats: list[str], out: Path | None, force: bool) -> dict[str, Path]:
+    """The file of each format. Raises UsageError or OutputError before anything is written."""
+    from circuitfind.errors import OutputError, UsageError
+    from circuitfind.export import TEXT_FORMATS
+
+    if out and len(formats) > 1:
+        raise UsageError(f"--out {out} names one file, but --format asks for {len(formats)}. Leave one of them out.")
+    if out == STDOUT:
+        if formats[0] not in TEXT_FORMATS:
+            raise UsageError(f"--out - writes text, and {formats[0]} is none. Give a file, or --format dot or svg.")
+        return {}
+    stem = circuit / "circuit" if circuit.is_dir() else circuit.with_suffix("")
+    targets = {name: out or stem.with_name(f"{stem.name}.{name}") for name in formats}
+    for path in targets.values():
+        if path.is_dir():
+            raise OutputError(f"Cannot write {path}: it is a folder. Name a file, for instance {path / 'circuit.svg'}.")
+        if path.exists() and not force:
+            raise OutputError(f"{path} is there already. Add --force to replace it, or give another place with --out.")
+    return targets

@@ -1,0 +1,120 @@
+"""A circuit as a Graphviz file: one statement a line, the same bytes for the same circuit.
+
+Places and curves are written out (``layout=nop2`` tells every Graphviz to keep them), so that the picture is the same
+everywhere and appears at once, however many edges it has. The file's nodes and edges are the circuit's and no more; the
+legend and the strips of the layers are a background drawing, the caption is the graph's label.
+
+An edge's width grows with the root of its |score|, up to a reference score of 1, 2 or 5 times a power of ten: a few
+extreme scores don't flatten the rest, and one changed score doesn't change every line of the file.
+"""
+
+from __future__ import annotations
+
+from circuitfind.circuit import Circuit
+from circuitfind.export.drawing import MOST_EDGES, Drawing, draw
+from circuitfind.export.layout import Box
+from circuitfind.export.legend import background, caption, legend_width
+from circuitfind.export.style import FONT, INK, NODE_STYLES, stroke_of
+from circuitfind.graph import Edge, Node
+
+
+def circuit_to_dot(circuit: Circuit, most_edges: int = MOST_EDGES) -> str:
+    """The picture of ``circuit`` as DOT text; of more than ``most_edges`` edges, the strongest are drawn."""
+    drawing = draw(circuit, most_edges)
+    statements = [*_header(drawing), *_defaults(drawing), *_nodes(drawing), *_edges(drawing)]
+    return "\n".join(["digraph circuit {", *(f"  {statement}" for statement in statements), "}"]) + "\n"
+
+
+def quote(text: str) -> str:
+    r"""``text`` as a DOT string that is shown as it is: quotes, backslashes and markup mean nothing.
+
+    >>> quote('a "b" <i>')
+    '"a \\"b\\" <i>"'
+    """
+    shown = "".join(letter if letter.isprintable() else " " for letter in text)
+    return '"' + shown.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _header(drawing: Drawing) -> list[str]:
+    layout, font = drawing.layout, drawing.sizes.small_font
+    middle, bottom = layout.width / 2, -5.2 * font
+    text = caption(drawing)
+    half = max(layout.width, legend_width(drawing), 0.5 * font * len(text)) / 2
+    return [
+        "// Every place is fixed: dot -Tsvg draws this file as it is. Graphviz's own layout of it: dot -Kdot -Tsvg",
+        "layout=nop2;",
+        "rankdir=BT;",
+        "outputorder=edgesfirst;",
+        f'bb="{_point(middle - half, bottom)},{_point(middle + half, layout.height)}";',
+        "pad=0.1;",
+        f'fontname="{FONT}";',
+        f'fontcolor="{INK}";',
+        f"fontsize={_number(font)};",
+        f"label={quote(text)};",
+        f'lp="{_point(middle, -4.2 * font)}";',
+        '_background="' + " \\\n    ".join(background(drawing)) + '";',
+    ]
+
+
+def _defaults(drawing: Drawing) -> list[str]:
+    sizes = drawing.sizes
+    size = f"width={sizes.node_width / 72:.3f}, height={sizes.node_height / 72:.3f}"
+    text = f'fontname="{FONT}", fontsize={_number(sizes.font)}'
+    return [f'node [shape=box, fixedsize=true, {size}, {text}, penwidth=0.8, color="{INK}"];']
+
+
+def _nodes(drawing: Drawing) -> list[str]:
+    """The nodes of each row as one rank."""
+    lines = []
+    for row in drawing.layout.rows:
+        lines += ["{", "  rank=same;", *(f"  {_node(node, drawing.layout.boxes[node])}" for node in row), "}"]
+    return lines
+
+
+def _node(node: Node, box: Box) -> str:
+    width = f"width={box.width / 72:.3f}, " if node.kind in ("input", "logits") else ""
+    return f'"{node}" [id="{node}", pos="{_point(box.x, box.y)}", {width}{NODE_STYLES[node.kind]}];'
+
+
+def _edges(drawing: Drawing) -> list[str]:
+    """The edges in graph order."""
+    return [_edge(drawing, edge, score) for edge, score in drawing.edges.items()]
+
+
+def _edge(drawing: Drawing, edge: Edge, score: float) -> str:
+    stroke, share = stroke_of(edge), drawing.widths.share(score)
+    opacity = drawing.sizes.opacity + (1 - drawing.sizes.opacity) * share
+    attributes = {
+        "id": f'"{edge}"',
+        "score": f"{score!r}",
+        "tooltip": f'"{edge} {score:.3g}"',
+        "color": f'"{stroke.colour}{round(255 * opacity):02x}"',
+        "style": stroke.style,
+        "penwidth": f"{drawing.widths.width(score):.2f}",
+        **_shape(drawing, edge, score),
+    }
+    return f'"{edge.sender}" -> "{edge.receiver.node}" [{", ".join(f"{k}={v}" for k, v in attributes.items())}];'
+
+
+def _shape(drawing: Drawing, edge: Edge, score: float) -> dict[str, str]:
+    """Arrowhead and curve: a bar for a negative score, an arrow for others, or none where edges are many."""
+    size, length, head = drawing.sizes.arrow, 10 * drawing.sizes.arrow, "normal"
+    if score < 0:
+        size = max(size, 0.35, 0.3 * drawing.widths.width(score))
+        length, head = 3 * size, "tee"
+    points = drawing.curve(edge, length).bezier()
+    curve = " ".join(_point(x, y) for x, y in points)
+    if not size:
+        return {"arrowhead": "none", "pos": f'"{curve}"'}
+    x, y = points[-1]
+    return {"arrowhead": head, "arrowsize": _number(size), "pos": f'"e,{_point(x, y + length)} {curve}"'}
+
+
+def _point(x: float, y: float) -> str:
+    return f"{_number(x)},{_number(y)}"
+
+
+def _number(value: float) -> str:
+    """At most one decimal: ``12``, ``12.5``, never ``-0``."""
+    text = f"{value:.1f}".removesuffix(".0")
+    return "0" if text == "-0" else text

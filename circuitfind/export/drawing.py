@@ -1,0 +1,69 @@
+"""What a picture of a circuit shows, and where: the edges drawn, their widths, the nodes' places. No format yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from circuitfind.circuit import Circuit
+from circuitfind.export.layout import Layout, Sizes, choose_sizes, lay_out
+from circuitfind.export.route import Curve, Obstacles, route
+from circuitfind.export.style import Widths, reference, stroke_of
+from circuitfind.graph import Edge, Graph, Node
+
+MOST_EDGES = 2000  # more than these on one page are a grey cloud: the strongest are drawn, and the caption says so
+LANE = 0.4  # how far from a node curves pass it, in columns
+GOLDEN = 0.6180339887498949  # multiples of it modulo 1 never bunch: edges near in graph order get places apart
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A circuit, the edges of it that are drawn (in graph order), and their geometry."""
+
+    circuit: Circuit
+    edges: Mapping[Edge, float]
+    sizes: Sizes
+    layout: Layout
+    widths: Widths
+    rows: tuple[Obstacles, ...]
+
+    def curve(self, edge: Edge, gap: float) -> Curve:
+        """The edge's curve, ending ``gap`` points below its receiver."""
+        graph, boxes = self.circuit.graph, self.layout.boxes
+        sender, receiver = boxes[edge.sender], boxes[edge.receiver.node]
+        place, column = graph.order(edge)
+        share = (place * len(graph.senders) + column) * GOLDEN % 1
+        port = stroke_of(edge).port
+        if port is None:
+            port = _clamp((sender.x - receiver.x) / self.layout.width) + 0.4 * (share - 0.5)
+        end = (receiver.x + port * receiver.width / 2, receiver.bottom - gap)
+        start = (sender.x + 0.6 * _clamp((end[0] - sender.x) / (2 * sender.width)) * sender.width, sender.top)
+        return route(start, end, self.rows, share)
+
+
+def _clamp(value: float) -> float:
+    return max(-0.5, min(0.5, value))
+
+
+def draw(circuit: Circuit, most_edges: int = MOST_EDGES) -> Drawing:
+    """The picture of ``circuit``; of more than ``most_edges`` edges, the strongest."""
+    edges = strongest(circuit.edges, most_edges)
+    sizes = choose_sizes(len(edges))
+    layout = lay_out(circuit.graph, _touched(circuit.graph, edges), sizes)
+    widths = Widths(reference(edges.values()), sizes.thinnest, sizes.thickest)
+    rows = tuple(
+        Obstacles(tuple(sorted((layout.boxes[node] for node in row), key=lambda box: box.x)), LANE * sizes.column)
+        for row in layout.rows
+    )
+    return Drawing(circuit, edges, sizes, layout, widths, rows)
+
+
+def strongest(edges: Mapping[Edge, float], most: int) -> dict[Edge, float]:
+    """The ``most`` edges of largest |score| (of equals the first in graph order), in graph order."""
+    kept = set(sorted(edges, key=lambda edge: -abs(edges[edge]))[:most])
+    return {edge: score for edge, score in edges.items() if edge in kept}
+
+
+def _touched(graph: Graph, edges: Iterable[Edge]) -> list[Node]:
+    nodes = {node for edge in edges for node in (edge.sender, edge.receiver.node)}
+    return [node for node in graph.senders if node in nodes]

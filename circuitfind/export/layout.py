@@ -1,0 +1,172 @@
+"""Where each node of a picture stands: columns are heads, rows are layers, from the input below to the logits above.
+
+A place means something: heads of one number stand above each other, so that two circuits of one model can be laid side
+by side, and a circuit that gains an edge keeps its picture. Only heads and layers that are drawn take room. MLPs stand
+on a spine of their own in the middle, one row above the heads whose output they read (beside them in a parallel block).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+
+from circuitfind.graph import Graph, Node
+
+MARGIN = 18.0  # left and right of the columns, in points; the layers' numbers stand there
+MOST_COLUMNS = 16  # wider models share columns, so that labels stay readable on a page
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Lengths of a picture in points: small when there is much to show."""
+
+    font: float
+    node_width: float
+    node_height: float
+    column: float
+    row: float
+    thinnest: float
+    thickest: float
+    opacity: float
+    arrow: float
+
+    @property
+    def small_font(self) -> float:
+        """Of legend, caption and layer numbers."""
+        return 0.85 * self.font
+
+
+ROOMY = Sizes(11, 48, 20, column=66, row=42, thinnest=0.7, thickest=4.5, opacity=0.9, arrow=0.6)
+MEDIUM = Sizes(10, 42, 16, column=62, row=34, thinnest=0.5, thickest=3.5, opacity=0.8, arrow=0.45)
+DENSE = Sizes(9, 36, 13, column=66, row=28, thinnest=0.25, thickest=2.5, opacity=0.4, arrow=0.0)
+
+
+def choose_sizes(n_edges: int) -> Sizes:
+    """Sizes that suit a picture of so many edges."""
+    if n_edges <= 60:
+        return ROOMY
+    return MEDIUM if n_edges <= 600 else DENSE
+
+
+@dataclass(frozen=True)
+class Box:
+    """A node's place: its centre and its size, in points, y upwards."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    @property
+    def left(self) -> float:
+        return self.x - self.width / 2
+
+    @property
+    def right(self) -> float:
+        return self.x + self.width / 2
+
+    @property
+    def bottom(self) -> float:
+        return self.y - self.height / 2
+
+    @property
+    def top(self) -> float:
+        return self.y + self.height / 2
+
+
+@dataclass(frozen=True)
+class Band:
+    """The strip of the picture that one layer takes."""
+
+    layer: int
+    bottom: float
+    top: float
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Every node's box, the rows they form from input to logits, and the strips of the layers."""
+
+    boxes: dict[Node, Box]
+    rows: tuple[tuple[Node, ...], ...]
+    bands: tuple[Band, ...]
+    width: float
+    height: float
+
+    def row_boxes(self, row: Iterable[Node]) -> tuple[Box, ...]:
+        """The boxes of a row from left to right."""
+        return tuple(sorted((self.boxes[node] for node in row), key=lambda box: box.x))
+
+
+def lay_out(graph: Graph, nodes: Iterable[Node], sizes: Sizes) -> Layout:
+    """Places for ``nodes``, which stand in forward order. Input and logits always have one."""
+    inner = [node for node in nodes if node.kind in ("head", "mlp")]
+    rows = ((Node("input"),), *_rows(inner, graph.parallel), (Node("logits"),))
+    columns = _columns(inner, graph.n_heads)
+    n_columns = max(columns.values(), default=-1) + 1
+    spine = sizes.column if any(node.kind == "mlp" for node in inner) else 0.0
+    width = max(n_columns * sizes.column + spine, 2 * sizes.column) + 2 * MARGIN
+    left = (width - n_columns * sizes.column - spine) / 2
+    n_left = (n_columns + 1) // 2  # columns left of the spine
+    middle = left + n_left * sizes.column + spine / 2 if spine else width / 2
+    boxes = {}
+    for y, row in zip(_heights(rows, _pitch(len(rows), width, sizes), sizes), rows, strict=True):
+        for node in row:
+            x = middle
+            if node.kind == "head":
+                x = left + (columns[node] + 0.5) * sizes.column + (spine if columns[node] >= n_left else 0.0)
+            wide = 1.8 if node.kind in ("input", "logits") else 1.0
+            boxes[node] = Box(x, y, wide * sizes.node_width, sizes.node_height)
+    height = boxes[Node("logits")].top
+    return Layout(boxes, rows, _bands(rows, boxes), width, height)
+
+
+def _rows(nodes: list[Node], parallel: bool) -> tuple[tuple[Node, ...], ...]:
+    """Heads of a layer, then its MLP; both in one row where they read the same stream."""
+
+    def row(node: Node) -> tuple[int, bool]:
+        return node.layer, node.kind == "mlp" and not parallel
+
+    return tuple(tuple(members) for _, members in groupby(nodes, key=row))
+
+
+def _columns(nodes: list[Node], n_heads: int) -> dict[Node, int]:
+    """The column of each head: one for each head number drawn, in order; shared where those are too many."""
+    heads = [node for node in nodes if node.kind == "head"]
+    layers = [list(members) for _, members in groupby(heads, key=lambda node: node.layer)]
+    numbers = sorted({node.head for node in heads})
+    n_columns = min(len(numbers), max(MOST_COLUMNS, *(len(layer) for layer in layers), 0)) if heads else 0
+    scale = (n_columns - 1) / max(len(numbers) - 1, 1)
+    wished = {number: round(rank * scale) for rank, number in enumerate(numbers)}
+    columns: dict[Node, int] = {}
+    for layer in layers:
+        taken = -1
+        for place, node in enumerate(layer):
+            room_right = n_columns - len(layer) + place  # the last column that leaves one for each head after it
+            taken = min(max(wished[node.head], taken + 1), room_right)
+            columns[node] = taken
+    return columns
+
+
+def _pitch(n_rows: int, width: float, sizes: Sizes) -> float:
+    """How far rows are apart: more where they are few, so that a wide picture is no flat one."""
+    return max(sizes.row, min(1.7 * sizes.row, width / n_rows))
+
+
+def _heights(rows: tuple[tuple[Node, ...], ...], pitch: float, sizes: Sizes) -> list[float]:
+    """The y of each row: all as far apart, a little more next to the input and the logits, where most edges end."""
+    heights = [sizes.node_height / 2]
+    for place in range(1, len(rows)):
+        heights.append(heights[-1] + pitch * (1.3 if place in (1, len(rows) - 1) else 1.0))
+    return heights
+
+
+def _bands(rows: tuple[tuple[Node, ...], ...], boxes: dict[Node, Box]) -> tuple[Band, ...]:
+    """One strip a layer, half-way to the layers beside it but for a thin gap."""
+    inner = rows[1:-1]
+    ys = [boxes[row[0]].y for row in inner]
+    half = min((above - below for below, above in pairwise(ys)), default=2 * boxes[Node("input")].height) / 2 - 1.5
+    layers = groupby(zip(ys, inner, strict=True), key=lambda item: item[1][0].layer)
+    strips = ((layer, [y for y, _ in members]) for layer, members in layers)
+    return tuple(Band(layer, members[0] - half, members[-1] + half) for layer, members in strips)

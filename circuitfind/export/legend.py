@@ -1,0 +1,103 @@
+"""What stands around the circuit: the strips of the layers, the legend of the lines, the caption.
+
+Drawn as an xdot background, so that they are no nodes of the file: https://graphviz.org/docs/outputs/canon/#xdot
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from circuitfind.export.drawing import Drawing
+from circuitfind.export.style import FONT, INK, STRIP, STROKES, stroke_of
+
+LETTER = 0.5  # the mean width of a letter, in font sizes
+SAMPLE = 26.0  # the length of a line shown in the legend, in points
+FAINT = "#8a8a8a"
+LONGEST_NAME = 40  # letters of a task, model or method in the caption
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A sample line and what it means."""
+
+    text: str
+    colour: str = INK
+    style: str = "solid"
+    width: float = 1.5
+    negative: bool = False
+
+    def length(self, font: float) -> float:
+        """Its room in the legend, in points."""
+        return SAMPLE + 4 + len(self.text) * LETTER * font + 14
+
+
+def caption(drawing: Drawing) -> str:
+    """One line: task, model, method, and how much of the model's graph is shown."""
+    circuit, n_drawn, n_kept = drawing.circuit, len(drawing.edges), len(drawing.circuit.edges)
+    names = [str(block["name"]) for block in (circuit.task, circuit.model, circuit.method) if block.get("name")]
+    short = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "\u2026" for name in names]
+    size = f"{n_kept:,} of {circuit.graph.n_edges:,} edges, {len(circuit.nodes):,} nodes"
+    if n_drawn < n_kept:
+        size += f"; drawn: the {n_drawn:,} strongest"
+    return ", ".join([*short, size])
+
+
+def entries(drawing: Drawing) -> list[Entry]:
+    """The legend of the edges drawn: only what occurs among them."""
+    present = {stroke_of(edge) for edge in drawing.edges}
+    lines = [Entry(s.label, s.colour, s.style) for s in STROKES.values() if s in present]
+    if any(score < 0 for score in drawing.edges.values()):
+        lines.append(Entry("negative score", negative=True))
+    if full := drawing.widths.reference:
+        lines.append(Entry(f"|score| {full / 10:g}", width=drawing.widths.width(full / 10)))
+        lines.append(Entry(f"\u2265 {full:g}", width=drawing.widths.thickest))
+    return lines
+
+
+def legend_width(drawing: Drawing) -> float:
+    return sum(entry.length(drawing.sizes.small_font) for entry in entries(drawing))
+
+
+def background(drawing: Drawing) -> Iterator[str]:
+    """The strips, their layers' numbers and the legend, as xdot, an operation or a few a line."""
+    layout, font = drawing.layout, drawing.sizes.small_font
+    yield f"{_op('c', STRIP)} {_op('C', STRIP)}"
+    for band in layout.bands:
+        corners = ((0, band.bottom), (layout.width, band.bottom), (layout.width, band.top), (0, band.top))
+        yield "P 4 " + _points(corners)
+    yield f"{_op('c', FAINT)} F {font:g} {_counted(FONT)}"
+    for band in layout.bands:
+        yield _text(4, (band.bottom + band.top) / 2 - 0.3 * font, str(band.layer), font)
+    yield from _legend(drawing)
+
+
+def _legend(drawing: Drawing) -> Iterator[str]:
+    """Sample lines in a row under the input."""
+    font = drawing.sizes.small_font
+    x, y = (drawing.layout.width - legend_width(drawing)) / 2 + 7, -2.2 * font
+    for entry in entries(drawing):
+        end = x + SAMPLE
+        pen = f"{_op('c', entry.colour)} {_op('S', f'setlinewidth({entry.width:.2f})')}"
+        yield f"{pen} {_op('S', entry.style)} L 2 {_points(((x, y), (end, y)))} {_op('S', 'solid')}"
+        if entry.negative:
+            yield f"L 2 {_points(((end, y - 3.5), (end, y + 3.5)))}"
+        yield f"{_op('c', INK)} {_text(end + 5, y - 0.3 * font, entry.text, font)}"
+        x += entry.length(font)
+
+
+def _op(letter: str, argument: str) -> str:
+    return f"{letter} {_counted(argument)}"
+
+
+def _counted(text: str) -> str:
+    """A string as xdot has it: its length in bytes, then the text."""
+    return f"{len(text.encode())} -{text}"
+
+
+def _text(x: float, y: float, text: str, font: float) -> str:
+    return f"T {x:.1f} {y:.1f} -1 {len(text) * LETTER * font:.1f} {_counted(text)}"
+
+
+def _points(points: Iterable[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f} {y:.1f}" for x, y in points)
