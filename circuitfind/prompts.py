@@ -70,6 +70,11 @@ class Task:
     make: Callable[[Tokenizer, int, int], list[PromptPair]]
 
 
+def words(text: str) -> tuple[str, ...]:
+    """The words of ``text``: how a task lists its names and nouns."""
+    return tuple(text.split())
+
+
 PATIENCE = 10_000  # draws in a row without a new prompt before a task counts as exhausted
 
 

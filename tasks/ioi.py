@@ -1,7 +1,7 @@
 """Indirect object identification: of two people named, who receives what the one named again gives away?
 
-    clean      When Laura and Kevin came back to the station, Kevin gave the camera to      -> " Laura", not " Kevin"
-    corrupted  When Simon and Helen came back to the station, Peter gave the camera to
+    clean      While Laura and Kevin waited outside the station, Kevin passed a camera to      -> " Laura", not " Kevin"
+    corrupted  While Simon and Helen waited outside the station, Peter passed a camera to
 
 Half of the prompts name the receiver first (ABBA), half second (BABA). The corrupted prompt has three other names in
 place of the three, so that no name is repeated and nothing in it tells the answer.
@@ -14,25 +14,23 @@ from __future__ import annotations
 from random import Random
 
 from circuitfind.errors import TaskError
-from circuitfind.prompts import PromptPair, Task, Tokenizer, draw_distinct, is_single_token
+from circuitfind.prompts import PromptPair, Task, Tokenizer, draw_distinct, is_single_token, words
 
 TEMPLATES = (
-    "When {first} and {second} came back to the {place}, {giver} gave the {thing} to",
-    "After {first} and {second} left the {place}, {giver} handed a {thing} to",
-    "As {first} and {second} walked through the {place}, {giver} passed the {thing} to",
-    "Once {first} and {second} were inside the {place}, {giver} offered a {thing} to",
-    "Last night {first} and {second} met at the {place}, and {giver} sold a {thing} to",
-    "Soon after {first} and {second} reached the {place}, {giver} brought the {thing} to",
-    "Before {first} and {second} closed the {place}, {giver} threw the {thing} to",
-    "Near the {place}, {first} and {second} stopped, and {giver} showed a {thing} to",
+    "Yesterday {first} and {second} met near the {place}, and {giver} gave a {thing} to",
     "Since {first} and {second} both liked the {place}, {giver} mailed a {thing} to",
-    "Today {first} and {second} cleaned the {place}, and then {giver} gave a {thing} to",
-    "On the way to the {place}, {first} and {second} talked, and {giver} lent a {thing} to",
-    "Until {first} and {second} found the {place}, {giver} would not give the {thing} to",
-    "In the {place} it was cold, so {first} and {second} sat down and {giver} gave the {thing} to",
-    "Because {first} and {second} shared the {place}, {giver} left the {thing} to",
+    "Because {first} and {second} were at the {place}, {giver} gave a {thing} to",
+    "Last night {first} and {second} met at the {place}, and {giver} gave a {thing} to",
+    "At the {place}, {first} and {second} sat down, and {giver} gave a {thing} to",
+    "If {first} and {second} go to the {place}, {giver} will give a {thing} to",
+    "Outside the {place}, {first} and {second} met, and {giver} handed a {thing} to",
+    "Whenever {first} and {second} go to the {place}, {giver} gives a {thing} to",
+    "While {first} and {second} waited outside the {place}, {giver} passed a {thing} to",
+    "As {first} and {second} were leaving the {place}, {giver} handed a {thing} to",
+    "On Monday {first} and {second} went to the {place}, where {giver} gave a {thing} to",
+    "Near the {place}, {first} and {second} stopped, and {giver} gave a {thing} to",
 )
-NAMES = tuple(
+NAMES = words(
     """
     Aaron Adam Alan Albert Alex Alice Amanda Amy Andrea Andrew Angela Ann Anna Anne Anthony Arthur Barbara Ben
     Benjamin Bob Brandon Brian Carl Carol Caroline Catherine Charles Chris Christina Claire Daniel David Dennis
@@ -43,12 +41,10 @@ NAMES = tuple(
     Nathan Neil Nick Nicole Oliver Patricia Patrick Paul Peter Philip Rachel Ralph Rebecca Richard Robert Roger
     Ronald Russell Ruth Ryan Sam Samantha Samuel Sandra Sara Sarah Scott Sean Simon Sophie Stephen Steve Steven
     Stuart Susan Thomas Tim Tom Tony Victor Victoria Vincent Walter Wendy William
-    """.split()
+    """
 )
-PLACES = tuple(
-    "bank beach church farm garden hospital hotel house library market museum park school station store".split()
-)
-THINGS = tuple("ball basket book bottle box camera card coin hat key letter map phone ring ticket".split())
+PLACES = words("bank beach church farm garden hospital hotel house library market museum park school station store")
+THINGS = words("ball basket book bottle box camera card coin hat key letter map phone ring ticket")
 
 
 def make(tokenizer: Tokenizer, n_prompts: int, seed: int) -> list[PromptPair]:
@@ -78,8 +74,8 @@ TASK = Task(
     paper="arXiv:2211.00593",
     metric="kl",
     example=PromptPair(
-        "When Laura and Kevin came back to the station, Kevin gave the camera to",
-        "When Simon and Helen came back to the station, Peter gave the camera to",
+        "While Laura and Kevin waited outside the station, Kevin passed a camera to",
+        "While Simon and Helen waited outside the station, Peter passed a camera to",
         (" Laura",),
         (" Kevin",),
     ),
