@@ -98,6 +98,8 @@ def hub_name(name: str) -> str | None:
 def similar_names(name: str) -> list[str]:
     """At most three names near to that one, of the catalogue and of TransformerLens, nearest first."""
     names = {known.lower(): known for known in (*_hub_names(), *CATALOGUE)}
+    if name.lower() in names:
+        return [names[name.lower()]]
     return [names[match] for match in difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)]
 
 
