@@ -41,7 +41,7 @@ def _header(drawing: Drawing) -> list[str]:
     text = caption(drawing)
     half = max(layout.width, legend_width(drawing), 0.5 * font * len(text)) / 2
     return [
-        "// Every place is fixed: dot -Tsvg draws this file as it is. Graphviz's own layout of it: dot -Kdot -Tsvg",
+        "// Every place is fixed, and any Graphviz keeps it: dot -Tsvg circuit.dot",
         "layout=nop2;",
         "rankdir=BT;",
         "outputorder=edgesfirst;",

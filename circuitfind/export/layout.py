@@ -15,6 +15,7 @@ from circuitfind.graph import Graph, Node
 
 MARGIN = 18.0  # left and right of the columns, in points; the layers' numbers stand there
 MOST_COLUMNS = 16  # wider models share columns, so that labels stay readable on a page
+LEAST_COLUMNS = 6  # room for the legend
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Sizes:
 
 ROOMY = Sizes(11, 48, 20, column=66, row=42, thinnest=0.7, thickest=4.5, opacity=0.9, arrow=0.6)
 MEDIUM = Sizes(10, 42, 16, column=62, row=34, thinnest=0.5, thickest=3.5, opacity=0.8, arrow=0.45)
-DENSE = Sizes(9, 36, 13, column=66, row=28, thinnest=0.25, thickest=2.5, opacity=0.4, arrow=0.0)
+DENSE = Sizes(9, 36, 13, column=76, row=28, thinnest=0.2, thickest=1.8, opacity=0.4, arrow=0.0)
 
 
 def choose_sizes(n_edges: int) -> Sizes:
@@ -106,7 +107,7 @@ def lay_out(graph: Graph, nodes: Iterable[Node], sizes: Sizes) -> Layout:
     columns = _columns(inner, graph.n_heads)
     n_columns = max(columns.values(), default=-1) + 1
     spine = sizes.column if any(node.kind == "mlp" for node in inner) else 0.0
-    width = max(n_columns * sizes.column + spine, 2 * sizes.column) + 2 * MARGIN
+    width = max(n_columns * sizes.column + spine, LEAST_COLUMNS * sizes.column) + 2 * MARGIN
     left = (width - n_columns * sizes.column - spine) / 2
     n_left = (n_columns + 1) // 2  # columns left of the spine
     middle = left + n_left * sizes.column + spine / 2 if spine else width / 2

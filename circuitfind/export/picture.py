@@ -9,6 +9,7 @@ shipped here (fonts/, SIL Open Font License), with the system's fonts behind it 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from circuitfind.errors import OutputError, UsageError, unknown
 PICTURE_FORMATS = ("pdf", "png", "svg")
 FONTS = Path(__file__).resolve().parent / "fonts"
 SECONDS = 120  # far beyond the 2 s that the largest picture takes: a broken graphviz must not hang a run
+_DATES = re.compile(rb"(/(?:Creation|Mod)Date \(D:)\d{14}")  # a PDF's; the same length in its place keeps it valid
 
 # What the Python process runs: DOT on stdin, the picture on stdout, one line on stderr if it cannot.
 _DRAW = """
@@ -73,7 +75,7 @@ def _run(command: list[str], dot: str) -> tuple[bytes, str]:
     with tempfile.TemporaryDirectory() as cache:
         config = Path(cache, "fonts.conf")
         config.write_text(_FONTS.format(fonts=escape(str(FONTS)), cache=escape(cache)), encoding="utf-8")
-        environment = {**os.environ, "FONTCONFIG_FILE": str(config), "SOURCE_DATE_EPOCH": "0"}
+        environment = {**os.environ, "FONTCONFIG_FILE": str(config), "SOURCE_DATE_EPOCH": "946684800"}
         try:
             done = subprocess.run(command, input=dot.encode(), capture_output=True, env=environment, timeout=SECONDS)
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -81,4 +83,4 @@ def _run(command: list[str], dot: str) -> tuple[bytes, str]:
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         return b"", said[-1] if said else f"it ended with code {done.returncode}."
-    return done.stdout, "it drew nothing."
+    return _DATES.sub(rb"\g<1>20000101000000", done.stdout), "it drew nothing."

@@ -1,8 +1,8 @@
 """The curve of each edge: upwards from its sender's top to its receiver's underside, around every node between.
 
-A curve is a chain of knots (x, y) with y rising; between two knots it is a cubic with given slopes dx/dy at both, so
+A curve is a chain of knots (y, x) with y rising; between two knots it is a cubic with given slopes dx/dy at both, so
 that it bends in x alone and is a Bezier curve at once (its y control points stand at thirds). Routing starts with the
-two ends and adds a knot beside each node that the curve would run through, until it runs through none.
+two ends and leads the curve past the side of each node that it would run through, until it runs through none.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from circuitfind.export.layout import Box
 
 Point = tuple[float, float]
 CLEARANCE = 2.5  # points between a curve and a node that it passes
-ROUNDS = 8  # of adding knots; a curve clears everything after two or three
 
 
 @dataclass(frozen=True)
@@ -36,13 +35,20 @@ class Obstacles:
     lane: float
 
     @property
+    def bottom(self) -> float:
+        return self.boxes[0].bottom
+
+    @property
     def y(self) -> float:
         return self.boxes[0].y
 
+    @property
+    def top(self) -> float:
+        return self.boxes[0].top
+
     def hit(self, curve: Curve) -> Box | None:
         """The box that the curve runs through, if any."""
-        bottom, top = self.boxes[0].bottom, self.boxes[0].top
-        xs = [curve.x(bottom), curve.x(self.y), curve.x(top)]
+        xs = [curve.x(self.bottom), curve.x(self.y), curve.x(self.top)]
         low, high = min(xs) - CLEARANCE, max(xs) + CLEARANCE
         return next((box for box in self.boxes if box.left < high and box.right > low), None)
 
@@ -58,32 +64,32 @@ class Obstacles:
 
 @dataclass(frozen=True)
 class Curve:
-    """Knots with rising y, and the slope dx/dy at each."""
+    """Knots (y, x) with rising y, and the slope dx/dy at each."""
 
-    knots: tuple[Point, ...]
+    knots: tuple[tuple[float, float], ...]
     slopes: tuple[float, ...]
 
     def x(self, y: float) -> float:
         """Where the curve is at height ``y``."""
-        place = min(max(bisect_left(self.knots, y, key=lambda knot: knot[1]), 1), len(self.knots) - 1)
-        (x0, y0), (x1, y1) = self.knots[place - 1], self.knots[place]
-        rise, t = y1 - y0, (y - y0) / (y1 - y0)
+        place = min(max(bisect_left(self.knots, (y,)), 1), len(self.knots) - 1)
+        (y0, x0), (y1, x1) = self.knots[place - 1], self.knots[place]
+        third, t = (y1 - y0) / 3, (y - y0) / (y1 - y0)
         u = 1 - t
-        c0, c1 = x0 + self.slopes[place - 1] * rise / 3, x1 - self.slopes[place] * rise / 3
+        c0, c1 = x0 + self.slopes[place - 1] * third, x1 - self.slopes[place] * third
         return u * u * u * x0 + 3 * u * u * t * c0 + 3 * u * t * t * c1 + t * t * t * x1
 
     def bezier(self) -> list[Point]:
-        """The control points: the first knot, then three points a segment."""
-        points = [self.knots[0]]
-        for ((x0, y0), (x1, y1)), (m0, m1) in zip(pairwise(self.knots), pairwise(self.slopes), strict=True):
+        """The control points (x, y): the first knot, then three points a segment."""
+        points = [(self.knots[0][1], self.knots[0][0])]
+        for ((y0, x0), (y1, x1)), (m0, m1) in zip(pairwise(self.knots), pairwise(self.slopes), strict=True):
             third = (y1 - y0) / 3
             points += [(x0 + m0 * third, y0 + third), (x1 - m1 * third, y1 - third), (x1, y1)]
         return points
 
 
-def smooth(knots: Sequence[Point]) -> Curve:
+def smooth(knots: Sequence[tuple[float, float]]) -> Curve:
     """The curve through the knots: never past a knot's x where it turns, and straight up at its end."""
-    slopes = [(x1 - x0) / (y1 - y0) for (x0, y0), (x1, y1) in pairwise(knots)]
+    slopes = [(x1 - x0) / (y1 - y0) for (y0, x0), (y1, x1) in pairwise(knots)]
     inner = [_between(before, after) for before, after in pairwise(slopes)]
     first = 0.5 * slopes[0] if len(slopes) == 1 else 0.8 * slopes[0]
     return Curve(tuple(knots), (first, *inner, 0.0))
@@ -96,15 +102,14 @@ def _between(before: float, after: float) -> float:
 
 def route(start: Point, end: Point, rows: Sequence[Obstacles], share: float) -> Curve:
     """The curve from ``start`` up to ``end`` around all ``rows`` between; ``share`` (0 to 1) is its place in a gap."""
-    between = [row for row in rows if start[1] < row.boxes[0].bottom and row.boxes[0].top < end[1]]
-    knots = {start[1]: start, end[1]: end}
-    for _ in range(ROUNDS):
-        curve = smooth([knots[y] for y in sorted(knots)])
-        hits = [(row, box) for row in between if row.y not in knots and (box := row.hit(curve))]
-        if not hits:
-            break
+    ahead = [row for row in rows if start[1] < row.bottom and row.top < end[1]]
+    knots = {start[1]: start[0], end[1]: end[0]}
+    curve = straight = smooth(sorted(knots.items()))
+    while hits := [(row, box) for row in ahead if (box := row.hit(curve))]:
         for row, box in hits:
-            gap = row.gap_beside(box, curve.x(row.y))
-            room = gap.right - gap.left - 2 * CLEARANCE
-            knots[row.y] = (gap.left + CLEARANCE + share * room, row.y)
+            gap = row.gap_beside(box, straight.x(row.y))
+            x = gap.left + CLEARANCE + share * (gap.right - gap.left - 2 * CLEARANCE)
+            knots[row.bottom] = knots[row.top] = x
+        curve = smooth(sorted(knots.items()))
+        ahead = [row for row in ahead if row.bottom not in knots]
     return curve
