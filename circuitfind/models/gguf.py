@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from circuitfind.errors import ModelError
 from circuitfind.models.cache import cache_dir, make_once
 from circuitfind.models.folder import file_sha256
 from circuitfind.progress import Progress
-
-# What transformers and gguf raise for files that are cut, damaged or of a kind they don't know.
-_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, AttributeError, NotImplementedError)
 
 
 def fetch_gguf(gguf: Path, progress: Progress) -> Path:
@@ -45,38 +43,46 @@ def gguf_to_folder(gguf: Path, folder: Path, progress: Progress) -> None:
     from circuitfind.models.quiet import quiet
 
     with quiet():
-        try:
-            missing = _convert(gguf, folder)
-        except _UNREADABLE as error:
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise ModelError(
-                f"Can't read {gguf}: {reason}\nThe file is truncated or damaged, or of a kind transformers can't read."
-            ) from error
-    if missing:
-        raise ModelError(
-            f"{gguf} lacks {len(missing)} of its model's tensors: {', '.join(missing[:3])}. Download it again."
-        )
+        model, tokenizer = _read(gguf)
+        _save(model, folder)
+        tokenizer.save_pretrained(folder)
     _forget_version(folder / "config.json")
 
 
-def _convert(gguf: Path, folder: Path) -> list[str]:
-    """Reads, dequantises and saves. Returns the names of tensors that the model has and the file does not."""
+def _read(gguf: Path) -> tuple[Any, Any]:
+    """The file's model, dequantised, and its tokenizer. Raises ModelError if the file is damaged or lacks tensors."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model, info = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, local_files_only=True, output_loading_info=True
-    )
-    if info["missing_keys"]:
-        return sorted(info["missing_keys"])
-    if hasattr(
-        model.config, "quantization_config"
-    ):  # else save_pretrained refuses: it takes the weights as quantised still
+    source: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, dtype=torch.float32, output_loading_info=True, **source
+        )
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+    except Exception as error:  # a damaged file makes its readers raise anything
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ModelError(
+            f"Can't read {gguf}: {reason[:200]}\nThe file is truncated or damaged, or of a kind that can't be read."
+        ) from error
+    missing = sorted(info["missing_keys"])
+    if missing:  # transformers has made them up
+        raise ModelError(
+            f"{gguf} lacks {len(missing)} of its model's tensors: {', '.join(missing[:3])}. Download it again."
+        )
+    return model, tokenizer
+
+
+def _save(model: Any, folder: Path) -> None:
+    from safetensors import SafetensorError
+
+    if hasattr(model.config, "quantization_config"):  # else save_pretrained takes the weights as quantised still
         del model.config.quantization_config
     model.is_quantized, model.hf_quantizer = False, None
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True).save_pretrained(folder)
-    return []
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:  # its name for a full disk
+        raise OSError(str(error)) from error
 
 
 def _forget_version(config: Path) -> None:

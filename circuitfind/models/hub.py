@@ -145,7 +145,8 @@ def _why_not(repository: str, error: Exception) -> str:
     if isinstance(error, errors.OfflineModeIsEnabled):
         return f"'{repository}' is not in the hub's cache, and HF_HUB_OFFLINE is set. {_WITHOUT_HUB}"
     if isinstance(error, errors.HfHubHTTPError):
-        return f"The hub refused '{repository}': {first}\n{_WITHOUT_HUB}"
+        token = "Check HF_TOKEN. " if error.response.status_code in (401, 403) else ""
+        return f"The hub refused '{repository}': {first}\n{token}{_WITHOUT_HUB}"
     if isinstance(error, OSError) and error.errno == ENOSPC:
         return f"No space left for '{repository}' in the hub's cache. Free some, or set HF_HOME to another disk."
     return f"Can't reach the hub for '{repository}': {first}\n{_WITHOUT_HUB}"

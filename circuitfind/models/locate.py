@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from circuitfind.errors import ModelError
@@ -16,9 +17,9 @@ def locate(name: str, progress: Progress) -> Path:
     """
     if name in CATALOGUE:
         return _locate_named(CATALOGUE[name], progress)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # noqa: PTH111  Path's own raises where there is no such user
     repository = hub_name(name)
-    if path.is_dir() and (repository is None or (path / "config.json").is_file()):
+    if name and path.is_dir() and (repository is None or (path / "config.json").is_file()):
         return path
     if path.is_file():
         return _locate_file(path, progress)

@@ -1,0 +1,291 @@
+"""Folders become tokenizers and bridges, and damaged ones become errors that say what is wrong."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from circuitfind.errors import ModelError, UsageError
+from circuitfind.models.load import HubTokenizer, load_bridge, load_tokenizer, weights_sha256
+
+N_VOCAB = 40
+
+
+def gpt2() -> PreTrainedModel:
+    return GPT2LMHeadModel(GPT2Config(n_layer=2, n_head=2, n_embd=16, vocab_size=N_VOCAB, n_positions=32))
+
+
+def llama() -> PreTrainedModel:
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "max_position_embeddings": 32}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=N_VOCAB, **shape, **heads))
+
+
+def neox() -> PreTrainedModel:
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "max_position_embeddings": 32}
+    return GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=N_VOCAB, num_attention_heads=2, **shape))
+
+
+def byte_level(adds_bos: bool) -> PreTrainedTokenizerFast:
+    """A tokenizer as GPT-2's: a leading space belongs to the word; <s> is BOS."""
+    words = ["<s>", "</s>", "<unk>", "a", "b", "Ġ", "Ġa", "Ġb"]
+    backend = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, [("Ġ", "a"), ("Ġ", "b")]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    if adds_bos:
+        backend.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def sentencepiece() -> PreTrainedTokenizerFast:
+    """A tokenizer as Llama 2's: it puts a space of its own before a text."""
+    words = ["<unk>", "<s>", "<0x0A>", "▁", "▁a", "▁b", "a", "b"]
+    merges = [("▁", "a"), ("▁", "b")]
+    backend = Tokenizer(
+        models.BPE({word: i for i, word in enumerate(words)}, merges, byte_fallback=True, fuse_unk=True)
+    )
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False)
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    backend.decoder = decoders.Sequence(steps)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", unk_token="<unk>")
+
+
+def save(folder: Path, make: Callable[[], PreTrainedModel] = gpt2, **options: Any) -> Path:
+    torch.manual_seed(0)
+    make().save_pretrained(folder, **options)
+    byte_level(adds_bos=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save(tmp_path / "model")
+
+
+def refusal(folder: Path) -> str:
+    """What load_bridge says about the folder: at most two lines, without the loaders' own noise."""
+    with pytest.raises(ModelError) as caught:
+        load_bridge(folder, "cpu", torch.float32)
+    assert str(caught.value).count("\n") <= 1
+    return str(caught.value)
+
+
+class TestBridge:
+    @pytest.mark.parametrize("make", [gpt2, llama, neox])
+    def test_its_logits_are_the_saved_models(self, make: Callable[[], PreTrainedModel], tmp_path: Path) -> None:
+        save(tmp_path, make)
+        tokens = torch.tensor([[3, 1, 4, 1, 5]])
+        torch.manual_seed(0)
+        expected = make().eval()(tokens).logits
+        logits = load_bridge(tmp_path, "cpu", torch.float32)(tokens)
+        assert torch.allclose(logits, expected, atol=1e-5)
+
+    def test_it_has_the_dtype_asked_for(self, folder: Path) -> None:
+        bridge = load_bridge(folder, "cpu", torch.float64)
+        assert {parameter.dtype for parameter in bridge.parameters()} == {torch.float64}
+
+    def test_loading_says_nothing_and_asks_no_network(
+        self, folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*args: object, **options: object) -> None:
+            raise AssertionError(f"asked the network: {args}")
+
+        monkeypatch.setattr(socket, "getaddrinfo", refuse)
+        monkeypatch.setattr(socket.socket, "connect", refuse)
+        load_bridge(folder, "cpu", torch.float32)
+        load_tokenizer(str(folder))
+        assert capfd.readouterr() == ("", "")
+
+    def test_sharded_weights_are_read(self, tmp_path: Path) -> None:
+        save(tmp_path, max_shard_size="8KB")
+        assert len(list(tmp_path.glob("*.safetensors"))) > 1
+        assert load_bridge(tmp_path, "cpu", torch.float32).cfg.n_layers == 2
+
+    def test_pickled_weights_are_read(self, folder: Path) -> None:
+        torch.save(gpt2().state_dict(), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+        assert load_bridge(folder, "cpu", torch.float32).cfg.n_layers == 2
+
+
+class Bomb:
+    """What a malicious pickle does when it is read."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return (exec, ("raise SystemExit('the pickle was run')",))
+
+
+class TestDamagedFolders:
+    def test_no_config_is_refused(self, folder: Path) -> None:
+        (folder / "config.json").unlink()
+        assert "holds no config.json" in refusal(folder)
+
+    def test_config_that_is_no_json_is_refused(self, folder: Path) -> None:
+        (folder / "config.json").write_text('{"architectures": [')
+        assert "Can't read" in refusal(folder)
+
+    def test_config_that_is_no_object_is_refused(self, folder: Path) -> None:
+        (folder / "config.json").write_text("[]")
+        assert "no JSON object" in refusal(folder)
+
+    def test_no_weights_is_refused(self, folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        assert "holds no weights" in refusal(folder)
+
+    def test_a_shard_missing_is_refused(self, tmp_path: Path) -> None:
+        save(tmp_path, max_shard_size="8KB")
+        shard = min(tmp_path.glob("*.safetensors"))
+        shard.unlink()
+        assert f"lacks {shard.name}" in refusal(tmp_path)
+
+    def test_an_index_that_is_no_index_is_refused(self, tmp_path: Path) -> None:
+        save(tmp_path, max_shard_size="8KB")
+        (tmp_path / "model.safetensors.index.json").write_text("{}")
+        assert "index.json" in refusal(tmp_path)
+
+    @pytest.mark.parametrize("kept", [0, 4, 100, 5000])
+    def test_truncated_weights_are_refused(self, folder: Path, kept: int) -> None:
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:kept])
+        assert "model.safetensors is truncated or damaged" in refusal(folder)
+
+    def test_a_missing_tensor_is_refused_by_name(self, folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        del weights["transformer.h.1.mlp.c_fc.weight"]
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        said = refusal(folder)
+        assert "lack 1 of the model's tensors" in said
+        assert "h.1.mlp.c_fc.weight" in said
+
+    def test_a_tensor_of_another_shape_is_refused_by_name(self, folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        weights["transformer.h.0.mlp.c_proj.bias"] = torch.zeros(17)
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        assert "h.0.mlp.c_proj.bias is 17, not 16" in refusal(folder)
+
+    @pytest.mark.parametrize("architecture", ["T5ForConditionalGeneration", "BertModel", "InventedForCausalLM"])
+    def test_an_architecture_that_is_not_supported_is_refused(self, folder: Path, architecture: str) -> None:
+        self.change_config(folder, architectures=[architecture])
+        assert f"the architecture {architecture} is not supported" in refusal(folder)
+
+    @pytest.mark.parametrize("architectures", [None, [], "GPT2LMHeadModel"])
+    def test_an_architecture_that_is_not_named_is_refused(self, folder: Path, architectures: object) -> None:
+        self.change_config(folder, architectures=architectures)
+        assert "names no architecture" in refusal(folder)
+
+    def test_a_model_that_brings_its_own_code_is_refused(self, folder: Path) -> None:
+        self.change_config(
+            folder, model_type="own", auto_map={"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}
+        )
+        (folder / "own.py").write_text("raise SystemExit('the code was run')")
+        assert "Can't load the model" in refusal(folder)
+
+    def test_a_malicious_pickle_is_not_run(self, folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
+        assert "Can't load the model" in refusal(folder)
+
+    def test_no_tokenizer_is_refused(self, folder: Path) -> None:
+        (folder / "tokenizer.json").unlink()
+        with pytest.raises(ModelError, match="holds no tokenizer"):
+            load_tokenizer(str(folder))
+
+    def test_a_tokenizer_that_is_damaged_is_refused(self, folder: Path) -> None:
+        (folder / "tokenizer.json").write_text("{")
+        with pytest.raises(ModelError, match="Can't read the tokenizer"):
+            load_tokenizer(str(folder))
+
+    @staticmethod
+    def change_config(folder: Path, **fields: object) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | fields))
+
+
+class TestTokenizer:
+    def test_it_is_read_from_the_folder(self, folder: Path) -> None:
+        tokenizer = load_tokenizer(str(folder))
+        assert tokenizer.encode("a b") == tokenizer.continuation("a b") == [3, 7]
+        assert tokenizer.unknown_token == 2
+
+    def test_prompts_begin_as_the_models_own_tokenizer_begins_them(self) -> None:
+        assert HubTokenizer(byte_level(adds_bos=False)).encode("a") == [3]
+        assert HubTokenizer(byte_level(adds_bos=True)).encode("a") == [0, 3]
+
+    def test_nothing_is_put_after_a_prompt(self) -> None:
+        assert byte_level(adds_bos=True)("a").input_ids == [0, 3, 1]
+        assert HubTokenizer(byte_level(adds_bos=True)).encode("a") == [0, 3]
+
+    @pytest.mark.parametrize("adds_bos", [False, True])
+    def test_bos_is_added_or_left_out_as_asked_and_never_twice(self, adds_bos: bool) -> None:
+        tokenizer = HubTokenizer(byte_level(adds_bos))
+        assert tokenizer.adds_bos == adds_bos
+        assert tokenizer.with_bos(True).encode("a") == [0, 3]
+        assert tokenizer.with_bos(True).with_bos(True).encode("a") == [0, 3]
+        assert tokenizer.with_bos(True).encode("<s>a") == [0, 3]
+        assert tokenizer.with_bos(False).encode("a") == [3]
+        assert tokenizer.with_bos(True).with_bos(None).adds_bos == adds_bos
+        assert tokenizer.with_bos(True).adds_bos
+        assert not tokenizer.with_bos(False).adds_bos
+
+    def test_a_continuation_has_no_special_tokens(self) -> None:
+        assert HubTokenizer(byte_level(adds_bos=True)).continuation(" a") == [6]
+
+    def test_asking_for_bos_where_there_is_none_is_refused(self) -> None:
+        bare = byte_level(adds_bos=False)
+        bare.bos_token = None
+        with pytest.raises(UsageError, match="no BOS token"):
+            HubTokenizer(bare).with_bos(True)
+        assert not HubTokenizer(bare).with_bos(False).adds_bos
+
+    def test_sentencepiece_continues_with_one_space_and_spells_it(self) -> None:
+        tokenizer = HubTokenizer(sentencepiece())
+        assert tokenizer.encode("a b") == [4, 5]
+        assert tokenizer.continuation(" b") == [5]
+        assert tokenizer.continuation("b") == [7]
+        assert tokenizer.decode([5]) == " b"
+        assert tokenizer.decode([7]) == "b"
+
+    @pytest.mark.parametrize("make", [lambda: byte_level(True), lambda: byte_level(False), sentencepiece])
+    def test_decoding_a_continuation_gives_the_text_back(self, make: Callable[[], PreTrainedTokenizerFast]) -> None:
+        tokenizer = HubTokenizer(make())
+        for text in ("a", " a", "a b", " b a", "ab"):
+            assert tokenizer.decode(tokenizer.continuation(text)) == text
+
+
+class TestSha256:
+    def test_it_is_the_same_for_a_copy(self, folder: Path, tmp_path: Path) -> None:
+        copy = shutil.copytree(folder, tmp_path / "copy")
+        (copy / "README.md").write_text("not the model")
+        assert weights_sha256(copy) == weights_sha256(folder)
+
+    @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+    def test_it_changes_with_every_byte(self, folder: Path, name: str) -> None:
+        before = weights_sha256(folder)
+        with (folder / name).open("ab") as file:
+            file.write(b" ")
+        assert weights_sha256(folder) != before
+
+    def test_a_folder_without_a_model_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match="no config"):
+            weights_sha256(tmp_path)
