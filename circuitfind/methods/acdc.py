@@ -1,0 +1,128 @@
+"""ACDC, automatic circuit discovery (Conmy et al. 2023, arXiv:2304.14997), exactly as published.
+
+Receivers are visited in reverse forward order: the logits; then for each layer from the last its MLP, its v inputs, its
+k inputs, its q inputs, each over the heads from last to first. For each receiver the senders are tried from latest to
+earliest. An edge is removed for good if the metric then rises by less than the threshold (strictly). A node that no kept
+edge leaves loses its incoming edges without a test: removing them changes nothing, so their score is 0.
+
+The tests of one receiver run as a batch along the chain "all so far removed": the outcome is taken up to the first edge
+that must stay, and the chain goes on behind it. This changes no decision, only how many are computed at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuitfind.batch import Batch
+from circuitfind.errors import UsageError
+from circuitfind.graph import SLOTS, Graph, Node, Receiver
+from circuitfind.metrics import MetricName, check_answers
+from circuitfind.patching import AblationName, readable
+from circuitfind.progress import Progress
+from circuitfind.search import Search, Threads
+from circuitfind.transformer import Transformer
+
+SHORTEST_CHAIN = 4
+LONGEST_CHAIN = 32
+"""How many tests run side by side: twice as many after a chain in which every edge went, half as many after another."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found: which edges stay, and every edge's score (NaN where the graph has no edge).
+
+    ``n_tests`` edges were decided by a test, the others had none to make; ``n_evaluated`` tests were computed for it,
+    those behind an edge that had to stay included.
+    """
+
+    kept: Bool[Tensor, "receiver sender"]
+    scores: Float[Tensor, "receiver sender"]
+    n_tests: int
+    n_evaluated: int
+
+    @property
+    def summary(self) -> str:
+        return f"{self.n_tests:,} tests, {int(self.kept.sum()):,} edges kept"
+
+
+@dataclass(frozen=True)
+class ACDC:
+    """The method's options, and so its record. ``threshold`` is in the metric's unit, for the mean over prompts.
+
+    ``objective``: "improve" minimises the metric itself, as published; "match" minimises its distance from the full
+    model's value on each prompt, which removes what speaks against the answer only where the full model would.
+    """
+
+    threshold: float
+    metric: MetricName = "kl"
+    ablation: AblationName = "corrupted"
+    objective: str = "improve"
+    name: str = field(default="acdc", init=False)
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.threshold) and self.threshold >= 0):
+            raise UsageError(f"The threshold is {self.threshold}; it must be a finite number, 0 or above.")
+        if self.objective not in ("improve", "match"):
+            raise UsageError(f"The objective is '{self.objective}'; it must be improve or match.")
+
+    def find(self, model: Transformer, batch: Batch, batch_size: int, progress: Progress) -> Found:
+        """Visit every receiver and decide on every edge."""
+        check_answers(self.metric, batch)
+        graph = model.architecture.graph
+        found = _nothing_kept(graph)
+        with Threads(model.device) as threads:
+            match = self.objective == "match"
+            search = Search(model, batch, self.ablation, self.metric, threads, batch_size, match)
+            n_done = 0
+            for receiver in visiting_order(graph):
+                if search.is_live(receiver.node):
+                    found = self._decide(search, graph, receiver, found)
+                n_done += graph.n_readable(receiver)
+                progress.update(n_done, graph.n_edges, f"{found.summary}, {self.metric} {search.value:.4g}")
+        return found
+
+    def _decide(self, search: Search, graph: Graph, receiver: Receiver, found: Found) -> Found:
+        """Test the receiver's edges from the latest sender to the earliest; ``found`` with its row filled in."""
+        row, now = graph.receiver_index[receiver], search.value
+        waiting = list(reversed(range(graph.n_readable(receiver))))
+        n_tests, n_evaluated, length = len(waiting), 0, SHORTEST_CHAIN
+        search.visit(receiver)
+        while waiting:
+            chain, outcome = waiting[:length], []
+            for value in search.test(receiver, chain):
+                outcome.append(value - now)
+                if not outcome[-1] < self.threshold:
+                    break
+                now = value
+            n_evaluated += len(chain)
+            found.scores[row, chain[: len(outcome)]] = torch.tensor(outcome, dtype=torch.float64)
+            n_removed = sum(score < self.threshold for score in outcome)
+            search.remove(receiver, chain[:n_removed])
+            found.kept[row, chain[n_removed : len(outcome)]] = True
+            waiting = waiting[len(outcome) :]
+            length = min(2 * length, LONGEST_CHAIN) if n_removed == len(chain) else max(length // 2, SHORTEST_CHAIN)
+        kept = found.kept[row].nonzero().flatten().tolist()
+        search.leave(receiver, [graph.senders[sender] for sender in reversed(kept)])
+        return replace(found, n_tests=found.n_tests + n_tests, n_evaluated=found.n_evaluated + n_evaluated)
+
+
+def _nothing_kept(graph: Graph) -> Found:
+    edges = readable(graph)
+    scores = torch.where(edges, 0.0, math.nan).double()
+    return Found(torch.zeros_like(edges), scores, n_tests=0, n_evaluated=0)
+
+
+def visiting_order(graph: Graph) -> Iterator[Receiver]:
+    """The published order: logits; per layer from the last its MLP, all v, all k, all q, heads from last to first."""
+    yield Receiver(Node("logits"))
+    for layer in reversed(range(graph.n_layers)):
+        yield Receiver(Node("mlp", layer))
+        for slot in reversed(SLOTS):
+            for head in reversed(range(graph.n_heads)):
+                yield Receiver(Node("head", layer, head), slot)

@@ -1,0 +1,178 @@
+"""Logits at the answer position -> one number per prompt.
+
+The metrics are those of the field: ``kl`` = KL(full || circuit) in nats over the whole vocabulary, ``logit-diff`` =
+mean answer logit - mean wrong-answer logit, ``prob-diff`` = summed answer probability - summed wrong-answer
+probability, ``loss`` = -log of the summed answer probability, in nats. A search minimises: ``kl`` and ``loss`` as they
+are, the other two negated (``Objective``).
+
+Numbers leave here in float64, so that a mean over prompts is exact to the metric's own precision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuitfind.batch import Batch
+from circuitfind.errors import UsageError, unknown
+from circuitfind.transformer import Transformer, final_norm, unembed
+
+MetricName = Literal["kl", "logit-diff", "prob-diff", "loss"]
+METRICS: tuple[MetricName, ...] = ("kl", "logit-diff", "prob-diff", "loss")
+MAX_LOGITS = 1 << 23
+"""How many logits stand in memory at once in a search (32 MB in float32)."""
+HIGHER_IS_BETTER: frozenset[MetricName] = frozenset({"logit-diff", "prob-diff"})
+
+
+def find_metric(name: str) -> MetricName:
+    """The metric of that name. Raises UsageError with the nearest one."""
+    for metric in METRICS:
+        if metric == name:
+            return metric
+    raise UsageError(unknown("metric", name, METRICS))
+
+
+def check_answers(metric: MetricName, batch: Batch) -> None:
+    """Raises UsageError if the metric needs wrong answers and a prompt has none."""
+    if metric in HIGHER_IS_BETTER:
+        for number, wrong in enumerate(batch.wrong_answers, start=1):
+            if not wrong:
+                raise UsageError(f"The metric {metric} compares with wrong answers; prompt {number} has none. Use --metric kl or loss.")
+
+
+def kl(
+    log_probs: Float[Tensor, "*#batch prompt d_vocab"], logits: Float[Tensor, "*#batch prompt d_vocab"]
+) -> Float[Tensor, "*batch prompt"]:
+    """KL(full || circuit) in nats, from the full model's log probabilities and the circuit's logits."""
+    return (log_probs.exp() * (log_probs - logits.log_softmax(-1))).sum(-1).double()
+
+
+def logit_diff(logits: Float[Tensor, "*batch prompt d_vocab"], batch: Batch) -> Float[Tensor, "*batch prompt"]:
+    """Mean answer logit - mean wrong-answer logit (NaN where there are no wrong answers)."""
+    return _mean(logits, batch.answers) - _mean(logits, batch.wrong_answers)
+
+
+def prob_diff(logits: Float[Tensor, "*batch prompt d_vocab"], batch: Batch) -> Float[Tensor, "*batch prompt"]:
+    """Summed answer probability - summed wrong-answer probability."""
+    log_probs = logits.log_softmax(-1)
+    return _sum(log_probs.exp(), batch.answers) - _sum(log_probs.exp(), batch.wrong_answers)
+
+
+def loss(logits: Float[Tensor, "*batch prompt d_vocab"], batch: Batch) -> Float[Tensor, "*batch prompt"]:
+    """-log of the summed answer probability, in nats."""
+    log_probs = logits.log_softmax(-1)
+    chosen = [log_probs[..., i, list(tokens)].double().logsumexp(-1) for i, tokens in enumerate(batch.answers)]
+    return -torch.stack(chosen, dim=-1)
+
+
+def correct(logits: Float[Tensor, "*batch prompt d_vocab"], batch: Batch) -> Float[Tensor, "*batch prompt"]:
+    """1 where an answer is likelier than every wrong answer (than every other token, where there are none), else 0."""
+    rows = []
+    for i, (right, wrong) in enumerate(zip(batch.answers, batch.wrong_answers, strict=True)):
+        row = logits[..., i, :]
+        rivals = row[..., list(wrong)] if wrong else _without(row, right)
+        rows.append((row[..., list(right)].amax(-1) > rivals.amax(-1)).double())
+    return torch.stack(rows, dim=-1)
+
+
+def _without(row: Tensor, tokens: Sequence[int]) -> Tensor:
+    return row.index_fill(-1, torch.tensor(tokens, device=row.device), -math.inf)
+
+
+def _mean(values: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
+    return torch.stack([values[..., i, list(chosen)].double().mean(-1) for i, chosen in enumerate(tokens)], dim=-1)
+
+
+def _sum(values: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
+    return torch.stack([values[..., i, list(chosen)].double().sum(-1) for i, chosen in enumerate(tokens)], dim=-1)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a search minimises, straight from what the logits read; only the logits that the metric needs are computed.
+
+    KL(full || circuit) = sum P log P - <W_U P + b_U P, x> + log Z(x), with P the full model's distribution and x the
+    normed stream: a dot product in d_model and log Z stand for the whole vocabulary.
+
+    ``expected_unembedding`` is W_U P and ``constant`` the part of KL that no circuit changes; both None for other
+    metrics. With ``full`` (the full model's value of each prompt) the distance from it is minimised instead.
+    """
+
+    metric: MetricName
+    model: Transformer
+    batch: Batch
+    expected_unembedding: Float[Tensor, "prompt d_model"] | None = None
+    constant: Float[Tensor, " prompt"] | None = None
+    full: Float[Tensor, " prompt"] | None = None
+
+    def __call__(self, final: Float[Tensor, "test prompt d_model"]) -> Float[Tensor, "test prompt"]:
+        """The number to minimise for each test and prompt, float64; ``final`` is what the logits read."""
+        value = self._value(final_norm(self.model, final))
+        return value if self.full is None else (value - self.full).abs()
+
+    def _value(self, x: Tensor) -> Tensor:
+        if self.expected_unembedding is not None and self.constant is not None:
+            return self.constant - (x.double() * self.expected_unembedding).sum(-1) + log_partition(self.model, x)
+        if self.metric == "logit-diff":
+            return self._per_prompt(x, self.batch.wrong_answers, _mean_last) - self._per_prompt(x, self.batch.answers, _mean_last)
+        log_z = log_partition(self.model, x)
+        right = self._per_prompt(x, self.batch.answers, _logsumexp_last) - log_z
+        if self.metric == "loss":
+            return -right
+        return (self._per_prompt(x, self.batch.wrong_answers, _logsumexp_last) - log_z).exp() - right.exp()
+
+    def _per_prompt(self, x: Tensor, tokens: Sequence[Sequence[int]], reduce: Callable[[Tensor], Tensor]) -> Tensor:
+        """The logits of each prompt's tokens, reduced to one number."""
+        return torch.stack([reduce(_some_logits(self.model, x[:, i], list(t))) for i, t in enumerate(tokens)], dim=-1)
+
+
+def make_objective(
+    metric: MetricName, model: Transformer, batch: Batch, final: Float[Tensor, "prompt d_model"], match: bool = False
+) -> Objective:
+    """The objective for these prompts; ``final`` is what the logits read in the full model's clean run.
+
+    ``match``: minimise the distance from the full model's value of each prompt, not the metric itself.
+    """
+    if metric != "kl":
+        objective = Objective(metric, model, batch)
+        return replace(objective, full=objective(final.unsqueeze(0))[0]) if match else objective
+    log_probs = unembed(model, final).double().log_softmax(-1)
+    probs = log_probs.exp()
+    bias = 0.0 if model.b_U is None else (probs * model.b_U).sum(-1)
+    expected = (probs.to(model.dtype) @ model.W_U.T).double()
+    return Objective(metric, model, batch, expected, (probs * log_probs).sum(-1) - bias)
+
+
+def log_partition(model: Transformer, x: Float[Tensor, "test prompt d_model"]) -> Float[Tensor, "test prompt"]:
+    """log of the summed exponentials of all logits, from the normed stream ``x``; a bounded slice at a time."""
+    per_slice = max(1, MAX_LOGITS // (x.shape[1] * model.W_U.shape[1]))
+    return torch.cat([_log_partition(model, part) for part in x.split(per_slice)])
+
+
+def _log_partition(model: Transformer, x: Tensor) -> Tensor:
+    logits = (x.flatten(0, 1) @ model.W_U).unflatten(0, x.shape[:2])
+    if model.b_U is not None:
+        logits += model.b_U
+    highest = logits.amax(-1, keepdim=True)
+    return logits.sub_(highest).exp_().sum(-1).double().log() + highest.squeeze(-1)
+
+
+def _some_logits(model: Transformer, x: Float[Tensor, "test d_model"], tokens: list[int]) -> Float[Tensor, "test token"]:
+    """The logits of a few tokens in float64, row by row the same whatever the number of rows."""
+    columns = model.W_U[:, tokens].double()
+    logits = (x.double().unsqueeze(-1) * columns).sum(-2)
+    return logits if model.b_U is None else logits + model.b_U[tokens]
+
+
+def _mean_last(x: Tensor) -> Tensor:
+    return x.mean(-1)
+
+
+def _logsumexp_last(x: Tensor) -> Tensor:
+    return x.logsumexp(-1)

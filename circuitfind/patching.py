@@ -1,0 +1,187 @@
+"""Runs of a transformer with chosen edges ablated.
+
+In a patched run (on clean tokens) a receiver reads, for every kept edge, what the sender writes in this same run, and
+for every removed edge what it writes when ablated: its output in the corrupted run (interchange, arXiv:2304.14997) or
+zero. All of it is held as differences from the clean run: a receiver's input is its clean input, plus
+``ablated - clean`` for each removed edge, plus ``now - clean`` for each kept one. So a run with every edge kept is the
+clean run to the last bit, and position embeddings and output biases, which are no sender's, are never ablated.
+
+``run_patched`` computes a whole patched run for any set of edges; ``rerun.py`` computes again only what a change reaches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuitfind.batch import Batch
+from circuitfind.errors import UsageError, unknown
+from circuitfind.graph import SLOTS, Graph
+from circuitfind.transformer import (
+    Transformer,
+    attend,
+    embed,
+    embed_positions,
+    mlp,
+    project,
+    rotary_table,
+    rotate,
+    write_heads,
+)
+
+AblationName = Literal["corrupted", "zero"]
+ABLATIONS: tuple[AblationName, ...] = ("corrupted", "zero")
+
+
+def find_ablation(name: str) -> AblationName:
+    """The ablation of that name. Raises UsageError with the nearest one."""
+    for ablation in ABLATIONS:
+        if ablation == name:
+            return ablation
+    raise UsageError(unknown("ablation", name, ABLATIONS))
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One layer's attention in one run: queries and keys rotated, z before W_O."""
+
+    q: Float[Tensor, "head prompt pos d_head"]
+    k: Float[Tensor, "head prompt pos d_head"]
+    v: Float[Tensor, "head prompt pos d_head"]
+    z: Float[Tensor, "head prompt pos d_head"]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """An unpatched run: what every receiver reads and every component computes. ``final`` is what the logits read."""
+
+    embedding: Float[Tensor, "prompt pos d_model"]
+    attention_in: tuple[Float[Tensor, "prompt pos d_model"], ...]
+    attention: tuple[Attention, ...]
+    mlp_in: tuple[Float[Tensor, "prompt pos d_model"], ...]
+    mlp_out: tuple[Float[Tensor, "prompt pos d_model"], ...]
+    final: Float[Tensor, "prompt pos d_model"]
+
+
+def visible(n_pos: int, device: torch.device) -> Bool[Tensor, "pos pos"]:
+    """Which key each query may see: itself and what came before."""
+    return torch.ones(n_pos, n_pos, dtype=torch.bool, device=device).tril()
+
+
+def at_end(x: Float[Tensor, "*batch prompt pos d"], end: Int[Tensor, " prompt"]) -> Float[Tensor, "*batch prompt d"]:
+    """The rows at each prompt's answer position."""
+    return x[..., torch.arange(len(end), device=end.device), end, :]
+
+
+def run_attention(
+    model: Transformer, layer: int, reads: Sequence[Float[Tensor, "head prompt pos d_model"]]
+) -> Attention:
+    """All heads of a layer, from what their q, k and v inputs read."""
+    heads = range(model.architecture.n_heads)
+    n_pos = reads[0].shape[-2]
+    table = rotary_table(model, torch.arange(n_pos, device=model.device))
+    q, k, v = (project(model, layer, slot, x, heads) for slot, x in zip(SLOTS, reads, strict=True))
+    q, k = rotate(q, table), rotate(k, table)
+    scale = model.architecture.attention_scale[layer]
+    return Attention(q, k, v, attend(q, k, v, visible(n_pos, model.device), scale))
+
+
+def trace(model: Transformer, tokens: Int[Tensor, "prompt pos"]) -> Trace:
+    """The unpatched run on ``tokens``."""
+    n_heads, parallel = model.architecture.n_heads, model.architecture.parallel
+    embedding = embed(model, tokens)
+    stream = embedding + embed_positions(model, tokens.shape[1])
+    attention_in, attentions, mlp_in, mlp_out = [], [], [], []
+    for layer, weights in enumerate(model.layers):
+        attention = run_attention(model, layer, [stream.expand(n_heads, *stream.shape)] * 3)
+        after_heads = stream + write_heads(model, layer, attention.z, range(n_heads)).sum(0) + weights.b_O
+        reads_mlp = stream if parallel else after_heads
+        out = mlp(model, layer, reads_mlp)
+        attention_in.append(stream)
+        attentions.append(attention)
+        mlp_in.append(reads_mlp)
+        mlp_out.append(out)
+        stream = after_heads + out + weights.b_out
+    return Trace(embedding, tuple(attention_in), tuple(attentions), tuple(mlp_in), tuple(mlp_out), stream)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What every patched run of one block of prompts starts from.
+
+    ``change[s]`` is what the stream gains at a receiver when its edge from sender s is removed: ablated - clean output.
+    """
+
+    model: Transformer
+    batch: Batch
+    clean: Trace
+    change: Float[Tensor, "sender prompt pos d_model"]
+
+    @property
+    def graph(self) -> Graph:
+        return self.model.architecture.graph
+
+    @property
+    def final(self) -> Float[Tensor, "prompt d_model"]:
+        """What the logits read at the answer position in the clean run."""
+        return at_end(self.clean.final, self.batch.end)
+
+
+def prepare(model: Transformer, batch: Batch, ablation: AblationName) -> Baseline:
+    """The clean run of a block of prompts and every sender's change under ablation."""
+    clean = trace(model, batch.clean)
+    ablated = trace(model, batch.corrupted) if ablation == "corrupted" else None
+    return Baseline(model, batch, clean, ablation_changes(model, clean, ablated))
+
+
+def ablation_changes(model: Transformer, clean: Trace, ablated: Trace | None) -> Float[Tensor, "sender prompt pos d_model"]:
+    """Each sender's output in ``ablated`` (None: zero) minus that in ``clean``."""
+    graph = model.architecture.graph
+    change = clean.embedding.new_empty(len(graph.senders), *clean.embedding.shape)
+    change[0] = -clean.embedding if ablated is None else ablated.embedding - clean.embedding
+    for layer in range(graph.n_layers):
+        first = 1 + layer * (graph.n_heads + 1)
+        z, out = clean.attention[layer].z, clean.mlp_out[layer]
+        gained = -z if ablated is None else ablated.attention[layer].z - z
+        change[first : first + graph.n_heads] = write_heads(model, layer, gained, range(graph.n_heads))
+        change[first + graph.n_heads] = -out if ablated is None else ablated.mlp_out[layer] - out
+    return change
+
+
+def readable(graph: Graph, device: torch.device | None = None) -> Bool[Tensor, "receiver sender"]:
+    """Where the graph has an edge."""
+    counts = torch.tensor([graph.n_readable(receiver) for receiver in graph.receivers], device=device)
+    return torch.arange(len(graph.senders), device=device) < counts.unsqueeze(1)
+
+
+def run_patched(baseline: Baseline, kept: Bool[Tensor, "receiver sender"]) -> Float[Tensor, "prompt d_model"]:
+    """What the logits read at the answer position when only the ``kept`` edges carry the run."""
+    graph, clean, model = baseline.graph, baseline.clean, baseline.model
+    heads = range(graph.n_heads)
+    removed = readable(graph, kept.device) & ~kept
+    gained = torch.zeros_like(baseline.change)
+
+    def mix(receivers: slice, n_senders: int) -> Tensor:
+        """What these receivers read beyond the clean run."""
+        flat = (slice(n_senders), slice(None))
+        now, ablated = (x.flatten(1)[flat] for x in (gained, baseline.change))
+        weights = [mask[receivers, :n_senders].to(now.dtype) for mask in (kept, removed)]
+        return (weights[0] @ now + weights[1] @ ablated).unflatten(1, gained.shape[1:])
+
+    for layer in range(graph.n_layers):
+        row, sender = layer * (3 * graph.n_heads + 1), 1 + layer * (graph.n_heads + 1)
+        reads = clean.attention_in[layer] + mix(slice(row, row + 3 * graph.n_heads), sender)
+        attention = run_attention(model, layer, reads.chunk(3))
+        z_gained = attention.z - clean.attention[layer].z
+        gained[sender : sender + graph.n_heads] = write_heads(model, layer, z_gained, heads)
+        row += 3 * graph.n_heads
+        n_readable = graph.n_readable(graph.receivers[row])
+        x = clean.mlp_in[layer] + mix(slice(row, row + 1), n_readable)[0]
+        gained[sender + graph.n_heads] = mlp(model, layer, x) - clean.mlp_out[layer]
+    last = len(graph.receivers) - 1
+    return baseline.final + at_end(mix(slice(last, last + 1), len(graph.senders))[0], baseline.batch.end)

@@ -1,0 +1,156 @@
+"""ACDC against a literal oracle, edge for edge, and the laws that any circuit search obeys."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from circuitfind.batch import Batch
+from circuitfind.errors import UsageError
+from circuitfind.graph import Edge, Graph
+from circuitfind.methods import acdc
+from circuitfind.methods.acdc import ACDC, Found, visiting_order
+from circuitfind.progress import Silent
+from circuitfind.transformer import Transformer
+from tests.oracles.acdc import acdc as literal_acdc
+from tests.oracles.acdc import order
+from tests.oracles.literal import Literal
+from tests.random_models import FAMILIES, random_batch, random_model, random_transformer
+
+METRICS = ("kl", "logit-diff", "prob-diff", "loss")
+UNDECIDABLE = 1e-9
+
+
+def find(model: Transformer, batch: Batch, batch_size: int = 8, **options: object) -> Found:
+    return ACDC(**options).find(model, batch, batch_size, Silent())  # type: ignore[arg-type]
+
+
+def kept_edges(graph: Graph, found: Found) -> frozenset[Edge]:
+    return frozenset(edge for edge in graph.edges() if found.kept[graph.order(edge)])
+
+
+def agrees_with_oracle(
+    family: str, model_seed: int, batch: Batch, n_layers: int = 2, n_heads: int = 2, **options: object
+) -> bool:
+    """Whether the oracle's own decisions were clear of rounding; if they were, ours are the same."""
+    literal = Literal(random_model(family, model_seed, n_layers, n_heads))
+    outcome = literal_acdc(literal, batch, **{"match": options.get("objective") == "match", **_oracle_options(options)})  # type: ignore[arg-type]
+    if outcome.margin <= UNDECIDABLE:
+        return False
+    found = find(random_transformer(family, model_seed, n_layers, n_heads), batch, **options)
+    assert kept_edges(literal.graph, found) == outcome.kept
+    for edge, score in outcome.scores.items():
+        assert found.scores[literal.graph.order(edge)].item() == pytest.approx(score, abs=1e-9)
+    assert found.n_tests == len(outcome.scores)
+    return True
+
+
+def _oracle_options(options: dict[str, object]) -> dict[str, object]:
+    return {"metric": "kl", "ablation": "corrupted"} | {k: v for k, v in options.items() if k != "objective"}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_edge_is_decided_as_the_literal_algorithm_decides_it(family: str, metric: str) -> None:
+    for seed, threshold in ((1, 0.001), (2, 0.01), (3, 0.1)):
+        assert agrees_with_oracle(family, seed, random_batch(seed), threshold=threshold, metric=metric)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_zero_ablation_agrees_with_the_literal_algorithm(family: str) -> None:
+    for metric in ("kl", "logit-diff"):
+        assert agrees_with_oracle(family, 4, random_batch(4), threshold=0.03, metric=metric, ablation="zero")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_matching_the_full_model_agrees_with_the_literal_algorithm(family: str) -> None:
+    assert agrees_with_oracle(family, 5, random_batch(5), threshold=0.02, metric="logit-diff", objective="match")
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.filter_too_much])
+@given(
+    family=st.sampled_from(FAMILIES),
+    shape=st.sampled_from([(1, 1), (1, 3), (2, 2), (3, 1), (3, 2)]),
+    seed=st.integers(10, 30),
+    lengths=st.lists(st.integers(2, 8), min_size=1, max_size=4),
+    threshold=st.sampled_from([0.0, 0.003, 0.05, 0.3, 2.0]),
+    metric=st.sampled_from(METRICS),
+    ablation=st.sampled_from(["corrupted", "zero"]),
+)
+def test_any_model_and_prompts_agree_with_the_literal_algorithm(
+    family: str, shape: tuple[int, int], seed: int, lengths: list[int], threshold: float, metric: str, ablation: str
+) -> None:
+    batch = random_batch(seed, tuple(lengths))
+    options = {"threshold": threshold, "metric": metric, "ablation": ablation}
+    assume(agrees_with_oracle(family, seed, batch, *shape, **options))
+
+
+@pytest.mark.parametrize("longest", [1, 2, 5, 64])
+def test_the_length_of_the_chains_changes_no_bit(longest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = random_transformer("llama", 6, dtype=torch.float32), random_batch(6)
+    expected = find(model, batch, threshold=0.02)
+    monkeypatch.setattr(acdc, "LONGEST_CHAIN", longest)
+    monkeypatch.setattr(acdc, "SHORTEST_CHAIN", min(longest, 3))
+    found = find(model, batch, threshold=0.02)
+    assert torch.equal(found.scores.nan_to_num(9), expected.scores.nan_to_num(9))
+    assert found.n_tests == expected.n_tests
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batch_size_and_threads_change_no_bit(family: str, dtype: torch.dtype) -> None:
+    model, batch = random_transformer(family, 7, dtype=dtype), random_batch(7, (5, 7, 4, 6, 7, 3, 5))
+    expected = find(model, batch, threshold=0.02)
+    before = torch.get_num_threads()
+    try:
+        for n_threads, batch_size in ((1, 8), (2, 4), (2, 3), (1, 1)):
+            torch.set_num_threads(n_threads)
+            found = find(model, batch, batch_size=batch_size, threshold=0.02)
+            assert torch.equal(found.scores.nan_to_num(9), expected.scores.nan_to_num(9)), (n_threads, batch_size)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_order_of_prompts_changes_no_decision() -> None:
+    model, batch = random_transformer("gpt2", 8), random_batch(8, (5, 7, 4, 6))
+    graph = model.architecture.graph
+    straight = kept_edges(graph, find(model, batch, threshold=0.02))
+    assert kept_edges(graph, find(model, batch.rows([2, 0, 3, 1]), threshold=0.02)) == straight
+
+
+def test_what_stands_behind_the_answer_position_changes_nothing() -> None:
+    model, batch = random_transformer("pythia", 9), random_batch(9, (4, 8, 5))
+    graph = model.architecture.graph
+    straight = find(model, batch, threshold=0.02)
+    batch.clean[0, 5:] = 3
+    batch.corrupted[2, 6:] = 4
+    padded = find(model, batch, threshold=0.02)
+    assert kept_edges(graph, padded) == kept_edges(graph, straight)
+    assert torch.allclose(padded.scores, straight.scores, equal_nan=True, atol=1e-12)
+
+
+def test_the_visiting_order_is_the_published_one() -> None:
+    assert list(visiting_order(Graph(3, 2))) == order(3, 2)
+
+
+def test_a_threshold_that_nothing_reaches_keeps_nothing_and_asks_only_the_logits() -> None:
+    model, batch = random_transformer("gpt2", 3), random_batch(3)
+    found = find(model, batch, threshold=1e9)
+    assert not found.kept.any()
+    assert found.n_tests == len(model.architecture.graph.senders)
+
+
+def test_scores_stand_exactly_where_the_graph_has_edges() -> None:
+    model = random_transformer("pythia", 1)
+    found = find(model, random_batch(1), threshold=0.1)
+    assert int(found.scores.isfinite().sum()) == model.architecture.graph.n_edges
+
+
+@pytest.mark.parametrize("threshold", [-0.1, math.nan, math.inf])
+def test_a_threshold_that_means_nothing_is_refused(threshold: float) -> None:
+    with pytest.raises(UsageError, match="threshold"):
+        ACDC(threshold)
