@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,16 @@ STDOUT = Path("-")
 
 def export(
     circuit: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="A circuit.json or a run folder.")],
-    format: Annotated[str, typer.Option("--format", "-f", help="dot, svg, png, pdf; several with commas.")] = "svg",
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="F",
+            help="dot, svg, png or pdf; several with commas. Without it what --out ends in, else svg.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where to; - for stdout.", show_default=False)
     ] = None,
@@ -26,17 +34,24 @@ def export(
     from circuitfind.circuit import Circuit
     from circuitfind.export import export_circuit, writer
 
-    formats = list(dict.fromkeys(name.strip() for name in format.split(",")))
+    formats = _formats(format, out)
     for name in formats:
         writer(name)
     targets = _targets(circuit, formats, out, force)
     found = Circuit.load(circuit)
     if out == STDOUT:
-        sys.stdout.buffer.write(writer(formats[0])(found))
+        typer.echo(writer(formats[0])(found), nl=False)
         return
     for name, path in targets.items():
         export_circuit(found, name, path)
         typer.echo(path)
+
+
+def _formats(format: str | None, out: Path | None) -> list[str]:
+    """The formats asked for, each once; they may not exist."""
+    if format is None:
+        return [out.suffix.removeprefix(".").lower() if out and out.suffix else "svg"]
+    return list(dict.fromkeys(name.strip().lower() for name in format.split(",")))
 
 
 def _targets(circuit: Path, formats: list[str], out: Path | None, force: bool) -> dict[str, Path]:

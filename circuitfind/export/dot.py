@@ -85,8 +85,9 @@ def _edge(drawing: Drawing, edge: Edge, score: float) -> str:
     stroke, share = stroke_of(edge), drawing.widths.share(score)
     opacity = drawing.sizes.opacity + (1 - drawing.sizes.opacity) * share
     attributes = {
+        "key": f'"{edge.receiver}"',
         "id": f'"{edge}"',
-        "score": f"{score!r}",
+        "score": f'"{score!r}"',
         "tooltip": f'"{edge} {score:.3g}"',
         "color": f'"{stroke.colour}{round(255 * opacity):02x}"',
         "style": stroke.style,
