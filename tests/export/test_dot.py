@@ -124,7 +124,7 @@ def test_three_slots_between_two_nodes_are_three_edges_apart():
 
 
 def test_a_negative_score_ends_in_a_bar_however_many_edges_there_are(grow):
-    for n_edges in (20, 200, 1000):
+    for n_edges in (20, 200, 700):
         circuit = grow(Graph(12, 12), n_edges)
         heads = by_id(circuit_to_dot(circuit), "arrowhead")
         assert {edge for edge, head in heads.items() if head == "tee"} == {
@@ -165,9 +165,13 @@ def test_of_too_many_edges_the_strongest_are_drawn_and_the_caption_says_so(grow)
 
 
 def test_a_whole_model_is_cut_to_a_page():
-    graph = Graph(12, 12)
+    graph = Graph(4, 12)
     dot = circuit_to_dot(Circuit(graph, {edge: float(place % 977) for place, edge in enumerate(graph.edges())}))
-    assert dot.count(" -> ") == 2000 and "32,491 of 32,491 edges" in dot and "the 2,000 strongest" in dot
+    assert (
+        dot.count(" -> ") == 2000
+        and f"{graph.n_edges:,} of {graph.n_edges:,} edges" in dot
+        and "the 2,000 strongest" in dot
+    )
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
