@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -28,6 +29,8 @@ from circuitfind.progress import Progress
 from circuitfind.search import Search, Threads
 from circuitfind.transformer import Transformer
 
+DEFAULT_THRESHOLD: dict[MetricName, float] = {"kl": 0.02, "logit-diff": 0.05, "prob-diff": 0.005, "loss": 0.02}
+"""Thresholds that give circuits of a few hundred edges, in each metric's unit."""
 SHORTEST_CHAIN = 4
 LONGEST_CHAIN = 32
 """How many tests run side by side: twice as many after a chain in which every edge went, half as many after another."""
@@ -63,13 +66,17 @@ class ACDC:
     metric: MetricName = "kl"
     ablation: AblationName = "corrupted"
     objective: str = "improve"
-    name: str = field(default="acdc", init=False)
+    name: ClassVar[str] = "acdc"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.threshold) and self.threshold >= 0):
             raise UsageError(f"The threshold is {self.threshold}; it must be a finite number, 0 or above.")
         if self.objective not in ("improve", "match"):
             raise UsageError(f"The objective is '{self.objective}'; it must be improve or match.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The block ``method`` of a circuit file: every option, and the order of visits that the result depends on."""
+        return {"name": self.name, **asdict(self), "order": "published"}
 
     def find(self, model: Transformer, batch: Batch, batch_size: int, progress: Progress) -> Found:
         """Visit every receiver and decide on every edge."""

@@ -1,0 +1,117 @@
+"""``circuitfind run``: find the circuit of a task in a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from circuitfind.errors import UsageError
+from circuitfind.models.catalogue import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from circuitfind.pipeline import RunOptions, RunResult
+
+FINDING, RUNNING, WRITING = "What to find", "How to run", "What to write"
+
+
+def run(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="ioi, docstring, greater-than, a task file (.py, .yaml) or a prompts file (.jsonl, .csv).")],
+    model: Annotated[str, typer.Option(help="A name of `circuitfind models list`, a hub name, a folder or a .gguf file.", rich_help_panel=FINDING)] = DEFAULT_MODEL,
+    method: Annotated[str, typer.Option(help="acdc.", rich_help_panel=FINDING)] = "acdc",
+    threshold: Annotated[float | None, typer.Option(help="An edge is removed if the metric then rises by less, in the metric's unit. Default: 0.02 for kl.", rich_help_panel=FINDING, show_default=False)] = None,
+    edges: Annotated[int | None, typer.Option(help="How many edges to keep; for methods that score edges.", rich_help_panel=FINDING, show_default=False)] = None,
+    fraction: Annotated[float | None, typer.Option(help="Which share of all edges to keep; for methods that score edges.", rich_help_panel=FINDING, show_default=False)] = None,
+    metric: Annotated[str | None, typer.Option(help="kl, logit-diff, prob-diff or loss. Default: the task's.", rich_help_panel=FINDING, show_default=False)] = None,
+    ablation: Annotated[str, typer.Option(help="What a removed edge carries: corrupted or zero.", rich_help_panel=FINDING)] = "corrupted",
+    objective: Annotated[str, typer.Option(help="improve: lower the metric, as published. match: stay at the full model's value, prompt by prompt.", rich_help_panel=FINDING)] = "improve",
+    prompts: Annotated[int, typer.Option(help="How many prompt pairs.", rich_help_panel=RUNNING)] = 16,
+    seed: Annotated[int, typer.Option(help="Which prompts.", rich_help_panel=RUNNING)] = 0,
+    batch_size: Annotated[str, typer.Option(help="Prompts computed together, or auto. It changes no result.", rich_help_panel=RUNNING)] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=RUNNING)] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, float64 or bfloat16.", rich_help_panel=RUNNING)] = "float32",
+    bos: Annotated[bool | None, typer.Option("--bos/--no-bos", help="Begin prompts with BOS, or not. Default: as the tokenizer does.", rich_help_panel=RUNNING, show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: a new one under results/.", rich_help_panel=WRITING, show_default=False)] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.", rich_help_panel=WRITING)] = False,
+    format: Annotated[str, typer.Option(help="Pictures beside circuit.dot: svg, png, pdf; several with commas.", rich_help_panel=WRITING)] = "svg",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=WRITING)] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the summary.", rich_help_panel=WRITING)] = False,
+) -> None:
+    """Find the circuit of a task in a model: the few edges that carry it, with the evidence and a picture.
+
+    Example: circuitfind run ioi --model smollm2-135m --threshold 0.02 --prompts 16
+    """
+    refuse_sizes(threshold, edges, fraction)
+    from circuitfind.commands.terminal import TerminalProgress
+
+    with TerminalProgress(quiet) as progress:
+        progress.stage("starting")
+        from circuitfind.pipeline import RunOptions
+        from circuitfind.pipeline import run as run_pipeline
+
+        options = RunOptions(
+            task, model, method, threshold, metric, ablation, objective, prompts, seed, parse_batch_size(batch_size),
+            device, dtype, bos, out, force, parse_formats(format),
+        )  # fmt: skip
+        result = run_pipeline(options, progress)
+    if as_json:
+        typer.echo(result_json(options, result))
+    else:
+        print_summary(result)
+
+
+def refuse_sizes(threshold: float | None, edges: int | None, fraction: float | None) -> None:
+    """Raises UsageError for sizes that contradict each other, or that acdc, which finds its own, can't be given."""
+    given = {"--threshold": threshold, "--edges": edges, "--fraction": fraction}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise UsageError(f"{' and '.join(names)} each set the circuit's size. Give one of them.")
+    if names and names != ["--threshold"]:
+        raise UsageError(f"{names[0]} needs a method that scores edges; acdc finds its own number. Give --threshold instead.")
+
+
+def parse_batch_size(text: str) -> int | None:
+    """A number, or None for auto."""
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"--batch-size is '{text}'; it must be a whole number, or auto.") from None
+
+
+def parse_formats(text: str) -> tuple[str, ...]:
+    """Names between commas, each once."""
+    return tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
+
+
+def result_json(options: RunOptions, result: RunResult) -> str:
+    """The circuit file's blocks without the edges, and where the run lies, as one document."""
+    import json
+
+    circuit = result.circuit
+    document = {
+        "folder": str(result.folder),
+        "model": circuit.model,
+        "task": circuit.task,
+        "method": circuit.method,
+        "n_edges": len(circuit.edges),
+        "n_nodes": len(circuit.nodes),
+        "metrics": circuit.metrics,
+        "warnings": list(result.warnings),
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False)
+
+
+def print_summary(result: RunResult) -> None:
+    """The circuit in a few lines, and where its picture lies."""
+    from circuitfind.report import summary
+
+    circuit = result.circuit
+    typer.echo(f"{circuit.task['name']} in {circuit.model['name']}, {circuit.method['name']}: a circuit of {len(circuit.edges):,} edges")
+    for label, value in summary(circuit, result.evaluation):
+        typer.echo(f"  {label:<20} {value}")
+    picture = next((path for end in ("svg", "png", "pdf") if (path := result.folder / f"circuit.{end}").exists()), None)
+    typer.echo(f"picture: {picture or result.folder / 'circuit.dot'}")
+    typer.echo(f"report:  {result.folder / 'report.md'}")

@@ -1,0 +1,58 @@
+"""A model ready to be searched: loaded, read into circuitfind's form, and found to compute the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from circuitfind.batch import Batch
+from circuitfind.models.families import read_transformer
+from circuitfind.models.load import load_bridge, weights_sha256
+from circuitfind.models.locate import locate
+from circuitfind.models.verify import verify
+from circuitfind.progress import Progress
+from circuitfind.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Model:
+    """The name it was asked for by, its weights' hash, and how far TransformerLens's numbers are from ours."""
+
+    name: str
+    sha256: str
+    transformer: Transformer
+    difference: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The block ``model`` of a circuit file."""
+        architecture = self.transformer.architecture
+        return {
+            "name": self.name,
+            "architecture": architecture.name,
+            "n_layers": architecture.n_layers,
+            "n_heads": architecture.n_heads,
+            "d_model": architecture.d_model,
+            "parallel_attn_mlp": architecture.parallel,
+            "sha256": self.sha256,
+        }
+
+
+def load_model(name: str, batch: Batch, device: str, dtype: torch.dtype, progress: Progress) -> Model:
+    """The model of that name, compared with TransformerLens on the batch's first prompts.
+
+    Raises ModelError where it can't be had, isn't whole, isn't supported, or isn't reproduced.
+    """
+    folder = locate(name, progress)
+    bridge = load_bridge(folder, device, dtype)
+    transformer = read_transformer(bridge, batch.n_pos)
+    difference = verify(bridge, transformer, batch)
+    return Model(short_name(name), weights_sha256(folder), transformer, difference)
+
+
+def short_name(name: str) -> str:
+    """A model's name for records and folders: the last part of a path that is one, else the name."""
+    path = Path(name)
+    return path.resolve().name.removesuffix(".gguf") if path.exists() else name

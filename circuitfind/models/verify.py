@@ -1,0 +1,57 @@
+"""Whether circuitfind computes the model that TransformerLens loaded: compared at every load, on the task's own prompts.
+
+Every residual stream that a receiver reads must be the sum of its senders (plus what is never ablated), and the logits
+must come out, each to 1e-4 relative in float32. A model that differs anywhere is refused with the place named: whatever
+was found in it would be about another model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuitfind.batch import Batch
+from circuitfind.errors import ModelError
+from circuitfind.patching import Trace, at_end, trace
+from circuitfind.transformer import Transformer, unembed
+
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 5e-2}
+N_PROMPTS = 4
+
+
+@torch.inference_mode()
+def verify(bridge: Any, model: Transformer, batch: Batch) -> float:
+    """The largest relative difference found. Raises ModelError past the tolerance, or where the logits are not numbers."""
+    few = batch.rows(range(min(N_PROMPTS, batch.n_prompts))).to(model.device)
+    logits, streams = bridge.run_with_cache(few.clean, prepend_bos=False, names_filter=lambda name: name.endswith("ln1.hook_in") or name.endswith("ln2.hook_in") or name == "ln_final.hook_in")
+    reference = at_end(logits, few.end)
+    if not bool(reference.isfinite().all()):
+        raise ModelError("The model's logits are NaN or infinite on the first prompts. Check its weights, or use --dtype float32.")
+    ours = trace(model, few.clean)
+    real = torch.arange(few.n_pos, device=model.device) <= few.end.unsqueeze(1)
+    worst = 0.0
+    for place, stream, hook in _places(ours):
+        worst = max(worst, _check(place, stream[real], streams[hook][real], model.dtype))
+    return max(worst, _check("the logits", unembed(model, at_end(ours.final, few.end)), reference, model.dtype))
+
+
+def _places(ours: Trace) -> Iterator[tuple[str, Float[Tensor, "prompt pos d_model"], str]]:
+    """Each residual stream that something reads: its name, ours, and TransformerLens's name for it."""
+    for layer, (attention_in, mlp_in) in enumerate(zip(ours.attention_in, ours.mlp_in, strict=True)):
+        yield f"what the heads of layer {layer} read", attention_in, f"blocks.{layer}.ln1.hook_in"
+        yield f"what the MLP of layer {layer} reads", mlp_in, f"blocks.{layer}.ln2.hook_in"
+    yield "what the logits read", ours.final, "ln_final.hook_in"
+
+
+def _check(place: str, ours: Tensor, reference: Tensor, dtype: torch.dtype) -> float:
+    difference = float((ours - reference).abs().max() / reference.abs().max().clamp_min(1e-30))
+    if not difference <= TOLERANCE[dtype]:
+        raise ModelError(
+            f"circuitfind does not reproduce this model: {place} differs from TransformerLens by {difference:.1e} relative "
+            f"(allowed: {TOLERANCE[dtype]:.0e}).\nIts architecture has a part that is not supported yet; use another model."
+        )
+    return difference

@@ -1,0 +1,187 @@
+"""report.md: what was asked, what was found, and the evidence for it, on one page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import networkx
+
+from circuitfind.circuit import Circuit
+from circuitfind.evaluation.performance import Evaluation, Performance
+from circuitfind.graph import Node
+from circuitfind.memory import gigabytes
+from circuitfind.prompts import PromptPair
+
+FAILS_BELOW = 0.75
+N_STRONGEST = 10
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a report is written from."""
+
+    circuit: Circuit
+    evaluation: Evaluation
+    example: PromptPair
+    record: dict[str, Any]
+    pictures: Sequence[str]
+
+
+def task_line(performance: Performance) -> str:
+    """How well the full model does the task, in one line."""
+    accuracy, difference = performance.mean("accuracy"), performance.mean("logit-diff")
+    shown = "" if difference is None else f", logit diff {difference:.2f}"
+    return f"accuracy {accuracy:.0%}{shown}, loss {performance.mean('loss'):.2f} nats"
+
+
+def task_warning(performance: Performance) -> str | None:
+    """What to tell a user whose model fails the task; None where it does it."""
+    accuracy, difference = performance.mean("accuracy"), performance.mean("logit-diff")
+    if (accuracy or 0.0) >= FAILS_BELOW and (difference is None or difference > 0):
+        return None
+    return (
+        f"the full model fails this task ({task_line(performance)}): a circuit found for it explains no working behaviour. "
+        "Take another model or other prompts."
+    )
+
+
+def overshoot_warning(evaluation: Evaluation) -> str | None:
+    """What to tell a user whose circuit does better than the full model; None where it doesn't."""
+    faithfulness = evaluation.faithfulness("logit-diff")
+    if faithfulness is None or faithfulness <= 1.2:
+        return None
+    return (
+        f"the circuit over-recovers: its logit difference is {faithfulness:.0%} of the full model's, because what speaks "
+        "against the answer was removed too. Use --metric kl, or --objective match."
+    )
+
+
+def on_paths(circuit: Circuit) -> int:
+    """How many edges lie on a path of kept edges from the input to the logits."""
+    graph = networkx.DiGraph((edge.sender, edge.receiver.node) for edge in circuit.edges)
+    graph.add_nodes_from((Node("input"), Node("logits")))
+    between = networkx.descendants(graph, Node("input")) & networkx.ancestors(graph, Node("logits"))
+    between |= {Node("input"), Node("logits")}
+    return sum(edge.sender in between and edge.receiver.node in between for edge in circuit.edges)
+
+
+def summary(circuit: Circuit, evaluation: Evaluation) -> list[tuple[str, str]]:
+    """The circuit in a few lines: what, and how much."""
+    faithfulness = evaluation.faithfulness("logit-diff")
+    graph, heads = circuit.graph, [node for node in circuit.nodes if node.kind == "head"]
+    mlps = [node for node in circuit.nodes if node.kind == "mlp"]
+    lines = [
+        ("edges", f"{len(circuit.edges):,} of {graph.n_edges:,} ({len(circuit.edges) / graph.n_edges:.2%}), {on_paths(circuit):,} on a path from input to logits"),
+        ("nodes", f"{len(heads)} of {graph.n_layers * graph.n_heads} heads, {len(mlps)} of {graph.n_layers} MLPs"),
+        ("KL(full || circuit)", f"{_show(evaluation.circuit.mean('kl'))} nats (everything ablated: {_show(evaluation.ablated.mean('kl'))})"),
+        ("accuracy", " / ".join(f"{run.mean('accuracy'):.0%}" for run in _runs(evaluation)) + "  (full / circuit / ablated)"),
+    ]
+    if faithfulness is not None:
+        lines.append(("logit diff", " / ".join(_show(run.mean("logit-diff")) for run in _runs(evaluation)) + "  (full / circuit / ablated)"))
+        lines.append(("faithfulness", f"{faithfulness:.1%} of the logit difference"))
+    return lines
+
+
+def report(evidence: Evidence) -> str:
+    """The page, in Markdown."""
+    circuit, record = evidence.circuit, evidence.record
+    sections = [
+        f"# {circuit.task['name']} in {circuit.model['name']}: a circuit of {len(circuit.edges):,} edges",
+        _picture(evidence.pictures),
+        _table(("", ""), summary(circuit, evidence.evaluation)),
+        *_warnings(record["warnings"]),
+        "## Evidence",
+        _evidence(evidence.evaluation),
+        "## The strongest edges",
+        _strongest(circuit),
+        "## The prompts",
+        _prompts(circuit, evidence.example),
+        "## How it was found",
+        _how(circuit, record),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _runs(evaluation: Evaluation) -> tuple[Performance, ...]:
+    return evaluation.full, evaluation.circuit, evaluation.ablated
+
+
+def _show(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _picture(pictures: Sequence[str]) -> str:
+    image = next((name for name in pictures if name.endswith((".svg", ".png"))), None)
+    return f"![The circuit]({image})" if image else ""
+
+
+def _warnings(warnings: Sequence[str]) -> list[str]:
+    return ["\n".join(f"> **Warning:** {warning}" for warning in warnings)] if warnings else []
+
+
+def _evidence(evaluation: Evaluation) -> str:
+    names = {
+        "kl": "KL(full || run), nats",
+        "logit-diff": "logit diff",
+        "prob-diff": "prob diff",
+        "loss": "loss, nats",
+        "accuracy": "accuracy",
+    }
+    rows = [
+        (label, *(_show(run.mean(name)) for run in _runs(evaluation)), _show(_worst(evaluation.circuit, name)))
+        for name, label in names.items()
+    ]
+    head = ("mean over prompts", "full model", "circuit", "everything ablated", "circuit, worst prompt")
+    return _table(head, rows)
+
+
+def _worst(run: Performance, name: str) -> float | None:
+    """The least favourable prompt's value."""
+    if run.mean(name) is None:
+        return None
+    return (max if name in ("kl", "loss") else min)(run.values[name])
+
+
+def _strongest(circuit: Circuit) -> str:
+    if not circuit.edges:
+        return "No edge was kept: the threshold is above what any edge carries. Lower it."
+    strongest = sorted(circuit.edges.items(), key=lambda item: (-abs(item[1]), circuit.graph.order(item[0])))
+    return _table(("edge", "score"), [(f"`{edge}`", _show(score)) for edge, score in strongest[:N_STRONGEST]])
+
+
+def _prompts(circuit: Circuit, example: PromptPair) -> str:
+    rows = [(field, f"`{_one_line(value)}`") for field, value in _fields(example)]
+    n, seed = circuit.task["n_prompts"], circuit.task["seed"]
+    return f"{n} pairs, seed {seed}; all are in `prompts.jsonl`. The first:\n\n" + _table(("", ""), rows)
+
+
+def _fields(pair: PromptPair) -> list[tuple[str, str]]:
+    answers = [", ".join(repr(text) for text in texts) for texts in (pair.answers, pair.wrong_answers)]
+    return [("clean", pair.clean), ("corrupted", pair.corrupted), ("answers", answers[0]), ("wrong answers", answers[1])]
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", "\\n").replace("`", "'")
+
+
+def _how(circuit: Circuit, record: dict[str, Any]) -> str:
+    method = ", ".join(f"{key} {value}" for key, value in circuit.method.items() if key != "name")
+    timings = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in record["timings"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    rows = [
+        ("method", f"{circuit.method['name']} ({method})"),
+        ("tests", ", ".join(f"{value:,} {name}" for name, value in record["search"].items())),
+        ("model", f"{circuit.model['name']} ({circuit.model['architecture']}), sha256 `{circuit.model['sha256'][:16]}`"),
+        ("differs from TransformerLens by", f"{record['model_difference']:.1e} relative at the most"),
+        ("wall time", timings),
+        ("peak memory", gigabytes(record["peak_memory_bytes"])),
+        ("versions", versions),
+    ]
+    return _table(("", ""), rows)
