@@ -20,7 +20,7 @@ from xml.sax.saxutils import escape
 from circuitfind.errors import OutputError, UsageError, unknown
 
 PICTURE_FORMATS = ("pdf", "png", "svg")
-FONTS = Path(__file__).resolve().parent / "fonts"
+FONT = Path(__file__).parent / "fonts" / "SourceSansPro-Regular.ttf"
 SECONDS = 120  # far beyond the 2 s that the largest picture takes: a broken graphviz must not hang a run
 _DATES = re.compile(rb"(/(?:Creation|Mod)Date \(D:)\d{14}")  # a PDF's; the same length in its place keeps it valid
 
@@ -38,8 +38,8 @@ except Exception as error:
 _FONTS = """<?xml version="1.0"?>
 <!DOCTYPE fontconfig SYSTEM "fonts.dtd">
 <fontconfig>
-  <cachedir>{cache}</cachedir>
-  <dir>{fonts}</dir>
+  <cachedir>{folder}/cache</cachedir>
+  <dir>{folder}</dir>
   <include ignore_missing="yes">/etc/fonts/fonts.conf</include>
 </fontconfig>
 """
@@ -72,9 +72,10 @@ def _commands(format: str) -> list[list[str]]:
 
 def _run(command: list[str], dot: str) -> tuple[bytes, str]:
     """What the command draws (nothing if it fails) and why it failed."""
-    with tempfile.TemporaryDirectory() as cache:
-        config = Path(cache, "fonts.conf")
-        config.write_text(_FONTS.format(fonts=escape(str(FONTS)), cache=escape(cache)), encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(FONT, folder)  # a copy, because fontconfig leaves a file of its own beside every font
+        config = Path(folder, "fonts.conf")
+        config.write_text(_FONTS.format(folder=escape(folder)), encoding="utf-8")
         environment = {**os.environ, "FONTCONFIG_FILE": str(config), "SOURCE_DATE_EPOCH": "946684800"}
         try:
             done = subprocess.run(command, input=dot.encode(), capture_output=True, env=environment, timeout=SECONDS)

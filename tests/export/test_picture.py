@@ -48,6 +48,11 @@ def test_the_pdf_is_set_in_the_shipped_font_whatever_fonts_the_system_has(system
     assert b"+SourceSansPro-Regular" in drawn and b"DejaVu" not in drawn
 
 
+def test_drawing_leaves_nothing_beside_the_font(dot, no_program):
+    render(dot, "pdf")
+    assert {file.suffix for file in picture.FONT.parent.iterdir()} == {".ttf", ".txt"}
+
+
 def test_a_png_shows_its_labels(no_program):
     one, other = (
         render(f'digraph {{ a [label="{label}", fixedsize=true, fontname="Source Sans Pro", pos="9,9"] }}', "png")
