@@ -79,8 +79,10 @@ def _run(command: list[str], dot: str) -> tuple[bytes, str]:
         environment = {**os.environ, "FONTCONFIG_FILE": str(config), "SOURCE_DATE_EPOCH": "946684800"}
         try:
             done = subprocess.run(command, input=dot.encode(), capture_output=True, env=environment, timeout=SECONDS)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return b"", str(error)
+        except subprocess.TimeoutExpired:
+            return b"", f"it took longer than {SECONDS} seconds."
+        except OSError as error:
+            return b"", f"{command[0]}: {error.strerror}."
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         return b"", said[-1] if said else f"it ended with code {done.returncode}."

@@ -71,7 +71,7 @@ def test_what_graphviz_cannot_read_is_an_error_with_its_reason(no_program, capfd
 def test_a_graphviz_that_hangs_is_an_error(dot, no_program, monkeypatch):
     monkeypatch.setattr(picture, "SECONDS", 0.2)
     monkeypatch.setattr(picture, "_DRAW", "import time; time.sleep(60)")
-    with pytest.raises(OutputError, match="timed out"):
+    with pytest.raises(OutputError, match=r"could not draw the svg: it took longer than 0\.2 seconds\."):
         render(dot, "svg")
 
 
