@@ -1,0 +1,96 @@
+r"""The next parameter of a docstring: which name of the definition does the third ``:param`` document?
+
+    clean      def send(self, path, size, color, limit, state):
+                   \"""river table
+
+                   :param path: green window
+                   :param size: paper morning
+                   :param
+               -> " color", not " path", " size", " limit" or " state"
+    corrupted  the same text with five other names in the definition and two others again in the ``:param`` lines
+
+The model must find the name that stands after the last documented one in the definition. In the corrupted prompt the
+documented names are not in the definition and neither holds the answer, so that it can't be known.
+
+Paper: Heimersheim and Janiak, "A circuit for Python docstrings in a 4-layer attention-only transformer", 2023,
+https://www.lesswrong.com/posts/u6KXXmKFbXfWzoAXn. Default metric: kl.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+from circuitfind.errors import TaskError
+from circuitfind.prompts import PromptPair, Task, Tokenizer, draw_distinct, is_single_token, words
+
+FUNCTIONS = words("build call check create draw find load merge open parse print read save send show start test update")
+PARAMETERS = words(
+    """
+    action address amount angle base body cache case child client code color column command config content
+    count data date default depth device end error event field file filter first flag format group handle head height
+    host id image index input item key label language last left length level limit line list map mask max
+    message method min mode model name node number object offset option order output owner page parent password path
+    pattern point port position prefix query range rate request result right role root row scale score section seed
+    shape size source speed start state status step string style tag target task text time title token total type
+    unit url user value version weight width window word
+    """
+)
+WORDS = words(
+    """
+    apple autumn bird bread bridge cloud coffee desert dinner dream engine evening forest garden glass gold green
+    island kitchen lake mirror moon morning mountain music ocean paper river road salt shadow silver snow stone storm
+    summer table tower train valley village wind winter yellow
+    """
+)
+N_PARAMETERS = 5  # in the definition
+N_DOCUMENTED = 2  # in the docstring, before the one asked for
+
+
+def make(tokenizer: Tokenizer, n_prompts: int, seed: int) -> list[PromptPair]:
+    """``n_prompts`` different pairs. Raises TaskError where too few parameter names are one token."""
+    names = [name for name in PARAMETERS if is_single_token(tokenizer, f" {name}")]
+    needed = 2 * N_PARAMETERS + N_DOCUMENTED
+    if len(names) < needed:
+        raise TaskError(
+            f"docstring needs {needed} parameter names that are one token each; "
+            f"this tokenizer has {len(names)}. Use another model."
+        )
+
+    def draw(rng: Random, index: int) -> PromptPair | None:
+        function, plain = rng.choice(FUNCTIONS), rng.sample(WORDS, 2 + 2 * N_DOCUMENTED)
+        drawn = rng.sample(names, needed)
+        defined, others, documented = drawn[:N_PARAMETERS], drawn[N_PARAMETERS:-N_DOCUMENTED], drawn[-N_DOCUMENTED:]
+        clean = spell(function, defined, defined[:N_DOCUMENTED], plain)
+        corrupted = spell(function, others, documented, plain)
+        if len(tokenizer.encode(clean)) != len(tokenizer.encode(corrupted)):
+            return None
+        answer = defined.pop(N_DOCUMENTED)
+        return PromptPair(clean, corrupted, (f" {answer}",), tuple(f" {name}" for name in defined))
+
+    return draw_distinct(draw, n_prompts, f"docstring {seed}")
+
+
+def spell(function: str, defined: Sequence[str], documented: Sequence[str], plain: Sequence[str]) -> str:
+    """The text up to the ``:param`` that asks; ``plain`` gives two words for the summary and for each parameter."""
+    pairs = [f"{first} {second}" for first, second in zip(plain[::2], plain[1::2], strict=True)]
+    lines = [f"    :param {name}: {text}" for name, text in zip(documented, pairs[1:], strict=True)]
+    head = f'def {function}(self, {", ".join(defined)}):\n    """{pairs[0]}\n\n'
+    return "\n".join([head + lines[0], *lines[1:], "    :param"])
+
+
+EXAMPLE_NAMES = words("path size color limit state data host label mode title index width")
+EXAMPLE_WORDS = words("river table green window paper morning")
+TASK = Task(
+    name="docstring",
+    title="The next parameter of a docstring",
+    paper="https://www.lesswrong.com/posts/u6KXXmKFbXfWzoAXn",
+    metric="kl",
+    example=PromptPair(
+        spell("send", EXAMPLE_NAMES[:5], EXAMPLE_NAMES[:2], EXAMPLE_WORDS),
+        spell("send", EXAMPLE_NAMES[5:10], EXAMPLE_NAMES[10:], EXAMPLE_WORDS),
+        (" color",),
+        (" path", " size", " limit", " state"),
+    ),
+    make=make,
+)
