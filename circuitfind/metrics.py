@@ -27,6 +27,8 @@ MetricName = Literal["kl", "logit-diff", "prob-diff", "loss"]
 METRICS: tuple[MetricName, ...] = ("kl", "logit-diff", "prob-diff", "loss")
 MAX_LOGITS = 1 << 23
 """How many logits stand in memory at once in a search (32 MB in float32)."""
+VECTOR = 32
+"""A multiple of how many numbers any processor's vector instructions take at once."""
 HIGHER_IS_BETTER: frozenset[MetricName] = frozenset({"logit-diff", "prob-diff"})
 
 
@@ -152,13 +154,17 @@ def make_objective(
 def log_partition(model: Transformer, x: Float[Tensor, "test prompt d_model"]) -> Float[Tensor, "test prompt"]:
     """log of the summed exponentials of all logits, from the normed stream ``x``; a bounded slice at a time."""
     per_slice = max(1, MAX_LOGITS // (x.shape[1] * model.W_U.shape[1]))
-    return torch.cat([_log_partition(model, part) for part in x.split(per_slice)])
+    return torch.cat([_log_partition(model, part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in x.split(per_slice)])
 
 
-def _log_partition(model: Transformer, x: Tensor) -> Tensor:
-    logits = (x.flatten(0, 1) @ model.W_U).unflatten(0, x.shape[:2])
+def _log_partition(model: Transformer, x: Float[Tensor, "row d_model"]) -> Float[Tensor, " row"]:
+    """Rows are made up to whole vectors with logits of -inf: what is left over takes another code path, and other bits."""
+    d_vocab = model.W_U.shape[1]
+    logits = x.new_empty(len(x), d_vocab + -d_vocab % VECTOR)
+    torch.mm(x, model.W_U, out=logits[:, :d_vocab])
+    logits[:, d_vocab:] = -math.inf
     if model.b_U is not None:
-        logits += model.b_U
+        logits[:, :d_vocab] += model.b_U
     highest = logits.amax(-1, keepdim=True)
     return logits.sub_(highest).exp_().sum(-1).double().log() + highest.squeeze(-1)
 

@@ -36,7 +36,7 @@ def tokenizer() -> Any:
 def random_model(family: str, seed: int, n_layers: int = 2, n_heads: int = 2) -> Any:
     """A Hugging Face model whose every weight, norms and biases included, is random and matters."""
     torch.manual_seed(seed)
-    d_model = 6 * n_heads
+    d_model = 8 * n_heads
     if family == "gpt2":
         sizes = {"n_layer": n_layers, "n_head": n_heads, "n_embd": d_model, "n_positions": N_CTX}
         model: Any = GPT2LMHeadModel(GPT2Config(vocab_size=D_VOCAB, bos_token_id=0, eos_token_id=0, **sizes))
@@ -47,7 +47,7 @@ def random_model(family: str, seed: int, n_layers: int = 2, n_heads: int = 2) ->
             model = LlamaForCausalLM(LlamaConfig(num_key_value_heads=max(1, n_heads // 2), **sizes))
         else:
             parallel = family == "pythia"
-            rotary = {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.34}
+            rotary = {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}
             model = GPTNeoXForCausalLM(GPTNeoXConfig(use_parallel_residual=parallel, rope_parameters=rotary, **sizes))
     for name, parameter in model.named_parameters():
         spread = torch.randn_like(parameter) * 0.5

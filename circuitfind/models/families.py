@@ -64,7 +64,7 @@ class Norm:
 
 
 def gpt2(bridge: Any, n_pos: int) -> Transformer:
-    """GPT-2: LayerNorm, learned positions; Conv1D matrices, stored as [reads, writes]."""
+    """GPT-2: LayerNorm, learned positions."""
     config = bridge.original_model.config
     _refuse("cross-attention", config.add_cross_attention)
     scale = 1.0 if not config.scale_attn_weights else (config.n_embd // config.n_head) ** -0.5
@@ -83,9 +83,7 @@ def gpt2(bridge: Any, n_pos: int) -> Transformer:
         attention_scale=tuple(scale / (layer + 1 if by_layer else 1) for layer in range(config.n_layer)),
         n_ctx=config.n_positions,
     )
-    layers = tuple(
-        _layer(architecture, block, block.ln1, block.ln2, transposed=False) for block in bridge.blocks
-    )
+    layers = tuple(_layer(architecture, block) for block in bridge.blocks)
     body = bridge.original_model.transformer
     return _assemble(bridge, architecture, layers, W_E=body.wte, norm=body.ln_f, W_pos=body.wpe.weight.detach())
 
@@ -111,7 +109,7 @@ def llama(bridge: Any, n_pos: int) -> Transformer:
         attention_scale=(d_head**-0.5,) * config.num_hidden_layers,
         n_ctx=config.max_position_embeddings,
     )
-    layers = tuple(_layer(architecture, block, block.ln1, block.ln2, transposed=True) for block in bridge.blocks)
+    layers = tuple(_layer(architecture, block) for block in bridge.blocks)
     rotary = _rotary_tables(body.rotary_emb, n_pos)
     return _assemble(bridge, architecture, layers, W_E=body.embed_tokens, norm=body.norm, rotary=rotary)
 
@@ -136,7 +134,7 @@ def pythia(bridge: Any, n_pos: int) -> Transformer:
         attention_scale=(d_head**-0.5,) * config.num_hidden_layers,
         n_ctx=config.max_position_embeddings,
     )
-    layers = tuple(_layer(architecture, block, block.ln1, block.ln2, transposed=True) for block in bridge.blocks)
+    layers = tuple(_layer(architecture, block) for block in bridge.blocks)
     return _assemble(bridge, architecture, layers, W_E=body.embed_in, norm=body.final_layer_norm, rotary=rotary)
 
 
@@ -160,10 +158,10 @@ def _activation(name: str) -> Activation:
     return ACTIVATIONS[name]
 
 
-def _linear(module: Any, transposed: bool) -> tuple[Tensor, Tensor]:
-    """Weight as [reads, writes] and bias (zeros where there is none)."""
+def _linear(module: Any) -> tuple[Tensor, Tensor]:
+    """Weight as [reads, writes] and bias (zeros where there is none). Linear stores [writes, reads], Conv1D does not."""
     weight = module.weight.detach()
-    weight = weight.T if transposed else weight
+    weight = weight.T if isinstance(module.original_component, torch.nn.Linear) else weight
     bias = getattr(module, "bias", None)
     return weight, weight.new_zeros(weight.shape[1]) if bias is None else bias.detach()
 
@@ -173,18 +171,18 @@ def _split_heads(W: Tensor, b: Tensor, d_head: int) -> tuple[Tensor, Tensor]:
     return W.reshape(W.shape[0], -1, d_head).transpose(0, 1), b.reshape(-1, d_head)
 
 
-def _layer(architecture: Architecture, block: Any, norm1: Any, norm2: Any, transposed: bool) -> Layer:
-    read_attention, read_mlp = Norm.of(norm1), Norm.of(norm2)
+def _layer(architecture: Architecture, block: Any) -> Layer:
+    read_attention, read_mlp = Norm.of(block.ln1), Norm.of(block.ln2)
     d_head = architecture.d_head
     heads = {
-        slot: read_attention.fold(*_split_heads(*_linear(getattr(block.attn, slot), transposed), d_head))
+        slot: read_attention.fold(*_split_heads(*_linear(getattr(block.attn, slot)), d_head))
         for slot in ("q", "k", "v")
     }
-    W_O, b_O = _linear(block.attn.o, transposed)
-    W_in, b_in = read_mlp.fold(*_linear(getattr(block.mlp, "in"), transposed))
+    W_O, b_O = _linear(block.attn.o)
+    W_in, b_in = read_mlp.fold(*_linear(getattr(block.mlp, "in")))
     gate = getattr(block.mlp, "gate", None)
-    W_gate, b_gate = (None, None) if gate is None else read_mlp.fold(*_linear(gate, transposed))
-    W_out, b_out = _linear(block.mlp.out, transposed)
+    W_gate, b_gate = (None, None) if gate is None else read_mlp.fold(*_linear(gate))
+    W_out, b_out = _linear(block.mlp.out)
     return Layer(
         W_Q=heads["q"][0].contiguous(),
         W_K=heads["k"][0].contiguous(),

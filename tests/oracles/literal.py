@@ -70,12 +70,18 @@ class Literal:
         """What the MLP writes, without the output bias."""
         block = self.blocks[layer]
         norm = block.ln_2 if self.config.model_type == "gpt2" else block.post_attention_layernorm
-        return block.mlp(norm(x)) - self._bias(self._mlp_output(block))
+        return block.mlp(self._norm(norm, x)) - self._bias(self._mlp_output(block))
+
+    def _norm(self, norm: Any, x: Tensor) -> Tensor:
+        """The norm in float64; Hugging Face's RMSNorm rounds to float32 inside."""
+        if self.config.model_type != "llama":
+            return norm(x)
+        return x / (x.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon).sqrt() * norm.weight
 
     def logits(self, x: Tensor) -> Tensor:
         body = self.model.get_decoder() if self.config.model_type != "gpt_neox" else self.model.gpt_neox
         norm = {"gpt2": "ln_f", "llama": "norm", "gpt_neox": "final_layer_norm"}[self.config.model_type]
-        return self.model.get_output_embeddings()(getattr(body, norm)(x))
+        return self.model.get_output_embeddings()(self._norm(getattr(body, norm), x))
 
     def _output(self, block: Any) -> Any:
         kind = self.config.model_type
@@ -97,7 +103,7 @@ class Literal:
             return block.attention.query_key_value(block.input_layernorm(x))[:, place : place + self.d_head]
         group = self.config.num_attention_heads // self.config.num_key_value_heads
         place = (head if slot == "q" else head // group) * self.d_head
-        return getattr(block.self_attn, f"{slot}_proj")(block.input_layernorm(x))[:, place : place + self.d_head]
+        return getattr(block.self_attn, f"{slot}_proj")(self._norm(block.input_layernorm, x))[:, place : place + self.d_head]
 
     def _rotate(self, q: Tensor, k: Tensor, n_pos: int) -> tuple[Tensor, Tensor]:
         neox = self.config.model_type == "gpt_neox"
