@@ -7,10 +7,11 @@ one has the same number of tokens and asks for something else, so that patching 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class PromptPair:
         }
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What tasks and batches need of a model's tokenizer."""
 
@@ -98,3 +100,87 @@ def draw_distinct(draw: Callable[[Random, int], PromptPair | None], n_prompts: i
         seen.add(pair.clean)
         pairs.append(pair)
     return pairs
+
+
+def check_pairs(pairs: Sequence[PromptPair], tokenizer: Tokenizer) -> list[str]:
+    """Everything wrong with the pairs as prompts of this tokenizer, each with the number of its prompt from 1."""
+    return [
+        f"Prompt {number}: {problem}"
+        for number, pair in enumerate(pairs, start=1)
+        for problem in check_pair(pair, tokenizer)
+    ]
+
+
+def check_pair(pair: PromptPair, tokenizer: Tokenizer | None = None) -> list[str]:
+    """Everything wrong with one pair; without a tokenizer what its words alone show."""
+    problems = _check_words(pair)
+    return problems if problems or tokenizer is None else _check_tokens(pair, tokenizer)
+
+
+def _check_words(pair: PromptPair) -> list[str]:
+    problems = []
+    if not pair.clean or not pair.corrupted:
+        problems.append(f"the {'corrupted' if pair.clean else 'clean'} prompt is empty. Write one.")
+    elif pair.clean == pair.corrupted:
+        problems.append(
+            "clean and corrupted are the same text. Change what the answer depends on in the corrupted one."
+        )
+    if not pair.answers:
+        problems.append("there is no right answer. Give at least one.")
+    if "" in pair.answers or "" in pair.wrong_answers:
+        kind = "right" if "" in pair.answers else "wrong"
+        problems.append(f"a {kind} answer is empty. Write it with its leading space where it has one, or leave it out.")
+    return problems
+
+
+def _check_tokens(pair: PromptPair, tokenizer: Tokenizer) -> list[str]:
+    problems = []
+    clean, corrupted = len(tokenizer.encode(pair.clean)), len(tokenizer.encode(pair.corrupted))
+    if clean != corrupted:
+        problems.append(f"clean has {clean} tokens, corrupted {corrupted}. Both must have as many: choose other words.")
+    for text in (pair.clean, pair.corrupted):
+        problems += [
+            f"the model does not know '{word}'. Choose another word." for word in unknown_words(tokenizer, text)
+        ]
+    right, right_problems = _first_tokens(pair.answers, tokenizer)
+    wrong, wrong_problems = _first_tokens(pair.wrong_answers, tokenizer)
+    both = [
+        f"the right answer '{right[token]}' and the wrong answer '{wrong[token]}' begin with the same token "
+        f"'{tokenizer.decode([token])}', by which an answer is scored. Choose others."
+        for token in right
+        if token in wrong
+    ]
+    return list(dict.fromkeys(problems + right_problems + wrong_problems + both))
+
+
+def _first_tokens(answers: Sequence[str], tokenizer: Tokenizer) -> tuple[dict[int, str], list[str]]:
+    """The first answer that begins with each token; and what is wrong with answers that no known token begins."""
+    first: dict[int, str] = {}
+    problems = []
+    for answer in answers:
+        tokens = tokenizer.continuation(answer)
+        if not tokens:
+            problems.append(f"the answer '{answer}' has no token in this model. Choose another.")
+        elif not _knows(tokenizer, answer):
+            problems.append(f"the model does not know the answer '{answer}'. Choose another.")
+        else:
+            first.setdefault(tokens[0], answer)
+    return first, problems
+
+
+def unknown_words(tokenizer: Tokenizer, text: str) -> list[str]:
+    """The words of ``text`` that this tokenizer spells with its unknown token only."""
+    if _knows(tokenizer, text):
+        return []
+    pieces = re.findall(r"\s*\w+|\s*[^\w\s]+|\s+", text)
+    found = [piece.strip() for piece in pieces if not _knows(tokenizer, piece)]
+    return list(dict.fromkeys(found)) or [text]
+
+
+def _knows(tokenizer: Tokenizer, text: str) -> bool:
+    """Whether the tokenizer spells ``text`` without its unknown token.
+
+    Byte-level tokenizers know all text; some name their BOS as the unknown token, which a text may spell out.
+    """
+    unknown: int | None = getattr(tokenizer, "unknown_token", None)
+    return unknown is None or unknown not in tokenizer.continuation(text) or tokenizer.decode([unknown]) in text
