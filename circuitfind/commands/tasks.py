@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 import typer.core
 
 from circuitfind.errors import UsageError
-from circuitfind.prompts import PromptPair, Task
+from circuitfind.prompts import PromptPair, Task, Tokenizer
 from circuitfind.taskfiles import builtin_tasks, check_task, load_task
-
-if TYPE_CHECKING:
-    from circuitfind.prompts import Tokenizer
 
 SHOWN = 5
 BELOW_THE_BAR = 1

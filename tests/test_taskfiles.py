@@ -1,0 +1,295 @@
+"""Task and prompts files: what is read from them, and what is said about wrong ones."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from toy_tokenizers import ToyTokenizer
+
+from circuitfind.errors import TaskError
+from circuitfind.prompts import PromptPair
+from circuitfind.taskfiles import check_task, load_task, read_prompts, write_prompts
+
+PAIR = {"clean": "2 + 2 =", "corrupted": "2 + 3 =", "answers": [" 4"], "wrong_answers": [" 5"]}
+OTHER = {"clean": "1 + 2 =", "corrupted": "1 + 4 =", "answers": [" 3"], "wrong_answers": [" 5", " 4"]}
+Write = Callable[[str, str], Path]
+
+texts = st.text(st.characters(codec="utf-8"), min_size=1)
+rows = st.lists(st.tuples(texts, texts, st.lists(texts, min_size=1), st.lists(texts)), min_size=1)
+Rows = list[tuple[str, str, list[str], list[str]]]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write_file(name: str, text: str) -> Path:
+        path = tmp_path / name
+        path.write_bytes(text.encode())
+        return path
+
+    return write_file
+
+
+def jsonl(*rows: dict[str, Any]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def error(path: Path) -> str:
+    """What loading the file says, its path left out."""
+    with pytest.raises(TaskError) as caught:
+        load_task(str(path))
+    message = str(caught.value)
+    assert str(path.parent) in message
+    assert message.count("\n") <= 1
+    return message.replace(str(path.parent) + "/", "")
+
+
+def pairs_of(found: Rows) -> list[PromptPair]:
+    """The pairs, made outside the strategy: the shape check draws on ``random``, which hypothesis forbids in there."""
+    return [PromptPair(clean, corrupted, tuple(right), tuple(wrong)) for clean, corrupted, right, wrong in found]
+
+
+@given(rows)
+def test_pairs_survive_their_file(tmp_path_factory: pytest.TempPathFactory, found: Rows) -> None:
+    path = tmp_path_factory.mktemp("prompts") / "p.jsonl"
+    path.write_text(write_prompts(pairs_of(found)), encoding="utf-8", newline="")
+    assert read_prompts(path) == pairs_of(found)
+
+
+@given(rows)
+def test_pairs_survive_a_csv_file(tmp_path_factory: pytest.TempPathFactory, found: Rows) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(PAIR)
+    writer.writerows(
+        (clean, corrupted, json.dumps(right), json.dumps(wrong)) for clean, corrupted, right, wrong in found
+    )
+    path = tmp_path_factory.mktemp("prompts") / "p.csv"
+    path.write_text(text.getvalue(), encoding="utf-8", newline="")
+    assert read_prompts(path) == pairs_of(found)
+
+
+def test_a_written_line_is_that_of_the_contract() -> None:
+    pair = PromptPair("Zoë and", "Ann and", (" Zoë",), (" Ann",))
+    line = '{"clean": "Zoë and", "corrupted": "Ann and", "answers": [" Zoë"], "wrong_answers": [" Ann"]}\n'
+    assert write_prompts([pair]) == line
+
+
+def test_a_prompts_file_is_a_task_of_its_first_prompts(write: Write) -> None:
+    task = load_task(str(write("sums.jsonl", jsonl(PAIR, OTHER))))
+    assert (task.name, task.metric) == ("sums", "kl")
+    assert task.make(ToyTokenizer(), 1, 0) == [task.example]
+    assert [pair.to_dict() for pair in task.make(ToyTokenizer(), 9, 4)] == [PAIR, OTHER]
+
+
+def test_windows_line_ends_a_byte_order_mark_and_blank_lines_do_no_harm(write: Write) -> None:
+    text = "\ufeff" + jsonl(PAIR, OTHER).replace("\n", "\r\n\r\n")
+    assert [pair.to_dict() for pair in read_prompts(write("sums.jsonl", text))] == [PAIR, OTHER]
+
+
+@pytest.mark.parametrize(
+    ("second_line", "said"),
+    [
+        ('{"clean": "a', "the line is not whole JSON: Unterminated string"),
+        ("[1, 2]", "a list instead of an object with the keys clean, corrupted, answers, wrong_answers"),
+        (jsonl({key: PAIR[key] for key in ("clean", "corrupted", "answers")}), "the key 'wrong_answers' is missing"),
+        (jsonl(PAIR | {"label": 1}), "unknown key 'label'"),
+        (jsonl(PAIR | {"clean": 3}), "'clean' is a number; it must be a text in quotes"),
+        (jsonl(PAIR | {"clean": ""}), "'clean' is empty"),
+        (jsonl(PAIR | {"answers": " 4"}), "'answers' is a text; it must be a list of texts"),
+        (jsonl(PAIR | {"answers": [4]}), "an answer in 'answers' is a number"),
+        (jsonl(PAIR | {"answers": []}), "'answers' is empty. Give at least one"),
+        (jsonl(PAIR | {"wrong_answers": [""]}), "an answer in 'wrong_answers' is empty"),
+        (jsonl(PAIR | {"corrupted": "\ud800"}), "half a character"),
+        (jsonl(PAIR).replace('"corrupted"', '"clean"'), "the key 'clean' stands in it twice"),
+        ("[" * 100_000, "not whole JSON"),
+        ("1" * 5000, "not whole JSON"),
+    ],
+)
+def test_a_wrong_line_is_named_with_its_number(write: Write, second_line: str, said: str) -> None:
+    message = error(write("p.jsonl", jsonl(PAIR) + second_line))
+    assert message.startswith("p.jsonl, line 2: ")
+    assert said in message
+
+
+def test_files_without_prompts_say_what_a_prompt_is(write: Write) -> None:
+    assert error(write("p.jsonl", "\n \n")).startswith('p.jsonl holds no prompts. Each line is one: {"clean"')
+    assert error(write("p.csv", "")).startswith("p.csv holds no prompts. Its first line names the columns: clean,")
+    assert error(write("p.csv", "clean,corrupted,answers,wrong_answers\n")).startswith("p.csv holds no prompts.")
+
+
+HEADER = "clean,corrupted,answers,wrong_answers\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("clean,corrupted,answers\n", "line 1: the column 'wrong_answers' is missing"),
+        (HEADER.replace("clean,", "clean,clean,"), "line 1: a column of the header stands in it twice"),
+        (HEADER + '"a\nb",c,"["" x""]",[]\na,b,c\n', "line 4: it has 3 fields, the header 4"),
+        (HEADER + "a,b, x,[]\n", "line 2: 'answers' is not whole JSON"),
+        (HEADER + 'a,b,"["" x""]",[]\n"a,b', "line 3: not a row of CSV"),
+    ],
+)
+def test_a_wrong_row_of_csv_is_named_with_its_line(write: Write, text: str, said: str) -> None:
+    assert error(write("p.csv", text)).startswith(f"p.csv, {said}")
+
+
+def test_what_is_no_text_can_not_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(b"\xff\xfe\x00")
+    assert error(path) == "Cannot read the task file p.jsonl: it is not UTF-8 text."
+
+
+# Task files
+
+
+def test_a_yaml_task_lists_its_prompts(write: Write) -> None:
+    task = load_task(str(write("t.yaml", "name: sums\ntitle: Adding\nmetric: loss\nprompts:\n- " + json.dumps(PAIR))))
+    assert (task.name, task.title, task.paper, task.metric) == ("sums", "Adding", "", "loss")
+    assert [pair.to_dict() for pair in task.make(ToyTokenizer(), 5, 0)] == [PAIR]
+
+
+def test_a_yaml_task_finds_its_prompts_file_beside_it(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("p.jsonl", jsonl(PAIR, OTHER))
+    path = write("t.yml", "name: sums\nprompts_file: p.jsonl\n")
+    monkeypatch.chdir("/")
+    assert len(load_task(str(path)).make(ToyTokenizer(), 5, 0)) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "t.yaml: it is no task"),
+        ("name: [", "t.yaml, line 1: not whole YAML"),
+        ("a: 1\n b: 2", "t.yaml, line 2: not whole YAML"),
+        ("prompts: []", "t.yaml: the key 'name' is missing"),
+        ("name: x", "t.yaml: give either 'prompts'"),
+        ("name: x\nprompts: []\nprompts_file: p.jsonl", "t.yaml: give either 'prompts'"),
+        ("name: x\nprompts: 3", "t.yaml: 'prompts' must be a list"),
+        ("name: x\nprompt: []", "t.yaml: unknown key 'prompt'"),
+        ("name: 3\nprompts: []", "t.yaml: 'name' is 3; it must be a text"),
+        ("name: x\nprompts: []", "t.yaml holds no prompts"),
+        (
+            "name: x\nprompts:\n- {clean: a, corrupted: b, answers: [yes], wrong_answers: []}",
+            "t.yaml, line 3: an answer",
+        ),
+        ("name: x\nprompts_file: none.jsonl", "Cannot read the task file none.jsonl: No such file"),
+        ("name: ../x\nprompts: [" + json.dumps(PAIR) + "]", "t.yaml: the task's name is '../x'"),
+    ],
+)
+def test_a_wrong_yaml_task_is_told_where(write: Write, text: str, said: str) -> None:
+    assert error(write("t.yaml", text)).startswith(said)
+
+
+PYTHON_TASK = """
+from dataclasses import dataclass
+from circuitfind.prompts import PromptPair, Task
+
+@dataclass(frozen=True)
+class Sum:
+    left: int
+
+def make(tokenizer, n_prompts, seed):
+    return [PromptPair(f"{i} + 1 =", f"{i} + 2 =", (f" {Sum(i).left + 1}",), (" 99",)) for i in range(RANGE)]
+
+TASK = Task("sums", "Adding", "", "kl", make(None, 1, 0)[0], make)
+"""
+
+
+def test_a_python_task_is_its_task(write: Write, tmp_path: Path) -> None:
+    task = load_task(str(write("t.py", PYTHON_TASK.replace("RANGE", "n_prompts"))))
+    assert [pair.clean for pair in task.make(ToyTokenizer(), 2, 0)] == ["0 + 1 =", "1 + 1 ="]
+    assert [path.name for path in tmp_path.iterdir()] == ["t.py"]  # nothing is written beside a user's file
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 1\ny = 1 / 0\n", "t.py, line 2: ZeroDivisionError: division by zero"),
+        ("x = 1\ndef f(:\n", "t.py, line 2: invalid syntax"),
+        ("\nimport no_such_module_at_all\n", "t.py, line 2: ModuleNotFoundError: No module named"),
+        ("raise SystemExit(3)", "t.py, line 1: SystemExit: 3"),
+        ("task = 1\n", "t.py has no TASK"),
+        ("TASK = 3\n", "t.py: TASK is a int; it must be a Task"),
+        ("x = '\0'", "t.py"),
+    ],
+)
+def test_a_broken_python_task_is_told_with_its_line(write: Write, text: str, said: str) -> None:
+    assert error(write("t.py", text)).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ("[1 / 0]", "t.py, line 5: ZeroDivisionError"),
+        ("['a']", "t.py: make returned a str as prompt 1; it must be a PromptPair"),
+        ("[TASK.example] * 9", "t.py: make returned 9 prompts when asked for 5"),
+        ("None", "t.py: TypeError"),
+    ],
+)
+def test_a_python_task_that_makes_nonsense_is_told(write: Write, made: str, said: str) -> None:
+    head = "from circuitfind.prompts import PromptPair, Task\n\ndef make(tokenizer, n_prompts, seed):\n"
+    tail = "\nTASK = Task('sums', '', '', 'kl', PromptPair('a', 'b', (' c',), ()), make)\n"
+    path = write("t.py", f"{head}    pass\n    return {made}\n{tail}")
+    with pytest.raises(TaskError) as caught:
+        load_task(str(path)).make(ToyTokenizer(), 5, 0)
+    assert str(caught.value).replace(f"{path.parent}/", "").startswith(said)
+
+
+# Names
+
+
+def test_an_unknown_name_is_told_with_the_nearest() -> None:
+    with pytest.raises(TaskError, match=r"No task named 'greaterthan'\. Did you mean 'greater-than'"):
+        load_task("greaterthan")
+
+
+def test_a_missing_file_and_one_of_another_kind_are_told(write: Write, tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=r"There is no file nowhere\.jsonl\. Tasks without a file: docstring"):
+        load_task("nowhere.jsonl")
+    assert error(write("p.txt", "")).startswith("p.txt is no task. Give a task file (.py, .yaml) or")
+    with pytest.raises(TaskError, match="is no task"):
+        load_task(str(tmp_path))
+
+
+# Checks
+
+
+def test_a_check_tells_every_wrong_line(write: Write) -> None:
+    longer = PAIR | {"corrupted": "2 + 33 ="}
+    clash = PAIR | {"wrong_answers": [" 4"]}
+    path = write("p.jsonl", jsonl(PAIR, longer) + "oops\n\n" + jsonl(clash))
+    report = check_task(str(path), ToyTokenizer(space_joins=True))
+    assert [problem.partition(":")[0] for problem in report.problems] == ["line 2", "line 3", "line 5"]
+    assert (report.n_prompts, report.tokens_checked) == (4, True)
+
+
+def test_without_a_tokenizer_the_words_alone_are_checked(write: Write) -> None:
+    path = write("p.jsonl", jsonl(PAIR | {"corrupted": "2 + 33 ="}, PAIR | {"corrupted": PAIR["clean"]}))
+    report = check_task(str(path))
+    assert [problem.partition(":")[0] for problem in report.problems] == ["line 2"]
+    assert not report.tokens_checked
+
+
+def test_a_check_of_a_broken_file_is_a_report_and_of_a_missing_one_an_error(write: Write) -> None:
+    assert "holds no prompts" in check_task(str(write("p.jsonl", ""))).problems[0]
+    assert "line 1: ZeroDivisionError" in check_task(str(write("t.py", "1 / 0"))).problems[0]
+    assert "name is missing" in check_task(str(write("t.yaml", "prompts: []"))).problems[0].replace("'", "")
+    assert "name is 'a b'" in check_task(str(write("u.yaml", f"name: a b\nprompts: [{json.dumps(PAIR)}]"))).problems[0]
+    with pytest.raises(TaskError, match="There is no file"):
+        check_task("nowhere.jsonl")
+
+
+def test_a_python_task_is_checked_on_the_prompts_it_makes(write: Write) -> None:
+    same = PYTHON_TASK.replace("RANGE", "n_prompts").replace('(" 99",)', '(" 1",)')
+    report = check_task(str(write("t.py", same)), ToyTokenizer())
+    assert report.n_prompts == 50
+    assert report.problems[0].startswith("Prompt 1: the right answer ' 1' and the wrong answer ' 1'")
