@@ -14,7 +14,8 @@ from circuitfind.graph import Edge, Graph, Node
 
 FORMAT = "circuitfind.circuit"
 VERSION = 1
-MODEL_KEYS = ("name", "architecture", "n_layers", "n_heads", "d_model", "parallel_attn_mlp", "sha256")
+MOST_NODES = 200_000
+"""A file that claims more heads and MLPs than this is wrong: the largest models have some twenty thousand."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ class Circuit:
         for edge, score in self.edges.items():
             if edge not in self.graph:
                 shape = f"{self.graph.n_layers} layers of {self.graph.n_heads} heads"
-                raise CircuitError(f"Edge '{edge}' cannot exist in a model of {shape}: no such node, or it reads what comes later.")
+                raise CircuitError(
+                    f"Edge '{edge}' cannot exist in a model of {shape}: no such node, or it reads what comes later."
+                )
             if not math.isfinite(score):
                 raise CircuitError(f"Edge '{edge}' has the score {score}; a score must be a finite number.")
         ordered = sorted(self.edges.items(), key=lambda item: self.graph.order(item[0]))
@@ -73,7 +76,7 @@ class Circuit:
         graph = Graph(model["n_layers"], model["n_heads"], model["parallel_attn_mlp"])
         if data["graph"].get("n_edges") != graph.n_edges:
             raise CircuitError(
-                f"{source}: its graph has {data['graph'].get('n_edges')} edges, but its model's shape has {graph.n_edges}."
+                f"{source}: its graph has {data['graph'].get('n_edges')} edges, but its model's shape {graph.n_edges}."
             )
         try:
             edges = {Edge.parse(name): _number(name, score) for name, score in data["edges"].items()}
@@ -89,7 +92,9 @@ class Circuit:
             return Circuit.from_json(file.read_text(encoding="utf-8"), str(file))
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise CircuitError(f"Cannot read the circuit {file}: {reason}. Give a circuit.json or a run folder.") from None
+            raise CircuitError(
+                f"Cannot read the circuit {file}: {reason}. Give a circuit.json or a run folder."
+            ) from None
 
 
 def _spell(value: Any) -> str:
@@ -99,7 +104,10 @@ def _spell(value: Any) -> str:
 def _number(name: str, score: object) -> float:
     if isinstance(score, bool) or not isinstance(score, int | float):
         raise CircuitError(f"Edge '{name}' has the score {score!r}; a score must be a finite number.")
-    return float(score)
+    try:
+        return float(score)
+    except OverflowError:
+        raise CircuitError(f"Edge '{name}' has a score too large for a number.") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -111,21 +119,43 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parse(text: str, source: str) -> dict[str, Any]:
+    data = _read_json(text, source)
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise CircuitError(f'{source} is no circuit: it lacks "format": "{FORMAT}".')
+    if data.get("version") != VERSION:
+        raise CircuitError(
+            f"{source} has version {data.get('version')}; this circuitfind reads version {VERSION}. Upgrade it."
+        )
+    for block in ("model", "task", "method", "graph", "edges", "metrics"):
+        if not isinstance(data.get(block), dict):
+            raise CircuitError(f'{source} lacks the block "{block}".')
+        if block != "edges":
+            _check_values(block, data[block], source)
+    _check_shape(data["model"], source)
+    return data
+
+
+def _read_json(text: str, source: str) -> Any:
     try:
-        data = json.loads(text, object_pairs_hook=_unique)
+        return json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         raise CircuitError(f"{source} is not whole JSON: {error.msg} in line {error.lineno}.") from None
     except CircuitError as error:
         raise CircuitError(f"{source}: {error}.") from None
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise CircuitError(f'{source} is no circuit: it lacks "format": "{FORMAT}".')
-    if data.get("version") != VERSION:
-        raise CircuitError(f"{source} has version {data.get('version')}; this circuitfind reads version {VERSION}. Upgrade it.")
-    for block in ("model", "task", "method", "graph", "edges", "metrics"):
-        if not isinstance(data.get(block), dict):
-            raise CircuitError(f'{source} lacks the block "{block}".')
-    _check_shape(data["model"], source)
-    return data
+    except (RecursionError, ValueError):  # brackets in brackets in brackets; a number of thousands of digits
+        raise CircuitError(
+            f"{source} is no circuit: it is nested too deeply or holds a number that is too long."
+        ) from None
+
+
+def _check_values(block: str, values: dict[str, Any], source: str) -> None:
+    """Raises CircuitError for what Python's reader lets through though no JSON file may hold it."""
+    try:
+        _spell(values).encode()
+    except UnicodeEncodeError:
+        raise CircuitError(f'{source}: its block "{block}" holds half a character (a lone surrogate).') from None
+    except ValueError:
+        raise CircuitError(f'{source}: its block "{block}" holds NaN or an infinite number.') from None
 
 
 def _check_shape(model: dict[str, Any], source: str) -> None:
@@ -133,5 +163,10 @@ def _check_shape(model: dict[str, Any], source: str) -> None:
         value = model.get(key)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise CircuitError(f'{source}: its model\'s "{key}" is {value!r}; it must be a whole number above 0.')
+    n_nodes = model["n_layers"] * (model["n_heads"] + 1)
+    if n_nodes > MOST_NODES:
+        raise CircuitError(
+            f"{source}: its model has {n_nodes:,} heads and MLPs; no model has more than {MOST_NODES:,}."
+        )
     if not isinstance(model.get("parallel_attn_mlp"), bool):
         raise CircuitError(f'{source}: its model\'s "parallel_attn_mlp" must be true or false.')

@@ -22,7 +22,10 @@ from circuitfind.errors import CircuitError
 Slot = Literal["q", "k", "v"]
 SLOTS: tuple[Slot, ...] = ("q", "k", "v")
 
-_NODE = re.compile(r"input|logits|m(?P<mlp>\d+)|a(?P<layer>\d+)\.h(?P<head>\d+)(<(?P<slot>[qkv])>)?", re.ASCII)
+_NUMBER = r"0|[1-9]\d{0,8}"  # one spelling for each number: m01 would be a second name of m1
+_NODE = re.compile(
+    rf"input|logits|m(?P<mlp>{_NUMBER})|a(?P<layer>{_NUMBER})\.h(?P<head>{_NUMBER})(<(?P<slot>[qkv])>)?", re.ASCII
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """Where a node reads the residual stream: a head at its q, k or v input, an MLP or the logits at their one input."""
+    """Where a node reads the residual stream: a head at its q, k or v input, an MLP and the logits at their one."""
 
     node: Node
     slot: Slot | None = None
@@ -66,7 +69,9 @@ class Receiver:
         """The receiver of that name. Raises CircuitError for a name no graph can have."""
         match = _NODE.fullmatch(name)
         if match is None or name == "input" or (match["layer"] and not match["slot"]):
-            raise CircuitError(f"'{name}' is no receiver. Receivers are named a0.h1<q>, a0.h1<k>, a0.h1<v>, m0 and logits.")
+            raise CircuitError(
+                f"'{name}' is no receiver. Receivers are named a0.h1<q>, a0.h1<k>, a0.h1<v>, m0 and logits."
+            )
         slot = next((s for s in SLOTS if s == match["slot"]), None)
         return Receiver(Node.parse(name.partition("<")[0]), slot)
 
@@ -86,7 +91,9 @@ class Edge:
         """The edge of that name. Raises CircuitError for a name no graph can have."""
         sender, arrow, receiver = name.partition("->")
         if not arrow:
-            raise CircuitError(f"'{name}' is no edge. Edges are named like a0.h1->a5.h2<k>, input->m0 or a9.h9->logits.")
+            raise CircuitError(
+                f"'{name}' is no edge. Edges are named like a0.h1->a5.h2<k>, input->m0 or a9.h9->logits."
+            )
         return Edge(Node.parse(sender), Receiver.parse(receiver))
 
 

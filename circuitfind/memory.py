@@ -12,6 +12,7 @@ from circuitfind.errors import UsageError
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 CGROUP_USED = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
+CGROUP_STATS = ("/sys/fs/cgroup/memory.stat", "/sys/fs/cgroup/memory/memory.stat")
 LIBRARIES = 600 << 20
 """What Python, torch and TransformerLens take themselves."""
 TESTS = 1 << 30
@@ -68,7 +69,7 @@ def available(device: str) -> int:
     free = int(psutil.virtual_memory().available)
     limits = [int(text) for text in map(_read, CGROUP_LIMITS) if text.isdigit()]
     used = [int(text) for text in map(_read, CGROUP_USED) if text.isdigit()]
-    return min(free, max(0, limits[0] - used[0])) if limits and used else free
+    return min(free, max(0, limits[0] - used[0] + _reclaimable())) if limits and used else free
 
 
 def check_memory(size: Size, n_prompts: int, n_pos: int, itemsize: int, stored_itemsize: int, device: str) -> int:
@@ -95,6 +96,12 @@ def gigabytes(n_bytes: int) -> str:
     '2.5 GB'
     """
     return f"{n_bytes / 1e9:.1f} GB"
+
+
+def _reclaimable() -> int:
+    """Bytes of files that a container holds in its cache, which counts as used though it goes when room is needed."""
+    lines = [line.split() for path in CGROUP_STATS for line in _read(path).splitlines()]
+    return next((int(line[1]) for line in lines if line[0] in ("inactive_file", "total_inactive_file")), 0)
 
 
 def _read(path: str) -> str:

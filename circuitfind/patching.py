@@ -6,7 +6,7 @@ zero. All of it is held as differences from the clean run: a receiver's input is
 ``ablated - clean`` for each removed edge, plus ``now - clean`` for each kept one. So a run with every edge kept is the
 clean run to the last bit, and position embeddings and output biases, which are no sender's, are never ablated.
 
-``run_patched`` computes a whole patched run for any set of edges; ``rerun.py`` computes again only what a change reaches.
+``run_patched`` computes a whole patched run for any set of edges; ``rerun.py`` only what a change reaches.
 """
 
 from __future__ import annotations
@@ -139,7 +139,9 @@ def prepare(model: Transformer, batch: Batch, ablation: AblationName) -> Baselin
     return Baseline(model, batch, clean, ablation_changes(model, clean, ablated))
 
 
-def ablation_changes(model: Transformer, clean: Trace, ablated: Trace | None) -> Float[Tensor, "sender prompt pos d_model"]:
+def ablation_changes(
+    model: Transformer, clean: Trace, ablated: Trace | None
+) -> Float[Tensor, "sender prompt pos d_model"]:
     """Each sender's output in ``ablated`` (None: zero) minus that in ``clean``."""
     graph = model.architecture.graph
     change = clean.embedding.new_empty(len(graph.senders), *clean.embedding.shape)
@@ -171,7 +173,7 @@ def run_patched(baseline: Baseline, kept: Bool[Tensor, "receiver sender"]) -> Fl
         flat = (slice(n_senders), slice(None))
         now, ablated = (x.flatten(1)[flat] for x in (gained, baseline.change))
         weights = [mask[receivers, :n_senders].to(now.dtype) for mask in (kept, removed)]
-        return (weights[0] @ now + weights[1] @ ablated).unflatten(1, gained.shape[1:])
+        return (weights[0] @ now + weights[1] @ ablated).reshape(-1, *gained.shape[1:])
 
     for layer in range(graph.n_layers):
         row, sender = layer * (3 * graph.n_heads + 1), 1 + layer * (graph.n_heads + 1)

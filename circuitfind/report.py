@@ -42,8 +42,8 @@ def task_warning(performance: Performance) -> str | None:
     if (accuracy or 0.0) >= FAILS_BELOW and (difference is None or difference > 0):
         return None
     return (
-        f"the full model fails this task ({task_line(performance)}): a circuit found for it explains no working behaviour. "
-        "Take another model or other prompts."
+        f"the full model fails this task ({task_line(performance)}): "
+        "a circuit found for it explains no working behaviour. Take another model or other prompts."
     )
 
 
@@ -53,8 +53,8 @@ def overshoot_warning(evaluation: Evaluation) -> str | None:
     if faithfulness is None or faithfulness <= 1.2:
         return None
     return (
-        f"the circuit over-recovers: its logit difference is {faithfulness:.0%} of the full model's, because what speaks "
-        "against the answer was removed too. Use --metric kl, or --objective match."
+        f"the circuit over-recovers: its logit difference is {faithfulness:.0%} of the full model's, "
+        "because what speaks against the answer was removed too. Use --metric kl, or --objective match."
     )
 
 
@@ -73,13 +73,28 @@ def summary(circuit: Circuit, evaluation: Evaluation) -> list[tuple[str, str]]:
     graph, heads = circuit.graph, [node for node in circuit.nodes if node.kind == "head"]
     mlps = [node for node in circuit.nodes if node.kind == "mlp"]
     lines = [
-        ("edges", f"{len(circuit.edges):,} of {graph.n_edges:,} ({len(circuit.edges) / graph.n_edges:.2%}), {on_paths(circuit):,} on a path from input to logits"),
+        (
+            "edges",
+            f"{len(circuit.edges):,} of {graph.n_edges:,} ({len(circuit.edges) / graph.n_edges:.2%}), "
+            f"{on_paths(circuit):,} on a path from input to logits",
+        ),
         ("nodes", f"{len(heads)} of {graph.n_layers * graph.n_heads} heads, {len(mlps)} of {graph.n_layers} MLPs"),
-        ("KL(full || circuit)", f"{_show(evaluation.circuit.mean('kl'))} nats (everything ablated: {_show(evaluation.ablated.mean('kl'))})"),
-        ("accuracy", " / ".join(f"{run.mean('accuracy'):.0%}" for run in _runs(evaluation)) + "  (full / circuit / ablated)"),
+        (
+            "KL(full || circuit)",
+            f"{_show(evaluation.circuit.mean('kl'))} nats (everything ablated: {_show(evaluation.ablated.mean('kl'))})",
+        ),
+        (
+            "accuracy",
+            " / ".join(f"{run.mean('accuracy'):.0%}" for run in _runs(evaluation)) + "  (full / circuit / ablated)",
+        ),
     ]
     if faithfulness is not None:
-        lines.append(("logit diff", " / ".join(_show(run.mean("logit-diff")) for run in _runs(evaluation)) + "  (full / circuit / ablated)"))
+        lines.append(
+            (
+                "logit diff",
+                " / ".join(_show(run.mean("logit-diff")) for run in _runs(evaluation)) + "  (full / circuit / ablated)",
+            )
+        )
         lines.append(("faithfulness", f"{faithfulness:.1%} of the logit difference"))
     return lines
 
@@ -164,7 +179,12 @@ def _prompts(circuit: Circuit, example: PromptPair) -> str:
 
 def _fields(pair: PromptPair) -> list[tuple[str, str]]:
     answers = [", ".join(repr(text) for text in texts) for texts in (pair.answers, pair.wrong_answers)]
-    return [("clean", pair.clean), ("corrupted", pair.corrupted), ("answers", answers[0]), ("wrong answers", answers[1])]
+    return [
+        ("clean", pair.clean),
+        ("corrupted", pair.corrupted),
+        ("answers", answers[0]),
+        ("wrong answers", answers[1]),
+    ]
 
 
 def _one_line(text: str) -> str:
@@ -178,7 +198,10 @@ def _how(circuit: Circuit, record: dict[str, Any]) -> str:
     rows = [
         ("method", f"{circuit.method['name']} ({method})"),
         ("tests", ", ".join(f"{value:,} {name}" for name, value in record["search"].items())),
-        ("model", f"{circuit.model['name']} ({circuit.model['architecture']}), sha256 `{circuit.model['sha256'][:16]}`"),
+        (
+            "model",
+            f"{circuit.model['name']} ({circuit.model['architecture']}), sha256 `{circuit.model['sha256'][:16]}`",
+        ),
         ("differs from TransformerLens by", f"{record['model_difference']:.1e} relative at the most"),
         ("wall time", timings),
         ("peak memory", gigabytes(record["peak_memory_bytes"])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from datetime import datetime
@@ -25,7 +26,7 @@ def default_folder(task: str, model: str, method: str, seed: int, now: datetime)
 
 
 def claim(folder: Path, force: bool) -> Path:
-    """The folder, made and found writable. Raises OutputError if it holds something already and ``force`` is not given."""
+    """The folder, made and found writable. Raises OutputError if it holds something and ``force`` is not given."""
     try:
         if folder.exists() and any(folder.iterdir()) and not force:
             raise OutputError(f"{folder} is not empty. Give another --out, or --force to write over what is there.")
@@ -40,15 +41,21 @@ def claim(folder: Path, force: bool) -> Path:
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
     """One file of the run, whole or not at all. Raises OutputError where that can't be done."""
-    path, data = folder / name, content.encode() if isinstance(content, str) else content
+    path, data = folder / name, _encode(content) if isinstance(content, str) else content
     partial = folder / f".{name}.partial"
     try:
         partial.write_bytes(data)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise OutputError(f"Cannot write {path}: {error.strerror}. Free some space or give another --out.") from None
     return path
+
+
+def _encode(text: str) -> bytes:
+    """UTF-8; half a character, as in the name of a folder that is no text, stays as JSON spells it."""
+    return text.encode(errors="backslashreplace")
 
 
 def scores_file(graph: Graph, scores: Float[Tensor, "receiver sender"], dtype: torch.dtype) -> bytes:

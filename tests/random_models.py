@@ -15,7 +15,11 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
 )
 
 from circuitfind.batch import Batch
@@ -23,6 +27,7 @@ from circuitfind.models.families import read_transformer
 from circuitfind.transformer import Transformer
 
 FAMILIES = ("gpt2", "llama", "pythia", "pythia-sequential")
+"""Those that the literal oracle knows too."""
 D_VOCAB = 29
 N_CTX = 16
 
@@ -35,23 +40,36 @@ def tokenizer() -> Any:
 @cache
 def random_model(family: str, seed: int, n_layers: int = 2, n_heads: int = 2) -> Any:
     """A Hugging Face model whose every weight, norms and biases included, is random and matters."""
+    return make_model(family, seed, n_layers, n_heads)
+
+
+def make_model(family: str, seed: int, n_layers: int = 2, n_heads: int = 2, **options: Any) -> Any:
+    """The same with some of its config set otherwise; a model of one's own, to be changed at will."""
     torch.manual_seed(seed)
     d_model = 8 * n_heads
     if family == "gpt2":
         sizes = {"n_layer": n_layers, "n_head": n_heads, "n_embd": d_model, "n_positions": N_CTX}
-        model: Any = GPT2LMHeadModel(GPT2Config(vocab_size=D_VOCAB, bos_token_id=0, eos_token_id=0, **sizes))
-    else:
-        sizes = {"num_hidden_layers": n_layers, "num_attention_heads": n_heads, "hidden_size": d_model}
-        sizes |= {"intermediate_size": 2 * d_model, "vocab_size": D_VOCAB, "max_position_embeddings": N_CTX}
-        if family == "llama":
-            model = LlamaForCausalLM(LlamaConfig(num_key_value_heads=max(1, n_heads // 2), **sizes))
-        else:
-            parallel = family == "pythia"
-            rotary = {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}
-            model = GPTNeoXForCausalLM(GPTNeoXConfig(use_parallel_residual=parallel, rope_parameters=rotary, **sizes))
+        sizes |= {"vocab_size": D_VOCAB, "bos_token_id": 0, "eos_token_id": 0}
+        return _randomise(GPT2LMHeadModel(GPT2Config(**sizes | options)))
+    sizes = {"num_hidden_layers": n_layers, "num_attention_heads": n_heads, "hidden_size": d_model}
+    sizes |= {"intermediate_size": 2 * d_model, "vocab_size": D_VOCAB, "max_position_embeddings": N_CTX}
+    if family.startswith("pythia"):
+        rotary = {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}
+        blocks = {"use_parallel_residual": family == "pythia", "rope_parameters": rotary}
+        return _randomise(GPTNeoXForCausalLM(GPTNeoXConfig(**sizes | blocks | options)))
+    make, config = {
+        "llama": (LlamaForCausalLM, LlamaConfig),
+        "mistral": (MistralForCausalLM, MistralConfig),
+        "qwen2": (Qwen2ForCausalLM, Qwen2Config),
+    }[family]
+    window = {"sliding_window": None} if family == "mistral" else {}
+    return _randomise(make(config(num_key_value_heads=max(1, n_heads // 2), **sizes | window | options)))
+
+
+def _randomise(model: Any) -> Any:
     for name, parameter in model.named_parameters():
-        spread = torch.randn_like(parameter) * 0.5
-        parameter.data = 1 + spread if "norm" in name and name.endswith("weight") or "ln_" in name and name.endswith("weight") else spread
+        is_gain = ("norm" in name or "ln_" in name) and name.endswith("weight")
+        parameter.data = torch.randn_like(parameter) * 0.5 + is_gain
     return model.double().eval()
 
 
@@ -62,7 +80,9 @@ def bridge(model: Any, dtype: torch.dtype = torch.float64) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
     copied = copy.deepcopy(model).to(dtype)
-    return TransformerBridge.boot_transformers("random", hf_model=copied, tokenizer=tokenizer(), dtype=dtype, device="cpu")
+    return TransformerBridge.boot_transformers(
+        "random", hf_model=copied, tokenizer=tokenizer(), dtype=dtype, device="cpu"
+    )
 
 
 @cache
@@ -94,5 +114,8 @@ def random_batch(seed: int, lengths: tuple[int, ...] = (5, 7, 4)) -> Batch:
         torch.stack(corrupted),
         torch.tensor(lengths) - 1,
         tuple((row[0],) if row[0] == row[1] else (row[0], row[1]) for row in answers),
-        tuple(tuple(sorted({(t + 1) % D_VOCAB for t in row[2:]} - set(row[:2])) or [(row[0] + 3) % D_VOCAB]) for row in answers),
+        tuple(
+            tuple(sorted({(t + 1) % D_VOCAB for t in row[2:]} - set(row[:2])) or [(row[0] + 3) % D_VOCAB])
+            for row in answers
+        ),
     )

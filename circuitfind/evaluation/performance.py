@@ -54,7 +54,7 @@ class Evaluation:
         return (circuit - ablated) / (full - ablated)
 
     def to_dict(self) -> dict[str, object]:
-        """The block ``metrics`` of a circuit file; ``faithfulness`` is that of the logit difference where there is one."""
+        """The block ``metrics`` of a circuit file; ``faithfulness`` is the logit difference's where there is one."""
         by_metric = {name: self.faithfulness(name) for name in ("logit-diff", "kl", "prob-diff")}
         return {
             "full": self.full.to_dict(),
@@ -101,7 +101,7 @@ def _measure(
     final: Float[Tensor, "prompt d_model"],
     n_real: int,
 ) -> dict[str, Tensor]:
-    """Every measure of each real prompt; ``full`` and ``final`` are what the logits read in the full and in this run."""
+    """Every measure of each real prompt; ``full``, ``final``: what the logits read in the full and in this run."""
     logits = unembed(model, final).double()
     values = {
         "kl": kl(unembed(model, full).double().log_softmax(-1), logits),

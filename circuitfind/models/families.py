@@ -159,7 +159,7 @@ def _activation(name: str) -> Activation:
 
 
 def _linear(module: Any) -> tuple[Tensor, Tensor]:
-    """Weight as [reads, writes] and bias (zeros where there is none). Linear stores [writes, reads], Conv1D does not."""
+    """Weight as [reads, writes], and bias (zeros where there is none). Linear stores [writes, reads], Conv1D not."""
     weight = module.weight.detach()
     weight = weight.T if isinstance(module.original_component, torch.nn.Linear) else weight
     bias = getattr(module, "bias", None)

@@ -1,4 +1,4 @@
-"""Whether circuitfind computes the model that TransformerLens loaded: compared at every load, on the task's own prompts.
+"""Whether circuitfind computes the model that TransformerLens loaded: compared at every load, on the task's prompts.
 
 Every residual stream that a receiver reads must be the sum of its senders (plus what is never ablated), and the logits
 must come out, each to 1e-4 relative in float32. A model that differs anywhere is refused with the place named: whatever
@@ -25,18 +25,24 @@ N_PROMPTS = 4
 
 @torch.inference_mode()
 def verify(bridge: Any, model: Transformer, batch: Batch) -> float:
-    """The largest relative difference found. Raises ModelError past the tolerance, or where the logits are not numbers."""
+    """The largest relative difference found. Raises ModelError past the tolerance, or for NaN logits."""
     few = batch.rows(range(min(N_PROMPTS, batch.n_prompts))).to(model.device)
-    logits, streams = bridge.run_with_cache(few.clean, prepend_bos=False, names_filter=lambda name: name.endswith("ln1.hook_in") or name.endswith("ln2.hook_in") or name == "ln_final.hook_in")
+    logits, streams = bridge.run_with_cache(few.clean, prepend_bos=False, names_filter=_is_norm_input)
     reference = at_end(logits, few.end)
     if not bool(reference.isfinite().all()):
-        raise ModelError("The model's logits are NaN or infinite on the first prompts. Check its weights, or use --dtype float32.")
+        raise ModelError(
+            "The model's logits are NaN or infinite on the first prompts. Check its weights, or use --dtype float32."
+        )
     ours = trace(model, few.clean)
     real = torch.arange(few.n_pos, device=model.device) <= few.end.unsqueeze(1)
     worst = 0.0
     for place, stream, hook in _places(ours):
         worst = max(worst, _check(place, stream[real], streams[hook][real], model.dtype))
     return max(worst, _check("the logits", unembed(model, at_end(ours.final, few.end)), reference, model.dtype))
+
+
+def _is_norm_input(name: str) -> bool:
+    return name.endswith(("ln1.hook_in", "ln2.hook_in")) or name == "ln_final.hook_in"
 
 
 def _places(ours: Trace) -> Iterator[tuple[str, Float[Tensor, "prompt pos d_model"], str]]:
@@ -51,7 +57,8 @@ def _check(place: str, ours: Tensor, reference: Tensor, dtype: torch.dtype) -> f
     difference = float((ours - reference).abs().max() / reference.abs().max().clamp_min(1e-30))
     if not difference <= TOLERANCE[dtype]:
         raise ModelError(
-            f"circuitfind does not reproduce this model: {place} differs from TransformerLens by {difference:.1e} relative "
-            f"(allowed: {TOLERANCE[dtype]:.0e}).\nIts architecture has a part that is not supported yet; use another model."
+            f"circuitfind does not reproduce this model: {place} differs from TransformerLens by {difference:.1e} "
+            f"relative (allowed: {TOLERANCE[dtype]:.0e}).\n"
+            "Its architecture has a part that is not supported yet; use another model."
         )
     return difference

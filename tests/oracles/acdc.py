@@ -14,7 +14,7 @@ from tests.oracles.metrics import objective
 
 @dataclass(frozen=True)
 class Outcome:
-    """The kept edges and the score of every tested one; ``margin`` is the closest that a score came to the threshold."""
+    """The kept edges and every tested one's score; ``margin`` is the closest that a score came to the threshold."""
 
     kept: frozenset[Edge]
     scores: dict[Edge, float]

@@ -33,9 +33,11 @@ class Literal:
     @property
     def blocks(self) -> Any:
         kind = self.config.model_type
-        return {"gpt2": lambda m: m.transformer.h, "llama": lambda m: m.model.layers, "gpt_neox": lambda m: m.gpt_neox.layers}[
-            kind
-        ](self.model)
+        return {
+            "gpt2": lambda m: m.transformer.h,
+            "llama": lambda m: m.model.layers,
+            "gpt_neox": lambda m: m.gpt_neox.layers,
+        }[kind](self.model)
 
     def embed(self, tokens: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(tokens)
@@ -85,11 +87,19 @@ class Literal:
 
     def _output(self, block: Any) -> Any:
         kind = self.config.model_type
-        return block.attn.c_proj if kind == "gpt2" else block.self_attn.o_proj if kind == "llama" else block.attention.dense
+        return (
+            block.attn.c_proj
+            if kind == "gpt2"
+            else block.self_attn.o_proj
+            if kind == "llama"
+            else block.attention.dense
+        )
 
     def _mlp_output(self, block: Any) -> Any:
         kind = self.config.model_type
-        return block.mlp.c_proj if kind == "gpt2" else block.mlp.down_proj if kind == "llama" else block.mlp.dense_4h_to_h
+        return (
+            block.mlp.c_proj if kind == "gpt2" else block.mlp.down_proj if kind == "llama" else block.mlp.dense_4h_to_h
+        )
 
     def _bias(self, module: Any) -> Tensor | float:
         return 0.0 if module.bias is None else module.bias
@@ -103,7 +113,9 @@ class Literal:
             return block.attention.query_key_value(block.input_layernorm(x))[:, place : place + self.d_head]
         group = self.config.num_attention_heads // self.config.num_key_value_heads
         place = (head if slot == "q" else head // group) * self.d_head
-        return getattr(block.self_attn, f"{slot}_proj")(self._norm(block.input_layernorm, x))[:, place : place + self.d_head]
+        return getattr(block.self_attn, f"{slot}_proj")(self._norm(block.input_layernorm, x))[
+            :, place : place + self.d_head
+        ]
 
     def _rotate(self, q: Tensor, k: Tensor, n_pos: int) -> tuple[Tensor, Tensor]:
         neox = self.config.model_type == "gpt_neox"
@@ -115,7 +127,7 @@ class Literal:
 
 @torch.no_grad()
 def run(literal: Literal, tokens: Tensor, kept: Collection[Edge], ablated: Outputs) -> tuple[Tensor, Outputs]:
-    """Logits at the last position of one prompt, and what every sender wrote, when only ``kept`` edges carry the run."""
+    """Logits at one prompt's last position, and what every sender wrote, when only ``kept`` edges carry the run."""
     written: Outputs = {Node("input"): literal.embed(tokens)}
 
     def read(receiver: Receiver) -> Tensor:
@@ -126,7 +138,9 @@ def run(literal: Literal, tokens: Tensor, kept: Collection[Edge], ablated: Outpu
 
     for node in literal.graph.senders[1:]:
         if node.kind == "head":
-            written[node] = literal.head(node.layer, node.head, *(read(Receiver(node, slot)) for slot in ("q", "k", "v")))
+            written[node] = literal.head(
+                node.layer, node.head, *(read(Receiver(node, slot)) for slot in ("q", "k", "v"))
+            )
         else:
             written[node] = literal.mlp(node.layer, read(Receiver(node)))
     return literal.logits(read(Receiver(Node("logits"))))[-1], written
