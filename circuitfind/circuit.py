@@ -74,10 +74,9 @@ class Circuit:
         data = _parse(text, source)
         model = data["model"]
         graph = Graph(model["n_layers"], model["n_heads"], model["parallel_attn_mlp"])
-        if data["graph"].get("n_edges") != graph.n_edges:
-            raise CircuitError(
-                f"{source}: its graph has {data['graph'].get('n_edges')} edges, but its model's shape {graph.n_edges}."
-            )
+        n_edges = data["graph"].get("n_edges")
+        if n_edges != graph.n_edges:
+            raise CircuitError(f"{source}: its graph has {n_edges} edges; a model of its shape has {graph.n_edges}.")
         try:
             edges = {Edge.parse(name): _number(name, score) for name, score in data["edges"].items()}
             return Circuit(graph, edges, model, data["task"], data["method"], data["metrics"])
