@@ -80,6 +80,7 @@ def test_unknown_words_are_named() -> None:
 def test_a_tokenizer_that_calls_its_bos_unknown_knows_every_prompt_with_bos() -> None:
     assert unknown_words(ToyTokenizer(bos=True, unknown_token=1), GOOD.clean) == []
     assert check_pair(GOOD, ToyTokenizer(bos=True, unknown_token=1)) == []
+    assert unknown_words(ToyTokenizer(unknown_token=1), "<bos>Mary met John") == []
 
 
 def test_problems_carry_the_number_of_their_prompt_from_1() -> None:

@@ -272,6 +272,12 @@ def test_a_check_tells_every_wrong_line(write: Write) -> None:
     assert (report.n_prompts, report.tokens_checked) == (4, True)
 
 
+def test_a_check_of_a_yaml_task_names_the_prompts_file_that_is_wrong(write: Write) -> None:
+    write("p.jsonl", jsonl(PAIR) + "oops\n")
+    report = check_task(str(write("t.yaml", "name: sums\nprompts_file: p.jsonl\n")))
+    assert [problem.partition(":")[0] for problem in report.problems] == ["p.jsonl, line 2"]
+
+
 def test_without_a_tokenizer_the_words_alone_are_checked(write: Write) -> None:
     path = write("p.jsonl", jsonl(PAIR | {"corrupted": "2 + 33 ="}, PAIR | {"corrupted": PAIR["clean"]}))
     report = check_task(str(path))

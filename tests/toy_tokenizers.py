@@ -30,7 +30,9 @@ class ToyTokenizer:
 
     def continuation(self, text: str) -> list[int]:
         return [
-            self._id(piece) for word in re.findall(r" ?[^\W\d]+| ?\d+|[^\w\s]|\s", text) for piece in self._split(word)
+            self._id(piece)
+            for word in re.findall(r"<bos>| ?[^\W\d]+| ?\d+|[^\w\s]|\s", text)
+            for piece in self._split(word)
         ]
 
     def decode(self, tokens: Sequence[int]) -> str:

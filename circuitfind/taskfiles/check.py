@@ -42,9 +42,11 @@ def check_task(name_or_path: str, tokenizer: Tokenizer | None = None) -> Report:
 def _check_file(path: Path, tokenizer: Tokenizer | None) -> Report:
     in_yaml = path.suffix.lower() in YAML_SUFFIXES
     entries = read_yaml(path)[1] if in_yaml else read_entries(path)
+    file = prompts_path(path) if in_yaml else path
     if not entries:
-        pairs_of(entries, prompts_path(path) if in_yaml else path)
-    problems = [f"line {entry.line}: {problem}" for entry in entries for problem in _problems(entry, tokenizer)]
+        pairs_of(entries, file)
+    where = "line" if file == path else f"{file.name}, line"
+    problems = [f"{where} {entry.line}: {problem}" for entry in entries for problem in _problems(entry, tokenizer)]
     if in_yaml and not problems:
         load_task(str(path))
     return Report(len(entries), tokenizer is not None, tuple(problems))
