@@ -1,4 +1,4 @@
-# Two commands on a fresh machine: `make demo` and `make test`. Both set up .venv first, from constraints.txt.
+# `make demo` finds a circuit and draws it; `make test` runs the tests. Both set up .venv first, from constraints.txt.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,9 +12,13 @@ demo: $(INSTALLED)
 
 install: $(INSTALLED)
 
+# The constraints stand in the environment, so that they hold for the build backend too.
 $(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "circuitfind needs Python 3.11 or later. Name one: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
 test: lint
