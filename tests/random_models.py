@@ -63,7 +63,8 @@ def make_model(family: str, seed: int, n_layers: int = 2, n_heads: int = 2, **op
         "qwen2": (Qwen2ForCausalLM, Qwen2Config),
     }[family]
     window = {"sliding_window": None} if family == "mistral" else {}
-    return _randomise(make(config(num_key_value_heads=max(1, n_heads // 2), **sizes | window | options)))
+    grouped = {"num_key_value_heads": max(1, n_heads // 2)}
+    return _randomise(make(config(**sizes | grouped | window | options)))
 
 
 def _randomise(model: Any) -> Any:
