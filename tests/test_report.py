@@ -1,0 +1,200 @@
+"""The report of a hand-made circuit. Regenerate the golden file with: REGENERATE=1 pytest tests/test_report.py"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from circuitfind.circuit import Circuit
+from circuitfind.evaluation.performance import Evaluation, Performance
+from circuitfind.graph import Edge, Graph
+from circuitfind.prompts import PromptPair
+from circuitfind.report import (
+    N_STRONGEST,
+    Evidence,
+    on_paths,
+    overshoot_warning,
+    report,
+    summary,
+    task_line,
+    task_warning,
+)
+
+GOLDEN = Path(__file__).parent / "golden" / "report.md"
+
+
+def performance(kl: float, difference: float, accuracy: float = 1.0) -> Performance:
+    """Two prompts around these means."""
+    return Performance(
+        {
+            "kl": (kl - 0.25 * kl, kl + 0.25 * kl),
+            "logit-diff": (difference - 1, difference + 1),
+            "prob-diff": (0.1 * difference,) * 2,
+            "loss": (1.0 + kl,) * 2,
+            "accuracy": (1.0, 2 * accuracy - 1),
+        }
+    )
+
+
+FULL, KEPT, ABLATED = performance(0.0, 4.0), performance(0.5, 3.0), performance(2.0, -1.0, 0.5)
+CIRCUIT = Circuit(
+    Graph(2, 2),
+    {
+        Edge.parse("input->a0.h0<v>"): 0.5,
+        Edge.parse("input->m0"): 0.02,
+        Edge.parse("a0.h0->a1.h1<q>"): 1.25,
+        Edge.parse("a0.h0->a1.h1<k>"): -1.5,
+        Edge.parse("a0.h1->a1.h1<v>"): 0.03,  # nothing reaches a0.h1: this edge lies on no path
+        Edge.parse("a1.h1->logits"): 2.0,
+    },
+    model={"name": "tiny", "architecture": "GPT2LMHeadModel", "sha256": "0123456789abcdef" * 4},
+    task={"name": "ioi", "n_prompts": 2, "seed": 7, "prompts_sha256": "beef"},
+    method={"name": "acdc", "threshold": 0.02, "metric": "kl", "ablation": "corrupted"},
+)
+RECORD: dict[str, Any] = {
+    "warnings": [],
+    "timings": {"load": 1.25, "search": 12.0},
+    "versions": {"circuitfind": "0.1.0", "torch": "2.13.0"},
+    "search": {"tested": 1234, "computed": 2345},
+    "model_difference": 2.5e-7,
+    "peak_memory_bytes": 1_500_000_000,
+}
+PAIR = PromptPair("Ann gave Tom", "Bob gave Tom", (" it",), (" Ann", " Bob"))
+EVIDENCE = Evidence(CIRCUIT, Evaluation(FULL, KEPT, ABLATED), PAIR, RECORD, ("circuit.dot", "circuit.svg"))
+
+
+def test_the_golden_report_is_written_to_the_letter() -> None:
+    if os.environ.get("REGENERATE"):
+        GOLDEN.write_text(report(EVIDENCE), encoding="utf-8")
+    assert report(EVIDENCE) == GOLDEN.read_text(encoding="utf-8")
+
+
+def rows(text: str, n_columns: int) -> list[str]:
+    """The table lines with this many columns; a pipe after a backslash separates nothing."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [line for line in lines if line.replace("\\|", "").count("|") == n_columns + 1]
+
+
+def test_a_pipe_in_a_cell_does_not_end_it() -> None:
+    pair = PromptPair("a | b || c", "d | e || f", (" |",), (" x",))
+    shown = report(replace(EVIDENCE, example=pair))
+    assert "| clean | `a \\| b \\|\\| c` |" in shown
+    assert len(rows(shown, 2)) == len(rows(report(EVIDENCE), 2))
+
+
+def test_a_prompt_of_many_lines_stays_in_its_cell() -> None:
+    pair = PromptPair("def f():\n    `x`", "def g():\n    `y`", (" a",), ())
+    assert "| clean | `def f():\\n    'x'` |" in report(replace(EVIDENCE, example=pair))
+
+
+def test_the_strongest_edges_come_first_by_size_whatever_their_sign() -> None:
+    shown = [line.split("`")[1] for line in report(EVIDENCE).splitlines() if "->" in line and line.startswith("|")]
+    assert shown == [
+        "a1.h1->logits",
+        "a0.h0->a1.h1<k>",
+        "a0.h0->a1.h1<q>",
+        "input->a0.h0<v>",
+        "a0.h1->a1.h1<v>",
+        "input->m0",
+    ]
+
+
+def test_of_many_edges_a_few_are_listed_and_ties_stand_in_graph_order() -> None:
+    circuit = replace(CIRCUIT, edges=dict.fromkeys(CIRCUIT.graph.edges(), 1.0))
+    shown = [
+        line.split("`")[1] for line in report(replace(EVIDENCE, circuit=circuit)).splitlines() if line.startswith("| `")
+    ]
+    assert shown == [str(edge) for edge in CIRCUIT.graph.edges()][:N_STRONGEST]
+
+
+def test_an_empty_circuit_says_so_and_what_to_do() -> None:
+    shown = report(replace(EVIDENCE, circuit=replace(CIRCUIT, edges={})))
+    assert "a circuit of 0 edges" in shown
+    assert "No edge was kept: the threshold is above what any edge carries. Lower it." in shown
+
+
+def test_warnings_stand_above_the_evidence() -> None:
+    shown = report(replace(EVIDENCE, record=RECORD | {"warnings": ["the model fails", "the circuit over-recovers"]}))
+    assert "> **Warning:** the model fails\n" in shown
+    assert shown.index("> **Warning:** the circuit over-recovers") < shown.index("## Evidence")
+
+
+def test_the_first_picture_that_a_page_can_show_is_shown() -> None:
+    assert "![The circuit](circuit.svg)" in report(EVIDENCE)
+    assert "![The circuit](circuit.png)" in report(
+        replace(EVIDENCE, pictures=("circuit.dot", "circuit.pdf", "circuit.png"))
+    )
+    assert "![" not in report(replace(EVIDENCE, pictures=("circuit.dot", "circuit.pdf")))
+
+
+def test_without_wrong_answers_the_report_shows_what_there_is() -> None:
+    def without(run: Performance) -> Performance:
+        return Performance({**run.values, "logit-diff": (math.nan,) * 2, "prob-diff": (math.nan,) * 2})
+
+    shown = report(replace(EVIDENCE, evaluation=Evaluation(without(FULL), without(KEPT), without(ABLATED))))
+    assert "| logit diff | - | - | - | - |" in shown
+    assert "nan" not in shown and "None" not in shown
+
+
+def test_the_worst_prompt_is_the_one_that_the_circuit_serves_least() -> None:
+    # KL .5 is .375 and .625: the larger; logit difference 3 is 2 and 4: the smaller
+    shown = report(EVIDENCE)
+    assert "| KL(full \\|\\| run), nats | 0 | 0.5 | 2 | 0.625 |" in shown
+    assert "| logit diff | 4 | 3 | -1 | 2 |" in shown
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([], 0),
+        (["input->logits"], 1),
+        (["input->a0.h0<q>", "a0.h0->logits"], 2),
+        (["input->a0.h0<q>", "a0.h0->m0"], 0),  # ends nowhere
+        (["a0.h0->m0", "m0->logits"], 0),  # begins nowhere
+        (["input->a0.h0<q>", "input->a0.h0<k>", "a0.h0->logits", "m0->a1.h1<v>"], 3),
+    ],
+)
+def test_edges_on_paths_lead_from_the_input_to_the_logits(names: list[str], expected: int) -> None:
+    assert on_paths(Circuit(Graph(2, 2), {Edge.parse(name): 1.0 for name in names})) == expected
+
+
+def test_the_summary_counts_edges_heads_and_mlps() -> None:
+    lines = dict(summary(CIRCUIT, EVIDENCE.evaluation))
+    assert lines["edges"] == "6 of 46 (13.04%), 4 on a path from input to logits"
+    assert lines["nodes"] == "3 of 4 heads, 1 of 2 MLPs"
+    assert lines["faithfulness"] == "80.0% of the logit difference"  # (3 + 1) / (4 + 1)
+
+
+@pytest.mark.parametrize(
+    ("run", "fails"),
+    [
+        (performance(0, 4, 1.0), False),
+        (performance(0, 4, 0.75), False),
+        (performance(0, 4, 0.5), True),
+        (performance(0, -0.5, 1.0), True),
+    ],
+)
+def test_a_model_that_fails_its_task_is_warned_of(run: Performance, fails: bool) -> None:
+    warning = task_warning(run)
+    assert (warning is not None) is fails
+    assert warning is None or task_line(run) in warning
+
+
+def test_the_task_line_says_how_well_the_full_model_does() -> None:
+    assert task_line(FULL) == "accuracy 100%, logit diff 4.00, loss 1.00 nats"
+    assert task_line(Performance({**FULL.values, "logit-diff": (math.nan,) * 2})) == "accuracy 100%, loss 1.00 nats"
+
+
+@pytest.mark.parametrize(
+    ("difference", "warned"), [(3.0, False), (4.0, False), (5.0, False), (5.5, True), (12.0, True)]
+)
+def test_a_circuit_that_does_better_than_the_full_model_is_warned_of(difference: float, warned: bool) -> None:
+    # faithfulness (d + 1) / 5 above 1.2
+    warning = overshoot_warning(Evaluation(FULL, performance(0.5, difference), ABLATED))
+    assert (warning is not None) is warned
+    assert warning is None or f"{(difference + 1) / 5:.0%}" in warning
