@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,52 +17,31 @@ import torch
 from circuitfind import __version__
 from circuitfind.batch import Batch, tokenise
 from circuitfind.circuit import Circuit
-from circuitfind.errors import TaskError, UsageError, unknown
+from circuitfind.errors import TaskError, UsageError
 from circuitfind.evaluation.performance import Evaluation, evaluate, task_performance
 from circuitfind.export import writer
 from circuitfind.graph import Edge
-from circuitfind.memory import peak
+from circuitfind.memory import Shape, Workload, check_memory, peak, stored_weights
 from circuitfind.methods import find_method
 from circuitfind.methods.acdc import ACDC, DEFAULT_THRESHOLD, Found
-from circuitfind.metrics import find_metric
-from circuitfind.models.catalogue import DEFAULT_MODEL
+from circuitfind.metrics import check_answers, find_metric
+from circuitfind.models.folder import read_config
 from circuitfind.models.load import HubTokenizer, load_tokenizer
-from circuitfind.models.model import Model, load_model, short_name
+from circuitfind.models.model import Model, load_model
 from circuitfind.patching import find_ablation
+from circuitfind.preflight import Plan, RunOptions, make_plan, short_name
 from circuitfind.progress import Progress, Silent
 from circuitfind.prompts import PromptPair, Task
 from circuitfind.report import Evidence, overshoot_warning, report, task_line, task_warning
-from circuitfind.runfolder import RUN_FILE, claim, default_folder, json_file, scores_file, write
-from circuitfind.taskfiles import load_task, write_prompts
+from circuitfind.runfolder import RUN_FILE, json_file, next_free, scores_file, write_run
+from circuitfind.taskfiles import write_prompts
+
+__all__ = ["Plan", "RunOptions", "RunResult", "carry_out", "make_plan", "run"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 VERSIONED = ("torch", "transformer_lens", "transformers", "safetensors", "pygraphviz")
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What a run is asked to do, as the command line or a caller says it.
-
-    ``metric`` None is the task's own, ``threshold`` None the method's default for the metric, ``batch_size`` None what
-    suits the device, ``bos`` None what the model's tokenizer does by itself, ``out`` None a new folder under results/.
-    """
-
-    task: str
-    model: str = DEFAULT_MODEL
-    method: str = "acdc"
-    threshold: float | None = None
-    metric: str | None = None
-    ablation: str = "corrupted"
-    objective: str = "improve"
-    n_prompts: int = 16
-    seed: int = 0
-    batch_size: int | None = None
-    device: str = "auto"
-    dtype: str = "float32"
-    bos: bool | None = None
-    out: Path | None = None
-    force: bool = False
-    formats: tuple[str, ...] = ("dot", "svg")
+CPU_BATCH, GPU_BATCH = 8, 256
+"""Prompts that are computed together: on a CPU few, so that the threads share the blocks; on a GPU many."""
 
 
 @dataclass(frozen=True)
@@ -76,20 +54,40 @@ class RunResult:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Findings:
+    """Everything that a run came by; its files are written from it."""
+
+    task: Task
+    options: RunOptions
+    method: ACDC
+    tokenizer: HubTokenizer
+    pairs: Sequence[PromptPair]
+    batch: Batch
+    model: Model
+    found: Found
+    evaluation: Evaluation
+
+
 def run(options: RunOptions, progress: Progress | None = None) -> RunResult:
     """Find the circuit that ``options`` ask for, judge it and write its folder. Raises CircuitfindError."""
-    notes, clock = Noted(progress or Silent()), Clock()
-    task = load_task(options.task)
-    method, options = settle(options, task)
-    folder = claim(options.out or new_folder(task, options), options.force)
+    progress = progress or Silent()
+    return carry_out(make_plan(options, progress), progress)
 
+
+def carry_out(plan: Plan, progress: Progress) -> RunResult:
+    """The run itself, step by step. Its folder is made when there is all to be written."""
+    notes, clock, task = Noted(progress, plan.cautions), Clock(), plan.task
+    method, options = settle(plan.options)
     with clock.time("load"):
         notes.stage(f"loading {options.model}")
-        tokenizer = load_tokenizer(options.model, notes).with_bos(options.bos)
+        tokenizer = load_tokenizer(str(plan.model_folder), notes).with_bos(options.bos)
         pairs = make_prompts(task, tokenizer, options, notes)
         batch = tokenise(pairs, tokenizer)
-        model = load_model(options.model, batch, options.device, DTYPES[options.dtype], notes)
-    size = options.batch_size or default_batch_size(model.transformer.device)
+        check_answers(method.metric, batch)
+        memory = check_memory(workload(plan, options, batch), options.device)
+        model = load_model(short_name(options.model), plan.model_folder, batch, options.device, DTYPES[options.dtype])
+    size = options.batch_size or default_batch_size(options.device)
     with clock.time("task"):
         report_task(model, batch, size, notes)
     with clock.time("search"):
@@ -99,59 +97,58 @@ def run(options: RunOptions, progress: Progress | None = None) -> RunResult:
         notes.stage("evaluating the circuit")
         evaluation = evaluate(model.transformer, batch, found.kept, method.ablation, size)
         notes.warn_if(overshoot_warning(evaluation))
-    circuit = make_circuit(task, options, method, pairs, model, found, evaluation)
+    findings = Findings(task, options, method, tokenizer, pairs, batch, model, found, evaluation)
+    circuit = make_circuit(findings)
     with clock.time("drawing"):
         notes.stage("drawing the circuit")
-        pictures = {f"circuit.{name}": writer(name)(circuit) for name in ("dot", *options.formats)}
-    record = make_record(options, method, tokenizer, model, batch, found, clock, notes)
-    files = {
-        "circuit.json": circuit.to_json(),
-        "scores.safetensors": scores_file(circuit.graph, found.scores, model.transformer.dtype),
-        "prompts.jsonl": write_prompts(pairs),
-        **pictures,
-        "report.md": report(Evidence(circuit, evaluation, pairs[0], record, tuple(pictures))),
-        RUN_FILE: json_file(record),
+        pictures = {f"circuit.{name}": writer(name)(circuit) for name in dict.fromkeys(("dot", *options.formats))}
+    record = make_record(findings) | {
+        "warnings": notes.warnings,
+        "timings": clock.seconds,
+        "estimated_memory_bytes": memory,
+        "peak_memory_bytes": peak(),
     }
-    for name, content in files.items():
-        write(folder, name, content)
+    folder = plan.folder if options.out else next_free(plan.folder)
+    write_run(folder, make_files(findings, circuit, pictures, record), options.force)
     return RunResult(circuit, evaluation, folder, tuple(notes.warnings))
 
 
-def settle(options: RunOptions, task: Task) -> tuple[ACDC, RunOptions]:
-    """The method, and the options with nothing left to decide. Raises UsageError for one that means nothing."""
-    for name, least, value in (("--prompts", 1, options.n_prompts), ("--batch-size", 1, options.batch_size)):
-        if value is not None and value < least:
-            raise UsageError(f"{name} is {value}; it must be {least} or more.")
-    for name in options.formats:
-        writer(name)
-    metric = find_metric(options.metric or task.metric)
+def settle(options: RunOptions) -> tuple[ACDC, RunOptions]:
+    """The method, and the options with nothing left to decide. Raises UsageError for a device that isn't there."""
+    metric = find_metric(options.metric or "")
     threshold = DEFAULT_THRESHOLD[metric] if options.threshold is None else options.threshold
     method = find_method(options.method)(threshold, metric, find_ablation(options.ablation), options.objective)
-    if options.dtype not in DTYPES:
-        raise UsageError(unknown("dtype", options.dtype, DTYPES))
-    return method, replace(options, metric=metric, threshold=threshold, device=find_device(options.device))
+    return method, replace(options, threshold=threshold, device=find_device(options.device))
 
 
 def find_device(name: str) -> str:
     """``auto`` is cuda where there is one, else the CPU. Raises UsageError for a device that isn't there."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return "cuda" if there["cuda"] else "cpu"
-    if name.partition(":")[0] not in there:
-        raise UsageError(unknown("device", name, ("auto", *there)))
-    if not there[name.partition(":")[0]]:
+    kind, _, number = name.partition(":")
+    n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = {"cpu": True, "cuda": int(number or 0) < n_cuda, "mps": torch.backends.mps.is_available()}
+    if kind == "auto":
+        return "cuda" if n_cuda else "cpu"
+    if not there[kind]:
         raise UsageError(f"This machine has no {name} that PyTorch can use. Use --device auto.")
     return name
 
 
-def default_batch_size(device: torch.device) -> int:
-    """Prompts that are computed together: on a CPU few, so that the threads share the blocks; on a GPU many."""
-    return 8 if device.type == "cpu" else 256
+def default_batch_size(device: str) -> int:
+    """What --batch-size auto is."""
+    return CPU_BATCH if device == "cpu" else GPU_BATCH
 
 
-def new_folder(task: Task, options: RunOptions) -> Path:
-    """Where a run goes that names no folder."""
-    return default_folder(task.name, short_name(options.model), options.method, options.seed, datetime.now())
+def workload(plan: Plan, options: RunOptions, batch: Batch) -> Workload:
+    """What the memory that the run needs depends on."""
+    return Workload(
+        shape=Shape.of(read_config(plan.model_folder)),
+        stored=stored_weights(plan.model_folder),
+        itemsize=DTYPES[options.dtype].itemsize,
+        n_prompts=batch.n_prompts,
+        n_pos=batch.n_pos,
+        batch_size=options.batch_size or default_batch_size(options.device),
+        n_threads=torch.get_num_threads() if options.device == "cpu" else 1,
+    )
 
 
 def make_prompts(task: Task, tokenizer: HubTokenizer, options: RunOptions, notes: Noted) -> list[PromptPair]:
@@ -171,52 +168,34 @@ def report_task(model: Model, batch: Batch, batch_size: int, notes: Noted) -> No
     notes.warn_if(task_warning(performance))
 
 
-def make_circuit(
-    task: Task,
-    options: RunOptions,
-    method: ACDC,
-    pairs: Sequence[PromptPair],
-    model: Model,
-    found: Found,
-    evaluation: Evaluation,
-) -> Circuit:
+def make_circuit(findings: Findings) -> Circuit:
     """The kept edges with their scores and everything that identifies what they were found in."""
-    graph = model.transformer.architecture.graph
+    found, options = findings.found, findings.options
+    graph = findings.model.transformer.architecture.graph
     places = found.kept.nonzero().tolist()
     edges = {Edge(graph.senders[s], graph.receivers[r]): float(found.scores[r, s]) for r, s in places}
-    prompts_sha256 = hashlib.sha256(write_prompts(pairs).encode()).hexdigest()
-    return Circuit(
-        graph,
-        edges,
-        model.to_dict(),
-        {"name": task.name, "n_prompts": len(pairs), "seed": options.seed, "prompts_sha256": prompts_sha256},
-        method.to_dict() | {"dtype": options.dtype},
-        evaluation.to_dict(),
-    )
+    task = {
+        "name": findings.task.name,
+        "n_prompts": len(findings.pairs),
+        "seed": options.seed,
+        "prompts_sha256": hashlib.sha256(write_prompts(findings.pairs).encode()).hexdigest(),
+        "bos": findings.tokenizer.adds_bos,
+    }
+    method = findings.method.to_dict() | {"dtype": options.dtype}
+    return Circuit(graph, edges, findings.model.to_dict(), task, method, findings.evaluation.to_dict())
 
 
-def make_record(
-    options: RunOptions,
-    method: ACDC,
-    tokenizer: HubTokenizer,
-    model: Model,
-    batch: Batch,
-    found: Found,
-    clock: Clock,
-    notes: Noted,
-) -> dict[str, Any]:
-    """run.json: everything needed to repeat the run, and what it took."""
+def make_record(findings: Findings) -> dict[str, Any]:
+    """run.json without what the run took: everything needed to repeat it."""
+    options, found = asdict(findings.options), findings.found
     return {
-        "command": {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()},
-        "method": method.to_dict(),
-        "model_sha256": model.sha256,
-        "model_difference": model.difference,
-        "bos": tokenizer.adds_bos,
-        "n_pos": batch.n_pos,
+        "command": {key: str(value) if isinstance(value, Path) else value for key, value in options.items()},
+        "method": findings.method.to_dict(),
+        "model_sha256": findings.model.sha256,
+        "model_difference": findings.model.difference,
+        "bos": findings.tokenizer.adds_bos,
+        "n_pos": findings.batch.n_pos,
         "search": {"tested": found.n_tests, "computed": found.n_evaluated},
-        "warnings": notes.warnings,
-        "timings": clock.seconds,
-        "peak_memory_bytes": peak(),
         "threads": torch.get_num_threads(),
         "versions": {
             "circuitfind": __version__,
@@ -224,6 +203,21 @@ def make_record(
             **{name: importlib.metadata.version(name) for name in VERSIONED},
         },
         "platform": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def make_files(
+    findings: Findings, circuit: Circuit, pictures: dict[str, bytes], record: dict[str, Any]
+) -> dict[str, str | bytes]:
+    """The run's files by name; run.json, the last, says that all the others are there."""
+    evidence = Evidence(circuit, findings.evaluation, findings.pairs[0], record, tuple(pictures))
+    return {
+        "circuit.json": circuit.to_json(),
+        "scores.safetensors": scores_file(circuit.graph, findings.found.scores, findings.model.transformer.dtype),
+        "prompts.jsonl": write_prompts(findings.pairs),
+        **pictures,
+        "report.md": report(evidence),
+        RUN_FILE: json_file(record),
     }
 
 
@@ -243,9 +237,11 @@ class Clock:
 class Noted:
     """Progress that passes everything on and keeps the warnings for the record."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, warnings: Sequence[str] = ()) -> None:
         self._progress = progress
         self.warnings: list[str] = []
+        for message in warnings:
+            self.warn(message)
 
     def stage(self, name: str) -> None:
         self._progress.stage(name)

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
-import os
+import tempfile
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-import torch
-from jaxtyping import Float
-from safetensors.torch import save
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from circuitfind.errors import OutputError
+from circuitfind.export import FORMATS
 from circuitfind.graph import Graph
 
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float
+    from torch import Tensor
+
 RUN_FILE = "run.json"
+RUN_FILES = frozenset(
+    {
+        "circuit.json",
+        "scores.safetensors",
+        "prompts.jsonl",
+        "report.md",
+        RUN_FILE,
+        *(f"circuit.{end}" for end in FORMATS),
+    }
+)
+"""Every file that any run may leave: what --force replaces. Other files in the folder are the user's."""
 
 
 def default_folder(task: str, model: str, method: str, seed: int, now: datetime) -> Path:
@@ -25,18 +39,40 @@ def default_folder(task: str, model: str, method: str, seed: int, now: datetime)
     return Path("results") / task / model.replace("/", "--") / method / f"{now:%Y%m%d-%H%M%S}-{seed}"
 
 
-def claim(folder: Path, force: bool) -> Path:
-    """The folder, made and found writable. Raises OutputError if it holds something and ``force`` is not given."""
+def next_free(folder: Path) -> Path:
+    """``folder``, or where another run took that name in the same second the first free one of -2, -3, ..."""
+    names = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
+
+
+def check_free(folder: Path, force: bool) -> None:
+    """Raises OutputError where ``folder`` can't be written, or holds something unless ``force``. Makes nothing."""
     try:
-        if folder.exists() and any(folder.iterdir()) and not force:
-            raise OutputError(f"{folder} is not empty. Give another --out, or --force to write over what is there.")
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{os.getpid()}.probe"
-        probe.touch()
-        probe.unlink()
+        if folder.is_dir() and any(folder.iterdir()) and not force:
+            raise OutputError(f"{folder} is not empty. Give another --out, or --force to replace the run in it.")
+        nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        if not nearest.is_dir():
+            raise OutputError(f"Cannot write to {folder}: {nearest} is a file. Give another --out.")
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
     except OSError as error:
         raise OutputError(f"Cannot write to {folder}: {error.strerror}. Give another --out.") from None
-    return folder
+
+
+def write_run(folder: Path, files: Mapping[str, str | bytes], force: bool) -> None:
+    """The files of a run in their folder, made now. With ``force`` an older run's files go first, and no others.
+
+    Raises OutputError where the folder has been filled since it was checked, or can't be written.
+    """
+    check_free(folder, force)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in RUN_FILES:
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"Cannot write to {folder}: {error.strerror}. Give another --out.") from None
+    for name, content in files.items():
+        write(folder, name, content)
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
@@ -60,9 +96,20 @@ def _encode(text: str) -> bytes:
 
 def scores_file(graph: Graph, scores: Float[Tensor, "receiver sender"], dtype: torch.dtype) -> bytes:
     """scores.safetensors: every edge's score, NaN where there is no edge; float64 in a float64 run, else float32."""
+    import torch
+    from safetensors.torch import save
+
     stored = scores.to(torch.float64 if dtype == torch.float64 else torch.float32).contiguous()
     names = {"receivers": graph.receivers, "senders": graph.senders}
-    return save({"scores": stored}, {key: json.dumps([str(node) for node in nodes]) for key, nodes in names.items()})
+    metadata = {key: json.dumps([str(node) for node in nodes]) for key, nodes in names.items()}
+    return _in_order(save({"scores": stored}, metadata))
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with the names in its head sorted: the library writes them in another order each time."""
+    size = int.from_bytes(data[:8], "little")
+    head = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    return data[:8] + head.ljust(size) + data[8 + size :]
 
 
 def json_file(value: Any) -> str:

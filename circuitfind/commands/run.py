@@ -11,52 +11,91 @@ from circuitfind.errors import UsageError
 from circuitfind.models.catalogue import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from circuitfind.pipeline import RunOptions, RunResult
+    from circuitfind.pipeline import RunResult
 
-FINDING, RUNNING, WRITING = "What to find", "How to run", "What to write"
+EXAMPLE = "Example: circuitfind run ioi --model tiny --threshold 0.02 --format svg,pdf"
 
 
 def run(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="ioi, docstring, greater-than, a task file (.py, .yaml) or a prompts file (.jsonl, .csv).")],
-    model: Annotated[str, typer.Option(help="A name of `circuitfind models list`, a hub name, a folder or a .gguf file.", rich_help_panel=FINDING)] = DEFAULT_MODEL,
-    method: Annotated[str, typer.Option(help="acdc.", rich_help_panel=FINDING)] = "acdc",
-    threshold: Annotated[float | None, typer.Option(help="An edge is removed if the metric then rises by less, in the metric's unit. Default: 0.02 for kl.", rich_help_panel=FINDING, show_default=False)] = None,
-    edges: Annotated[int | None, typer.Option(help="How many edges to keep; for methods that score edges.", rich_help_panel=FINDING, show_default=False)] = None,
-    fraction: Annotated[float | None, typer.Option(help="Which share of all edges to keep; for methods that score edges.", rich_help_panel=FINDING, show_default=False)] = None,
-    metric: Annotated[str | None, typer.Option(help="kl, logit-diff, prob-diff or loss. Default: the task's.", rich_help_panel=FINDING, show_default=False)] = None,
-    ablation: Annotated[str, typer.Option(help="What a removed edge carries: corrupted or zero.", rich_help_panel=FINDING)] = "corrupted",
-    objective: Annotated[str, typer.Option(help="improve: lower the metric, as published. match: stay at the full model's value, prompt by prompt.", rich_help_panel=FINDING)] = "improve",
-    prompts: Annotated[int, typer.Option(help="How many prompt pairs.", rich_help_panel=RUNNING)] = 16,
-    seed: Annotated[int, typer.Option(help="Which prompts.", rich_help_panel=RUNNING)] = 0,
-    batch_size: Annotated[str, typer.Option(help="Prompts computed together, or auto. It changes no result.", rich_help_panel=RUNNING)] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=RUNNING)] = "auto",
-    dtype: Annotated[str, typer.Option(help="float32, float64 or bfloat16.", rich_help_panel=RUNNING)] = "float32",
-    bos: Annotated[bool | None, typer.Option("--bos/--no-bos", help="Begin prompts with BOS, or not. Default: as the tokenizer does.", rich_help_panel=RUNNING, show_default=False)] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: a new one under results/.", rich_help_panel=WRITING, show_default=False)] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.", rich_help_panel=WRITING)] = False,
-    format: Annotated[str, typer.Option(help="Pictures beside circuit.dot: svg, png, pdf; several with commas.", rich_help_panel=WRITING)] = "svg",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=WRITING)] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the summary.", rich_help_panel=WRITING)] = False,
+    task: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASK",
+            help="ioi, docstring, greater-than, a task file (.py, .yaml) or a prompts file (.jsonl, .csv).",
+        ),
+    ],
+    model: Annotated[
+        str, typer.Option(help="A name of `circuitfind models list`, a hub name, a folder or a .gguf file.")
+    ] = DEFAULT_MODEL,
+    method: Annotated[str, typer.Option(help="How to search: acdc.")] = "acdc",
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="An edge is removed if the metric then rises by less, in the metric's unit. Default: 0.02 for kl.",
+            show_default=False,
+        ),
+    ] = None,
+    edges: Annotated[
+        int | None,
+        typer.Option(help="How many edges to keep; for methods that score edges.", show_default=False),
+    ] = None,
+    fraction: Annotated[
+        float | None,
+        typer.Option(help="Which share of all edges to keep; for methods that score edges.", show_default=False),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="kl, logit-diff, prob-diff or loss. Default: the task's.", show_default=False),
+    ] = None,
+    ablation: Annotated[str, typer.Option(help="What a removed edge carries: corrupted or zero.")] = "corrupted",
+    objective: Annotated[
+        str,
+        typer.Option(
+            help="improve: lower the metric, as published. match: stay at the full model's value, prompt by prompt."
+        ),
+    ] = "improve",
+    prompts: Annotated[int, typer.Option(help="How many prompt pairs.")] = 16,
+    seed: Annotated[int, typer.Option(help="Which prompts.")] = 0,
+    batch_size: Annotated[str, typer.Option(help="Prompts computed together, or auto. It changes no result.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, float64 or bfloat16.")] = "float32",
+    bos: Annotated[
+        bool | None,
+        typer.Option(
+            "--bos/--no-bos",
+            help="Begin prompts with BOS, or not. Default: as the tokenizer does.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The run's folder. Default: a new one under results/.", show_default=False),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the run in a folder; other files in it stay.")
+    ] = False,
+    format: Annotated[
+        str, typer.Option(help="Pictures beside circuit.dot: svg, png, pdf; several with commas.")
+    ] = "svg",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; warnings only.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the summary.")] = False,
 ) -> None:
-    """Find the circuit of a task in a model: the few edges that carry it, with the evidence and a picture.
-
-    Example: circuitfind run ioi --model smollm2-135m --threshold 0.02 --prompts 16
-    """
+    """Find the circuit of a task in a model: the few edges that carry it, with the evidence and a picture."""
     refuse_sizes(threshold, edges, fraction)
     from circuitfind.commands.terminal import TerminalProgress
+    from circuitfind.preflight import RunOptions, make_plan
 
+    options = RunOptions(
+        task, model, method, threshold, metric, ablation, objective, prompts, seed, parse_batch_size(batch_size),
+        device, dtype, bos, out, force, parse_formats(format),
+    )  # fmt: skip
     with TerminalProgress(quiet) as progress:
-        progress.stage("starting")
-        from circuitfind.pipeline import RunOptions
-        from circuitfind.pipeline import run as run_pipeline
+        plan = make_plan(options, progress)
+        from circuitfind.pipeline import carry_out  # seconds of imports, after all that can be told without them
 
-        options = RunOptions(
-            task, model, method, threshold, metric, ablation, objective, prompts, seed, parse_batch_size(batch_size),
-            device, dtype, bos, out, force, parse_formats(format),
-        )  # fmt: skip
-        result = run_pipeline(options, progress)
+        result = carry_out(plan, progress)
     if as_json:
-        typer.echo(result_json(options, result))
+        typer.echo(result_json(result))
     else:
         print_summary(result)
 
@@ -68,7 +107,9 @@ def refuse_sizes(threshold: float | None, edges: int | None, fraction: float | N
     if len(names) > 1:
         raise UsageError(f"{' and '.join(names)} each set the circuit's size. Give one of them.")
     if names and names != ["--threshold"]:
-        raise UsageError(f"{names[0]} needs a method that scores edges; acdc finds its own number. Give --threshold instead.")
+        raise UsageError(
+            f"{names[0]} needs a method that scores edges; acdc finds its own number. Give --threshold instead."
+        )
 
 
 def parse_batch_size(text: str) -> int | None:
@@ -86,7 +127,7 @@ def parse_formats(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
 
 
-def result_json(options: RunOptions, result: RunResult) -> str:
+def result_json(result: RunResult) -> str:
     """The circuit file's blocks without the edges, and where the run lies, as one document."""
     import json
 
@@ -109,7 +150,8 @@ def print_summary(result: RunResult) -> None:
     from circuitfind.report import summary
 
     circuit = result.circuit
-    typer.echo(f"{circuit.task['name']} in {circuit.model['name']}, {circuit.method['name']}: a circuit of {len(circuit.edges):,} edges")
+    what = f"{circuit.task['name']} in {circuit.model['name']}, {circuit.method['name']}"
+    typer.echo(f"{what}: a circuit of {len(circuit.edges):,} edges")
     for label, value in summary(circuit, result.evaluation):
         typer.echo(f"  {label:<20} {value}")
     picture = next((path for end in ("svg", "png", "pdf") if (path := result.folder / f"circuit.{end}").exists()), None)

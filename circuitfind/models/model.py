@@ -11,9 +11,7 @@ import torch
 from circuitfind.batch import Batch
 from circuitfind.models.families import read_transformer
 from circuitfind.models.load import load_bridge, weights_sha256
-from circuitfind.models.locate import locate
 from circuitfind.models.verify import verify
-from circuitfind.progress import Progress
 from circuitfind.transformer import Transformer
 
 
@@ -40,19 +38,12 @@ class Model:
         }
 
 
-def load_model(name: str, batch: Batch, device: str, dtype: torch.dtype, progress: Progress) -> Model:
-    """The model of that name, compared with TransformerLens on the batch's first prompts.
+def load_model(name: str, folder: Path, batch: Batch, device: str, dtype: torch.dtype) -> Model:
+    """The model in ``folder``, compared with TransformerLens on the batch's first prompts.
 
-    Raises ModelError where it can't be had, isn't whole, isn't supported, or isn't reproduced.
+    Raises ModelError where it isn't whole, isn't supported, or isn't reproduced.
     """
-    folder = locate(name, progress)
     bridge = load_bridge(folder, device, dtype)
     transformer = read_transformer(bridge, batch.n_pos)
     difference = verify(bridge, transformer, batch)
-    return Model(short_name(name), weights_sha256(folder), transformer, difference)
-
-
-def short_name(name: str) -> str:
-    """A model's name for records and folders: the last part of a path that is one, else the name."""
-    path = Path(name)
-    return path.resolve().name.removesuffix(".gguf") if path.exists() else name
+    return Model(name, weights_sha256(folder), transformer, difference)

@@ -1,0 +1,166 @@
+"""All that can be known about a run before torch is imported, weights are loaded or a folder is made.
+
+Importing torch and TransformerLens takes seconds and a search takes minutes, so whatever a user can get wrong is looked
+for here first: names, numbers, the task, the place to write to, the model's files.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
+
+from circuitfind.errors import ModelError, UsageError, unknown
+from circuitfind.export import FORMATS
+from circuitfind.models.catalogue import DEFAULT_MODEL
+from circuitfind.models.folder import has_tokenizer, read_config, weight_files
+from circuitfind.models.locate import locate
+from circuitfind.progress import Progress
+from circuitfind.prompts import Task
+from circuitfind.runfolder import check_free, default_folder, next_free
+from circuitfind.taskfiles import load_task
+
+CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "method": ("acdc",),
+        "metric": ("kl", "logit-diff", "prob-diff", "loss"),
+        "ablation": ("corrupted", "zero"),
+        "objective": ("improve", "match"),
+        "dtype": ("float32", "float64", "bfloat16"),
+    }
+)
+"""The words that options take. The modules that do what they say import torch; a test holds the two together."""
+DEVICES = ("auto", "cpu", "cuda", "mps")
+LEAST_BFLOAT16_THRESHOLD = 1e-3
+"""Below this a threshold is under the resolution of bfloat16 logits, which keep 8 bits."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run is asked to do, as the command line or a caller says it.
+
+    ``metric`` None is the task's own, ``threshold`` None the method's default for the metric, ``batch_size`` None what
+    suits the device, ``bos`` None what the model's tokenizer does by itself, ``out`` None a new folder under results/.
+    """
+
+    task: str
+    model: str = DEFAULT_MODEL
+    method: str = "acdc"
+    threshold: float | None = None
+    metric: str | None = None
+    ablation: str = "corrupted"
+    objective: str = "improve"
+    n_prompts: int = 16
+    seed: int = 0
+    batch_size: int | None = None
+    device: str = "auto"
+    dtype: str = "float32"
+    bos: bool | None = None
+    out: Path | None = None
+    force: bool = False
+    formats: tuple[str, ...] = ("svg",)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that nothing speaks against so far: its task, its options with the metric settled, where its model lies and
+    where it will be written, and what the user should know beforehand.
+    """
+
+    task: Task
+    options: RunOptions
+    model_folder: Path
+    folder: Path
+    cautions: tuple[str, ...]
+
+
+def make_plan(options: RunOptions, progress: Progress) -> Plan:
+    """The plan of a run; fetches the model if it is not here yet. Raises CircuitfindError for whatever is wrong."""
+    check_words(options)
+    check_numbers(options)
+    task = load_task(options.task)
+    options = replace(options, metric=_known("metric", options.metric or task.metric))
+    folder = _out_folder(task, options)
+    check_free(folder, options.force)
+    return Plan(task, options, _model_folder(options.model, progress), folder, cautions(options))
+
+
+def check_words(options: RunOptions) -> None:
+    """Raises UsageError, with the nearest known one, for a word that an option does not take."""
+    for kind in ("method", "ablation", "objective", "dtype"):
+        _known(kind, getattr(options, kind))
+    if options.metric is not None:
+        _known("metric", options.metric)
+    for name in options.formats:
+        _known("export format", name, FORMATS)
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", options.device):
+        raise UsageError(unknown("device", options.device, DEVICES))
+
+
+def check_numbers(options: RunOptions) -> None:
+    """Raises UsageError for a number that is out of range, or a threshold that the dtype can't resolve."""
+    for name, value in (("--prompts", options.n_prompts), ("--batch-size", options.batch_size)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is {value}; it must be 1 or more.")
+    threshold = options.threshold
+    if threshold is None:
+        return
+    if not (math.isfinite(threshold) and threshold >= 0):
+        raise UsageError(f"--threshold is {threshold}; it must be a finite number, 0 or above.")
+    if options.dtype == "bfloat16" and threshold < LEAST_BFLOAT16_THRESHOLD:
+        raise UsageError(
+            f"--threshold is {threshold}; bfloat16 logits do not resolve what is below {LEAST_BFLOAT16_THRESHOLD}.\n"
+            "Use --dtype float32, or raise the threshold."
+        )
+
+
+def cautions(options: RunOptions) -> tuple[str, ...]:
+    """What a user should know before the run: options that work, but may not do what is hoped for."""
+    found = []
+    if options.metric in ("logit-diff", "prob-diff", "loss") and options.objective == "improve":
+        found.append(
+            f"{options.metric} is improved, as published: what speaks against the answer is removed too, and the "
+            "circuit may outdo the model. --objective match, or --metric kl, asks for the model's own behaviour."
+        )
+    if options.dtype == "bfloat16":
+        found.append(
+            "bfloat16 keeps 8 bits (logits near 16 come in steps of 0.1): scores near the threshold are rounding. "
+            "Use float32 unless memory is short."
+        )
+    return tuple(found)
+
+
+def _known(kind: str, name: str, known: Collection[str] | None = None) -> str:
+    choices = CHOICES[kind] if known is None else known
+    if name not in choices:
+        raise UsageError(unknown(kind, name, choices))
+    return name
+
+
+def _out_folder(task: Task, options: RunOptions) -> Path:
+    """Where the run goes: where it was told to, else a new folder under results/."""
+    if options.out is not None:
+        return Path(os.path.expanduser(options.out))  # noqa: PTH111  Path's own raises where there is no such user
+    model = short_name(options.model)
+    return next_free(default_folder(task.name, model, options.method, options.seed, datetime.now()))
+
+
+def _model_folder(name: str, progress: Progress) -> Path:
+    """The model's folder. Raises ModelError if there is none, or if files are missing from it."""
+    folder = locate(name, progress)
+    read_config(folder)
+    weight_files(folder)
+    if not has_tokenizer(folder):
+        raise ModelError(f"{folder} holds no tokenizer. It needs tokenizer.json, or vocab.json and merges.txt.")
+    return folder
+
+
+def short_name(name: str) -> str:
+    """A model's name for records and folders: the last part of a path that is one, else the name."""
+    path = Path(name)
+    return path.resolve().name.removesuffix(".gguf") if path.exists() else name
