@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
-from typing import Annotated
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
 
 from circuitfind import __version__
 from circuitfind.commands import export as export_command
@@ -15,9 +21,29 @@ from circuitfind.commands import run as run_command
 from circuitfind.errors import CircuitfindError
 
 COULD_NOT_RUN, INTERRUPTED = 2, 130
+DEBUG = "--debug"
+GRACE_SECONDS = 1.0
+"""How long a Ctrl-C waits for work that can't be interrupted (a product in a worker thread) before it cuts it off."""
+SHOW_CURSOR = "\r\x1b[K\x1b[?25h"
+"""What a terminal needs if the progress bar had no time to go."""
+
+
+class Commands(typer.core.TyperGroup):
+    """The group of all commands. A reader that has gone away (``| head``) is no reason for a message."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(COULD_NOT_RUN) from None
+        return result
+
 
 app = typer.Typer(
     name="circuitfind",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -25,7 +51,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Example: circuitfind run ioi --model smollm2-135m",
 )
-app.command("run", no_args_is_help=True)(run_command.run)
+app.command("run", no_args_is_help=True, epilog=run_command.EXAMPLE)(run_command.run)
 app.command("export", no_args_is_help=True)(export_command.export)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
@@ -39,33 +65,97 @@ def show_version(asked: bool) -> None:
 
 @app.callback()
 def circuitfind(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Find the circuit in a language model: the few edges of its computational graph that carry a behaviour."""
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line and exits: 0 done, 1 below the bar asked for, 2 could not run, 130 interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = DEBUG in given  # wherever it stands: the one who needs it adds it to the end of a line
+    with prompt_interrupts():
+        sys.exit(call([argument for argument in given if argument != DEBUG], debug))
+
+
+def call(arguments: list[str], debug: bool) -> int:
+    """Runs one command; the exit code. Errors are printed here, with their traceback where ``debug`` is set."""
     try:
-        app()
-    except CircuitfindError as error:
-        fail(str(error), COULD_NOT_RUN)
+        code = app(arguments, prog_name="circuitfind", standalone_mode=False) or 0
+        if code == INTERRUPTED:
+            print("Interrupted.", file=sys.stderr)
+        return int(code)
     except KeyboardInterrupt:
-        fail("Interrupted.", INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(COULD_NOT_RUN)
-    except MemoryError:
-        fail("Out of memory. Lower --prompts or --batch-size, or take a smaller --model.", COULD_NOT_RUN)
+        print("Interrupted.", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        elif isinstance(error, typer.TyperException):
+            print(explain_usage(error), file=sys.stderr)
+        else:
+            print(f"error: {explain(error)}", file=sys.stderr)
+        return COULD_NOT_RUN
 
 
-def fail(message: str, code: int) -> None:
-    """One message on stderr; the traceback too where --debug asks for it."""
-    if "--debug" in sys.argv:
-        raise  # noqa: PLE0704  the error being handled
-    print(f"error: {message}" if code == COULD_NOT_RUN else message, file=sys.stderr)
-    sys.exit(code)
+def explain_usage(error: Any) -> str:
+    """What the parser can't make sense of, in two lines; the help itself where a command came without arguments."""
+    message: str = error.format_message()
+    if message.startswith("Usage:"):
+        return message
+    command = error.ctx.command_path if error.ctx else "circuitfind"
+    return f"error: {message}\n`{command} --help` shows what there is."
+
+
+def explain(error: Exception) -> str:
+    """What to tell a user about an error, in one or two lines."""
+    if isinstance(error, CircuitfindError):
+        return str(error)
+    said = str(error).strip().partition("\n")[0]
+    if is_out_of_memory(error):
+        return (
+            f"Out of memory{': ' + said if said else ''}\nLower --prompts or --batch-size, or take a smaller --model."
+        )
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return f"{type(error).__name__}: {said}\nThis is a fault in circuitfind; {DEBUG} shows where. Please report it."
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, as Python or as torch says it (torch need not be there)."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
+@contextlib.contextmanager
+def prompt_interrupts() -> Iterator[None]:
+    """Inside, a Ctrl-C ends the program within GRACE_SECONDS, whatever it is waiting for."""
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        cut_off = threading.Timer(GRACE_SECONDS, _cut_off)
+        cut_off.daemon = True
+        cut_off.start()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _cut_off() -> NoReturn:
+    with contextlib.suppress(OSError):
+        os.write(2, f"{SHOW_CURSOR if os.isatty(2) else ''}Interrupted.\n".encode())
+    os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def export(
 ) -> None:
     """Write a circuit as a picture (svg, png, pdf) or a Graphviz file (dot), beside the circuit unless --out is given.
 
-    Example: circuitfind export results/ioi/tiny/acdc/20260101-120000-0 --format svg,pdf
+    Example: circuitfind export results/my-run --format svg,pdf
     """
     from circuitfind.circuit import Circuit
     from circuitfind.export import export_circuit, writer
