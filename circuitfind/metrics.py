@@ -25,8 +25,8 @@ from circuitfind.transformer import Transformer, final_norm, unembed
 
 MetricName = Literal["kl", "logit-diff", "prob-diff", "loss"]
 METRICS: tuple[MetricName, ...] = ("kl", "logit-diff", "prob-diff", "loss")
-MAX_LOGITS = 1 << 23
-"""How many logits stand in memory at once in a search (32 MB in float32)."""
+VOCAB_SLICE = 2048
+"""How many tokens' logits a search holds at once."""
 VECTOR = 32
 """A multiple of how many numbers any processor's vector instructions take at once."""
 HIGHER_IS_BETTER: frozenset[MetricName] = frozenset({"logit-diff", "prob-diff"})
@@ -45,7 +45,10 @@ def check_answers(metric: MetricName, batch: Batch) -> None:
     if metric in HIGHER_IS_BETTER:
         for number, wrong in enumerate(batch.wrong_answers, start=1):
             if not wrong:
-                raise UsageError(f"The metric {metric} compares with wrong answers; prompt {number} has none. Use --metric kl or loss.")
+                raise UsageError(
+                    f"The metric {metric} compares with wrong answers; prompt {number} has none. "
+                    "Use --metric kl or loss."
+                )
 
 
 def kl(
@@ -122,7 +125,9 @@ class Objective:
         if self.expected_unembedding is not None and self.constant is not None:
             return self.constant - (x.double() * self.expected_unembedding).sum(-1) + log_partition(self.model, x)
         if self.metric == "logit-diff":
-            return self._per_prompt(x, self.batch.wrong_answers, _mean_last) - self._per_prompt(x, self.batch.answers, _mean_last)
+            return self._per_prompt(x, self.batch.wrong_answers, _mean_last) - self._per_prompt(
+                x, self.batch.answers, _mean_last
+            )
         log_z = log_partition(self.model, x)
         right = self._per_prompt(x, self.batch.answers, _logsumexp_last) - log_z
         if self.metric == "loss":
@@ -152,24 +157,35 @@ def make_objective(
 
 
 def log_partition(model: Transformer, x: Float[Tensor, "test prompt d_model"]) -> Float[Tensor, "test prompt"]:
-    """log of the summed exponentials of all logits, from the normed stream ``x``; a bounded slice at a time."""
-    per_slice = max(1, MAX_LOGITS // (x.shape[1] * model.W_U.shape[1]))
-    return torch.cat([_log_partition(model, part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in x.split(per_slice)])
+    """log of the summed exponentials of all logits, from the normed stream ``x``, float64.
+
+    A slice of the vocabulary at a time, so that the logits are exponentiated while they are still in the cache.
+    """
+    rows, d_vocab = x.flatten(0, 1), model.W_U.shape[1]
+    slices = [slice(first, min(first + VOCAB_SLICE, d_vocab)) for first in range(0, d_vocab, VOCAB_SLICE)]
+    buffer = rows.new_empty(len(rows), min(VOCAB_SLICE, d_vocab + -d_vocab % VECTOR))
+    parts = torch.stack([_log_sum_exp(model, rows, tokens, buffer) for tokens in slices], dim=-1)
+    return parts.logsumexp(-1).reshape(x.shape[:2])
 
 
-def _log_partition(model: Transformer, x: Float[Tensor, "row d_model"]) -> Float[Tensor, " row"]:
-    """Rows are made up to whole vectors with logits of -inf: what is left over takes another code path, and other bits."""
-    d_vocab = model.W_U.shape[1]
-    logits = x.new_empty(len(x), d_vocab + -d_vocab % VECTOR)
-    torch.mm(x, model.W_U, out=logits[:, :d_vocab])
-    logits[:, d_vocab:] = -math.inf
+def _log_sum_exp(model: Transformer, rows: Tensor, tokens: slice, buffer: Tensor) -> Float[Tensor, " row"]:
+    """The part that some tokens have in log Z.
+
+    Rows are made up to whole vectors with logits of -inf: a rest would go through other instructions, to other bits.
+    """
+    n_tokens = tokens.stop - tokens.start
+    logits = buffer[:, : n_tokens + -n_tokens % VECTOR]
+    torch.mm(rows, model.W_U[:, tokens], out=logits[:, :n_tokens])
+    logits[:, n_tokens:] = -math.inf
     if model.b_U is not None:
-        logits[:, :d_vocab] += model.b_U
+        logits[:, :n_tokens] += model.b_U[tokens]
     highest = logits.amax(-1, keepdim=True)
     return logits.sub_(highest).exp_().sum(-1).double().log() + highest.squeeze(-1)
 
 
-def _some_logits(model: Transformer, x: Float[Tensor, "test d_model"], tokens: list[int]) -> Float[Tensor, "test token"]:
+def _some_logits(
+    model: Transformer, x: Float[Tensor, "test d_model"], tokens: list[int]
+) -> Float[Tensor, "test token"]:
     """The logits of a few tokens in float64, row by row the same whatever the number of rows."""
     columns = model.W_U[:, tokens].double()
     logits = (x.double().unsqueeze(-1) * columns).sum(-2)

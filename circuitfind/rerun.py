@@ -1,16 +1,18 @@
 """A patched run that is run again only where a change reaches it.
 
 Receivers are visited in reverse forward order, as ACDC does (arXiv:2304.14997). While one is visited, everything before
-it still reads clean, so removing edges into it changes its input by a known sum; what comes after it changes only along
-kept edges. ``what_if`` pushes several such sums (tests) through the model side by side; ``commit`` makes one of them the
-present state and says which edges stay.
+it still reads clean, so removing edges into it changes its input by a known sum; what comes after it changes only
+along kept edges. ``what_if`` pushes several such sums (tests) through the model side by side; ``commit`` makes one of
+them the present state and says which edges stay.
 
 Three things keep a test small. Only nodes that a kept path reaches from the change are computed. A node is computed at
 the answer position alone unless a kept path leaves it through a k or v input, since nothing else looks at other
 positions. And the heads of a layer go through one batched product.
 
-A test's outcome does not depend on which tests stand beside it: a row of a matrix product comes out the same to the last
-bit whatever the number of rows, as long as that is a multiple of ``ROWS`` and one thread does the work (see ``search.py``).
+A test's outcome does not depend on which tests stand beside it: on the processors that this was measured on, a row of a
+matrix product comes out the same to the last bit whatever the number of rows, as long as that is a multiple of ``ROWS``
+and one thread does the work (see ``search.py``). Where a model's widths are multiples of eight, as all real ones are,
+elementwise operations then see whole vectors too.
 """
 
 from __future__ import annotations
@@ -63,13 +65,17 @@ class Rerun:
             False: visible(baseline.batch.n_pos, self.model.device),
             True: (positions <= self._end.unsqueeze(1)).unsqueeze(1),
         }
-        self._rotary = {False: rotary_table(self.model, positions), True: rotary_table(self.model, self._end.unsqueeze(1))}
+        self._rotary = {
+            False: rotary_table(self.model, positions),
+            True: rotary_table(self.model, self._end.unsqueeze(1)),
+        }
         self._heads: dict[Node, Head] = {}
         self._mlps: dict[Node, Mlp] = {}
         self._inputs: dict[Receiver, Float[Tensor, "prompt pos d_model"]] = {}
         self._reads: dict[Receiver, list[Node]] = {}
         self._feeds: dict[Node, list[Receiver]] = {}
         self._stages: list[list[Receiver]] = [[] for _ in range(2 * self.graph.n_layers + 1)]
+        self.bytes_per_test = 0
 
     def is_live(self, node: Node) -> bool:
         """Whether a kept edge leaves ``node`` towards a visited receiver. The logits always live."""
@@ -80,8 +86,10 @@ class Rerun:
         node = receiver.node
         if node.kind == "head" and node not in self._heads:
             self._heads[node] = self._open_head(node)
+            self.bytes_per_test += self._bytes_written(self._heads[node].z)
         if node.kind == "mlp":
             self._mlps[node] = self._open_mlp(node)
+            self.bytes_per_test += self._bytes_written(self._mlps[node].out)
         self._inputs[receiver] = self._clean_input(receiver)
         self._stages[self._stage(receiver)].append(receiver)
 
@@ -111,6 +119,10 @@ class Rerun:
         return final
 
     # a node in the present run, when it is first looked at
+
+    def _bytes_written(self, rows: Tensor) -> int:
+        """What a node that writes as many rows as ``rows`` holds in a test until the logits are reached."""
+        return rows.shape[0] * rows.shape[1] * self.baseline.change.shape[-1] * rows.element_size()
 
     def _end_only(self, receiver: Receiver) -> bool:
         """Whether the receiver's input matters at the answer position alone."""
@@ -160,7 +172,11 @@ class Rerun:
                 self._inputs.update({moved_receiver: x[0] for moved_receiver, x in moved.items()})
             gained.update(self._compute(moved, keep))
         logits = Receiver(Node("logits"))
-        return moved[logits].squeeze(-2) if logits in moved else self._inputs[logits].transpose(0, 1).expand(len(changes), -1, -1)
+        return (
+            moved[logits].squeeze(-2)
+            if logits in moved
+            else self._inputs[logits].transpose(0, 1).expand(len(changes), -1, -1)
+        )
 
     def _stage(self, receiver: Receiver) -> int:
         """Stages in forward order: each layer's heads, then its MLP; the logits last."""
@@ -192,7 +208,9 @@ class Rerun:
         """What the nodes behind the moved receivers write beyond the present run."""
         gained: Gained = {}
         for end_only in (True, False):
-            reads = {r: x for r, x in moved.items() if r.node.kind == "head" and self._heads[r.node].end_only is end_only}
+            reads = {
+                r: x for r, x in moved.items() if r.node.kind == "head" and self._heads[r.node].end_only is end_only
+            }
             if reads:
                 gained.update(self._run_heads(reads, end_only, keep))
         for receiver, x in moved.items():

@@ -25,6 +25,8 @@ from circuitfind.patching import AblationName, Baseline, prepare
 from circuitfind.rerun import ROWS, Rerun
 from circuitfind.transformer import Transformer
 
+BYTES_IN_FLIGHT = 256 << 20
+
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -65,6 +67,7 @@ class Threads:
 
     def map(self, function: Callable[[T], U], items: Sequence[T]) -> list[U]:
         """``function`` of each item, in order."""
+
         def inferred(item: T) -> U:
             with torch.inference_mode():
                 return function(item)
@@ -92,8 +95,7 @@ class _BlockSearch:
         return self._score(self.rerun.what_if(receiver, torch.stack(list(self._chain(receiver, senders)))))
 
     def remove(self, receiver: Receiver, senders: Sequence[int]) -> None:
-        for self._change in self._chain(receiver, senders):
-            pass
+        *_, self._change = (self._change, *self._chain(receiver, senders))
 
     def leave(self, receiver: Receiver, kept: Sequence[Node]) -> Tensor:
         assert self._change is not None
@@ -111,10 +113,17 @@ class _BlockSearch:
         return self._objective(final)[:, : self._n_real]
 
 
+def default_batch_size(n_prompts: int, device: torch.device) -> int:
+    """Prompts a block: on a CPU few, so that there are blocks for the threads to share; on a GPU many."""
+    if device.type != "cpu":
+        return 256
+    return 8 if n_prompts >= 16 else 4
+
+
 class Search:
     """A patched run over all prompts whose edges are removed receiver by receiver, in reverse forward order.
 
-    ``value`` is the objective's mean over the prompts in the present run, in its own unit (nats, logits or probability).
+    ``value`` is the objective's mean over the prompts in the present run, in its own unit (nats, logits, probability).
     """
 
     def __init__(
@@ -136,6 +145,12 @@ class Search:
 
         self._blocks = threads.map(open_block, split(batch.to(model.device), batch_size))
         (self.value,) = self._mean(_BlockSearch.start)
+
+    @property
+    def longest_chain(self) -> int:
+        """How many tests may run side by side without a block holding more than ``BYTES_IN_FLIGHT``; at least one."""
+        widest = max(block.rerun.bytes_per_test for block in self._blocks)
+        return max(1, BYTES_IN_FLIGHT // max(1, widest))
 
     def is_live(self, node: Node) -> bool:
         """Whether a kept edge leaves ``node`` towards a visited receiver. The logits always live."""
@@ -162,5 +177,7 @@ class Search:
         rows = torch.cat([part.cpu() for part in self._threads.map(function, self._blocks)], dim=1).tolist()
         means = [math.fsum(row) / len(row) for row in rows]
         if not all(map(math.isfinite, means)):
-            raise ModelError("The metric became NaN or infinite during the search: the model's logits overflow. Use --dtype float64.")
+            raise ModelError(
+                "The metric became NaN or infinite during the search: the model's logits overflow. Use --dtype float64."
+            )
         return means

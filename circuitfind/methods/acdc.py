@@ -1,9 +1,9 @@
 """ACDC, automatic circuit discovery (Conmy et al. 2023, arXiv:2304.14997), exactly as published.
 
-Receivers are visited in reverse forward order: the logits; then for each layer from the last its MLP, its v inputs, its
-k inputs, its q inputs, each over the heads from last to first. For each receiver the senders are tried from latest to
-earliest. An edge is removed for good if the metric then rises by less than the threshold (strictly). A node that no kept
-edge leaves loses its incoming edges without a test: removing them changes nothing, so their score is 0.
+Receivers are visited in reverse forward order: the logits; then for each layer from the last its MLP, its v inputs,
+its k inputs, its q inputs, each over the heads from last to first. For each receiver the senders are tried from latest
+to earliest. An edge is removed for good if the metric then rises by less than the threshold (strictly). A node that no
+kept edge leaves loses its incoming edges without a test: removing them changes nothing, so their score is 0.
 
 The tests of one receiver run as a batch along the chain "all so far removed": the outcome is taken up to the first edge
 that must stay, and the chain goes on behind it. This changes no decision, only how many are computed at a time.
@@ -101,7 +101,7 @@ class ACDC:
         n_tests, n_evaluated, length = len(waiting), 0, SHORTEST_CHAIN
         search.visit(receiver)
         while waiting:
-            chain, outcome = waiting[:length], []
+            chain, outcome = waiting[: min(length, search.longest_chain)], []
             for value in search.test(receiver, chain):
                 outcome.append(value - now)
                 if not outcome[-1] < self.threshold:

@@ -1,0 +1,1 @@
+"""Each module prints its figure: ``python -m benchmarks.NAME``."""

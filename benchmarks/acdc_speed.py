@@ -1,0 +1,127 @@
+"""Tests per second of ACDC against a full forward pass a test, in one process, on the same prompts.
+
+    python -m benchmarks.acdc_speed [--model smollm2-135m] [--prompts 16] [--threshold 0.02] [--samples 10]
+
+The forward pass is the plain Hugging Face model's on the clean prompts, logits at the last position alone, at its best
+batch size: less than what any published ACDC pays for a test. The outcome is checked against literal tests: for
+``--samples`` decisions spread over the run, the whole model is run twice with the edges that were kept at that moment,
+with and without the edge in question, and both score and decision must be those that ACDC recorded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from benchmarks.machine import machine
+from circuitfind.batch import Batch, tokenise
+from circuitfind.graph import Edge, Graph
+from circuitfind.methods.acdc import ACDC, Found, visiting_order
+from circuitfind.metrics import make_objective
+from circuitfind.models.families import read_transformer
+from circuitfind.models.load import load_bridge, load_tokenizer
+from circuitfind.models.locate import locate
+from circuitfind.patching import prepare, readable, run_patched
+from circuitfind.progress import Silent
+from circuitfind.taskfiles import load_task
+from circuitfind.transformer import Transformer
+
+BATCH_SIZE = 8
+
+
+def main() -> None:
+    options = parse()
+    tokenizer = load_tokenizer(options.model)
+    batch = tokenise(load_task(options.task).make(tokenizer, options.prompts, 0), tokenizer)
+    bridge = load_bridge(locate(options.model, Silent()), "cpu", torch.float32)
+    model = read_transformer(bridge, batch.n_pos)
+    forward = best_forward(bridge.original_model, batch)
+    method = ACDC(options.threshold, metric=options.metric)
+    start = time.perf_counter()
+    found = method.find(model, batch, BATCH_SIZE, Silent())
+    seconds = time.perf_counter() - start
+    again = best_forward(bridge.original_model, batch)
+    per_test, forward = seconds / found.n_tests, min(forward, again)
+    print(machine())
+    prompts = f"{batch.n_prompts} prompts of up to {batch.n_pos} tokens"
+    print(f"{options.task}, {options.model}, {prompts}, {options.metric}, threshold {options.threshold}")
+    print(f"one forward pass      {forward * 1e3:9.1f} ms")
+    tests = f"{found.n_tests:,} tests, {found.n_evaluated:,} computed, {seconds:.1f} s"
+    print(f"one ACDC test         {per_test * 1e3:9.2f} ms  ({tests})")
+    print(f"edges kept            {int(found.kept.sum()):9,} of {model.architecture.graph.n_edges:,}")
+    print(f"ratio                 {forward / per_test:9.1f} x")
+    worst = check_decisions(model, batch, method, found, options.samples)
+    print(f"{options.samples} decisions taken again with the whole model: all the same, scores within {worst:.1e}")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser.add_argument("--task", default="ioi")
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--metric", default="kl")
+    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--threshold", type=float, default=0.02)
+    parser.add_argument("--samples", type=int, default=10)
+    return parser.parse_args()
+
+
+def best_forward(model: Callable[..., object], batch: Batch) -> float:
+    """Seconds of the Hugging Face model's forward pass over all prompts, at its best batch size and best of three."""
+
+    @torch.inference_mode()
+    def once(size: int) -> float:
+        start = time.perf_counter()
+        for rows in batch.clean.split(size):
+            model(rows, use_cache=False, logits_to_keep=1)
+        return time.perf_counter() - start
+
+    return min(once(size) for size in (batch.n_prompts, 8, 4) for _ in range(3))
+
+
+def check_decisions(model: Transformer, batch: Batch, method: ACDC, found: Found, n_samples: int) -> float:
+    """Takes tested decisions again, literally; the largest difference of a score. Exits with 1 where one differs."""
+    graph = model.architecture.graph
+    tested = [(place, mask) for place, mask in decisions(graph, found) if found.scores[place] != 0]
+    chosen = tested[:: max(1, len(tested) // n_samples)][:n_samples]
+    baseline = prepare(model, batch, method.ablation)
+    objective = make_objective(method.metric, model, batch, baseline.final)
+    worst = 0.0
+    for place, mask in chosen:
+        kept = mask(place)
+        before = float(objective(run_patched(baseline, kept).unsqueeze(0)).mean())
+        kept[place] = False
+        score = float(objective(run_patched(baseline, kept).unsqueeze(0)).mean()) - before
+        worst = max(worst, abs(score - float(found.scores[place])))
+        if (score < method.threshold) is bool(found.kept[place]):
+            edge = Edge(graph.senders[place[1]], graph.receivers[place[0]])
+            sys.exit(f"{edge}: score {score:.6g} literally, {float(found.scores[place]):.6g} in the search")
+    return worst
+
+
+def decisions(graph: Graph, found: Found) -> Iterator[tuple[tuple[int, int], Callable[[tuple[int, int]], Tensor]]]:
+    """Every edge in the order of its decision, with what builds the mask of edges that were kept just before it."""
+    order = [
+        (graph.receiver_index[receiver], sender)
+        for receiver in visiting_order(graph)
+        for sender in reversed(range(graph.n_readable(receiver)))
+    ]
+    number = {place: i for i, place in enumerate(order)}
+
+    def mask(place: tuple[int, int]) -> Tensor:
+        kept = readable(graph).clone()
+        for earlier in order[: number[place]]:
+            kept[earlier] = found.kept[earlier]
+        return kept
+
+    for place in order:
+        yield place, mask
+
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        main()
