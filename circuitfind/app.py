@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
-import typer
-import typer.core
+from circuitfind.commands.interrupt import INTERRUPTED, leave, leaving_at_once, leaving_soon
 
-from circuitfind import __version__
-from circuitfind.commands import export as export_command
-from circuitfind.commands import models, tasks
-from circuitfind.commands import run as run_command
-from circuitfind.errors import CircuitfindError
+with leaving_at_once():
+    import typer
+    import typer.core
 
-COULD_NOT_RUN, INTERRUPTED = 2, 130
+    from circuitfind import __version__
+    from circuitfind.commands import export as export_command
+    from circuitfind.commands import models, tasks
+    from circuitfind.commands import run as run_command
+    from circuitfind.errors import CircuitfindError
+
+COULD_NOT_RUN = 2
 DEBUG = "--debug"
-GRACE_SECONDS = 1.0
-"""How long a Ctrl-C waits for work that can't be interrupted (a product in a worker thread) before it cuts it off."""
-SHOW_CURSOR = "\r\x1b[K\x1b[?25h"
-"""What a terminal needs if the progress bar had no time to go."""
 
 
 class Commands(typer.core.TyperGroup):
@@ -57,10 +52,11 @@ app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
 
 
-def show_version(asked: bool) -> None:
+def show_version(asked: bool) -> bool:
     if asked:
         typer.echo(f"circuitfind {__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()
@@ -77,19 +73,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line and exits: 0 done, 1 below the bar asked for, 2 could not run, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in given  # wherever it stands: the one who needs it adds it to the end of a line
-    with prompt_interrupts():
-        sys.exit(call([argument for argument in given if argument != DEBUG], debug))
+    with leaving_soon():
+        code = call([argument for argument in given if argument != DEBUG], debug)
+        if code == INTERRUPTED:
+            leave()  # without the second that torch takes to go
+        sys.exit(code)
 
 
 def call(arguments: list[str], debug: bool) -> int:
     """Runs one command; the exit code. Errors are printed here, with their traceback where ``debug`` is set."""
     try:
-        code = app(arguments, prog_name="circuitfind", standalone_mode=False) or 0
-        if code == INTERRUPTED:
-            print("Interrupted.", file=sys.stderr)
-        return int(code)
+        return int(app(arguments, prog_name="circuitfind", standalone_mode=False) or 0)
     except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         if debug:
@@ -133,29 +128,6 @@ def is_out_of_memory(error: Exception) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
     )
-
-
-@contextlib.contextmanager
-def prompt_interrupts() -> Iterator[None]:
-    """Inside, a Ctrl-C ends the program within GRACE_SECONDS, whatever it is waiting for."""
-
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        cut_off = threading.Timer(GRACE_SECONDS, _cut_off)
-        cut_off.daemon = True
-        cut_off.start()
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _cut_off() -> NoReturn:
-    with contextlib.suppress(OSError):
-        os.write(2, f"{SHOW_CURSOR if os.isatty(2) else ''}Interrupted.\n".encode())
-    os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

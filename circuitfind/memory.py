@@ -102,8 +102,9 @@ def needed(work: Workload) -> int:
 
 def _weights(work: Workload) -> int:
     """The weights as loaded and as read, and the file they come from while that is mapped."""
-    in_dtype = work.stored.n_numbers * work.itemsize
-    return 2 * in_dtype + (work.stored.n_bytes if in_dtype != work.stored.n_bytes else 0)
+    stored, in_dtype = work.stored, work.stored.n_numbers * work.itemsize
+    is_converted = stored.n_bytes // max(1, stored.n_numbers) != work.itemsize  # a file's head is short
+    return 2 * in_dtype + (stored.n_bytes if is_converted else 0)
 
 
 def _search(work: Workload) -> int:
