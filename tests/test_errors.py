@@ -29,6 +29,7 @@ def test_every_error_is_drawn_in_the_tree_and_stands_under_its_root() -> None:
         ("IOI", ["ioi", "docstring"], "No task named 'IOI'. Did you mean 'ioi'? Tasks: docstring, ioi."),
         ("zebra", ["ioi", "docstring"], "No task named 'zebra'. Tasks: docstring, ioi."),
         ("", ["ioi"], "No task named ''. Tasks: ioi."),
+        ("qwen", ["Qwen2", "GPT2"], "No task named 'qwen'. Did you mean 'Qwen2'? Tasks: GPT2, Qwen2."),
     ],
 )
 def test_an_unknown_name_is_told_the_nearest_and_all_there_are(name: str, known: list[str], message: str) -> None:

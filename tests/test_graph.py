@@ -115,7 +115,8 @@ def test_a_name_that_can_be_read_has_one_spelling(name: str) -> None:
         try:
             assert str(kind.parse(name)) == name
         except CircuitError as error:
-            assert f"'{name}'" in str(error)
+            part = str(error).split("' is no ")[0].removeprefix("'")  # of an edge's name, the part that is wrong
+            assert part in name
 
 
 @pytest.mark.parametrize(
@@ -131,6 +132,7 @@ def test_a_name_that_can_be_read_has_one_spelling(name: str) -> None:
         "m0 ",
         "m-1",
         "m٣",
+        "m1٣",
         "m０",
         "a0.h1\n",
         "m01",
@@ -144,7 +146,7 @@ def test_a_bad_name_of_a_node_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "input", "a0.h1", "a0.h1<z>", "a0.h1<q", "a0.h1<Q>", "m0<q>", "logits<q>", "m", "a0.h٣<q>"]
+    "name", ["", "input", "a0.h1", "a0.h1<z>", "a0.h1<q", "a0.h1<Q>", "m0<q>", "logits<q>", "m", "a0.h1٣<q>"]
 )
 def test_a_bad_name_of_a_receiver_is_refused(name: str) -> None:
     with pytest.raises(CircuitError, match="is no receiver"):
