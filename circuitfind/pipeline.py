@@ -29,7 +29,7 @@ from circuitfind.models.folder import read_config
 from circuitfind.models.load import HubTokenizer, load_tokenizer
 from circuitfind.models.model import Model, load_model
 from circuitfind.patching import find_ablation
-from circuitfind.preflight import Plan, RunOptions, make_plan, short_name
+from circuitfind.preflight import DEFAULT_PROMPTS, Plan, RunOptions, make_plan, short_name
 from circuitfind.progress import Progress, Silent
 from circuitfind.prompts import PromptPair, Task
 from circuitfind.report import Evidence, overshoot_warning, report, task_line, task_warning
@@ -153,10 +153,10 @@ def workload(plan: Plan, options: RunOptions, batch: Batch) -> Workload:
 
 def make_prompts(task: Task, tokenizer: HubTokenizer, options: RunOptions, notes: Noted) -> list[PromptPair]:
     """The run's prompt pairs. Raises TaskError if there are none."""
-    pairs = task.make(tokenizer, options.n_prompts, options.seed)
+    pairs = task.make(tokenizer, options.n_prompts or DEFAULT_PROMPTS, options.seed)
     if not pairs:
         raise TaskError(f"The task '{task.name}' makes no prompts with this model's tokenizer. Use another model.")
-    if len(pairs) < options.n_prompts:
+    if options.n_prompts and len(pairs) < options.n_prompts:
         notes.warn(f"{options.n_prompts} prompts were asked for; there are {len(pairs)}.")
     return pairs
 

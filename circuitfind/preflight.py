@@ -35,6 +35,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """The words that options take. The modules that do what they say import torch; a test holds the two together."""
+DEFAULT_PROMPTS = 16
 DEVICES = ("auto", "cpu", "cuda", "mps")
 LEAST_BFLOAT16_THRESHOLD = 1e-3
 """Below this a threshold is under the resolution of bfloat16 logits, which keep 8 bits."""
@@ -44,8 +45,9 @@ LEAST_BFLOAT16_THRESHOLD = 1e-3
 class RunOptions:
     """What a run is asked to do, as the command line or a caller says it.
 
-    ``metric`` None is the task's own, ``threshold`` None the method's default for the metric, ``batch_size`` None what
-    suits the device, ``bos`` None what the model's tokenizer does by itself, ``out`` None a new folder under results/.
+    ``metric`` None is the task's own, ``threshold`` None the method's default for the metric, ``n_prompts`` None as
+    many as there are up to DEFAULT_PROMPTS, ``batch_size`` None what suits the device, ``bos`` None what the model's
+    tokenizer does by itself, ``out`` None a new folder under results/.
     """
 
     task: str
@@ -55,7 +57,7 @@ class RunOptions:
     metric: str | None = None
     ablation: str = "corrupted"
     objective: str = "improve"
-    n_prompts: int = 16
+    n_prompts: int | None = None
     seed: int = 0
     batch_size: int | None = None
     device: str = "auto"

@@ -54,7 +54,10 @@ def run(
             help="improve: lower the metric, as published. match: stay at the full model's value, prompt by prompt."
         ),
     ] = "improve",
-    prompts: Annotated[int, typer.Option(help="How many prompt pairs.")] = 16,
+    prompts: Annotated[
+        int | None,
+        typer.Option(help="How many prompt pairs. Default: 16, or all if there are fewer.", show_default=False),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Which prompts.")] = 0,
     batch_size: Annotated[str, typer.Option(help="Prompts computed together, or auto. It changes no result.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
