@@ -167,14 +167,15 @@ def test_a_prompts_objective_does_not_depend_on_the_tests_beside_it(name: Metric
         assert torch.equal(objective(finals[:n]), together[:n])
 
 
-@pytest.mark.parametrize("most", [1, 100, 300])
-def test_however_few_logits_stand_in_memory_the_partition_is_the_same(
-    most: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("vocab_slice", "vector"), [(2048, 32), (32, 32), (8, 4), (4, 4), (1, 1)])
+def test_however_few_tokens_are_unembedded_at_a_time_the_partition_is_the_same(
+    vocab_slice: int, vector: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = random_transformer("gpt2", 1)
+    model = replace(random_transformer("gpt2", 1), b_U=torch.linspace(-1, 1, 29, dtype=torch.float64))
     x = final_norm(model, torch.randn(7, 3, 16, generator=torch.Generator().manual_seed(1)).double())
-    expected = (x @ model.W_U).logsumexp(-1)
-    monkeypatch.setattr(metrics, "MAX_LOGITS", most)
+    expected = (x @ model.W_U + model.b_U).logsumexp(-1)
+    monkeypatch.setattr(metrics, "VOCAB_SLICE", vocab_slice)
+    monkeypatch.setattr(metrics, "VECTOR", vector)
     assert torch.allclose(log_partition(model, x), expected, atol=1e-12)
 
 
