@@ -34,14 +34,13 @@ from circuitfind.progress import Progress, Silent
 from circuitfind.prompts import PromptPair, Task
 from circuitfind.report import Evidence, overshoot_warning, report, task_line, task_warning
 from circuitfind.runfolder import RUN_FILE, json_file, next_free, scores_file, write_run
+from circuitfind.search import default_batch_size
 from circuitfind.taskfiles import write_prompts
 
 __all__ = ["Plan", "RunOptions", "RunResult", "carry_out", "make_plan", "run"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 VERSIONED = ("torch", "transformer_lens", "transformers", "safetensors", "pygraphviz")
-CPU_BATCH, GPU_BATCH = 8, 256
-"""Prompts that are computed together: on a CPU few, so that the threads share the blocks; on a GPU many."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def carry_out(plan: Plan, progress: Progress) -> RunResult:
         check_answers(method.metric, batch)
         memory = check_memory(workload(plan, options, batch), options.device)
         model = load_model(short_name(options.model), plan.model_folder, batch, options.device, DTYPES[options.dtype])
-    size = options.batch_size or default_batch_size(options.device)
+    size = options.batch_size or default_batch_size(batch.n_prompts, options.device)
     with clock.time("task"):
         report_task(model, batch, size, notes)
     with clock.time("search"):
@@ -133,11 +132,6 @@ def find_device(name: str) -> str:
     return name
 
 
-def default_batch_size(device: str) -> int:
-    """What --batch-size auto is."""
-    return CPU_BATCH if device == "cpu" else GPU_BATCH
-
-
 def workload(plan: Plan, options: RunOptions, batch: Batch) -> Workload:
     """What the memory that the run needs depends on."""
     return Workload(
@@ -146,7 +140,7 @@ def workload(plan: Plan, options: RunOptions, batch: Batch) -> Workload:
         itemsize=DTYPES[options.dtype].itemsize,
         n_prompts=batch.n_prompts,
         n_pos=batch.n_pos,
-        batch_size=options.batch_size or default_batch_size(options.device),
+        batch_size=options.batch_size or default_batch_size(batch.n_prompts, options.device),
         n_threads=torch.get_num_threads() if options.device == "cpu" else 1,
     )
 

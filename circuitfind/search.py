@@ -113,9 +113,9 @@ class _BlockSearch:
         return self._objective(final)[:, : self._n_real]
 
 
-def default_batch_size(n_prompts: int, device: torch.device) -> int:
+def default_batch_size(n_prompts: int, device: str) -> int:
     """Prompts a block: on a CPU few, so that there are blocks for the threads to share; on a GPU many."""
-    if device.type != "cpu":
+    if device != "cpu":
         return 256
     return 8 if n_prompts >= 16 else 4
 

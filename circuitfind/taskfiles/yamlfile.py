@@ -41,7 +41,7 @@ def prompts_path(path: Path) -> Path:
 
 def _parse(path: Path) -> tuple[Any, list[int]]:
     """The document, and the line that each item of ``prompts`` begins on."""
-    import yaml  # type: ignore[import-untyped]  # only tasks in YAML pay for it
+    import yaml  # only tasks in YAML pay for it
 
     try:
         loader = yaml.SafeLoader(read_text(path))
