@@ -66,7 +66,7 @@ class Hub(BaseHTTPRequestHandler):
         else:
             self.answer(b"", 401, {"X-Error-Code": "RepoNotFound"})
 
-    do_HEAD = do_GET  # noqa: N815  the name http.server calls
+    do_HEAD = do_GET
 
     def answer_json(self, value: object) -> None:
         self.answer(json.dumps(value).encode(), 200, {"Content-Type": "application/json"})
