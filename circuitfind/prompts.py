@@ -125,12 +125,19 @@ def _check_words(pair: PromptPair) -> list[str]:
         problems.append(
             "clean and corrupted are the same text. Change what the answer depends on in the corrupted one."
         )
+    if any(_is_broken(text) for text in (pair.clean, pair.corrupted, *pair.answers, *pair.wrong_answers)):
+        problems.append("a text holds half a character (a lone surrogate such as \\ud800). Write the whole one.")
     if not pair.answers:
         problems.append("there is no right answer. Give at least one.")
     if "" in pair.answers or "" in pair.wrong_answers:
         kind = "right" if "" in pair.answers else "wrong"
         problems.append(f"a {kind} answer is empty. Write it with its leading space where it has one, or leave it out.")
     return problems
+
+
+def _is_broken(text: str) -> bool:
+    """Whether no file can hold the text: JSON's escapes can spell half a character."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _check_tokens(pair: PromptPair, tokenizer: Tokenizer) -> list[str]:

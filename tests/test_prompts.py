@@ -52,6 +52,11 @@ def test_no_wrong_answer_is_sound() -> None:
     assert check_pair(replace(GOOD, wrong_answers=()), ToyTokenizer()) == []
 
 
+def test_half_a_character_is_told() -> None:
+    assert "half a character" in problem(replace(GOOD, clean=GOOD.clean + "\ud800"))
+    assert "half a character" in problem(replace(GOOD, answers=(" \udc00",)))
+
+
 def test_an_empty_prompt_is_told() -> None:
     assert "the clean prompt is empty" in problem(replace(GOOD, clean=""))
     assert "the corrupted prompt is empty" in problem(replace(GOOD, corrupted=""))

@@ -32,7 +32,7 @@ from circuitfind.transformer import Transformer
 DEFAULT_THRESHOLD: dict[MetricName, float] = {"kl": 0.02, "logit-diff": 0.05, "prob-diff": 0.005, "loss": 0.02}
 """Thresholds that give circuits of a few hundred edges, in each metric's unit."""
 SHORTEST_CHAIN = 4
-LONGEST_CHAIN = 32
+LONGEST_CHAIN = 64
 """How many tests run side by side: twice as many after a chain in which every edge went, half as many after another."""
 
 

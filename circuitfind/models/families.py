@@ -219,6 +219,7 @@ def _assemble(
     rotary: tuple[Tensor, Tensor] | None = None,
 ) -> Transformer:
     head = bridge.original_model.get_output_embeddings()
+    bias = getattr(head, "bias", None)
     final = Norm.of(norm)
     dtype = final.gain.dtype
     return Transformer(
@@ -231,5 +232,5 @@ def _assemble(
         final_gain=final.gain,
         final_bias=final.bias,
         W_U=head.weight.detach().T,
-        b_U=None if getattr(head, "bias", None) is None else head.bias.detach(),
+        b_U=None if bias is None or not bool(bias.any()) else bias.detach(),
     )
