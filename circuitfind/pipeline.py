@@ -32,7 +32,7 @@ from circuitfind.patching import find_ablation
 from circuitfind.preflight import DEFAULT_PROMPTS, Plan, RunOptions, make_plan, short_name
 from circuitfind.progress import Progress, Silent
 from circuitfind.prompts import PromptPair, Task
-from circuitfind.report import Evidence, overshoot_warning, report, task_line, task_warning
+from circuitfind.report import Evidence, recovery_warning, report, task_line, task_warning
 from circuitfind.runfolder import RUN_FILE, json_file, next_free, scores_file, write_run
 from circuitfind.search import default_batch_size
 from circuitfind.taskfiles import write_prompts
@@ -95,7 +95,7 @@ def carry_out(plan: Plan, progress: Progress) -> RunResult:
     with clock.time("evaluation"):
         notes.stage("evaluating the circuit")
         evaluation = evaluate(model.transformer, batch, found.kept, method.ablation, size)
-        notes.warn_if(overshoot_warning(evaluation))
+        notes.warn_if(recovery_warning(evaluation))
     findings = Findings(task, options, method, tokenizer, pairs, batch, model, found, evaluation)
     circuit = make_circuit(findings)
     with clock.time("drawing"):

@@ -15,6 +15,7 @@ from circuitfind.memory import gigabytes
 from circuitfind.prompts import PromptPair
 
 FAILS_BELOW = 0.75
+OVER_RECOVERS, NO_BETTER_THAN_NOTHING = 1.2, 0.1
 N_STRONGEST = 10
 
 
@@ -47,15 +48,21 @@ def task_warning(performance: Performance) -> str | None:
     )
 
 
-def overshoot_warning(evaluation: Evaluation) -> str | None:
-    """What to tell a user whose circuit does better than the full model; None where it doesn't."""
+def recovery_warning(evaluation: Evaluation) -> str | None:
+    """What to tell a user whose circuit does better than the full model, or no better than none; else None.
+
+    The bounds are on the faithfulness of the logit difference: OVER_RECOVERS and NO_BETTER_THAN_NOTHING.
+    """
     faithfulness = evaluation.faithfulness("logit-diff")
-    if faithfulness is None or faithfulness <= 1.2:
+    if faithfulness is None or NO_BETTER_THAN_NOTHING < faithfulness <= OVER_RECOVERS:
         return None
-    return (
-        f"the circuit over-recovers: its logit difference is {faithfulness:.0%} of the full model's, "
-        "because what speaks against the answer was removed too. Use --metric kl, or --objective match."
-    )
+    share = f"its faithfulness (logit difference) is {faithfulness:.0%}"
+    if faithfulness > OVER_RECOVERS:
+        return (
+            f"the circuit over-recovers: {share}, because what speaks against the answer was removed too. "
+            "Use --metric kl, or --objective match."
+        )
+    return f"the circuit does hardly more than the fully ablated model: {share}. Lower --threshold to keep more of it."
 
 
 def on_paths(circuit: Circuit) -> int:

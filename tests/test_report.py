@@ -18,7 +18,7 @@ from circuitfind.report import (
     N_STRONGEST,
     Evidence,
     on_paths,
-    overshoot_warning,
+    recovery_warning,
     report,
     summary,
     task_line,
@@ -191,10 +191,19 @@ def test_the_task_line_says_how_well_the_full_model_does() -> None:
 
 
 @pytest.mark.parametrize(
-    ("difference", "warned"), [(3.0, False), (4.0, False), (5.0, False), (5.5, True), (12.0, True)]
+    ("difference", "warned"),
+    [
+        (-2.0, "hardly more"),
+        (-0.6, "hardly more"),
+        (0.0, None),
+        (4.0, None),
+        (5.0, None),
+        (5.5, "over-recovers"),
+        (12.0, "over-recovers"),
+    ],
 )
-def test_a_circuit_that_does_better_than_the_full_model_is_warned_of(difference: float, warned: bool) -> None:
-    # faithfulness (d + 1) / 5 above 1.2
-    warning = overshoot_warning(Evaluation(FULL, performance(0.5, difference), ABLATED))
-    assert (warning is not None) is warned
-    assert warning is None or f"{(difference + 1) / 5:.0%}" in warning
+def test_a_circuit_that_does_too_much_or_nothing_is_warned_of(difference: float, warned: str | None) -> None:
+    # faithfulness (d + 1) / 5 above 1.2, or not above 0.1
+    warning = recovery_warning(Evaluation(FULL, performance(0.5, difference), ABLATED))
+    assert (warning is not None) is (warned is not None)
+    assert warning is None or (str(warned) in warning and f"{(difference + 1) / 5:.0%}" in warning)

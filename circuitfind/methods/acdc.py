@@ -31,7 +31,7 @@ from circuitfind.transformer import Transformer
 
 DEFAULT_THRESHOLD: dict[MetricName, float] = {"kl": 0.02, "logit-diff": 0.05, "prob-diff": 0.005, "loss": 0.02}
 """Thresholds that give circuits of a few hundred edges, in each metric's unit."""
-SHORTEST_CHAIN = 4
+SHORTEST_CHAIN = 16
 LONGEST_CHAIN = 64
 """How many tests run side by side: twice as many after a chain in which every edge went, half as many after another."""
 
@@ -98,7 +98,7 @@ class ACDC:
         """Test the receiver's edges from the latest sender to the earliest; ``found`` with its row filled in."""
         row, now = graph.receiver_index[receiver], search.value
         waiting = list(reversed(range(graph.n_readable(receiver))))
-        n_tests, n_evaluated, length = len(waiting), 0, SHORTEST_CHAIN
+        n_tests, n_evaluated, length = len(waiting), 0, max(LONGEST_CHAIN // 2, 1)
         search.visit(receiver)
         while waiting:
             chain, outcome = waiting[: min(length, search.longest_chain)], []
