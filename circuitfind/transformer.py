@@ -56,18 +56,18 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Layer:
-    """One block's weights, as [reads, writes]; the norms before q, k, v and the MLP folded in."""
+    """One block's weights, as [reads, writes]; the norms before q, k, v and the MLP folded in. A bias of 0 is None."""
 
     W_Q: Float[Tensor, "head d_model d_head"]
     W_K: Float[Tensor, "kv_head d_model d_head"]
     W_V: Float[Tensor, "kv_head d_model d_head"]
     W_O: Float[Tensor, "head d_head d_model"]
-    b_Q: Float[Tensor, "head d_head"]
-    b_K: Float[Tensor, "kv_head d_head"]
-    b_V: Float[Tensor, "kv_head d_head"]
+    b_Q: Float[Tensor, "head d_head"] | None
+    b_K: Float[Tensor, "kv_head d_head"] | None
+    b_V: Float[Tensor, "kv_head d_head"] | None
     b_O: Float[Tensor, " d_model"]
     W_in: Float[Tensor, "d_model d_mlp"]
-    b_in: Float[Tensor, " d_mlp"]
+    b_in: Float[Tensor, " d_mlp"] | None
     W_gate: Float[Tensor, "d_model d_mlp"] | None
     b_gate: Float[Tensor, " d_mlp"] | None
     W_out: Float[Tensor, "d_mlp d_model"]
@@ -129,7 +129,8 @@ def project(
     W, b = {"q": (weights.W_Q, weights.b_Q), "k": (weights.W_K, weights.b_K), "v": (weights.W_V, weights.b_V)}[slot]
     index = list(heads) if slot == "q" else kv_heads(model.architecture, heads)
     rows = normalise(model.architecture, x).reshape(len(index), -1, x.shape[-1])
-    return torch.baddbmm(b[index].unsqueeze(1), rows, W[index]).reshape(*x.shape[:-1], W.shape[-1])
+    out = torch.bmm(rows, W[index]) if b is None else torch.baddbmm(b[index].unsqueeze(1), rows, W[index])
+    return out.reshape(*x.shape[:-1], W.shape[-1])
 
 
 def rotary_table(
@@ -181,15 +182,20 @@ def activate(activation: Activation, x: Tensor) -> Tensor:
     return functional.silu(x, inplace=True) if activation == "silu" else functional.relu(x, inplace=True)
 
 
+def affine(x: Float[Tensor, "row i"], W: Float[Tensor, "i o"], b: Float[Tensor, " o"] | None) -> Float[Tensor, "row o"]:
+    """x W + b."""
+    return torch.mm(x, W) if b is None else torch.addmm(b, x, W)
+
+
 def mlp(model: Transformer, layer: int, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
     """What the MLP writes to the stream (without b_out)."""
     weights = model.layers[layer]
     rows = normalise(model.architecture, x).reshape(-1, x.shape[-1])
-    hidden = torch.addmm(weights.b_in, rows, weights.W_in)
-    if weights.W_gate is None or weights.b_gate is None:
+    hidden = affine(rows, weights.W_in, weights.b_in)
+    if weights.W_gate is None:
         hidden = activate(model.architecture.activation, hidden)
     else:
-        hidden *= activate(model.architecture.activation, torch.addmm(weights.b_gate, rows, weights.W_gate))
+        hidden *= activate(model.architecture.activation, affine(rows, weights.W_gate, weights.b_gate))
     return torch.mm(hidden, weights.W_out).reshape(x.shape)
 
 

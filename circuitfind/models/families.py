@@ -58,9 +58,9 @@ class Norm:
         bias = getattr(module, "bias", None)
         return Norm(gain, torch.zeros_like(gain) if bias is None else bias.detach())
 
-    def fold(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    def fold(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor | None]:
         """W [..., d_model, out] and b [..., out] that read the bare norm as (W, b) read the full one."""
-        return self.gain.unsqueeze(-1) * W, b + self.bias @ W
+        return self.gain.unsqueeze(-1) * W, _or_none(b + self.bias @ W)
 
 
 def gpt2(bridge: Any, n_pos: int) -> Transformer:
@@ -158,6 +158,11 @@ def _activation(name: str) -> Activation:
     return ACTIVATIONS[name]
 
 
+def _or_none(bias: Tensor) -> Tensor | None:
+    """None in place of a bias of zeros: adding it would only take time."""
+    return bias if bool(bias.any()) else None
+
+
 def _linear(module: Any) -> tuple[Tensor, Tensor]:
     """Weight as [reads, writes], and bias (zeros where there is none). Linear stores [writes, reads], Conv1D not."""
     weight = module.weight.detach()
@@ -232,5 +237,5 @@ def _assemble(
         final_gain=final.gain,
         final_bias=final.bias,
         W_U=head.weight.detach().T,
-        b_U=None if bias is None or not bool(bias.any()) else bias.detach(),
+        b_U=None if bias is None else _or_none(bias.detach()),
     )
