@@ -30,7 +30,7 @@ from circuitfind.search import Search, Threads
 from circuitfind.transformer import Transformer
 
 DEFAULT_THRESHOLD: dict[MetricName, float] = {"kl": 0.02, "logit-diff": 0.05, "prob-diff": 0.005, "loss": 0.02}
-"""Thresholds that give circuits of a few hundred edges, in each metric's unit."""
+"""In each metric's unit. That of kl gives 161 edges for ioi on smollm2-135m; the others are of its order, not tuned."""
 SHORTEST_CHAIN = 16
 LONGEST_CHAIN = 64
 """How many tests run side by side: twice as many after a chain in which every edge went, half as many after another."""
