@@ -67,7 +67,8 @@ def recovery_warning(evaluation: Evaluation) -> str | None:
 
 def on_paths(circuit: Circuit) -> int:
     """How many edges lie on a path of kept edges from the input to the logits."""
-    graph = networkx.DiGraph((edge.sender, edge.receiver.node) for edge in circuit.edges)
+    graph: networkx.DiGraph[object] = networkx.DiGraph()
+    graph.add_edges_from((edge.sender, edge.receiver.node) for edge in circuit.edges)
     graph.add_nodes_from((Node("input"), Node("logits")))
     between = networkx.descendants(graph, Node("input")) & networkx.ancestors(graph, Node("logits"))
     between |= {Node("input"), Node("logits")}
