@@ -21,7 +21,8 @@ from torch import Tensor
 from benchmarks.machine import machine
 from circuitfind.batch import Batch, tokenise
 from circuitfind.graph import Edge, Graph
-from circuitfind.methods.acdc import ACDC, Found, visiting_order
+from circuitfind.methods.acdc import ACDC, visiting_order
+from circuitfind.methods.found import Found
 from circuitfind.metrics import make_objective
 from circuitfind.models.families import read_transformer
 from circuitfind.models.load import load_bridge, load_tokenizer

@@ -23,7 +23,8 @@ from circuitfind.export import writer
 from circuitfind.graph import Edge
 from circuitfind.memory import Shape, Workload, check_memory, peak, stored_weights
 from circuitfind.methods import find_method
-from circuitfind.methods.acdc import ACDC, DEFAULT_THRESHOLD, Found
+from circuitfind.methods.acdc import ACDC, DEFAULT_THRESHOLD
+from circuitfind.methods.found import Found
 from circuitfind.metrics import check_answers, find_metric
 from circuitfind.models.folder import read_config
 from circuitfind.models.load import HubTokenizer, load_tokenizer

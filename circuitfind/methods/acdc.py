@@ -17,16 +17,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from circuitfind.batch import Batch
 from circuitfind.errors import UsageError
 from circuitfind.graph import SLOTS, Graph, Node, Receiver
+from circuitfind.methods.found import Found, Save, nothing_decided, save_nothing
 from circuitfind.metrics import MetricName, check_answers
-from circuitfind.patching import AblationName, readable
+from circuitfind.patching import AblationName
 from circuitfind.progress import Progress
-from circuitfind.search import Search, Threads
+from circuitfind.search import BYTES_IN_FLIGHT, Search, Threads
 from circuitfind.transformer import Transformer
 
 DEFAULT_THRESHOLD: dict[MetricName, float] = {"kl": 0.02, "logit-diff": 0.05, "prob-diff": 0.005, "loss": 0.02}
@@ -34,24 +33,6 @@ DEFAULT_THRESHOLD: dict[MetricName, float] = {"kl": 0.02, "logit-diff": 0.05, "p
 SHORTEST_CHAIN = 16
 LONGEST_CHAIN = 64
 """How many tests run side by side: twice as many after a chain in which every edge went, half as many after another."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a search found: which edges stay, and every edge's score (NaN where the graph has no edge).
-
-    ``n_tests`` edges were decided by a test, the others had none to make; ``n_evaluated`` tests were computed for it,
-    those behind an edge that had to stay included.
-    """
-
-    kept: Bool[Tensor, "receiver sender"]
-    scores: Float[Tensor, "receiver sender"]
-    n_tests: int
-    n_evaluated: int
-
-    @property
-    def summary(self) -> str:
-        return f"{self.n_tests:,} tests, {int(self.kept.sum()):,} edges kept"
 
 
 @dataclass(frozen=True)
@@ -78,11 +59,25 @@ class ACDC:
         """The block ``method`` of a circuit file: every option, and the order of visits that the result depends on."""
         return {"name": self.name, **asdict(self), "order": "published"}
 
-    def find(self, model: Transformer, batch: Batch, batch_size: int, progress: Progress) -> Found:
-        """Visit every receiver and decide on every edge."""
+    def find(
+        self,
+        model: Transformer,
+        batch: Batch,
+        batch_size: int,
+        progress: Progress,
+        start: Found | None = None,
+        save: Save = save_nothing,
+        bytes_in_flight: int = BYTES_IN_FLIGHT,
+    ) -> Found:
+        """Visit every receiver and decide on every edge.
+
+        ``start`` takes up what an earlier search of the same model, batch and options had decided; the outcome is the
+        same to the last bit. ``save`` is called with what is decided so far after every batch of tests. The tests side by
+        side on one thread hold at most ``bytes_in_flight``, which changes no outcome.
+        """
         check_answers(self.metric, batch)
         graph = model.architecture.graph
-        found = _nothing_kept(graph)
+        found = start or nothing_decided(graph)
         with Threads(model.device) as threads:
             match = self.objective == "match"
             search = Search(model, batch, self.ablation, self.metric, threads, batch_size, match)
@@ -117,12 +112,6 @@ class ACDC:
         kept = found.kept[row].nonzero().flatten().tolist()
         search.leave(receiver, [graph.senders[sender] for sender in reversed(kept)])
         return replace(found, n_tests=found.n_tests + n_tests, n_evaluated=found.n_evaluated + n_evaluated)
-
-
-def _nothing_kept(graph: Graph) -> Found:
-    edges = readable(graph)
-    scores = torch.where(edges, 0.0, math.nan).double()
-    return Found(torch.zeros_like(edges), scores, n_tests=0, n_evaluated=0)
 
 
 def visiting_order(graph: Graph) -> Iterator[Receiver]:

@@ -13,7 +13,8 @@ from circuitfind.batch import Batch
 from circuitfind.errors import UsageError
 from circuitfind.graph import Edge, Graph
 from circuitfind.methods import acdc
-from circuitfind.methods.acdc import ACDC, Found, visiting_order
+from circuitfind.methods.acdc import ACDC, visiting_order
+from circuitfind.methods.found import Found
 from circuitfind.progress import Silent
 from circuitfind.transformer import Transformer
 from tests.oracles.acdc import acdc as literal_acdc

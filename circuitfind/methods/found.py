@@ -1,0 +1,49 @@
+"""What a search has decided: the outcome of a method, and the state that a long run is taken up from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuitfind.graph import Graph
+from circuitfind.patching import readable
+
+
+@dataclass(frozen=True)
+class Found:
+    """Which edges stay, and every edge's score (NaN where the graph has no edge, float64).
+
+    ``decided`` are the edges on which the search has decided: at its end all of them. Before that an undecided edge is
+    in ``kept`` as False, with the score 0. ``n_tests`` edges were decided by a test, the others had none to make;
+    ``n_evaluated`` tests were computed for it, those behind an edge that had to stay included.
+    """
+
+    kept: Bool[Tensor, "receiver sender"]
+    scores: Float[Tensor, "receiver sender"]
+    decided: Bool[Tensor, "receiver sender"]
+    n_tests: int
+    n_evaluated: int
+
+    @property
+    def summary(self) -> str:
+        return f"{self.n_tests:,} tests, {int(self.kept.sum()):,} edges kept"
+
+
+Save = Callable[[Found], None]
+"""Called with what has been decided so far, often; the tensors change afterwards, so what is to last must be copied."""
+
+
+def nothing_decided(graph: Graph) -> Found:
+    """The beginning of every search."""
+    edges = readable(graph)
+    scores = torch.where(edges, 0.0, math.nan).double()
+    return Found(torch.zeros_like(edges), scores, torch.zeros_like(edges), n_tests=0, n_evaluated=0)
+
+
+def save_nothing(found: Found) -> None:
+    """The Save of a run that no one takes up again."""
