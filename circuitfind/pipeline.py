@@ -55,16 +55,29 @@ class RunResult:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """Everything that a run came by; its files are written from it."""
+class Ready:
+    """What a search starts from. It depends on no threshold: the runs of a sweep share it.
+
+    ``options`` have their device settled; ``memory`` is the estimate of what the run needs, in bytes.
+    """
 
     task: Task
     options: RunOptions
-    method: ACDC
     tokenizer: HubTokenizer
     pairs: Sequence[PromptPair]
     batch: Batch
     model: Model
+    batch_size: int
+    memory: int
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that a run came by; its files are written from it."""
+
+    ready: Ready
+    options: RunOptions
+    method: ACDC
     found: Found
     evaluation: Evaluation
 
@@ -77,19 +90,33 @@ def run(options: RunOptions, progress: Progress | None = None) -> RunResult:
 
 def carry_out(plan: Plan, progress: Progress) -> RunResult:
     """The run itself, step by step. Its folder is made when there is all to be written."""
-    notes, clock, task = Noted(progress, plan.cautions), Clock(), plan.task
-    method, options = settle(plan.options)
+    notes, clock = Noted(progress, plan.cautions), Clock()
+    ready = make_ready(plan, notes, clock)
+    findings = find_circuit(ready, ready.options, notes, clock)
+    return write_findings(findings, plan.folder if ready.options.out else next_free(plan.folder), notes, clock)
+
+
+def make_ready(plan: Plan, notes: Noted, clock: Clock) -> Ready:
+    """Prompts and model, loaded and checked, and how well the full model does the task."""
+    options = replace(plan.options, device=find_device(plan.options.device))
     with clock.time("load"):
         notes.stage(f"loading {options.model}")
         tokenizer = load_tokenizer(str(plan.model_folder), notes).with_bos(options.bos)
-        pairs = make_prompts(task, tokenizer, options, notes)
+        pairs = make_prompts(plan.task, tokenizer, options, notes)
         batch = tokenise(pairs, tokenizer)
-        check_answers(method.metric, batch)
+        check_answers(find_metric(options.metric or ""), batch)
         memory = check_memory(workload(plan, options, batch), options.device)
         model = load_model(short_name(options.model), plan.model_folder, batch, options.device, DTYPES[options.dtype])
     size = options.batch_size or default_batch_size(batch.n_prompts, options.device)
     with clock.time("task"):
         report_task(model, batch, size, notes)
+    return Ready(plan.task, options, tokenizer, pairs, batch, model, size, memory)
+
+
+def find_circuit(ready: Ready, options: RunOptions, notes: Noted, clock: Clock) -> Findings:
+    """The search that ``options`` ask for, and the evaluation of what it found."""
+    method, options = settle(options)
+    model, batch, size = ready.model, ready.batch, ready.batch_size
     with clock.time("search"):
         notes.stage(f"{options.method} on the {model.transformer.architecture.graph.n_edges:,} edges of {model.name}")
         found = method.find(model.transformer, batch, size, notes)
@@ -97,28 +124,31 @@ def carry_out(plan: Plan, progress: Progress) -> RunResult:
         notes.stage("evaluating the circuit")
         evaluation = evaluate(model.transformer, batch, found.kept, method.ablation, size)
         notes.warn_if(recovery_warning(evaluation))
-    findings = Findings(task, options, method, tokenizer, pairs, batch, model, found, evaluation)
-    circuit = make_circuit(findings)
+    return Findings(ready, options, method, found, evaluation)
+
+
+def write_findings(findings: Findings, folder: Path, notes: Noted, clock: Clock) -> RunResult:
+    """The run's folder, with its pictures drawn."""
+    circuit, options = make_circuit(findings), findings.options
     with clock.time("drawing"):
         notes.stage("drawing the circuit")
         pictures = {f"circuit.{name}": writer(name)(circuit) for name in dict.fromkeys(("dot", *options.formats))}
     record = make_record(findings) | {
         "warnings": notes.warnings,
         "timings": clock.seconds,
-        "estimated_memory_bytes": memory,
+        "estimated_memory_bytes": findings.ready.memory,
         "peak_memory_bytes": peak(),
     }
-    folder = plan.folder if options.out else next_free(plan.folder)
     write_run(folder, make_files(findings, circuit, pictures, record), options.force)
-    return RunResult(circuit, evaluation, folder, tuple(notes.warnings))
+    return RunResult(circuit, findings.evaluation, folder, tuple(notes.warnings))
 
 
 def settle(options: RunOptions) -> tuple[ACDC, RunOptions]:
-    """The method, and the options with nothing left to decide. Raises UsageError for a device that isn't there."""
+    """The method, and the options with no threshold left to decide."""
     metric = find_metric(options.metric or "")
     threshold = DEFAULT_THRESHOLD[metric] if options.threshold is None else options.threshold
     method = find_method(options.method)(threshold, metric, find_ablation(options.ablation), options.objective)
-    return method, replace(options, threshold=threshold, device=find_device(options.device))
+    return method, replace(options, threshold=threshold)
 
 
 def find_device(name: str) -> str:
@@ -165,31 +195,31 @@ def report_task(model: Model, batch: Batch, batch_size: int, notes: Noted) -> No
 
 def make_circuit(findings: Findings) -> Circuit:
     """The kept edges with their scores and everything that identifies what they were found in."""
-    found, options = findings.found, findings.options
-    graph = findings.model.transformer.architecture.graph
+    ready, found, options = findings.ready, findings.found, findings.options
+    graph = ready.model.transformer.architecture.graph
     places = found.kept.nonzero().tolist()
     edges = {Edge(graph.senders[s], graph.receivers[r]): float(found.scores[r, s]) for r, s in places}
     task = {
-        "name": findings.task.name,
-        "n_prompts": len(findings.pairs),
+        "name": ready.task.name,
+        "n_prompts": len(ready.pairs),
         "seed": options.seed,
-        "prompts_sha256": hashlib.sha256(write_prompts(findings.pairs).encode()).hexdigest(),
-        "bos": findings.tokenizer.adds_bos,
+        "prompts_sha256": hashlib.sha256(write_prompts(ready.pairs).encode()).hexdigest(),
+        "bos": ready.tokenizer.adds_bos,
     }
     method = findings.method.to_dict() | {"dtype": options.dtype}
-    return Circuit(graph, edges, findings.model.to_dict(), task, method, findings.evaluation.to_dict())
+    return Circuit(graph, edges, ready.model.to_dict(), task, method, findings.evaluation.to_dict())
 
 
 def make_record(findings: Findings) -> dict[str, Any]:
     """run.json without what the run took: everything needed to repeat it."""
-    options, found = asdict(findings.options), findings.found
+    ready, options, found = findings.ready, asdict(findings.options), findings.found
     return {
         "command": {key: str(value) if isinstance(value, Path) else value for key, value in options.items()},
         "method": findings.method.to_dict(),
-        "model_sha256": findings.model.sha256,
-        "model_difference": findings.model.difference,
-        "bos": findings.tokenizer.adds_bos,
-        "n_pos": findings.batch.n_pos,
+        "model_sha256": ready.model.sha256,
+        "model_difference": ready.model.difference,
+        "bos": ready.tokenizer.adds_bos,
+        "n_pos": ready.batch.n_pos,
         "search": {"tested": found.n_tests, "computed": found.n_evaluated},
         "threads": torch.get_num_threads(),
         "versions": {
@@ -205,11 +235,12 @@ def make_files(
     findings: Findings, circuit: Circuit, pictures: dict[str, bytes], record: dict[str, Any]
 ) -> dict[str, str | bytes]:
     """The run's files by name; run.json, the last, says that all the others are there."""
-    evidence = Evidence(circuit, findings.evaluation, findings.pairs[0], record, tuple(pictures))
+    ready = findings.ready
+    evidence = Evidence(circuit, findings.evaluation, ready.pairs[0], record, tuple(pictures))
     return {
         "circuit.json": circuit.to_json(),
-        "scores.safetensors": scores_file(circuit.graph, findings.found.scores, findings.model.transformer.dtype),
-        "prompts.jsonl": write_prompts(findings.pairs),
+        "scores.safetensors": scores_file(circuit.graph, findings.found.scores, ready.model.transformer.dtype),
+        "prompts.jsonl": write_prompts(ready.pairs),
         **pictures,
         "report.md": report(evidence),
         RUN_FILE: json_file(record),
