@@ -16,8 +16,10 @@ import torch
 
 from circuitfind import __version__
 from circuitfind.batch import Batch, tokenise
+from circuitfind.checkpoint import Keeper, Spent
 from circuitfind.circuit import Circuit
 from circuitfind.errors import TaskError, UsageError
+from circuitfind.eta import Eta, WithTimeLeft, duration
 from circuitfind.evaluation.performance import Evaluation, evaluate, task_performance
 from circuitfind.export import writer
 from circuitfind.graph import Edge
@@ -34,6 +36,7 @@ from circuitfind.preflight import DEFAULT_PROMPTS, Plan, RunOptions, make_plan, 
 from circuitfind.progress import Progress, Silent
 from circuitfind.prompts import PromptPair, Task
 from circuitfind.report import Evidence, recovery_warning, report, task_line, task_warning
+from circuitfind.resume import identity
 from circuitfind.runfolder import RUN_FILE, json_file, next_free, scores_file, write_run
 from circuitfind.search import default_batch_size
 from circuitfind.taskfiles import write_prompts
@@ -85,15 +88,29 @@ class Findings:
 def run(options: RunOptions, progress: Progress | None = None) -> RunResult:
     """Find the circuit that ``options`` ask for, judge it and write its folder. Raises CircuitfindError."""
     progress = progress or Silent()
-    return carry_out(make_plan(options, progress), progress)
+    plan = make_plan(options, progress)
+    if plan.is_finished:
+        raise UsageError(f"The run in {plan.folder} is finished: there is nothing to resume.")
+    return carry_out(plan, progress)
 
 
-def carry_out(plan: Plan, progress: Progress) -> RunResult:
-    """The run itself, step by step. Its folder is made when there is all to be written."""
-    notes, clock = Noted(progress, plan.cautions), Clock()
+def make_keeper(plan: Plan) -> Keeper:
+    """Who keeps the state of the plan's search while it goes."""
+    return Keeper(plan.folder, plan.options.out is None, plan.options.force, plan.state)
+
+
+def carry_out(plan: Plan, progress: Progress, keeper: Keeper | None = None) -> RunResult:
+    """The run itself, step by step. Its folder is made when a search takes long, or there is all to be written."""
+    keeper = keeper or make_keeper(plan)
+    notes, clock = Noted(progress, plan.cautions), Clock(plan.state.spent if plan.state else None)
     ready = make_ready(plan, notes, clock)
-    findings = find_circuit(ready, ready.options, notes, clock)
-    return write_findings(findings, plan.folder if ready.options.out else next_free(plan.folder), notes, clock)
+    findings = find_circuit(ready, ready.options, notes, clock, keeper)
+    return write_findings(findings, final_folder(plan, keeper), notes, clock, keeper.has_folder)
+
+
+def final_folder(plan: Plan, keeper: Keeper) -> Path:
+    """Where the run's files go: where its state lies, else where it was told to or a folder that is still free."""
+    return keeper.folder if keeper.has_folder or plan.options.out else next_free(plan.folder)
 
 
 def make_ready(plan: Plan, notes: Noted, clock: Clock) -> Ready:
@@ -113,13 +130,24 @@ def make_ready(plan: Plan, notes: Noted, clock: Clock) -> Ready:
     return Ready(plan.task, options, tokenizer, pairs, batch, model, size, memory)
 
 
-def find_circuit(ready: Ready, options: RunOptions, notes: Noted, clock: Clock) -> Findings:
-    """The search that ``options`` ask for, and the evaluation of what it found."""
+def find_circuit(ready: Ready, options: RunOptions, notes: Noted, clock: Clock, keeper: Keeper) -> Findings:
+    """The search that ``options`` ask for, from where an earlier one was cut off, and the evaluation of its outcome."""
     method, options = settle(options)
     model, batch, size = ready.model, ready.batch, ready.batch_size
     with clock.time("search"):
         notes.stage(f"{options.method} on the {model.transformer.architecture.graph.n_edges:,} edges of {model.name}")
-        found = method.find(model.transformer, batch, size, notes)
+        start = keeper.start(search_identity(ready, options, method), clock.spent, notes.warn)
+        if start is not None:
+            notes.stage(f"going on with {keeper.folder}: {taken_up(start, clock)}")
+        eta = Eta(model.transformer.architecture.graph)
+
+        def save(found: Found) -> None:
+            keeper.save(found)
+            eta.see(found)
+
+        found = method.find(model.transformer, batch, size, WithTimeLeft(notes, eta), start, save)
+        keeper.save(found)
+        keeper.finish()
     with clock.time("evaluation"):
         notes.stage("evaluating the circuit")
         evaluation = evaluate(model.transformer, batch, found.kept, method.ablation, size)
@@ -127,8 +155,21 @@ def find_circuit(ready: Ready, options: RunOptions, notes: Noted, clock: Clock) 
     return Findings(ready, options, method, found, evaluation)
 
 
-def write_findings(findings: Findings, folder: Path, notes: Noted, clock: Clock) -> RunResult:
-    """The run's folder, with its pictures drawn."""
+def search_identity(ready: Ready, options: RunOptions, method: ACDC) -> dict[str, Any]:
+    """All that the search's outcome depends on, to the last bit: a state is taken up only where it is the same."""
+    blocks = identity(ready.model.to_dict(), task_block(ready), method_block(method, options))
+    device = options.device.partition(":")[0]
+    return blocks | {"device": device, "circuitfind": __version__, "torch": torch.__version__}
+
+
+def taken_up(start: Found, clock: Clock) -> str:
+    """How far an earlier sitting came."""
+    n_decided, n_edges = int(start.decided.sum()), int(start.scores.isfinite().sum())
+    return f"{n_decided / n_edges:.0%} decided, {start.summary}, after {duration(clock.seconds.get('search', 0.0))}"
+
+
+def write_findings(findings: Findings, folder: Path, notes: Noted, clock: Clock, is_claimed: bool = False) -> RunResult:
+    """The run's folder, with its pictures drawn. ``is_claimed``: it is this run's own already."""
     circuit, options = make_circuit(findings), findings.options
     with clock.time("drawing"):
         notes.stage("drawing the circuit")
@@ -136,10 +177,11 @@ def write_findings(findings: Findings, folder: Path, notes: Noted, clock: Clock)
     record = make_record(findings) | {
         "warnings": notes.warnings,
         "timings": clock.seconds,
+        "sittings": clock.spent().sittings,
         "estimated_memory_bytes": findings.ready.memory,
-        "peak_memory_bytes": peak(),
+        "peak_memory_bytes": clock.spent().peak_memory,
     }
-    write_run(folder, make_files(findings, circuit, pictures, record), options.force)
+    write_run(folder, make_files(findings, circuit, pictures, record), options.force or is_claimed)
     return RunResult(circuit, findings.evaluation, folder, tuple(notes.warnings))
 
 
@@ -195,19 +237,28 @@ def report_task(model: Model, batch: Batch, batch_size: int, notes: Noted) -> No
 
 def make_circuit(findings: Findings) -> Circuit:
     """The kept edges with their scores and everything that identifies what they were found in."""
-    ready, found, options = findings.ready, findings.found, findings.options
+    ready, found = findings.ready, findings.found
     graph = ready.model.transformer.architecture.graph
     places = found.kept.nonzero().tolist()
     edges = {Edge(graph.senders[s], graph.receivers[r]): float(found.scores[r, s]) for r, s in places}
-    task = {
+    method = method_block(findings.method, findings.options)
+    return Circuit(graph, edges, ready.model.to_dict(), task_block(ready), method, findings.evaluation.to_dict())
+
+
+def task_block(ready: Ready) -> dict[str, Any]:
+    """The block ``task`` of a circuit file."""
+    return {
         "name": ready.task.name,
         "n_prompts": len(ready.pairs),
-        "seed": options.seed,
+        "seed": ready.options.seed,
         "prompts_sha256": hashlib.sha256(write_prompts(ready.pairs).encode()).hexdigest(),
         "bos": ready.tokenizer.adds_bos,
     }
-    method = findings.method.to_dict() | {"dtype": options.dtype}
-    return Circuit(graph, edges, ready.model.to_dict(), task, method, findings.evaluation.to_dict())
+
+
+def method_block(method: ACDC, options: RunOptions) -> dict[str, Any]:
+    """The block ``method`` of a circuit file."""
+    return method.to_dict() | {"dtype": options.dtype}
 
 
 def make_record(findings: Findings) -> dict[str, Any]:
@@ -248,16 +299,30 @@ def make_files(
 
 
 class Clock:
-    """Seconds that each part of a run took."""
+    """Seconds that each part of a run took, in all its sittings; ``before`` is what the earlier ones took."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    def __init__(self, before: Spent | None = None) -> None:
+        self._before = before
+        self.seconds: dict[str, float] = dict(before.seconds) if before else {}
+        self._running: dict[str, float] = {}
 
     @contextmanager
     def time(self, part: str) -> Iterator[None]:
-        start = time.perf_counter()
+        self._running[part] = time.perf_counter()
         yield
-        self.seconds[part] = round(time.perf_counter() - start, 3)
+        self.seconds = self._until_now()
+        del self._running[part]
+
+    def spent(self) -> Spent:
+        """What the run has taken so far, the part that is going on included."""
+        if self._before is None:
+            return Spent(self._until_now(), peak())
+        return Spent(self._until_now(), max(peak(), self._before.peak_memory), self._before.sittings + 1)
+
+    def _until_now(self) -> dict[str, float]:
+        now = time.perf_counter()
+        running = {part: self.seconds.get(part, 0.0) + now - start for part, start in tuple(self._running.items())}
+        return self.seconds | {part: round(seconds, 3) for part, seconds in running.items()}
 
 
 class Noted:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from circuitfind.errors import ModelError, UsageError, unknown
 from circuitfind.export import FORMATS
@@ -24,6 +25,9 @@ from circuitfind.progress import Progress
 from circuitfind.prompts import Task
 from circuitfind.runfolder import check_free, default_folder, next_free
 from circuitfind.taskfiles import load_task
+
+if TYPE_CHECKING:
+    from circuitfind.checkpoint import State
 
 CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -47,7 +51,8 @@ class RunOptions:
 
     ``metric`` None is the task's own, ``threshold`` None the method's default for the metric, ``n_prompts`` None as
     many as there are up to DEFAULT_PROMPTS, ``batch_size`` None what suits the device, ``bos`` None what the model's
-    tokenizer does by itself, ``out`` None a new folder under results/.
+    tokenizer does by itself, ``out`` None a new folder under results/ (with ``resume`` the latest there of the same),
+    ``memory`` (bytes) None whatever is available.
     """
 
     task: str
@@ -66,12 +71,15 @@ class RunOptions:
     out: Path | None = None
     force: bool = False
     formats: tuple[str, ...] = ("svg",)
+    resume: bool = False
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
     """A run that nothing speaks against so far: its task, its options with the metric settled, where its model lies and
-    where it will be written, and what the user should know beforehand.
+    where it will be written, and what the user should know beforehand. ``state`` is what it goes on from;
+    ``is_finished``: it was to be resumed, and there is nothing left to do.
     """
 
     task: Task
@@ -79,6 +87,8 @@ class Plan:
     model_folder: Path
     folder: Path
     cautions: tuple[str, ...]
+    state: State | None = None
+    is_finished: bool = False
 
 
 def make_plan(options: RunOptions, progress: Progress) -> Plan:
@@ -87,9 +97,14 @@ def make_plan(options: RunOptions, progress: Progress) -> Plan:
     check_numbers(options)
     task = load_task(options.task)
     options = replace(options, metric=_known("metric", options.metric or task.metric))
-    folder = _out_folder(task, options)
-    check_free(folder, options.force)
-    return Plan(task, options, _model_folder(options.model, progress), folder, cautions(options))
+    if options.resume:
+        folder, state = _resumed(task, options)
+    else:
+        folder, state = _out_folder(task, options), None
+        check_free(folder, options.force)
+    is_finished = options.resume and state is None
+    model_folder = _model_folder(options.model, progress)
+    return Plan(task, options, model_folder, folder, cautions(options), state, is_finished)
 
 
 def check_words(options: RunOptions) -> None:
@@ -150,6 +165,19 @@ def _out_folder(task: Task, options: RunOptions) -> Path:
         return Path(os.path.expanduser(options.out))  # noqa: PTH111  Path's own raises where there is no such user
     model = short_name(options.model)
     return next_free(default_folder(task.name, model, options.method, options.seed, datetime.now()))
+
+
+def _resumed(task: Task, options: RunOptions) -> tuple[Path, State | None]:
+    """The folder of the run to go on with, and its state: None if it is finished."""
+    if options.force:
+        raise UsageError("--resume goes on with the run in a folder, --force replaces it. Give one of them.")
+    from circuitfind.resume import asked, find_latest, find_state
+
+    folder, wanted = _out_folder(task, options), asked(options, task.name, short_name(options.model))
+    if options.out is not None:
+        return folder, find_state(folder, wanted)
+    state = find_latest(folder.parent, wanted)
+    return state.folder, state
 
 
 def _model_folder(name: str, progress: Progress) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from datetime import datetime
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RUN_FILE = "run.json"
+STATE_FILE = "search.safetensors"
+"""What a search has decided so far (``checkpoint.py``); a folder that holds it holds an unfinished run."""
 RUN_FILES = frozenset(
     {
         "circuit.json",
@@ -28,6 +31,7 @@ RUN_FILES = frozenset(
         "prompts.jsonl",
         "report.md",
         RUN_FILE,
+        STATE_FILE,
         *(f"circuit.{end}" for end in FORMATS),
     }
 )
@@ -49,7 +53,7 @@ def check_free(folder: Path, force: bool) -> None:
     """Raises OutputError where ``folder`` can't be written, or holds something unless ``force``. Makes nothing."""
     try:
         if folder.is_dir() and any(folder.iterdir()) and not force:
-            raise OutputError(f"{folder} is not empty. Give another --out, or --force to replace the run in it.")
+            raise OutputError(_what_it_holds(folder))
         nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         if not nearest.is_dir():
             raise OutputError(f"Cannot write to {folder}: {nearest} is a file. Give another --out.")
@@ -59,34 +63,75 @@ def check_free(folder: Path, force: bool) -> None:
         raise OutputError(f"Cannot write to {folder}: {error.strerror}. Give another --out.") from None
 
 
+def _what_it_holds(folder: Path) -> str:
+    if (folder / STATE_FILE).exists():
+        return (
+            f"{folder} holds an unfinished run. "
+            "Give --resume to go on with it, another --out, or --force to replace it."
+        )
+    return f"{folder} is not empty. Give another --out, or --force to replace the run in it."
+
+
+def claim(folder: Path, is_new: bool, force: bool) -> Path:
+    """Makes the folder of a run that has not ended yet; the one made. Raises OutputError where that can't be done.
+
+    ``is_new``: no user named it, so it may be another where a run that began in the same second took the name.
+    """
+    try:
+        if not is_new:
+            check_free(folder, force)
+            folder.mkdir(parents=True, exist_ok=True)
+            return folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            with contextlib.suppress(FileExistsError):
+                (free := next_free(folder)).mkdir()
+                return free
+    except OSError as error:
+        raise OutputError(f"Cannot write to {folder}: {error.strerror}. Give another --out.") from None
+
+
 def write_run(folder: Path, files: Mapping[str, str | bytes], force: bool) -> None:
     """The files of a run in their folder, made now. With ``force`` an older run's files go first, and no others.
 
-    Raises OutputError where the folder has been filled since it was checked, or can't be written.
+    The state of the search goes last: until everything else is there the run can be taken up again. Raises OutputError
+    where the folder has been filled since it was checked, or can't be written.
     """
     check_free(folder, force)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in RUN_FILES:
+        for name in RUN_FILES - {STATE_FILE}:
             (folder / name).unlink(missing_ok=True)
+            _partial(folder, name).unlink(missing_ok=True)
+        for name, content in files.items():
+            write(folder, name, content)
+        for path in (_partial(folder, STATE_FILE), folder / STATE_FILE):
+            path.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"Cannot write to {folder}: {error.strerror}. Give another --out.") from None
-    for name, content in files.items():
-        write(folder, name, content)
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
-    """One file of the run, whole or not at all. Raises OutputError where that can't be done."""
+    """One file of the run, whole or the old one whatever happens. Raises OutputError where that can't be done."""
     path, data = folder / name, _encode(content) if isinstance(content, str) else content
-    partial = folder / f".{name}.partial"
+    partial = _partial(folder, name)
     try:
-        partial.write_bytes(data)
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # else a power failure may leave the new name with nothing behind it
         partial.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise OutputError(f"Cannot write {path}: {error.strerror}. Free some space or give another --out.") from None
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
     return path
+
+
+def _partial(folder: Path, name: str) -> Path:
+    """Where a file grows before it takes its name."""
+    return folder / f".{name}.partial"
 
 
 def _encode(text: str) -> bytes:

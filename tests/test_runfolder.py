@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -97,12 +98,10 @@ def test_a_name_too_long_for_the_disk_is_an_error_of_the_output(tmp_path: Path) 
 def test_a_file_is_whole_or_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "report.md", "old")
 
-    def full_disk(path: Path, data: bytes) -> int:
-        with path.open("wb") as file:
-            file.write(data[:3])
+    def full_disk(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OutputError, match=r"Cannot write .*report\.md: No space left on device\. Free some space"):
         write(tmp_path, "report.md", "a new report")
     assert contents(tmp_path) == {"report.md": b"old"}

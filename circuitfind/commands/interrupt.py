@@ -17,10 +17,14 @@ CLEAR_LINE_SHOW_CURSOR = "\r\x1b[K\x1b[?25h"
 """What a terminal needs if the progress bar had no time to go."""
 
 
-def leave() -> NoReturn:
-    """Ends the program here, however busy its threads are; they hold nothing that must be put in order."""
-    with contextlib.suppress(OSError):
-        os.write(2, f"{CLEAR_LINE_SHOW_CURSOR if os.isatty(2) else ''}Interrupted.\n".encode())
+def leave(last_words: Callable[[], str] = str) -> NoReturn:
+    """Ends the program here, however busy its threads are, once ``last_words`` has put in order what they leave.
+
+    What it returns is told before the last line.
+    """
+    with contextlib.suppress(Exception):  # nothing may keep the program from ending
+        said = last_words()
+        os.write(2, f"{CLEAR_LINE_SHOW_CURSOR if os.isatty(2) else ''}{said}Interrupted.\n".encode())
     os._exit(INTERRUPTED)
 
 
@@ -32,11 +36,14 @@ def leaving_at_once() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def leaving_soon() -> Iterator[None]:
-    """Inside, a Ctrl-C raises KeyboardInterrupt, and ends the program if that has not done so in GRACE_SECONDS."""
+def leaving_soon(last_words: Callable[[], str] = str) -> Iterator[None]:
+    """Inside, a Ctrl-C raises KeyboardInterrupt, and ends the program if that has not done so in GRACE_SECONDS.
+
+    ``last_words`` is called in the latter case, from another thread.
+    """
 
     def interrupt() -> NoReturn:
-        timer = threading.Timer(GRACE_SECONDS, leave)
+        timer = threading.Timer(GRACE_SECONDS, leave, [last_words])
         timer.daemon = True
         timer.start()
         raise KeyboardInterrupt

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +14,11 @@ from circuitfind.errors import UsageError
 from circuitfind.models.catalogue import DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    from circuitfind.checkpoint import Keeper
+    from circuitfind.circuit import Circuit
     from circuitfind.pipeline import RunResult
+    from circuitfind.preflight import Plan, RunOptions
+    from circuitfind.progress import Progress
 
 EXAMPLE = "Example: circuitfind run ioi --model tiny --threshold 0.02 --format svg,pdf"
 
@@ -80,6 +87,16 @@ def run(
     format: Annotated[
         str, typer.Option(help="Pictures beside circuit.dot: svg, png, pdf; several with commas.")
     ] = "svg",
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with a run that was cut off: that in --out, or the latest of the same options."
+        ),
+    ] = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="The most memory to take, e.g. 4GB. It changes no result.", show_default=False),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; warnings only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the summary.")] = False,
 ) -> None:
@@ -90,17 +107,48 @@ def run(
 
     options = RunOptions(
         task, model, method, threshold, metric, ablation, objective, prompts, seed, parse_batch_size(batch_size),
-        device, dtype, bos, out, force, parse_formats(format),
+        device, dtype, bos, out, force, parse_formats(format), resume, parse_memory(memory),
     )  # fmt: skip
     with TerminalProgress(quiet) as progress:
         plan = make_plan(options, progress)
-        from circuitfind.pipeline import carry_out  # seconds of imports, after all that can be told without them
-
-        result = carry_out(plan, progress)
-    if as_json:
-        typer.echo(result_json(result))
+        result = None if plan.is_finished else carry_out_safely(plan, options, progress)
+    if result is None:
+        print_finished(plan.folder, as_json)
+    elif as_json:
+        typer.echo(result_json(result.circuit, result.folder, result.warnings))
     else:
         print_summary(result)
+
+
+def carry_out_safely(plan: Plan, options: RunOptions, progress: Progress) -> RunResult:
+    """The run. A Ctrl-C keeps what it has decided so far, and tells how to go on with it."""
+    from circuitfind.commands.interrupt import leaving_soon
+    from circuitfind.pipeline import carry_out, make_keeper  # seconds of imports, after all that is told without them
+
+    keeper = make_keeper(plan)
+
+    def last_words() -> str:
+        keeper.save_now()
+        return how_to_go_on(keeper, options)
+
+    with leaving_soon(last_words):
+        try:
+            return carry_out(plan, progress, keeper)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                keeper.save_now()
+            if said := how_to_go_on(keeper, options):
+                typer.echo(said, err=True, nl=False)
+            raise
+
+
+def how_to_go_on(keeper: Keeper, options: RunOptions) -> str:
+    """What to tell the user of a run that ends before it is done; nothing where nothing of it is kept."""
+    from circuitfind.resume import resume_command
+
+    if not keeper.can_resume:
+        return ""
+    return f"What it has decided is kept. To go on with it:\n  {resume_command(options, keeper.folder)}\n"
 
 
 def refuse_sizes(threshold: float | None, edges: int | None, fraction: float | None) -> None:
@@ -125,27 +173,48 @@ def parse_batch_size(text: str) -> int | None:
         raise UsageError(f"--batch-size is '{text}'; it must be a whole number, or auto.") from None
 
 
+def parse_memory(text: str | None) -> int | None:
+    """Bytes, from a number and its unit; None for whatever is available. A bare number would be taken for either."""
+    if text is None:
+        return None
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)(b?)", text.strip().lower())
+    if not parts or not any(parts.groups()[1:]):
+        raise UsageError(f"--memory is '{text}'; it must be a number with its unit, e.g. 4GB or 500MB.")
+    number, prefix, binary, _ = parts.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix or " "))
+
+
 def parse_formats(text: str) -> tuple[str, ...]:
     """Names between commas, each once."""
     return tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
 
 
-def result_json(result: RunResult) -> str:
+def result_json(circuit: Circuit, folder: Path, warnings: Sequence[str]) -> str:
     """The circuit file's blocks without the edges, and where the run lies, as one document."""
-    import json
-
-    circuit = result.circuit
     document = {
-        "folder": str(result.folder),
+        "folder": str(folder),
         "model": circuit.model,
         "task": circuit.task,
         "method": circuit.method,
         "n_edges": len(circuit.edges),
         "n_nodes": len(circuit.nodes),
         "metrics": circuit.metrics,
-        "warnings": list(result.warnings),
+        "warnings": list(warnings),
     }
     return json.dumps(document, indent=2, ensure_ascii=False)
+
+
+def print_finished(folder: Path, as_json: bool) -> None:
+    """What there is of a run that was to be resumed and had nothing left to do."""
+    from circuitfind.circuit import Circuit
+    from circuitfind.runfolder import RUN_FILE
+
+    typer.echo(f"The run in {folder} is finished: there is nothing to resume.", err=True)
+    if as_json:
+        record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        typer.echo(result_json(Circuit.load(folder), folder, record["warnings"]))
+    else:
+        print_places(folder)
 
 
 def print_summary(result: RunResult) -> None:
@@ -157,6 +226,11 @@ def print_summary(result: RunResult) -> None:
     typer.echo(f"{what}: a circuit of {len(circuit.edges):,} edges")
     for label, value in summary(circuit, result.evaluation):
         typer.echo(f"  {label:<20} {value}")
-    picture = next((path for end in ("svg", "png", "pdf") if (path := result.folder / f"circuit.{end}").exists()), None)
-    typer.echo(f"picture: {picture or result.folder / 'circuit.dot'}")
-    typer.echo(f"report:  {result.folder / 'report.md'}")
+    print_places(result.folder)
+
+
+def print_places(folder: Path) -> None:
+    """Where the picture and the report lie."""
+    picture = next((path for end in ("svg", "png", "pdf") if (path := folder / f"circuit.{end}").exists()), None)
+    typer.echo(f"picture: {picture or folder / 'circuit.dot'}")
+    typer.echo(f"report:  {folder / 'report.md'}")

@@ -73,12 +73,19 @@ class TerminalProgress:
 
     def _new_bar(self) -> RichProgress:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.text import Text
+
+        class TimeLeft(TimeRemainingColumn):
+            """From the share that is done; a stage that is not as long as that says so itself, in its note."""
+
+            def render(self, task: Task) -> Text:
+                return Text() if task.fields["note"] else super().render(task)
 
         columns = (
             BarColumn(),
             TaskProgressColumn(),
-            TimeRemainingColumn(),
+            TimeLeft(),
             TextColumn("{task.fields[note]}", markup=False),
         )
         return Progress(*columns, console=Console(file=self._stream), transient=True)

@@ -97,4 +97,4 @@ def test_a_terminal_keeps_every_line_and_draws_a_bar_with_the_time_left(monkeypa
         bar.refresh()
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
     assert "accuracy 100% [bold]\n" in plain and "warning: beware\n" in plain
-    assert re.search(r"25% -:--:-- 7 edges kept|25% \d:\d\d:\d\d 7 edges kept", plain)
+    assert re.search(r"25% +7 edges kept", plain)

@@ -1,0 +1,242 @@
+"""The state of a search on disk: a run that was cut off goes on from it and ends with the same bytes.
+
+It is one file in the run's folder, ``search.safetensors``: what the search has decided (``methods/found.py``), and in
+its metadata what the outcome depends on, what the run has taken so far, and which process is at work on it. It is
+replaced whole, every SAVE_SECONDS, and goes when the run's other files are there. A checksum over all of it tells a
+damaged file. Reading it takes no torch: what speaks against going on is told before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from circuitfind.errors import OutputError
+from circuitfind.runfolder import STATE_FILE, claim, write
+
+if TYPE_CHECKING:
+    from circuitfind.methods.found import Found
+
+FORMAT = "circuitfind.search"
+VERSION = 1
+SAVE_SECONDS = 10.0
+"""What a kill costs at the most, one batch of tests aside. A run that ends sooner leaves no state at all."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A process, told from a later one of the same number by when it began."""
+
+    host: str
+    pid: int
+    began: float
+
+    @staticmethod
+    def this() -> Worker:
+        return Worker(platform.node(), os.getpid(), psutil.Process().create_time())
+
+    def is_another_at_work(self) -> bool:
+        """Whether this is another process of this machine and it still runs."""
+        if self.host != platform.node() or self.pid == os.getpid():
+            return False
+        try:
+            process = psutil.Process(self.pid)
+            return process.create_time() == self.began and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a run has taken in all its sittings: seconds of each part, and bytes of memory at the peak."""
+
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_memory: int = 0
+    sittings: int = 1
+
+
+@dataclass(frozen=True)
+class State:
+    """What a state file holds. ``identity`` is all that the outcome depends on; ``data`` the file itself."""
+
+    folder: Path
+    identity: Mapping[str, Any]
+    spent: Spent
+    worker: Worker
+    n_tests: int
+    n_evaluated: int
+    data: bytes = field(repr=False)
+
+    def found(self) -> Found:
+        """What the search had decided."""
+        from safetensors.torch import load
+
+        from circuitfind.methods.found import Found
+
+        return Found(**load(self.data), n_tests=self.n_tests, n_evaluated=self.n_evaluated)
+
+
+def encode_state(found: Found, identity: Mapping[str, Any], spent: Spent, worker: Worker) -> bytes:
+    """The state file: a safetensors file whose metadata hold the rest, and a checksum over that and the tensors."""
+    from safetensors.torch import save
+
+    plain = save({name: getattr(found, name).contiguous() for name in ("kept", "scores", "decided")})
+    head, body = _split(plain)
+    state = {
+        "format": FORMAT,
+        "version": VERSION,
+        "identity": dict(identity),
+        "spent": asdict(spent),
+        "worker": asdict(worker),
+        "n_tests": found.n_tests,
+        "n_evaluated": found.n_evaluated,
+    }
+    text = json.dumps(state)
+    head["__metadata__"] = {"state": text, "sha256": _checksum(text, body)}
+    start = json.dumps(head).encode()
+    start = start.ljust(len(start) + -len(start) % 8)  # tensors begin where a processor likes them to
+    return len(start).to_bytes(8, "little") + start + body
+
+
+def read_state(folder: Path) -> State:
+    """The state in a run's folder. Raises OutputError where it can't be read, is not whole or of another version."""
+    path = folder / STATE_FILE
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise OutputError(f"Cannot read {path}: {error.strerror}.") from None
+    try:
+        head, body = _split(data)
+        metadata = head["__metadata__"]
+        state = json.loads(metadata["state"])
+        is_whole = metadata["sha256"] == _checksum(metadata["state"], body)
+    except (ValueError, KeyError, TypeError):
+        is_whole = False
+    if not is_whole:
+        raise OutputError(
+            f"{path} is truncated or damaged; its search can't go on.\nBegin anew with --force instead of --resume."
+        )
+    if (state["format"], state["version"]) != (FORMAT, VERSION):
+        raise OutputError(
+            f"{path} is of version {state['version']}; this circuitfind reads {VERSION}.\n"
+            "Take the circuitfind that wrote it, or begin anew with --force instead of --resume."
+        )
+    spent, worker = Spent(**state["spent"]), Worker(**state["worker"])
+    return State(folder, state["identity"], spent, worker, state["n_tests"], state["n_evaluated"], data)
+
+
+def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """A safetensors file's head, which is JSON behind its length, and the tensors. Raises ValueError."""
+    size = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + size]), data[8 + size :]
+
+
+def _checksum(text: str, body: bytes) -> str:
+    return hashlib.sha256(text.encode() + b"\0" + body).hexdigest()
+
+
+def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is known of both and not the same, for a message.
+
+    >>> differences({"threshold": 0.1, "seed": 0, "bos": False}, {"threshold": 0.2, "seed": 0})
+    ['threshold 0.1 (now 0.2)']
+    """
+    differing = [key for key, value in now.items() if saved.get(key, value) != value]
+    return [f"{key} {_short(saved[key])} (now {_short(now[key])})" for key in differing]
+
+
+def _short(value: Any) -> str:
+    """A hash is told from another by its beginning."""
+    text = str(value)
+    return f"{text[:12]}..." if len(text) == 64 else text
+
+
+def check_same(folder: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises OutputError, naming what differs, where a run asks for something else than the one in ``folder``."""
+    differing = differences(saved, now)
+    if differing:
+        raise OutputError(
+            f"{folder} is a run of something else: {', '.join(differing)}.\n"
+            "Resume with the options it was begun with, or give another --out without --resume."
+        )
+
+
+class Keeper:
+    """Keeps what a search has decided in the run's folder, which it makes when there is first something to keep.
+
+    A state that can't be saved is no reason to lose the search: it is warned of, the last one that was saved stays, and
+    the next is tried SAVE_SECONDS later. ``save_now`` may be called from another thread, when Ctrl-C ends the program.
+    """
+
+    def __init__(self, folder: Path, is_new: bool = False, force: bool = False, state: State | None = None) -> None:
+        self.folder, self._is_new, self._force, self._state = folder, is_new, force, state
+        self.has_folder = state is not None
+        self._lock = threading.Lock()
+        self._latest: Found | None = None
+        self._is_saved, self._last_try, self._complaint = True, time.monotonic(), ""
+        self._identity: Mapping[str, Any] = {}
+        self._spent: Callable[[], Spent] = Spent
+        self._warn: Callable[[str], None] = lambda message: None
+
+    def start(
+        self, identity: Mapping[str, Any], spent: Callable[[], Spent], warn: Callable[[str], None]
+    ) -> Found | None:
+        """A search begins: what an earlier one had decided, if there was one and it was of the same.
+
+        ``spent`` tells at any time what the run has taken so far. Raises OutputError where something differs.
+        """
+        self._identity, self._spent, self._warn = identity, spent, warn
+        self._last_try = time.monotonic()
+        if self._state is None:
+            return None
+        check_same(self.folder, self._state.identity, identity)
+        self.save(self._state.found())
+        self.save_now()  # which says that this process is at work on it
+        return self._state.found()
+
+    def save(self, found: Found) -> None:
+        """Keep a copy of what has been decided; on disk if the last one there is old."""
+        self._latest = replace(found, **{name: getattr(found, name).clone() for name in ("kept", "scores", "decided")})
+        self._is_saved = False
+        if time.monotonic() - self._last_try >= SAVE_SECONDS:
+            self.save_now()
+
+    def save_now(self) -> None:
+        """Put the latest copy on disk. Says so where that fails, and goes on."""
+        with self._lock:
+            if self._is_saved or self._latest is None:
+                return
+            latest, self._last_try = self._latest, time.monotonic()
+            try:
+                if not self.has_folder:
+                    self.folder, self.has_folder = claim(self.folder, self._is_new, self._force), True
+                write(self.folder, STATE_FILE, encode_state(latest, self._identity, self._spent(), Worker.this()))
+                self._is_saved, self._complaint = latest is self._latest, ""
+            except OutputError as error:
+                self._complain(str(error))
+
+    def _complain(self, reason: str) -> None:
+        """Warns once of whatever keeps on failing."""
+        if reason != self._complaint:
+            self._complaint = reason
+            self._warn(f"the search goes on but can't be saved, and is lost if it is cut off now. {reason}")
+
+    def finish(self) -> None:
+        """The search has ended: if some of it is on disk, so shall be all of it."""
+        if self.has_folder:
+            self.save_now()
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether there is a state on disk of the search that was asked for."""
+        return bool(self._identity) and self.has_folder and (self.folder / STATE_FILE).exists()

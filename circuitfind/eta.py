@@ -1,0 +1,142 @@
+"""How long a search still takes: from what its tests have taken so far, and how many there may still be.
+
+Neither is known. An edge into a node that nothing kept reads costs no test, and whether one does is decided on the way;
+and a test of an early layer runs more of the model again than one of a late layer. So two numbers are told: one for as
+many live nodes as there have been so far, and one for the case that every node turns out to live. A test's seconds are
+fitted as ``a + b * depth``, with depth the number of layers behind the receiver.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuitfind.graph import Graph
+from circuitfind.methods.found import Found
+from circuitfind.patching import readable
+from circuitfind.progress import Progress
+
+FEWEST_TESTS = 100
+"""Before that many have been timed nothing is told."""
+LEAST_SECONDS = 0.2
+"""How often a search is looked at."""
+GROWTH = 0.1
+"""How much longer a test is taken to last with each layer, until tests of several layers have shown it."""
+GROWTH_TESTS = 1000.0
+"""How many tests, a layer apart, weigh as much as that assumption."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """Seconds still to go: if as many nodes live as so far, and if all do."""
+
+    expected: float
+    longest: float
+
+    def __str__(self) -> str:
+        """For people, e.g. ``about 3 min left, at most 20 min``."""
+        about, most = duration(self.expected), duration(self.longest)
+        return f"about {about} left" if about == most else f"about {about} left, at most {most}"
+
+
+class Eta:
+    """Watches a search and tells how long it still takes."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._edges = readable(graph)
+        self._depth = torch.tensor([graph.n_layers - _layer(graph, r) for r in range(len(graph.receivers))]).double()
+        self._sender = torch.tensor([graph.sender_index.get(r.node, -1) for r in graph.receivers])
+        # the normal equations of seconds = a * tests + b * (tests * depth), each sample weighed by 1 / tests
+        self._products = torch.tensor([[GROWTH**2, -GROWTH], [-GROWTH, 1.0]], dtype=torch.float64) * GROWTH_TESTS
+        self._sums = torch.zeros(2, dtype=torch.float64)
+        self._seconds, self._n_timed = 0.0, 0.0
+        self._work: Tensor | None = None
+        self._last = 0.0
+        self.left: Left | None = None
+
+    def see(self, found: Found) -> None:
+        """Look at what has been decided; ``left`` is new afterwards."""
+        now = time.monotonic()
+        if self._work is not None and now - self._last < LEAST_SECONDS:
+            return
+        live = self._live(found)
+        n_decided = (found.decided & self._edges).sum(1).double()
+        work = self._weigh(n_decided * live)
+        if self._work is not None:
+            self._learn(work - self._work, now - self._last)
+        self._work, self._last = work, now
+        if self._n_timed >= FEWEST_TESTS:
+            self.left = self._estimate(
+                self._edges.sum(1) - n_decided, live, found.n_tests / max(1.0, float(n_decided.sum()))
+            )
+
+    def _live(self, found: Found) -> Float[Tensor, " receiver"]:
+        """1 where a kept edge leaves the receiver's node, or it is the logits; else 0."""
+        read = torch.cat((found.kept.any(0), torch.ones(1, dtype=torch.bool)))  # the logits are no sender: the last
+        return read[self._sender].double()
+
+    def _weigh(self, tests: Float[Tensor, " receiver"]) -> Float[Tensor, " coefficient"]:
+        """How many tests, and that times their depth."""
+        return torch.stack((tests.sum(), tests @ self._depth))
+
+    def _learn(self, work: Float[Tensor, " coefficient"], seconds: float) -> None:
+        """Add what some tests have taken."""
+        n_tests = float(work[0])
+        if n_tests <= 0:
+            return
+        self._products += work.outer(work) / n_tests
+        self._sums += work * (seconds / n_tests)
+        self._seconds += seconds
+        self._n_timed += n_tests
+
+    def _estimate(self, waiting: Tensor, live: Tensor, share: float) -> Left:
+        cost = self._cost()
+        chances = torch.where(live > 0, 1.0, share)
+        return Left(float(self._weigh(waiting * chances) @ cost), float(self._weigh(waiting.double()) @ cost))
+
+    def _cost(self) -> Float[Tensor, " coefficient"]:
+        """Seconds of a test, and of a test and layer; neither below zero."""
+        cost: Tensor = torch.linalg.solve(self._products, self._sums)
+        if bool((cost >= 0).all()):
+            return cost
+        return torch.tensor([self._seconds / self._n_timed, 0.0], dtype=torch.float64)
+
+
+class WithTimeLeft:
+    """Progress whose notes say how long the search still takes."""
+
+    def __init__(self, progress: Progress, eta: Eta) -> None:
+        self._progress, self._eta = progress, eta
+
+    def stage(self, name: str) -> None:
+        self._progress.stage(name)
+
+    def update(self, done: float, total: float, note: str = "") -> None:
+        left = "" if self._eta.left is None else str(self._eta.left)
+        self._progress.update(done, total, ", ".join(filter(None, (note, left))))
+
+    def warn(self, message: str) -> None:
+        self._progress.warn(message)
+
+
+def _layer(graph: Graph, row: int) -> int:
+    """The layer of a receiver; the logits come behind all of them."""
+    node = graph.receivers[row].node
+    return graph.n_layers if node.kind == "logits" else node.layer
+
+
+def duration(seconds: float) -> str:
+    """For people, as rough as it is known.
+
+    >>> duration(8), duration(200), duration(8000), duration(400000)
+    ('8 s', '3 min', '2.2 h', '4.6 days')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

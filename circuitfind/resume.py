@@ -1,0 +1,129 @@
+"""Which run ``--resume`` goes on with, and whether it is the one that is asked for."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from circuitfind.checkpoint import State, check_same, read_state
+from circuitfind.errors import CircuitfindError, OutputError
+from circuitfind.runfolder import RUN_FILE, STATE_FILE
+
+if TYPE_CHECKING:
+    from circuitfind.preflight import RunOptions
+
+FLAGS = {"n_prompts": "prompts", "formats": "format"}
+"""Options whose field has another name than their flag."""
+
+
+def identity(model: Mapping[str, Any], task: Mapping[str, Any], method: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a search's outcome, in a user's words, from the blocks of a circuit file.
+
+    Neither batch size nor threads nor memory are in it: they change no outcome.
+    """
+    return {
+        "task": task["name"],
+        "prompts": task["n_prompts"],
+        "seed": task["seed"],
+        "prompts_sha256": task["prompts_sha256"],
+        "bos": task["bos"],
+        "model": model["name"],
+        "model_sha256": model["sha256"],
+        "method": method["name"],
+        **{key: value for key, value in method.items() if key != "name"},
+    }
+
+
+def asked(options: RunOptions, task: str, model: str) -> dict[str, Any]:
+    """The part of ``identity`` that is known before torch is: what is left to a default is compared later."""
+    known = {
+        "task": task,
+        "seed": options.seed,
+        "bos": options.bos,
+        "model": model,
+        "method": options.method,
+        "threshold": options.threshold,
+        "metric": options.metric,
+        "ablation": options.ablation,
+        "objective": options.objective,
+        "dtype": options.dtype,
+    }
+    return {key: value for key, value in known.items() if value is not None}
+
+
+def find_state(folder: Path, asked: Mapping[str, Any]) -> State | None:
+    """The state to go on with in ``folder``; None if its run is finished.
+
+    Raises OutputError where there is no run, where it was asked for something else, where its state is damaged, and
+    where another process is at work on it.
+    """
+    if (folder / STATE_FILE).exists():
+        state = read_state(folder)
+        check_same(folder, state.identity, asked)
+        if state.worker.is_another_at_work():
+            raise OutputError(f"Process {state.worker.pid} is at work on {folder}. Wait for it, or end it first.")
+        return state
+    if (folder / RUN_FILE).exists():
+        check_same(folder, _identity_of_finished(folder), asked)
+        return None
+    raise OutputError(f"{folder} holds no run to resume. Leave out --resume to begin one there.")
+
+
+def find_latest(parent: Path, asked: Mapping[str, Any]) -> State:
+    """The state saved last of the unfinished runs below ``parent`` that are what is asked for.
+
+    Raises OutputError where there is none; if there are others, with what speaks against the latest of them.
+    """
+    problems: list[CircuitfindError] = []
+    unfinished = sorted(parent.glob(f"*/{STATE_FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in unfinished:
+        try:
+            state = find_state(path.parent, asked)
+            assert state is not None
+            return state
+        except CircuitfindError as problem:
+            problems.append(problem)
+    if problems:
+        raise problems[0]
+    raise OutputError(
+        f"There is no unfinished run below {parent}. Leave out --resume to begin one, or name its folder with --out."
+    )
+
+
+def _identity_of_finished(folder: Path) -> dict[str, Any]:
+    """What the run in ``folder`` was asked for, from its circuit file. Raises OutputError where that is damaged."""
+    try:
+        circuit = json.loads((folder / "circuit.json").read_text(encoding="utf-8"))
+        return identity(circuit["model"], circuit["task"], circuit["method"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise OutputError(
+            f"{folder} holds a finished run whose circuit.json can't be read.\n"
+            "Give --force in place of --resume to redo it."
+        ) from None
+
+
+def resume_command(options: RunOptions, folder: Path) -> str:
+    """What to type to go on with a run that was cut off.
+
+    >>> from circuitfind.preflight import RunOptions
+    >>> resume_command(RunOptions("ioi", "tiny", n_prompts=4, bos=False), Path("runs/a b"))
+    "circuitfind run ioi --model tiny --prompts 4 --no-bos --out 'runs/a b' --resume"
+    """
+    words = ["circuitfind", "run", options.task]
+    for option in fields(options):
+        value = getattr(options, option.name)
+        if option.name not in ("task", "out", "force", "resume") and value != option.default:
+            words += _as_typed(FLAGS.get(option.name, option.name.replace("_", "-")), value)
+    return shlex.join([*words, "--out", str(folder), "--resume"])
+
+
+def _as_typed(flag: str, value: Any) -> list[str]:
+    if flag == "memory":
+        return ["--memory", f"{value}B"]
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
