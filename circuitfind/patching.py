@@ -121,6 +121,7 @@ class Baseline:
     batch: Batch
     clean: Trace
     change: Float[Tensor, "sender prompt pos d_model"]
+    ablation: AblationName
 
     @property
     def graph(self) -> Graph:
@@ -136,7 +137,7 @@ def prepare(model: Transformer, batch: Batch, ablation: AblationName) -> Baselin
     """The clean run of a block of prompts and every sender's change under ablation."""
     clean = trace(model, batch.clean)
     ablated = trace(model, batch.corrupted) if ablation == "corrupted" else None
-    return Baseline(model, batch, clean, ablation_changes(model, clean, ablated))
+    return Baseline(model, batch, clean, ablation_changes(model, clean, ablated), ablation)
 
 
 def ablation_changes(

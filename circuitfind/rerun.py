@@ -7,7 +7,8 @@ them the present state and says which edges stay.
 
 Three things keep a test small. Only nodes that a kept path reaches from the change are computed. A node is computed at
 the answer position alone unless a kept path leaves it through a k or v input, since nothing else looks at other
-positions. And the heads of a layer go through one batched product.
+positions; and where it is computed at all positions, these are the ones from the first that an ablation can change to
+the answer's, side by side for all prompts as so many *rows*. And the heads of a layer go through one batched product.
 
 A test's outcome does not depend on which tests stand beside it: on the processors that this was measured on, a row of a
 matrix product comes out the same to the last bit whatever the number of rows, as long as that is a multiple of ``ROWS``
@@ -24,54 +25,103 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuitfind.batch import Batch
 from circuitfind.graph import SLOTS, Node, Receiver, Slot
-from circuitfind.patching import Baseline, at_end, visible
+from circuitfind.patching import AblationName, Baseline, at_end, visible
 from circuitfind.transformer import attend, mlp, project, rotary_table, rotate, write_heads
 
 ROWS = 4
-"""The number of prompts in a block is made up to a multiple of this."""
+"""The number of prompts in a block, and of rows, is made up to a multiple of this."""
 
-Gained = dict[Node, Float[Tensor, "test prompt pos d_model"]]
+Gained = dict[Node, Float[Tensor, "test row d_model"]]
 """What nodes write in each test beyond the present run."""
+
+
+class Rows:
+    """The positions of a block of prompts that a change can reach and that can reach the answer, one behind the other.
+
+    A prompt's rows go from the first position that an ablation changes to its answer position; ``ends`` are the rows of
+    the answer positions. The last row is repeated until there is a multiple of ROWS of them.
+    """
+
+    def __init__(self, batch: Batch, ablation: AblationName) -> None:
+        first = first_changed(batch, ablation)
+        places = [i * batch.n_pos + pos for i, end in enumerate(batch.end.tolist()) for pos in range(first[i], end + 1)]
+        lengths = torch.tensor([end + 1 - begin for begin, end in zip(first, batch.end.tolist(), strict=True)])
+        places += [places[-1]] * (-len(places) % ROWS)
+        self.places = torch.tensor(places, device=batch.end.device)
+        self.ends = (lengths.cumsum(0) - 1).to(batch.end.device)
+        self.positions = self.places % batch.n_pos
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def take(self, x: Float[Tensor, "*batch prompt pos d"]) -> Float[Tensor, "*batch row d"]:
+        """The rows of ``x``."""
+        return x.flatten(-3, -2).index_select(-2, self.places)
+
+    def put(
+        self, rows: Float[Tensor, "*batch row d"], into: Float[Tensor, "*#batch prompt pos d"]
+    ) -> Float[Tensor, "*batch prompt pos d"]:
+        """A copy of ``into`` with these rows in it."""
+        whole = into.expand(*rows.shape[:-2], *into.shape[-3:]).clone()
+        whole.flatten(-3, -2).index_copy_(-2, self.places, rows)
+        return whole
+
+
+def first_changed(batch: Batch, ablation: AblationName) -> list[int]:
+    """The first position of each prompt at which an ablated sender can differ from the clean one.
+
+    Attention looks back only: before the first token that differs, corrupted and clean runs are the same.
+    """
+    if ablation != "corrupted":
+        return [0] * batch.n_prompts
+    differs = batch.clean != batch.corrupted
+    first = torch.where(differs.any(1), differs.int().argmax(1), batch.end)
+    return torch.minimum(first, batch.end).tolist()
 
 
 @dataclass
 class Head:
-    """A live head in the present run. With ``end_only``, q and z hold the answer position alone."""
+    """A live head in the present run, k and v at every position. With ``end_only``, q and z are at the answer's."""
 
     end_only: bool
     slots: dict[Slot, Float[Tensor, "prompt pos d_head"]]
-    z: Float[Tensor, "prompt pos d_head"]
+    z: Float[Tensor, "row d_head"]
 
 
 @dataclass
 class Mlp:
-    """A live MLP in the present run. With ``end_only``, ``out`` holds the answer position alone."""
+    """A live MLP in the present run. With ``end_only``, the rows of ``out`` are the answer positions alone."""
 
     end_only: bool
-    out: Float[Tensor, "prompt pos d_model"]
+    out: Float[Tensor, "row d_model"]
 
 
 class Rerun:
-    """The present patched run of one block of prompts. It starts as the clean run with every edge kept."""
+    """The present patched run of one block of prompts. It starts as the clean run with every edge kept.
+
+    A row is one prompt's answer position for whatever is looked at there alone, else one of ``Rows``.
+    """
 
     def __init__(self, baseline: Baseline) -> None:
         self.baseline = baseline
         self.model = baseline.model
         self.graph = baseline.graph
         self._end = baseline.batch.end
+        self._rows = Rows(baseline.batch, baseline.ablation)
         positions = torch.arange(baseline.batch.n_pos, device=self.model.device)
         self._visible = {
             False: visible(baseline.batch.n_pos, self.model.device),
             True: (positions <= self._end.unsqueeze(1)).unsqueeze(1),
         }
         self._rotary = {
-            False: rotary_table(self.model, positions),
-            True: rotary_table(self.model, self._end.unsqueeze(1)),
+            False: rotary_table(self.model, self._rows.positions),
+            True: rotary_table(self.model, self._end),
         }
         self._heads: dict[Node, Head] = {}
         self._mlps: dict[Node, Mlp] = {}
-        self._inputs: dict[Receiver, Float[Tensor, "prompt pos d_model"]] = {}
+        self._inputs: dict[Receiver, Float[Tensor, "row d_model"]] = {}
         self._reads: dict[Receiver, list[Node]] = {}
         self._feeds: dict[Node, list[Receiver]] = {}
         self._stages: list[list[Receiver]] = [[] for _ in range(2 * self.graph.n_layers + 1)]
@@ -93,23 +143,22 @@ class Rerun:
         self._inputs[receiver] = self._clean_input(receiver)
         self._stages[self._stage(receiver)].append(receiver)
 
-    def zero_change(self, receiver: Receiver) -> Float[Tensor, "prompt pos d_model"]:
+    def zero_change(self, receiver: Receiver) -> Float[Tensor, "row d_model"]:
         """The change of the visited receiver's input when nothing is removed."""
         return torch.zeros_like(self._inputs[receiver])
 
-    def removal(self, receiver: Receiver, sender: int) -> Float[Tensor, "prompt pos d_model"]:
+    def removal(self, receiver: Receiver, sender: int) -> Float[Tensor, "row d_model"]:
         """What the visited receiver's input gains when its edge from that sender is removed."""
-        change = self.baseline.change[sender]
-        return at_end(change, self._end).unsqueeze(1) if self._end_only(receiver) else change
+        return self._looked_at(self.baseline.change[sender], self._end_only(receiver))
 
     def what_if(
-        self, receiver: Receiver, changes: Float[Tensor, "test prompt pos d_model"]
+        self, receiver: Receiver, changes: Float[Tensor, "test row d_model"]
     ) -> Float[Tensor, "test prompt d_model"]:
         """What the logits would read if the visited receiver's input changed so, for each test."""
         return self._run(receiver, changes, keep=False)
 
     def commit(
-        self, receiver: Receiver, change: Float[Tensor, "prompt pos d_model"], kept: Iterable[Node]
+        self, receiver: Receiver, change: Float[Tensor, "row d_model"], kept: Iterable[Node]
     ) -> Float[Tensor, "prompt d_model"]:
         """Make ``change`` part of the run, with the edges from ``kept`` alone left; what the logits then read."""
         final = self._run(receiver, change.unsqueeze(0), keep=True)[0]
@@ -122,7 +171,10 @@ class Rerun:
 
     def _bytes_written(self, rows: Tensor) -> int:
         """What a node that writes as many rows as ``rows`` holds in a test until the logits are reached."""
-        return rows.shape[0] * rows.shape[1] * self.baseline.change.shape[-1] * rows.element_size()
+        return rows.shape[0] * self.baseline.change.shape[-1] * rows.element_size()
+
+    def _looked_at(self, x: Float[Tensor, "*batch prompt pos d"], end_only: bool) -> Float[Tensor, "*batch row d"]:
+        return at_end(x, self._end) if end_only else self._rows.take(x)
 
     def _end_only(self, receiver: Receiver) -> bool:
         """Whether the receiver's input matters at the answer position alone."""
@@ -140,23 +192,18 @@ class Rerun:
         clean, end_only = self.baseline.clean.attention[node.layer], self._is_end_only(node)
         q = at_end(clean.q[node.head], self._end).unsqueeze(1) if end_only else clean.q[node.head]
         slots: dict[Slot, Tensor] = {"q": q, "k": clean.k[node.head], "v": clean.v[node.head]}
-        z = attend(q, slots["k"], slots["v"], self._visible[end_only], self._scale(node.layer))
-        return Head(end_only, slots, z)
+        return Head(end_only, slots, self._attend(*slots.values(), node.layer, end_only))
 
     def _open_mlp(self, node: Node) -> Mlp:
         clean, end_only = self.baseline.clean, self._is_end_only(node)
         if not end_only:
-            return Mlp(end_only, clean.mlp_out[node.layer])
-        return Mlp(end_only, mlp(self.model, node.layer, at_end(clean.mlp_in[node.layer], self._end)).unsqueeze(1))
+            return Mlp(end_only, self._rows.take(clean.mlp_out[node.layer]))
+        return Mlp(end_only, mlp(self.model, node.layer, at_end(clean.mlp_in[node.layer], self._end)))
 
     def _clean_input(self, receiver: Receiver) -> Tensor:
         clean, layer = self.baseline.clean, receiver.node.layer
         streams = {"head": clean.attention_in, "mlp": clean.mlp_in, "logits": (clean.final,)}
-        stream = streams[receiver.node.kind][layer]
-        return at_end(stream, self._end).unsqueeze(1) if self._end_only(receiver) else stream
-
-    def _scale(self, layer: int) -> float:
-        return self.model.architecture.attention_scale[layer]
+        return self._looked_at(streams[receiver.node.kind][layer], self._end_only(receiver))
 
     # pushing a change through
 
@@ -172,11 +219,7 @@ class Rerun:
                 self._inputs.update({moved_receiver: x[0] for moved_receiver, x in moved.items()})
             gained.update(self._compute(moved, keep))
         logits = Receiver(Node("logits"))
-        return (
-            moved[logits].squeeze(-2)
-            if logits in moved
-            else self._inputs[logits].transpose(0, 1).expand(len(changes), -1, -1)
-        )
+        return moved[logits] if logits in moved else self._inputs[logits].expand(len(changes), -1, -1)
 
     def _stage(self, receiver: Receiver) -> int:
         """Stages in forward order: each layer's heads, then its MLP; the logits last."""
@@ -187,22 +230,27 @@ class Rerun:
         """The new inputs of the stage's receivers that read something gained."""
         moved = {}
         for receiver in self._stages[stage]:
-            changes = [gained[sender] for sender in self._reads.get(receiver, ()) if sender in gained]
-            if changes:
-                moved[receiver] = self._add(receiver, changes)
+            senders = [sender for sender in self._reads.get(receiver, ()) if sender in gained]
+            if senders:
+                moved[receiver] = self._add(receiver, senders, gained)
         return moved
 
-    def _add(self, receiver: Receiver, changes: Sequence[Tensor]) -> Tensor:
+    def _add(self, receiver: Receiver, senders: Sequence[Node], gained: Gained) -> Tensor:
         """The receiver's present input plus what its senders gained."""
-        if self._end_only(receiver):
-            changes = [self._end_of(change) for change in changes]
+        end_only = self._end_only(receiver)
+        changes = [
+            gained[sender].index_select(-2, self._rows.ends) if end_only and not self._writes_ends(sender)
+            else gained[sender]
+            for sender in senders
+        ]  # fmt: skip
         total = self._inputs[receiver] + changes[0]
         for change in changes[1:]:
             total += change
         return total
 
-    def _end_of(self, x: Tensor) -> Tensor:
-        return x if x.shape[-2] == 1 else at_end(x, self._end).unsqueeze(-2)
+    def _writes_ends(self, node: Node) -> bool:
+        """Whether the rows that the live ``node`` writes are the answer positions alone."""
+        return self._heads[node].end_only if node.kind == "head" else self._mlps[node].end_only
 
     def _compute(self, moved: dict[Receiver, Tensor], keep: bool) -> Gained:
         """What the nodes behind the moved receivers write beyond the present run."""
@@ -221,17 +269,17 @@ class Rerun:
     def _run_mlp(self, node: Node, x: Tensor, keep: bool) -> Tensor:
         out = mlp(self.model, node.layer, x)
         state = self._mlps[node]
-        gained = out - state.out
         if keep:
-            state.out = out[0]
-        return gained
+            gained, state.out = out - state.out, out[0]
+            return gained
+        return out.sub_(state.out)
 
     def _run_heads(self, reads: dict[Receiver, Tensor], end_only: bool, keep: bool) -> Gained:
         """Heads of one layer that all look at the same positions, in one product a step."""
         nodes = sorted({receiver.node for receiver in reads}, key=lambda node: node.head)
         layer, n_tests = nodes[0].layer, len(next(iter(reads.values())))
         q, k, v = (self._slot(slot, nodes, reads, n_tests, keep) for slot in SLOTS)
-        z = attend(q, k, v, self._visible[end_only], self._scale(layer))
+        z = self._attend(q, k, v, layer, end_only)
         present = torch.stack([self._heads[node].z for node in nodes]).unsqueeze(1)
         written = write_heads(self.model, layer, z - present, [node.head for node in nodes])
         if keep:
@@ -239,20 +287,32 @@ class Rerun:
                 self._heads[node].z = new[0]
         return dict(zip(nodes, written, strict=True))
 
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, layer: int, end_only: bool) -> Float[Tensor, "*batch row d"]:
+        """What heads gather for each row."""
+        z = attend(q, k, v, self._visible[end_only], self.model.architecture.attention_scale[layer])
+        return z.squeeze(-2) if end_only else self._rows.take(z)
+
     def _slot(
         self, slot: Slot, nodes: Sequence[Node], reads: dict[Receiver, Tensor], n_tests: int, keep: bool
     ) -> Float[Tensor, "head test prompt pos d_head"]:
         """Queries, keys or values of these heads: computed where their input moved, else as they are."""
         moved = [node for node in nodes if Receiver(node, slot) in reads]
-        new: dict[Node, Tensor] = {}
-        if moved:
-            x = torch.stack([reads[Receiver(node, slot)] for node in moved])
-            computed = project(self.model, moved[0].layer, slot, x, [node.head for node in moved])
-            if slot != "v":
-                computed = rotate(computed, self._rotary[slot == "q" and self._heads[moved[0]].end_only])
-            new = dict(zip(moved, computed, strict=True))
+        new = self._project(slot, moved, [reads[Receiver(node, slot)] for node in moved]) if moved else {}
         if keep:
             for node, value in new.items():
                 self._heads[node].slots[slot] = value[0]
         present = ((node, self._heads[node].slots[slot]) for node in nodes)
         return torch.stack([new[node] if node in new else x.expand(n_tests, *x.shape) for node, x in present])
+
+    def _project(
+        self, slot: Slot, nodes: Sequence[Node], reads: Sequence[Float[Tensor, "test row d_model"]]
+    ) -> dict[Node, Float[Tensor, "test prompt pos d_head"]]:
+        """Queries, keys or values of these heads at every position that is looked at, from what they read."""
+        end_only = slot == "q" and self._heads[nodes[0]].end_only
+        rows = project(self.model, nodes[0].layer, slot, torch.stack(list(reads)), [node.head for node in nodes])
+        if slot != "v":
+            rows = rotate(rows, self._rotary[end_only])
+        if end_only:
+            return dict(zip(nodes, rows.unsqueeze(-2), strict=True))
+        present = [self._heads[node].slots[slot] for node in nodes]
+        return {node: self._rows.put(new, old) for node, new, old in zip(nodes, rows, present, strict=True)}

@@ -7,10 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from circuitfind.batch import Batch
 from circuitfind.graph import Graph, Node, Receiver
 from circuitfind.methods.acdc import visiting_order
 from circuitfind.patching import AblationName, Baseline, prepare, readable, run_patched
-from circuitfind.rerun import Rerun
+from circuitfind.rerun import Rerun, Rows
 from tests.random_models import FAMILIES, random_batch, random_transformer
 
 LOGITS = Receiver(Node("logits"))
@@ -115,18 +116,38 @@ def test_a_node_lives_once_a_kept_edge_leaves_it_towards_a_visited_receiver() ->
 
 
 def test_what_reaches_only_the_answer_position_is_computed_there_alone() -> None:
-    """With nothing kept but edges into q and the logits, no input holds more than one position."""
+    """With nothing kept but edges into q and the logits, no input holds more than a row a prompt."""
     baseline = baseline_of("llama", 1, (2, 2), (4, 7), "corrupted")
     rerun = Rerun(baseline)
     last, q = Node("head", 1, 0), Receiver(Node("head", 1, 0), "q")
     rerun.visit(LOGITS)
     rerun.commit(LOGITS, rerun.zero_change(LOGITS), [last])
-    assert rerun.zero_change(LOGITS).shape[-2] == 1
+    assert len(rerun.zero_change(LOGITS)) == baseline.batch.n_prompts
     rerun.visit(q)
-    assert rerun.zero_change(q).shape[-2] == 1
+    assert len(rerun.zero_change(q)) == baseline.batch.n_prompts
     k = Receiver(last, "k")
     rerun.visit(k)
-    assert rerun.zero_change(k).shape[-2] == baseline.batch.n_pos
+    assert len(rerun.zero_change(k)) > baseline.batch.n_prompts
+
+
+def test_no_row_lies_before_the_first_change_or_behind_the_answer() -> None:
+    """Tokens 1 and 3 of the first prompt change, token 0 of the second; the third has nothing to change."""
+    clean = torch.tensor([[5, 1, 5, 2, 5, 5], [1, 5, 5, 5, 5, 5], [5, 5, 5, 5, 5, 5]])
+    corrupted = torch.tensor([[5, 3, 5, 4, 5, 5], [2, 5, 5, 5, 5, 5], [5, 5, 5, 5, 5, 5]])
+    batch = Batch(clean, corrupted, torch.tensor([4, 2, 3]), ((1,),) * 3, ((2,),) * 3)
+    rows = Rows(batch, "corrupted")
+    assert rows.places.tolist() == [1, 2, 3, 4, 6, 7, 8, 15]
+    assert rows.ends.tolist() == [3, 6, 7]
+    assert rows.positions.tolist() == [1, 2, 3, 4, 0, 1, 2, 3]
+    assert Rows(batch, "zero").places.tolist() == [0, 1, 2, 3, 4, 6, 7, 8, 12, 13, 14, 15]
+
+
+def test_rows_are_made_up_to_whole_groups_by_repeating_the_last() -> None:
+    batch = Batch(torch.tensor([[1, 2, 3]]), torch.tensor([[1, 4, 3]]), torch.tensor([2]), ((1,),), ((2,),))
+    rows = Rows(batch, "corrupted")
+    assert rows.places.tolist() == [1, 2, 2, 2] and rows.ends.tolist() == [1]
+    x = torch.arange(6.0).reshape(1, 3, 2)
+    assert torch.equal(rows.put(rows.take(x) + 10, x), torch.tensor([[[0.0, 1.0], [12.0, 13.0], [14.0, 15.0]]]))
 
 
 def test_a_test_comes_out_the_same_to_the_last_bit_whatever_stands_beside_it() -> None:
