@@ -1,0 +1,56 @@
+"""What the decisions of a search tell: which were tests, which hang on rounding, which another threshold shares.
+
+Every test of ACDC is made in the state that the decisions before it left. So two searches that differ in their
+threshold alone make the same tests, with the same scores, up to the first that they decide differently.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from circuitfind.graph import Edge, Graph
+from circuitfind.methods.acdc import visiting_order
+from circuitfind.methods.found import Found, nothing_decided
+
+MARGINS = {torch.float32: 1e-6, torch.float64: 1e-12, torch.bfloat16: 1e-3}
+"""How far from the threshold a score must be for a dtype to tell the side, in the metric's unit."""
+
+
+def is_tested(graph: Graph, found: Found) -> Bool[Tensor, "receiver sender"]:
+    """Which edges were decided by a test: those into the logits and into nodes that a kept edge leaves."""
+    leaves = found.kept.any(0).tolist()
+    live = [receiver.node.kind == "logits" or leaves[graph.sender_index[receiver.node]] for receiver in graph.receivers]
+    return found.decided & torch.tensor(live).unsqueeze(1)
+
+
+def undecidable(graph: Graph, found: Found, threshold: float, dtype: torch.dtype) -> list[Edge]:
+    """The edges whose test came out so near the threshold that rounding in ``dtype`` decided, in graph order."""
+    near = is_tested(graph, found) & ((found.scores - threshold).abs() < MARGINS[dtype])
+    return [Edge(graph.senders[sender], graph.receivers[receiver]) for receiver, sender in near.nonzero().tolist()]
+
+
+def decided_alike(graph: Graph, found: Found, earlier: float, threshold: float) -> Found:
+    """What a search at ``threshold`` decides without a test of its own, after ``found`` at the threshold ``earlier``.
+
+    All up to the first test that the two decide differently, that one included: its score is the same, too.
+    """
+    order = decision_order(graph)
+    tested, scores = (x.flatten()[order] for x in (is_tested(graph, found), found.scores))
+    stays = tested & ~(scores < threshold)
+    differs = (tested & ((scores < earlier) != (scores < threshold))).nonzero().flatten()
+    shared = order[: int(differs[0]) + 1 if len(differs) else len(order)]
+    start = nothing_decided(graph)
+    start.decided.view(-1)[shared] = True
+    start.scores.view(-1)[shared] = found.scores.flatten()[shared]
+    start.kept.view(-1)[shared] = stays[: len(shared)]
+    return replace(start, n_tests=int(tested[: len(shared)].sum()))
+
+
+def decision_order(graph: Graph) -> Int[Tensor, " edge"]:
+    """Every edge's place in a flattened [receiver, sender] matrix, in the order in which ACDC decides on them."""
+    rows = ((graph.receiver_index[receiver], graph.n_readable(receiver)) for receiver in visiting_order(graph))
+    return torch.tensor([row * len(graph.senders) + sender for row, n in rows for sender in reversed(range(n))])

@@ -1,0 +1,110 @@
+"""What may be read off a search's decisions, against searches that were made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from circuitfind.graph import Edge, Graph
+from circuitfind.methods.acdc import ACDC
+from circuitfind.methods.decisions import MARGINS, decided_alike, decision_order, is_tested, undecidable
+from circuitfind.methods.found import Found, nothing_decided
+from circuitfind.patching import readable
+from circuitfind.progress import Silent
+from tests.random_models import random_batch, random_transformer
+
+MODEL, BATCH = random_transformer("gpt2", 3), random_batch(3)
+GRAPH = MODEL.architecture.graph
+THRESHOLDS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.0)
+
+
+@cache
+def search(threshold: float) -> Found:
+    return ACDC(threshold).find(MODEL, BATCH, 8, Silent())
+
+
+def whole(found: Found) -> Found:
+    """A finished search has decided on every edge."""
+    return replace(found, decided=readable(GRAPH))
+
+
+# which edges were tested
+
+
+@pytest.mark.parametrize("threshold", THRESHOLDS)
+def test_as_many_edges_are_tested_as_the_search_counted(threshold: float) -> None:
+    found = search(threshold)
+    assert int(is_tested(GRAPH, whole(found)).sum()) == found.n_tests
+
+
+def test_an_edge_into_a_dead_node_is_not_tested() -> None:
+    found = whole(nothing_decided(GRAPH))
+    into_logits = [edge for edge in GRAPH.edges() if is_tested(GRAPH, found)[GRAPH.order(edge)]]
+    assert into_logits == [edge for edge in GRAPH.edges() if edge.receiver.node.kind == "logits"]
+
+
+# which hang on rounding
+
+
+def scored(scores: dict[str, float], kept: tuple[str, ...] = ()) -> tuple[Graph, Found]:
+    """A finished search on one layer of two heads whose edges got these scores, the others 0."""
+    graph = Graph(1, 2)
+    found = nothing_decided(graph)
+    for name, score in scores.items():
+        found.scores[graph.order(Edge.parse(name))] = score
+    for name in kept:
+        found.kept[graph.order(Edge.parse(name))] = True
+    return graph, replace(found, decided=readable(graph))
+
+
+@pytest.mark.parametrize("dtype", MARGINS)
+@pytest.mark.parametrize("side", [-1, 1])
+def test_a_test_within_the_margin_is_undecidable_and_one_beyond_is_not(dtype: torch.dtype, side: int) -> None:
+    margin = side * MARGINS[dtype]
+    graph, found = scored({"input->logits": 0.1 + 0.9 * margin, "m0->logits": 0.1 + 1.1 * margin})
+    assert list(map(str, undecidable(graph, found, 0.1, dtype))) == ["input->logits"]
+
+
+def test_an_edge_that_had_no_test_is_never_undecidable() -> None:
+    graph, found = scored({"m0->logits": 1.0}, kept=("m0->logits",))
+    names = list(map(str, undecidable(graph, found, 0.0, torch.float32)))
+    assert "input->m0" in names and "a0.h0->logits" in names  # live, and their score is the threshold
+    assert not any("<" in name for name in names)  # no kept edge leaves the heads
+
+
+# which another threshold shares
+
+
+@pytest.mark.parametrize("earlier", THRESHOLDS)
+@pytest.mark.parametrize("threshold", THRESHOLDS)
+def test_what_is_taken_over_is_what_the_search_at_that_threshold_decided(earlier: float, threshold: float) -> None:
+    alone = search(threshold)
+    start = decided_alike(GRAPH, whole(search(earlier)), earlier, threshold)
+    assert torch.equal(start.kept, alone.kept & start.decided)
+    assert torch.equal(start.scores[start.decided], alone.scores[start.decided])
+    assert start.n_tests == int((is_tested(GRAPH, whole(alone)) & start.decided).sum())
+
+
+@pytest.mark.parametrize("threshold", THRESHOLDS)
+def test_a_search_at_the_same_threshold_shares_everything(threshold: float) -> None:
+    start = decided_alike(GRAPH, whole(search(threshold)), threshold, threshold)
+    assert torch.equal(start.decided, readable(GRAPH)) and start.n_tests == search(threshold).n_tests
+
+
+@given(st.integers(0, GRAPH.n_edges - 1))
+def test_nothing_is_taken_over_beyond_the_first_decision_that_differs(place: int) -> None:
+    order = decision_order(GRAPH)
+    scores = nothing_decided(GRAPH).scores
+    scores.view(-1)[order[place]] = 0.5
+    found = Found(readable(GRAPH), scores, readable(GRAPH), GRAPH.n_edges, GRAPH.n_edges)
+    start = decided_alike(GRAPH, found, earlier=0.6, threshold=0.4)
+    assert int(start.decided.sum()) == place + 1 and bool(start.kept.view(-1)[order[place]])
+
+
+def test_every_edge_is_decided_once() -> None:
+    assert sorted(decision_order(GRAPH).tolist()) == readable(GRAPH).flatten().nonzero().flatten().tolist()
