@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
@@ -54,17 +55,22 @@ class Point:
 
 def draw_sweep(points: Sequence[Point], ablated: float, title: str, format: str) -> bytes:
     """The picture as ``svg``, ``png`` or ``pdf``, the same bytes each time. ``ablated``: KL with everything ablated."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
     file = io.BytesIO()
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever a user's matplotlibrc says
-        matplotlib.rcParams.update(LOOK | {"font.family": _font()})
-        figure = Figure(figsize=(4.8, 3.2), layout="constrained")
-        _draw(figure, sorted(points, key=lambda point: -point.threshold), ablated, title)
+    with look():
+        figure = make_figure(sorted(points, key=lambda point: -point.threshold), ablated, title)
         figure.savefig(file, format=format, metadata=METADATA[format])
     return file.getvalue()
+
+
+@contextmanager
+def look() -> Iterator[None]:
+    """Inside, matplotlib draws as LOOK says, whatever a user's matplotlibrc says; afterwards as before."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(LOOK | {"font.family": _font()})
+        yield
 
 
 def _font() -> str:
@@ -77,7 +83,11 @@ def _font() -> str:
     return name
 
 
-def _draw(figure: Figure, points: Sequence[Point], ablated: float, title: str) -> None:
+def make_figure(points: Sequence[Point], ablated: float, title: str) -> Figure:
+    """The figure of ``points``, which come from the largest threshold to the smallest."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8, 3.2), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=9, loc="left")
     axes.set_xlabel("edges in the circuit")
@@ -88,6 +98,7 @@ def _draw(figure: Figure, points: Sequence[Point], ablated: float, title: str) -
     axes.plot(*places, color=INK, linewidth=1, marker="o", markersize=4, clip_on=False)
     figure.draw_without_rendering()  # settles the layout, and so where labels can stand
     _label(axes, points, ablated)
+    return figure
 
 
 def _scale(axes: Axes, points: Sequence[Point], ablated: float) -> None:

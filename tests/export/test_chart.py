@@ -9,8 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from circuitfind.export import chart
-from circuitfind.export.chart import Point, draw_sweep
+from circuitfind.export.chart import Point, draw_sweep, look, make_figure
 
 USUAL = [Point(0.5, 12, 3.1), Point(0.2, 25, 1.9), Point(0.1, 41, 1.1), Point(0.05, 60, 0.6), Point(0.02, 79, 0.3)]
 MANY = [Point(2 ** (-i / 8), int(2 ** (i / 10)), 6 * 2 ** (-i / 20)) for i in range(100)]
@@ -18,12 +17,13 @@ NOTHING_KEPT = [Point(5.0, 0, 7.9), Point(2.0, 0, 7.9), Point(1.0, 3, 7.0), Poin
 ONE = [Point(0.1, 262, 0.0)]
 WORSE_THAN_NOTHING = [Point(0.5, 3, 12.0), Point(0.2, 4, 11.9)]
 ABLATED = 7.9
+TITLE = "ioi$$, $\\title$"  # a task may be called anything
 
 
 def drawn(points: list[Point]) -> Figure:
-    figure = Figure(figsize=(4.8, 3.2), layout="constrained")
-    chart._draw(figure, points, ABLATED, "ioi$$, $\\title$")
-    figure.draw_without_rendering()
+    with look():
+        figure = make_figure(points, ABLATED, TITLE)
+        figure.draw_without_rendering()
     return figure
 
 
@@ -32,9 +32,9 @@ def labels(figure: Figure) -> list[Annotation]:
 
 
 def test_the_same_sweep_gives_the_same_bytes_whatever_the_user_has_set() -> None:
-    before = {format: draw_sweep(USUAL, ABLATED, "ioi$$, $\\title$", format) for format in ("svg", "png", "pdf")}
+    before = {format: draw_sweep(USUAL, ABLATED, TITLE, format) for format in ("svg", "png", "pdf")}
     with matplotlib.rc_context({"axes.grid": True, "font.size": 30, "svg.hashsalt": None}):
-        after = {format: draw_sweep(USUAL, ABLATED, "ioi$$, $\\title$", format) for format in ("svg", "png", "pdf")}
+        after = {format: draw_sweep(USUAL, ABLATED, TITLE, format) for format in ("svg", "png", "pdf")}
         assert matplotlib.rcParams["font.size"] == 30
     assert after == before
     assert b"Date" not in before["svg"].replace(b"CreationDate", b"") and b"CreationDate" not in before["pdf"]
@@ -43,7 +43,7 @@ def test_the_same_sweep_gives_the_same_bytes_whatever_the_user_has_set() -> None
 @pytest.mark.parametrize("format", ["svg", "png", "pdf"])
 def test_each_format_is_what_it_says(format: str) -> None:
     begins = {"svg": b"<?xml", "png": b"\x89PNG", "pdf": b"%PDF"}
-    assert draw_sweep(USUAL, ABLATED, "ioi$$, $\\title$", format).startswith(begins[format])
+    assert draw_sweep(USUAL, ABLATED, TITLE, format).startswith(begins[format])
 
 
 def test_every_threshold_of_a_usual_sweep_is_named() -> None:
