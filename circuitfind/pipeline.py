@@ -26,6 +26,7 @@ from circuitfind.graph import Edge
 from circuitfind.memory import Shape, Workload, check_memory, peak, stored_weights
 from circuitfind.methods import find_method
 from circuitfind.methods.acdc import ACDC, DEFAULT_THRESHOLD
+from circuitfind.methods.decisions import MARGINS, undecidable
 from circuitfind.methods.found import Found
 from circuitfind.metrics import check_answers, find_metric
 from circuitfind.models.folder import read_config
@@ -35,7 +36,7 @@ from circuitfind.patching import find_ablation
 from circuitfind.preflight import DEFAULT_PROMPTS, Plan, RunOptions, make_plan, short_name
 from circuitfind.progress import Progress, Silent
 from circuitfind.prompts import PromptPair, Task
-from circuitfind.report import Evidence, recovery_warning, report, task_line, task_warning
+from circuitfind.report import Evidence, recovery_warning, report, rounding_warning, task_line, task_warning
 from circuitfind.resume import identity
 from circuitfind.runfolder import RUN_FILE, json_file, next_free, scores_file, write_run
 from circuitfind.search import default_batch_size
@@ -83,6 +84,16 @@ class Findings:
     method: ACDC
     found: Found
     evaluation: Evaluation
+    undecidable: Sequence[Edge]
+    n_taken_over: int
+
+
+@dataclass(frozen=True)
+class TakenOver:
+    """What a run has from an earlier one that differs in the threshold alone: decisions, and an evaluation."""
+
+    start: Found | None = None
+    evaluation: Evaluation | None = None
 
 
 def run(options: RunOptions, progress: Progress | None = None) -> RunResult:
@@ -130,29 +141,47 @@ def make_ready(plan: Plan, notes: Noted, clock: Clock) -> Ready:
     return Ready(plan.task, options, tokenizer, pairs, batch, model, size, memory)
 
 
-def find_circuit(ready: Ready, options: RunOptions, notes: Noted, clock: Clock, keeper: Keeper) -> Findings:
+def find_circuit(
+    ready: Ready, options: RunOptions, notes: Noted, clock: Clock, keeper: Keeper, taken_over: TakenOver = TakenOver()
+) -> Findings:
     """The search that ``options`` ask for, from where an earlier one was cut off, and the evaluation of its outcome."""
     method, options = settle(options)
-    model, batch, size = ready.model, ready.batch, ready.batch_size
+    transformer, batch, size = ready.model.transformer, ready.batch, ready.batch_size
     with clock.time("search"):
-        notes.stage(f"{options.method} on the {model.transformer.architecture.graph.n_edges:,} edges of {model.name}")
-        start = keeper.start(search_identity(ready, options, method), clock.spent, notes.warn)
-        if start is not None:
-            notes.stage(f"going on with {keeper.folder}: {taken_up(start, clock)}")
-        eta = Eta(model.transformer.architecture.graph)
-
-        def save(found: Found) -> None:
-            keeper.save(found)
-            eta.see(found)
-
-        found = method.find(model.transformer, batch, size, WithTimeLeft(notes, eta), start, save)
-        keeper.save(found)
-        keeper.finish()
+        start = find_start(search_identity(ready, options, method), notes, clock, keeper) or taken_over.start
+        found = search(ready, method, start, notes, keeper)
     with clock.time("evaluation"):
         notes.stage("evaluating the circuit")
-        evaluation = evaluate(model.transformer, batch, found.kept, method.ablation, size)
+        evaluation = evaluate(transformer, batch, found.kept, method.ablation, size, taken_over.evaluation)
         notes.warn_if(recovery_warning(evaluation))
-    return Findings(ready, options, method, found, evaluation)
+    near = undecidable(transformer.architecture.graph, found, method.threshold, transformer.dtype)
+    notes.warn_if(rounding_warning(near, method.threshold, MARGINS[transformer.dtype]))
+    n_taken_over = start.n_tests if start is not None and start is taken_over.start else 0
+    return Findings(ready, options, method, found, evaluation, near, n_taken_over)
+
+
+def find_start(identity: dict[str, Any], notes: Noted, clock: Clock, keeper: Keeper) -> Found | None:
+    """What an earlier sitting of the same search had decided, if there was one."""
+    start = keeper.start(identity, clock.spent, notes.warn)
+    if start is not None:
+        notes.stage(f"going on with {keeper.folder}: {taken_up(start, clock)}")
+    return start
+
+
+def search(ready: Ready, method: ACDC, start: Found | None, notes: Noted, keeper: Keeper) -> Found:
+    """The method's outcome; what it has decided so far is kept all the while, and how long it still takes is told."""
+    graph, name = ready.model.transformer.architecture.graph, ready.model.name
+    notes.stage(f"{method.name} on the {graph.n_edges:,} edges of {name}, threshold {method.threshold:g}")
+    eta = Eta(graph)
+
+    def save(found: Found) -> None:
+        keeper.save(found)
+        eta.see(found)
+
+    found = method.find(ready.model.transformer, ready.batch, ready.batch_size, WithTimeLeft(notes, eta), start, save)
+    keeper.save(found)
+    keeper.finish()
+    return found
 
 
 def search_identity(ready: Ready, options: RunOptions, method: ACDC) -> dict[str, Any]:
@@ -271,7 +300,13 @@ def make_record(findings: Findings) -> dict[str, Any]:
         "model_difference": ready.model.difference,
         "bos": ready.tokenizer.adds_bos,
         "n_pos": ready.batch.n_pos,
-        "search": {"tested": found.n_tests, "computed": found.n_evaluated},
+        "search": {
+            "tested": found.n_tests,
+            "computed": found.n_evaluated,
+            "taken_over": findings.n_taken_over,
+            "n_undecidable": len(findings.undecidable),
+            "undecidable": list(map(str, findings.undecidable)),
+        },
         "threads": torch.get_num_threads(),
         "versions": {
             "circuitfind": __version__,

@@ -10,13 +10,13 @@ import networkx
 
 from circuitfind.circuit import Circuit
 from circuitfind.evaluation.performance import Evaluation, Performance
-from circuitfind.graph import Node
+from circuitfind.graph import Edge, Node
 from circuitfind.memory import gigabytes
 from circuitfind.prompts import PromptPair
 
 FAILS_BELOW = 0.75
 OVER_RECOVERS, NO_BETTER_THAN_NOTHING = 1.2, 0.1
-N_STRONGEST = 10
+N_STRONGEST, N_NAMED = 10, 3
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,17 @@ def recovery_warning(evaluation: Evaluation) -> str | None:
             "Use --metric kl, or --objective match."
         )
     return f"the circuit does hardly more than the fully ablated model: {share}. Lower --threshold to keep more of it."
+
+
+def rounding_warning(near: Sequence[Edge], threshold: float, margin: float) -> str | None:
+    """What to tell a user of tests that came out within ``margin`` of the threshold; None where none did."""
+    if not near:
+        return None
+    shown = ", ".join(map(str, near[:N_NAMED])) + (", ..." if len(near) > N_NAMED else "")
+    return (
+        f"{len(near):,} of the tests came out within {margin:g} of the threshold {threshold:g}, where rounding decides "
+        f"({shown}; all are in run.json). Another threshold, or --dtype float64, tells the sides apart."
+    )
 
 
 def on_paths(circuit: Circuit) -> int:
@@ -199,13 +210,21 @@ def _one_line(text: str) -> str:
     return text.replace("\n", "\\n").replace("`", "'")
 
 
+def _tests(search: dict[str, Any]) -> str:
+    """How many edges were tested, and for how many of them rounding decided."""
+    return (
+        f"{search['tested']:,} tested, {search['computed']:,} computed, {search['taken_over']:,} taken over, "
+        f"{search['n_undecidable']:,} undecidable"
+    )
+
+
 def _how(circuit: Circuit, record: dict[str, Any]) -> str:
     method = ", ".join(f"{key} {value}" for key, value in circuit.method.items() if key != "name")
     timings = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in record["timings"].items())
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     rows = [
         ("method", f"{circuit.method['name']} ({method})"),
-        ("tests", ", ".join(f"{value:,} {name}" for name, value in record["search"].items())),
+        ("tests", _tests(record["search"])),
         (
             "model",
             f"{circuit.model['name']} ({circuit.model['architecture']}), sha256 `{circuit.model['sha256'][:16]}`",

@@ -101,6 +101,18 @@ def test_the_prompts_file_is_what_the_circuit_says_it_is(result: RunResult) -> N
     assert hashlib.sha256(text).hexdigest() == result.circuit.task["prompts_sha256"]
 
 
+def test_a_test_at_the_threshold_itself_is_reported_as_undecidable(result: RunResult, tmp_path: Path) -> None:
+    with safe_open(result.folder / "scores.safetensors", "pt") as file:
+        first = float(file.get_tensor("scores")[-1, -1])  # of the first test, which nothing comes before
+    near = find(tmp_path / "near", threshold=first + 1e-7)
+    search = json.loads((near.folder / "run.json").read_text())["search"]
+    assert (search["n_undecidable"], search["undecidable"]) == (1, ["m2->logits"])
+    assert any("1 of the tests came out within 1e-06" in warning for warning in near.warnings)
+    assert "1 undecidable" in (near.folder / "report.md").read_text()
+    decided = json.loads((result.folder / "run.json").read_text())["search"]
+    assert (decided["n_undecidable"], decided["undecidable"], decided["taken_over"]) == (0, [], 0)
+
+
 # the same bytes
 
 

@@ -60,7 +60,7 @@ RECORD: dict[str, Any] = {
     "warnings": [],
     "timings": {"load": 1.25, "search": 12.0},
     "versions": {"circuitfind": "0.1.0", "torch": "2.13.0"},
-    "search": {"tested": 1234, "computed": 2345},
+    "search": {"tested": 1234, "computed": 2345, "taken_over": 0, "n_undecidable": 1, "undecidable": ["input->m0"]},
     "model_difference": 2.5e-7,
     "peak_memory_bytes": 1_500_000_000,
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -78,20 +78,31 @@ def task_performance(model: Transformer, batch: Batch, batch_size: int) -> Perfo
 
 
 def evaluate(
-    model: Transformer, batch: Batch, kept: Bool[Tensor, "receiver sender"], ablation: AblationName, batch_size: int
+    model: Transformer,
+    batch: Batch,
+    kept: Bool[Tensor, "receiver sender"],
+    ablation: AblationName,
+    batch_size: int,
+    known: Evaluation | None = None,
 ) -> Evaluation:
-    """The full model, the circuit of the ``kept`` edges, and the model with every edge ablated, on the same prompts."""
+    """The full model, the circuit of the ``kept`` edges, and the model with every edge ablated, on the same prompts.
+
+    ``known``: that of another circuit, all else the same. Then only the circuit is run, the others are taken over.
+    """
     kept = kept.to(model.device)
 
-    def measure_block(group: tuple[Batch, int]) -> tuple[dict[str, Tensor], ...]:
+    def measure_block(group: tuple[Batch, int]) -> dict[str, dict[str, Tensor]]:
         block, n_real = group
         baseline = prepare(model, block, ablation)
-        finals = (baseline.final, run_patched(baseline, kept), run_patched(baseline, torch.zeros_like(kept)))
-        return tuple(_measure(model, block, baseline.final, final, n_real) for final in finals)
+        finals = {"circuit": run_patched(baseline, kept)}
+        if known is None:
+            finals |= {"full": baseline.final, "ablated": run_patched(baseline, torch.zeros_like(kept))}
+        return {name: _measure(model, block, baseline.final, final, n_real) for name, final in finals.items()}
 
     with Threads(model.device) as threads:
         blocks = threads.map(measure_block, split(batch.to(model.device), batch_size))
-    return Evaluation(*(_join([block[run] for block in blocks]) for run in range(3)))
+    runs = {name: _join([block[name] for block in blocks]) for name in blocks[0]}
+    return Evaluation(**runs) if known is None else replace(known, **runs)
 
 
 def _measure(

@@ -15,16 +15,17 @@ from torch import Tensor
 from circuitfind.graph import Edge, Graph
 from circuitfind.methods.acdc import visiting_order
 from circuitfind.methods.found import Found, nothing_decided
+from circuitfind.patching import readable
 
 MARGINS = {torch.float32: 1e-6, torch.float64: 1e-12, torch.bfloat16: 1e-3}
 """How far from the threshold a score must be for a dtype to tell the side, in the metric's unit."""
 
 
 def is_tested(graph: Graph, found: Found) -> Bool[Tensor, "receiver sender"]:
-    """Which edges were decided by a test: those into the logits and into nodes that a kept edge leaves."""
+    """Which edges a finished search tested: those into the logits and into nodes that a kept edge leaves."""
     leaves = found.kept.any(0).tolist()
     live = [receiver.node.kind == "logits" or leaves[graph.sender_index[receiver.node]] for receiver in graph.receivers]
-    return found.decided & torch.tensor(live).unsqueeze(1)
+    return readable(graph) & torch.tensor(live).unsqueeze(1)
 
 
 def undecidable(graph: Graph, found: Found, threshold: float, dtype: torch.dtype) -> list[Edge]:

@@ -129,3 +129,10 @@ def test_prompts_without_wrong_answers_have_no_difference_but_a_loss() -> None:
     logits = unembed(model, prepare(model, batch, "zero").final).log_softmax(-1)
     expected = [-logits[i, list(tokens)].logsumexp(-1).item() for i, tokens in enumerate(batch.answers)]
     assert list(performance.values["loss"]) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_runs_that_no_circuit_changes_may_be_taken_over() -> None:
+    model, batch = random_transformer("gpt2", 1, dtype=torch.float32), random_batch(2)
+    kept = [random_kept(model, seed) for seed in (1, 2)]
+    known = evaluate(model, batch, kept[0], "corrupted", 2)
+    assert evaluate(model, batch, kept[1], "corrupted", 2, known) == evaluate(model, batch, kept[1], "corrupted", 2)

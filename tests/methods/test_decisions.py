@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -28,22 +27,17 @@ def search(threshold: float) -> Found:
     return ACDC(threshold).find(MODEL, BATCH, 8, Silent())
 
 
-def whole(found: Found) -> Found:
-    """A finished search has decided on every edge."""
-    return replace(found, decided=readable(GRAPH))
-
-
 # which edges were tested
 
 
 @pytest.mark.parametrize("threshold", THRESHOLDS)
 def test_as_many_edges_are_tested_as_the_search_counted(threshold: float) -> None:
     found = search(threshold)
-    assert int(is_tested(GRAPH, whole(found)).sum()) == found.n_tests
+    assert int(is_tested(GRAPH, found).sum()) == found.n_tests
 
 
 def test_an_edge_into_a_dead_node_is_not_tested() -> None:
-    found = whole(nothing_decided(GRAPH))
+    found = nothing_decided(GRAPH)
     into_logits = [edge for edge in GRAPH.edges() if is_tested(GRAPH, found)[GRAPH.order(edge)]]
     assert into_logits == [edge for edge in GRAPH.edges() if edge.receiver.node.kind == "logits"]
 
@@ -59,7 +53,7 @@ def scored(scores: dict[str, float], kept: tuple[str, ...] = ()) -> tuple[Graph,
         found.scores[graph.order(Edge.parse(name))] = score
     for name in kept:
         found.kept[graph.order(Edge.parse(name))] = True
-    return graph, replace(found, decided=readable(graph))
+    return graph, found
 
 
 @pytest.mark.parametrize("dtype", MARGINS)
@@ -84,15 +78,15 @@ def test_an_edge_that_had_no_test_is_never_undecidable() -> None:
 @pytest.mark.parametrize("threshold", THRESHOLDS)
 def test_what_is_taken_over_is_what_the_search_at_that_threshold_decided(earlier: float, threshold: float) -> None:
     alone = search(threshold)
-    start = decided_alike(GRAPH, whole(search(earlier)), earlier, threshold)
+    start = decided_alike(GRAPH, search(earlier), earlier, threshold)
     assert torch.equal(start.kept, alone.kept & start.decided)
     assert torch.equal(start.scores[start.decided], alone.scores[start.decided])
-    assert start.n_tests == int((is_tested(GRAPH, whole(alone)) & start.decided).sum())
+    assert start.n_tests == int((is_tested(GRAPH, alone) & start.decided).sum())
 
 
 @pytest.mark.parametrize("threshold", THRESHOLDS)
 def test_a_search_at_the_same_threshold_shares_everything(threshold: float) -> None:
-    start = decided_alike(GRAPH, whole(search(threshold)), threshold, threshold)
+    start = decided_alike(GRAPH, search(threshold), threshold, threshold)
     assert torch.equal(start.decided, readable(GRAPH)) and start.n_tests == search(threshold).n_tests
 
 
