@@ -102,7 +102,7 @@ def encode_state(found: Found, identity: Mapping[str, Any], spent: Spent, worker
         "n_evaluated": found.n_evaluated,
     }
     text = json.dumps(state)
-    head["__metadata__"] = {"state": text, "sha256": _checksum(text, body)}
+    head["__metadata__"] = {"state": text, "sha256": _checksum(head, text, body)}
     start = json.dumps(head).encode()
     start = start.ljust(len(start) + -len(start) % 8)  # tensors begin where a processor likes them to
     return len(start).to_bytes(8, "little") + start + body
@@ -117,10 +117,10 @@ def read_state(folder: Path) -> State:
         raise OutputError(f"Cannot read {path}: {error.strerror}.") from None
     try:
         head, body = _split(data)
-        metadata = head["__metadata__"]
+        metadata = head.pop("__metadata__")
         state = json.loads(metadata["state"])
-        is_whole = metadata["sha256"] == _checksum(metadata["state"], body)
-    except (ValueError, KeyError, TypeError):
+        is_whole = metadata["sha256"] == _checksum(head, metadata["state"], body)
+    except (ValueError, KeyError, TypeError, AttributeError):
         is_whole = False
     if not is_whole:
         raise OutputError(
@@ -141,8 +141,9 @@ def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
     return json.loads(data[8 : 8 + size]), data[8 + size :]
 
 
-def _checksum(text: str, body: bytes) -> str:
-    return hashlib.sha256(text.encode() + b"\0" + body).hexdigest()
+def _checksum(head: Mapping[str, Any], text: str, body: bytes) -> str:
+    """Over the tensors' names and places, the metadata and the tensors."""
+    return hashlib.sha256(json.dumps([head, text], sort_keys=True).encode() + body).hexdigest()
 
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,127 @@
+"""How long a search still takes, on searches whose tests take a known time."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from circuitfind import eta as module
+from circuitfind.eta import FEWEST_TESTS, Eta, Left, WithTimeLeft, duration
+from circuitfind.graph import Graph
+from circuitfind.methods.acdc import visiting_order
+from circuitfind.methods.found import Found, nothing_decided
+
+GRAPH = Graph(8, 4)
+KEPT_ALL, FEW_KEPT = 1.0, 0.06
+
+
+class Simulated:
+    """A search that takes ``seconds(depth)`` for each test of a receiver with so many layers behind it.
+
+    Each edge is kept with the chance ``keep``, and every third of those into the logits.
+    """
+
+    def __init__(self, seconds, keep: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self._seconds, self._keep = 0.0, seconds, keep
+        monkeypatch.setattr(module, "time", self)
+        self._random = random.Random(0)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def run(self) -> list[tuple[float, float, Left | None]]:
+        """(share of the time gone, seconds left in truth, what was estimated) after each receiver."""
+        found, eta, moments = nothing_decided(GRAPH), Eta(GRAPH), []
+        for receiver in visiting_order(GRAPH):
+            found = self._decide(found, receiver, eta)
+            moments.append((self.now, eta.left))
+        return [(now / self.now, self.now - now, left) for now, left in moments]
+
+    def _decide(self, found: Found, receiver, eta: Eta) -> Found:
+        row, node = GRAPH.receiver_index[receiver], receiver.node
+        is_live = node.kind == "logits" or bool(found.kept[:, GRAPH.sender_index[node]].any())
+        depth = 0 if node.kind == "logits" else GRAPH.n_layers - node.layer
+        for sender in reversed(range(GRAPH.n_readable(receiver))):
+            if is_live:
+                self.now += self._seconds(depth)
+                found = replace(found, n_tests=found.n_tests + 1)
+                found.kept[row, sender] = self._random.random() < self._keep or (depth == 0 and sender % 3 == 0)
+            found.decided[row, sender] = True
+            if sender % 8 == 0:  # the end of a chain
+                eta.see(found)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("seconds", "keep"),
+    [(lambda depth: 1.0, KEPT_ALL), (lambda depth: 1.0 + 2.0 * depth, KEPT_ALL), (lambda depth: 1.0, FEW_KEPT)],
+    ids=["the same cost everywhere", "early layers cost more", "dead nodes"],
+)
+def test_the_estimate_is_within_a_factor_of_two_from_a_third_of_the_way_on(seconds, keep: float, monkeypatch) -> None:
+    for share, truth, left in Simulated(seconds, keep, monkeypatch).run():
+        if 1 / 3 < share < 1:
+            assert left is not None and truth / 2 <= left.expected <= 2.2 * truth + 5
+
+
+def test_the_longest_counts_every_node_that_may_turn_out_to_live(monkeypatch) -> None:
+    moments = Simulated(lambda depth: 1.0, FEW_KEPT, monkeypatch).run()
+    told = [(truth, left) for _, truth, left in moments if left is not None]
+    assert all(left.longest >= left.expected and left.longest >= truth - 1e-6 for truth, left in told)
+    assert any(left.longest > 1.1 * left.expected for _, left in told)
+
+
+def test_nothing_is_told_before_there_is_something_to_tell_from(monkeypatch) -> None:
+    clock = Simulated(lambda depth: 1.0, KEPT_ALL, monkeypatch)
+    found, eta = nothing_decided(GRAPH), Eta(GRAPH)
+    for sender in range(20):
+        found.decided[-1, sender] = True
+        clock.now += 1
+        eta.see(replace(found, n_tests=sender + 1))
+    assert eta.left is None and FEWEST_TESTS > 20
+
+
+def test_a_search_taken_up_again_counts_only_its_own_seconds(monkeypatch) -> None:
+    clock = Simulated(lambda depth: 1.0, KEPT_ALL, monkeypatch)
+    found, eta = nothing_decided(GRAPH), Eta(GRAPH)
+    found.decided[20:], found.kept[20:] = True, True
+    clock.now = 1000.0
+    eta.see(replace(found, n_tests=10_000))
+    for sender in range(2):
+        found.decided[19 - sender] = True
+        found.kept[19 - sender] = True
+        clock.now += 5
+        eta.see(found)
+    assert eta.left is None or eta.left.longest < 10_000
+
+
+def test_the_note_of_a_search_says_how_long_it_still_takes() -> None:
+    notes: list[str] = []
+
+    class Listening:
+        def stage(self, name: str) -> None: ...
+
+        def warn(self, message: str) -> None: ...
+
+        def update(self, done: float, total: float, note: str = "") -> None:
+            notes.append(note)
+
+    eta = Eta(GRAPH)
+    progress = WithTimeLeft(Listening(), eta)
+    progress.update(1, 2, "3 tests")
+    eta.left = Left(200, 1300)
+    progress.update(1, 2, "3 tests")
+    assert notes == ["3 tests", "3 tests, about 3 min left, at most 22 min"]
+
+
+def test_two_numbers_that_people_would_read_as_one_are_one() -> None:
+    assert str(Left(200, 205)) == "about 3 min left"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.2, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (172_800, "2.0 days")],
+)
+def test_times_are_shown_as_roughly_as_they_are_known(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
