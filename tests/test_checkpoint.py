@@ -153,9 +153,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def keep(
-    folder: Path, is_new: bool = False, force: bool = False, state: State | None = None
-) -> tuple[Keeper, list[str]]:
+def keep(folder: Path, is_new: bool = False, force: bool = False) -> tuple[Keeper, list[str]]:
     """A keeper at the start of its search, and what it warns of."""
     warnings: list[str] = []
     keeper = Keeper(folder, is_new, force)
