@@ -21,14 +21,13 @@ from torch import Tensor
 
 from circuitfind.batch import Batch
 from circuitfind.errors import UsageError, unknown
+from circuitfind.partition import Yardstick, enclose_log_partition, log_partition
 from circuitfind.transformer import Transformer, final_norm, unembed
 
 MetricName = Literal["kl", "logit-diff", "prob-diff", "loss"]
 METRICS: tuple[MetricName, ...] = ("kl", "logit-diff", "prob-diff", "loss")
-VOCAB_SLICE = 2048
-"""How many tokens' logits a search holds at once."""
-VECTOR = 32
-"""A multiple of how many numbers any processor's vector instructions take at once."""
+ENCLOSED: frozenset[MetricName] = frozenset({"kl", "loss"})
+"""They move no more than log Z does, so that an interval for log Z is one for them."""
 HIGHER_IS_BETTER: frozenset[MetricName] = frozenset({"logit-diff", "prob-diff"})
 
 
@@ -107,6 +106,7 @@ class Objective:
 
     ``expected_unembedding`` is W_U P and ``constant`` the part of KL that no circuit changes; both None for other
     metrics. With ``full`` (the full model's value of each prompt) the distance from it is minimised instead.
+    ``yardstick`` is what ``enclose`` measures with.
     """
 
     metric: MetricName
@@ -115,20 +115,42 @@ class Objective:
     expected_unembedding: Float[Tensor, "prompt d_model"] | None = None
     constant: Float[Tensor, " prompt"] | None = None
     full: Float[Tensor, " prompt"] | None = None
+    yardstick: Yardstick | None = None
 
     def __call__(self, final: Float[Tensor, "test prompt d_model"]) -> Float[Tensor, "test prompt"]:
         """The number to minimise for each test and prompt, float64; ``final`` is what the logits read."""
-        value = self._value(final_norm(self.model, final))
+        x = final_norm(self.model, final)
+        return self._value(x, log_partition(self.model, x) if self.metric != "logit-diff" else None)
+
+    def enclose(
+        self,
+        start: Float[Tensor, "prompt d_model"],
+        final: Float[Tensor, "test prompt d_model"],
+        tolerance: float,
+    ) -> tuple[Float[Tensor, "test prompt"], Float[Tensor, "test prompt"]]:
+        """As a call, and how far the truth can lie from it: hardly more than ``tolerance``, often nothing.
+
+        ``start`` is what the logits read where this chain of tests begins. Only metrics that move no more than log Z
+        does are enclosed, the others computed; with a ``tolerance`` of 0 all are.
+        """
+        if self.yardstick is None or self.metric not in ENCLOSED or not tolerance:
+            value = self(final)
+            return value, torch.zeros_like(value)
+        x = final_norm(self.model, final)
+        log_z, radius = enclose_log_partition(self.model, self.yardstick, final_norm(self.model, start), x, tolerance)
+        return self._value(x, log_z), radius
+
+    def _value(self, x: Tensor, log_z: Tensor | None) -> Tensor:
+        value = self._measure(x, log_z)
         return value if self.full is None else (value - self.full).abs()
 
-    def _value(self, x: Tensor) -> Tensor:
-        if self.expected_unembedding is not None and self.constant is not None:
-            return self.constant - (x.double() * self.expected_unembedding).sum(-1) + log_partition(self.model, x)
-        if self.metric == "logit-diff":
+    def _measure(self, x: Tensor, log_z: Tensor | None) -> Tensor:
+        if log_z is None:
             return self._per_prompt(x, self.batch.wrong_answers, _mean_last) - self._per_prompt(
                 x, self.batch.answers, _mean_last
             )
-        log_z = log_partition(self.model, x)
+        if self.expected_unembedding is not None and self.constant is not None:
+            return self.constant - (x.double() * self.expected_unembedding).sum(-1) + log_z
         right = self._per_prompt(x, self.batch.answers, _logsumexp_last) - log_z
         if self.metric == "loss":
             return -right
@@ -140,47 +162,25 @@ class Objective:
 
 
 def make_objective(
-    metric: MetricName, model: Transformer, batch: Batch, final: Float[Tensor, "prompt d_model"], match: bool = False
+    metric: MetricName,
+    model: Transformer,
+    batch: Batch,
+    final: Float[Tensor, "prompt d_model"],
+    match: bool = False,
+    yardstick: Yardstick | None = None,
 ) -> Objective:
     """The objective for these prompts; ``final`` is what the logits read in the full model's clean run.
 
     ``match``: minimise the distance from the full model's value of each prompt, not the metric itself.
     """
     if metric != "kl":
-        objective = Objective(metric, model, batch)
+        objective = Objective(metric, model, batch, yardstick=yardstick)
         return replace(objective, full=objective(final.unsqueeze(0))[0]) if match else objective
     log_probs = unembed(model, final).double().log_softmax(-1)
     probs = log_probs.exp()
     bias = 0.0 if model.b_U is None else (probs * model.b_U).sum(-1)
     expected = (probs.to(model.dtype) @ model.W_U.T).double()
-    return Objective(metric, model, batch, expected, (probs * log_probs).sum(-1) - bias)
-
-
-def log_partition(model: Transformer, x: Float[Tensor, "test prompt d_model"]) -> Float[Tensor, "test prompt"]:
-    """log of the summed exponentials of all logits, from the normed stream ``x``, float64.
-
-    A slice of the vocabulary at a time, so that the logits are exponentiated while they are still in the cache.
-    """
-    rows, d_vocab = x.flatten(0, 1), model.W_U.shape[1]
-    slices = [slice(first, min(first + VOCAB_SLICE, d_vocab)) for first in range(0, d_vocab, VOCAB_SLICE)]
-    buffer = rows.new_empty(len(rows), min(VOCAB_SLICE, d_vocab + -d_vocab % VECTOR))
-    parts = torch.stack([_log_sum_exp(model, rows, tokens, buffer) for tokens in slices], dim=-1)
-    return parts.logsumexp(-1).reshape(x.shape[:2])
-
-
-def _log_sum_exp(model: Transformer, rows: Tensor, tokens: slice, buffer: Tensor) -> Float[Tensor, " row"]:
-    """The part that some tokens have in log Z.
-
-    Rows are made up to whole vectors with logits of -inf: a rest would go through other instructions, to other bits.
-    """
-    n_tokens = tokens.stop - tokens.start
-    logits = buffer[:, : n_tokens + -n_tokens % VECTOR]
-    torch.mm(rows, model.W_U[:, tokens], out=logits[:, :n_tokens])
-    logits[:, n_tokens:] = -math.inf
-    if model.b_U is not None:
-        logits[:, :n_tokens] += model.b_U[tokens]
-    highest = logits.amax(-1, keepdim=True)
-    return logits.sub_(highest).exp_().sum(-1).double().log() + highest.squeeze(-1)
+    return Objective(metric, model, batch, expected, (probs * log_probs).sum(-1) - bias, yardstick=yardstick)
 
 
 def _some_logits(

@@ -192,7 +192,7 @@ class Rerun:
         clean, end_only = self.baseline.clean.attention[node.layer], self._is_end_only(node)
         q = at_end(clean.q[node.head], self._end).unsqueeze(1) if end_only else clean.q[node.head]
         slots: dict[Slot, Tensor] = {"q": q, "k": clean.k[node.head], "v": clean.v[node.head]}
-        return Head(end_only, slots, self._attend(*slots.values(), node.layer, end_only))
+        return Head(end_only, slots, self._attend(q, slots["k"], slots["v"], node.layer, end_only))
 
     def _open_mlp(self, node: Node) -> Mlp:
         clean, end_only = self.baseline.clean, self._is_end_only(node)

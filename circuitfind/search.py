@@ -7,8 +7,9 @@ independent of how many threads there are: bits depend on an operation's shape, 
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -20,7 +21,8 @@ from torch import Tensor
 from circuitfind.batch import Batch
 from circuitfind.errors import ModelError
 from circuitfind.graph import Node, Receiver
-from circuitfind.metrics import MetricName, Objective, make_objective
+from circuitfind.metrics import ENCLOSED, MetricName, Objective, make_objective
+from circuitfind.partition import make_yardstick
 from circuitfind.patching import AblationName, Baseline, prepare
 from circuitfind.rerun import ROWS, Rerun
 from circuitfind.transformer import Transformer
@@ -76,30 +78,47 @@ class Threads:
 
 
 class _BlockSearch:
-    """The part of a search that one block computes."""
+    """The part of a search that one block computes. ``_final`` is what the logits read in the present run."""
 
     def __init__(self, baseline: Baseline, objective: Objective, n_real: int) -> None:
         self.rerun = Rerun(baseline)
         self._objective = objective
         self._n_real = n_real
+        self._final = baseline.final
+        self._finals = baseline.final.unsqueeze(0)
         self._change: Tensor | None = None
 
-    def start(self) -> Tensor:
-        return self._score(self.rerun.baseline.final.unsqueeze(0))
+    def value(self) -> Float[Tensor, "1 prompt"]:
+        return self._objective(self._final.unsqueeze(0))[:, : self._n_real]
 
     def visit(self, receiver: Receiver) -> None:
         self.rerun.visit(receiver)
         self._change = self.rerun.zero_change(receiver)
 
-    def test(self, receiver: Receiver, senders: Sequence[int]) -> Float[Tensor, "test prompt"]:
-        return self._score(self.rerun.what_if(receiver, torch.stack(list(self._chain(receiver, senders)))))
+    def restore(self, receiver: Receiver, senders: Sequence[int]) -> None:
+        *_, self._change = (self._change, *self._chain(receiver, senders))
+        assert self._change is not None
+        self._final = self.rerun.what_if(receiver, self._change.unsqueeze(0))[0]
+
+    def test(
+        self, receiver: Receiver, senders: Sequence[int], at_once: int, tolerance: float
+    ) -> tuple[Float[Tensor, "test prompt"], Float[Tensor, "test prompt"]]:
+        changes = self._chain(receiver, senders)
+        groups = iter(lambda: list(itertools.islice(changes, at_once)), [])
+        self._finals = torch.cat([self.rerun.what_if(receiver, torch.stack(group)) for group in groups])
+        values, radii = self._objective.enclose(self._final, self._finals, tolerance)
+        return values[:, : self._n_real], radii[:, : self._n_real]
+
+    def compute(self, tests: Sequence[int]) -> Float[Tensor, "test prompt"]:
+        return self._objective(self._finals[list(tests)])[:, : self._n_real]
 
     def remove(self, receiver: Receiver, senders: Sequence[int]) -> None:
         *_, self._change = (self._change, *self._chain(receiver, senders))
+        self._final = self._finals[len(senders) - 1]
 
-    def leave(self, receiver: Receiver, kept: Sequence[Node]) -> Tensor:
+    def leave(self, receiver: Receiver, kept: Sequence[Node]) -> None:
         assert self._change is not None
-        return self._score(self.rerun.commit(receiver, self._change, kept).unsqueeze(0))
+        self._final = self.rerun.commit(receiver, self._change, kept)
 
     def _chain(self, receiver: Receiver, senders: Sequence[int]) -> Iterator[Tensor]:
         """The input's change as these edges are removed one after another."""
@@ -109,15 +128,31 @@ class _BlockSearch:
             change = change + self.rerun.removal(receiver, sender)
             yield change
 
-    def _score(self, final: Tensor) -> Tensor:
-        return self._objective(final)[:, : self._n_real]
-
 
 def default_batch_size(n_prompts: int, device: str) -> int:
     """Prompts a block: on a CPU few, so that there are blocks for the threads to share; on a GPU many."""
     if device != "cpu":
         return 256
     return 8 if n_prompts >= 16 else 4
+
+
+class Chain:
+    """Tests of one receiver: the objective as its edges go one after another, each within ``radii`` of ``values``.
+
+    Means over the prompts, in the objective's unit. The last test is exact: its radius is 0.
+    """
+
+    def __init__(self, search: Search, values: list[float], radii: list[float]) -> None:
+        self._search = search
+        self.values = values
+        self.radii = radii
+
+    def compute(self, tests: Iterable[int]) -> None:
+        """Makes these tests exact."""
+        wanted = [test for test in tests if self.radii[test] > 0]
+        if wanted:
+            for test, value in zip(wanted, self._search.compute(wanted), strict=True):
+                self.values[test], self.radii[test] = value, 0.0
 
 
 class Search:
@@ -135,46 +170,62 @@ class Search:
         threads: Threads,
         batch_size: int,
         match: bool = False,
+        bytes_in_flight: int = BYTES_IN_FLIGHT,
     ) -> None:
         self._threads = threads
+        self._bytes_in_flight = bytes_in_flight
+        yardstick = make_yardstick(model) if metric in ENCLOSED else None
 
         def open_block(group: tuple[Batch, int]) -> _BlockSearch:
             baseline = prepare(model, group[0], ablation)
-            objective = make_objective(metric, model, group[0], baseline.final, match)
+            objective = make_objective(metric, model, group[0], baseline.final, match, yardstick)
             return _BlockSearch(baseline, objective, group[1])
 
         self._blocks = threads.map(open_block, split(batch.to(model.device), batch_size))
-        (self.value,) = self._mean(_BlockSearch.start)
+        (self.value,) = self._mean(self._map(_BlockSearch.value))
 
     @property
-    def longest_chain(self) -> int:
-        """How many tests may run side by side without a block holding more than ``BYTES_IN_FLIGHT``; at least one."""
+    def at_once(self) -> int:
+        """How many tests run side by side without a block holding more than its ``bytes_in_flight``; at least one."""
         widest = max(block.rerun.bytes_per_test for block in self._blocks)
-        return max(1, BYTES_IN_FLIGHT // max(1, widest))
+        return max(1, self._bytes_in_flight // max(1, widest))
 
     def is_live(self, node: Node) -> bool:
         """Whether a kept edge leaves ``node`` towards a visited receiver. The logits always live."""
         return self._blocks[0].rerun.is_live(node)
 
-    def visit(self, receiver: Receiver) -> None:
-        """Begin removing edges into ``receiver``; its node must be live."""
-        self._threads.map(lambda block: block.visit(receiver), self._blocks)
+    def visit(self, receiver: Receiver, removed: Sequence[int] = ()) -> None:
+        """Begin removing edges into ``receiver``, whose node must live; those from ``removed`` go at once, in order."""
+        self._map(lambda block: block.visit(receiver))
+        if removed:
+            self._map(lambda block: block.restore(receiver, removed))
+            (self.value,) = self._mean(self._map(_BlockSearch.value))
 
-    def test(self, receiver: Receiver, senders: Sequence[int]) -> list[float]:
-        """The objective as the edges from ``senders`` (numbers) are removed too, one after another: one number each."""
-        return self._mean(lambda block: block.test(receiver, senders))
+    def test(self, receiver: Receiver, senders: Sequence[int], tolerance: float) -> Chain:
+        """The objective as the edges from ``senders`` (numbers) go too, one after another, to within ``tolerance``."""
+        at_once = self.at_once
+        parts = self._map(lambda block: block.test(receiver, senders, at_once, tolerance))
+        return Chain(self, self._mean([values for values, _ in parts]), self._mean([radii for _, radii in parts]))
 
-    def remove(self, receiver: Receiver, senders: Sequence[int]) -> None:
-        """Remove the edges from ``senders`` (numbers), in that order."""
-        self._threads.map(lambda block: block.remove(receiver, senders), self._blocks)
+    def compute(self, tests: Sequence[int]) -> list[float]:
+        """The exact objective of these tests of the last chain."""
+        return self._mean(self._map(lambda block: block.compute(tests)))
+
+    def remove(self, receiver: Receiver, senders: Sequence[int], value: float) -> None:
+        """Remove the edges from ``senders``, the first of the last chain; the objective is then ``value``."""
+        self._map(lambda block: block.remove(receiver, senders))
+        self.value = value
 
     def leave(self, receiver: Receiver, kept: Sequence[Node]) -> None:
         """End with ``receiver``, of whose edges those from ``kept`` alone are left."""
-        (self.value,) = self._mean(lambda block: block.leave(receiver, kept))
+        self._map(lambda block: block.leave(receiver, kept))
 
-    def _mean(self, function: Callable[[_BlockSearch], Tensor]) -> list[float]:
-        """The mean over all prompts of what each block returns, rounded once (math.fsum), a number a test."""
-        rows = torch.cat([part.cpu() for part in self._threads.map(function, self._blocks)], dim=1).tolist()
+    def _map(self, function: Callable[[_BlockSearch], T]) -> list[T]:
+        return self._threads.map(function, self._blocks)
+
+    def _mean(self, parts: Sequence[Float[Tensor, "test _"]]) -> list[float]:
+        """The mean over all prompts of what each block returned, rounded once (math.fsum), a number a test."""
+        rows = torch.cat([part.cpu() for part in parts], dim=1).tolist()
         means = [math.fsum(row) / len(row) for row in rows]
         if not all(map(math.isfinite, means)):
             raise ModelError(

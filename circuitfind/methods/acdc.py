@@ -6,11 +6,14 @@ to earliest. An edge is removed for good if the metric then rises by less than t
 kept edge leaves loses its incoming edges without a test: removing them changes nothing, so their score is 0.
 
 The tests of one receiver run as a batch along the chain "all so far removed": the outcome is taken up to the first edge
-that must stay, and the chain goes on behind it. This changes no decision, only how many are computed at a time.
+that must stay, and the chain goes on behind it. This changes no decision, only how many are computed at a time. Where
+the metric is KL or the loss, a test far from the threshold is enclosed in an interval that cannot contain it, and only
+the others go through the whole vocabulary (``partition.py``): again the same decisions.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -25,14 +28,18 @@ from circuitfind.methods.found import Found, Save, nothing_decided, save_nothing
 from circuitfind.metrics import MetricName, check_answers
 from circuitfind.patching import AblationName
 from circuitfind.progress import Progress
-from circuitfind.search import BYTES_IN_FLIGHT, Search, Threads
+from circuitfind.search import BYTES_IN_FLIGHT, Chain, Search, Threads
 from circuitfind.transformer import Transformer
 
 DEFAULT_THRESHOLD: dict[MetricName, float] = {"kl": 0.02, "logit-diff": 0.05, "prob-diff": 0.005, "loss": 0.02}
 """In each metric's unit. That of kl gives 161 edges for ioi on smollm2-135m; the others are of its order, not tuned."""
 SHORTEST_CHAIN = 16
 LONGEST_CHAIN = 64
-"""How many tests run side by side: twice as many after a chain in which every edge went, half as many after another."""
+"""How many tests run side by side."""
+TOLERANCE = 1e-3
+"""How far from its value a test may be enclosed, in the metric's unit; most are a thousand times nearer."""
+ROUNDING = 5e-6
+"""More than what rounding adds to an enclosure."""
 
 
 @dataclass(frozen=True)
@@ -72,46 +79,86 @@ class ACDC:
         """Visit every receiver and decide on every edge.
 
         ``start`` takes up what an earlier search of the same model, batch and options had decided; the outcome is the
-        same to the last bit. ``save`` is called with what is decided so far after every batch of tests. The tests side by
-        side on one thread hold at most ``bytes_in_flight``, which changes no outcome.
+        same to the last bit. ``save`` is called with what is decided so far after every chain of tests. The tests side
+        by side on one thread hold at most ``bytes_in_flight``, which changes no outcome.
         """
         check_answers(self.metric, batch)
         graph = model.architecture.graph
-        found = start or nothing_decided(graph)
+        found = start.copy() if start else nothing_decided(graph)
+        tolerance = self.tolerance(model.dtype)
         with Threads(model.device) as threads:
             match = self.objective == "match"
-            search = Search(model, batch, self.ablation, self.metric, threads, batch_size, match)
-            n_done = 0
+            search = Search(
+                model, batch, self.ablation, self.metric, threads, batch_size, match, bytes_in_flight=bytes_in_flight
+            )
             for receiver in visiting_order(graph):
                 if search.is_live(receiver.node):
-                    found = self._decide(search, graph, receiver, found)
-                n_done += graph.n_readable(receiver)
-                progress.update(n_done, graph.n_edges, f"{found.summary}, {self.metric} {search.value:.4g}")
+                    for decided in self._decide(search, graph, receiver, found, tolerance):
+                        found = decided
+                        save(found)
+                        note = f"{found.summary}, {self.metric} {search.value:.4g}"
+                        progress.update(int(found.decided.sum()), graph.n_edges, note)
+                else:
+                    found.decided[graph.receiver_index[receiver], : graph.n_readable(receiver)] = True
+        save(found)
+        progress.update(graph.n_edges, graph.n_edges, found.summary)
         return found
 
-    def _decide(self, search: Search, graph: Graph, receiver: Receiver, found: Found) -> Found:
-        """Test the receiver's edges from the latest sender to the earliest; ``found`` with its row filled in."""
-        row, now = graph.receiver_index[receiver], search.value
-        waiting = list(reversed(range(graph.n_readable(receiver))))
-        n_tests, n_evaluated, length = len(waiting), 0, max(LONGEST_CHAIN // 2, 1)
-        search.visit(receiver)
+    def tolerance(self, dtype: torch.dtype) -> float:
+        """How far a score may be off that is not near the threshold; 0: every test is computed in full."""
+        return TOLERANCE if dtype != torch.float64 and self.threshold >= 4 * TOLERANCE else 0.0
+
+    def _decide(
+        self, search: Search, graph: Graph, receiver: Receiver, found: Found, tolerance: float
+    ) -> Iterator[Found]:
+        """Test the receiver's edges from the latest sender to the earliest; what is decided after each chain."""
+        row, order = graph.receiver_index[receiver], list(reversed(range(graph.n_readable(receiver))))
+        waiting = [sender for sender in order if not found.decided[row, sender]]
+        kept = [sender for sender in order if found.kept[row, sender]]
+        earlier = order[: len(order) - len(waiting)]
+        search.visit(receiver, [sender for sender in earlier if sender not in kept])
+        since = len(earlier) - earlier.index(kept[-1]) - 1 if kept else len(earlier)
         while waiting:
-            chain, outcome = waiting[: min(length, search.longest_chain)], []
-            for value in search.test(receiver, chain):
-                outcome.append(value - now)
-                if not outcome[-1] < self.threshold:
-                    break
-                now = value
-            n_evaluated += len(chain)
-            found.scores[row, chain[: len(outcome)]] = torch.tensor(outcome, dtype=torch.float64)
-            n_removed = sum(score < self.threshold for score in outcome)
-            search.remove(receiver, chain[:n_removed])
-            found.kept[row, chain[n_removed : len(outcome)]] = True
-            waiting = waiting[len(outcome) :]
-            length = min(2 * length, LONGEST_CHAIN) if n_removed == len(chain) else max(length // 2, SHORTEST_CHAIN)
-        kept = found.kept[row].nonzero().flatten().tolist()
-        search.leave(receiver, [graph.senders[sender] for sender in reversed(kept)])
-        return replace(found, n_tests=found.n_tests + n_tests, n_evaluated=found.n_evaluated + n_evaluated)
+            chain = waiting[: chain_length(since, bool(kept))]
+            tests = search.test(receiver, chain, tolerance)
+            scores, n_removed = judge(tests, search.value, self.threshold)
+            search.remove(receiver, chain[:n_removed], tests.values[n_removed - 1] if n_removed else search.value)
+            found.scores[row, chain[: len(scores)]] = torch.tensor(scores, dtype=torch.float64)
+            found.decided[row, chain[: len(scores)]] = True
+            found.kept[row, chain[n_removed : len(scores)]] = True
+            kept += chain[n_removed : len(scores)]
+            since = since + n_removed if n_removed == len(scores) else 0
+            waiting = waiting[len(scores) :]
+            n_tests, n_evaluated = found.n_tests + len(scores), found.n_evaluated + len(chain)
+            found = replace(found, n_tests=n_tests, n_evaluated=n_evaluated)
+            yield found
+        search.leave(receiver, [graph.senders[sender] for sender in kept])
+
+
+def chain_length(since: int, has_kept: bool) -> int:
+    """How many tests run side by side, ``since`` tests after the receiver's last edge that had to stay.
+
+    Edges that stay come in bunches, so after one the chains begin short. Of nothing but earlier decisions, so that a
+    search which is taken up again makes the same chains.
+    """
+    return min(LONGEST_CHAIN, max(SHORTEST_CHAIN, since)) if has_kept else LONGEST_CHAIN
+
+
+def judge(tests: Chain, now: float, threshold: float) -> tuple[list[float], int]:
+    """The scores up to the first edge that must stay, that one included; and how many edges go before it.
+
+    What lies too near the threshold for the tests' radii is computed in full first, as is all that an edge is kept by.
+    """
+    middles, radii = [now, *tests.values], [0.0, *tests.radii]
+    scores = [after - before for before, after in itertools.pairwise(middles)]
+    for i, score in enumerate(scores):
+        if not score < threshold - (radii[i] + radii[i + 1] + (ROUNDING if radii[i] + radii[i + 1] else 0.0)):
+            tests.compute(test for test in (i - 1, i) if test >= 0)
+            exact = tests.values[i] - (tests.values[i - 1] if i else now)
+            if not exact < threshold:
+                return [*scores[:i], exact if score < threshold else score], i
+            scores[i] = score if score < threshold else exact
+    return scores, len(scores)
 
 
 def visiting_order(graph: Graph) -> Iterator[Receiver]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -28,6 +28,10 @@ class Found:
     decided: Bool[Tensor, "receiver sender"]
     n_tests: int
     n_evaluated: int
+
+    def copy(self) -> Found:
+        """The same with tensors of its own."""
+        return replace(self, kept=self.kept.clone(), scores=self.scores.clone(), decided=self.decided.clone())
 
     @property
     def summary(self) -> str:

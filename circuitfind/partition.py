@@ -1,0 +1,186 @@
+"""log Z, the log of the summed exponentials of all logits: exact, and enclosed at a fraction of the cost.
+
+Where a search tests one change after another, the normed streams x_1 ... x_n before the unembedding lie near a plane of
+few dimensions through the stream a that they set out from. With the rows of B spanning that plane,
+x_i - a = u_i B + e_i, and the logits of all tests follow from those of a and of the rows of B: a few products with the
+unembedding in the place of n. What is left out is certain to be small: for any vector g,
+
+    log Z(x_i) = log sum_t exp(<w_t, a + u_i B>) + <g, e_i>, give or take max_t |<w_t - g, e_i>|,
+
+and that is at most max_t |w_t - g|* |e_i| in any norm and its dual. Here g is, but for the unlikeliest tokens, the mean
+column of the unembedding W under the distribution at a, which makes the middle of the interval right to first order,
+and the norm is that of the columns' covariance, in which none is much longer than another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuitfind.transformer import Transformer
+
+VOCAB_SLICE = 2048
+"""How many tokens' logits a search holds at once."""
+VECTOR = 32
+"""A multiple of how many numbers any processor's vector instructions take at once."""
+ROWS = 4
+"""Products are made up to a multiple of as many rows: then no row's bits depend on which others there are."""
+ROUNDING = 1e-3
+"""More than a float32 product of a thousand numbers loses."""
+LIKELIEST = 256
+"""How many tokens at the start stand for their own columns in the first-order term."""
+WORTH = 0.5
+"""A plane must have less than this many dimensions a test to be used."""
+
+
+def log_partition(model: Transformer, x: Float[Tensor, "test prompt d_model"]) -> Float[Tensor, "test prompt"]:
+    """log of the summed exponentials of all logits, from the normed stream ``x``, float64.
+
+    A slice of the vocabulary at a time, so that the logits are exponentiated while they are still in the cache.
+    """
+    parts = [_log_sum_exp(_finish(model, tokens, part)) for tokens, part in _products(model, x.flatten(0, 1))]
+    return torch.stack(parts, dim=-1).logsumexp(-1).reshape(x.shape[:2])
+
+
+def _products(model: Transformer, rows: Float[Tensor, "row d_model"]) -> Iterator[tuple[slice, Float[Tensor, "row t"]]]:
+    """The rows' products with each slice of the unembedding, without bias; made up to whole vectors with zeros.
+
+    The next slice is written over the last one.
+    """
+    n_rows, d_vocab = len(rows), model.W_U.shape[1]
+    whole = torch.cat((rows, rows[-1:].expand(-n_rows % ROWS, -1)))
+    buffer = rows.new_empty(len(whole), min(VOCAB_SLICE, d_vocab + -d_vocab % VECTOR))
+    for first in range(0, d_vocab, VOCAB_SLICE):
+        tokens = slice(first, min(first + VOCAB_SLICE, d_vocab))
+        n_tokens = tokens.stop - tokens.start
+        part = buffer[:, : n_tokens + -n_tokens % VECTOR]
+        torch.mm(whole, model.W_U[:, tokens], out=part[:, :n_tokens])
+        part[:, n_tokens:] = 0
+        yield tokens, part[:n_rows]
+
+
+def _finish(model: Transformer, tokens: slice, products: Float[Tensor, "row t"]) -> Float[Tensor, "row t"]:
+    """These rows' products made logits in place: the bias is added, and what fills up the last vector is -inf."""
+    n_tokens = tokens.stop - tokens.start
+    if model.b_U is not None:
+        products[:, :n_tokens] += model.b_U[tokens]
+    products[:, n_tokens:] = -math.inf
+    return products
+
+
+def _log_sum_exp(logits: Float[Tensor, "row t"]) -> Float[Tensor, " row"]:
+    """log of each row's summed exponentials, float64; the logits are used up."""
+    highest = logits.amax(-1, keepdim=True)
+    return logits.sub_(highest).exp_().sum(-1).double().log() + highest.squeeze(-1)
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """The norm |d| = |d root| on streams, from the covariance of the unembedding's columns.
+
+    ``mean`` is the mean column, ``dual_root`` what takes a column to its dual norm in the same way, and ``reach`` the
+    largest dual norm of a column less the mean. float64.
+    """
+
+    mean: Float[Tensor, " d_model"]
+    root: Float[Tensor, "d_model d_model"]
+    dual_root: Float[Tensor, "d_model d_model"]
+    reach: float
+
+
+def make_yardstick(model: Transformer) -> Yardstick:
+    """The model's yardstick. A little of the plain norm is in it, so that no direction has length 0.
+
+    Whatever the rounding, root and dual_root are inverses in float64; only the reach must be no shorter than it is.
+    """
+    mean = model.W_U.double().mean(1)
+    centred = model.W_U - mean.to(model.dtype).unsqueeze(1)
+    covariance = (centred @ centred.T).double() / centred.shape[1]
+    plain = covariance.diagonal().mean().clamp_min(1e-30) * torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
+    root = torch.linalg.cholesky(covariance + 1e-6 * plain)
+    dual_root = torch.linalg.inv(root).T
+    lengths = (dual_root.T.to(model.dtype) @ centred).norm(dim=0)
+    return Yardstick(mean, root, dual_root, float(lengths.max()) * (1 + ROUNDING))
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One prompt's changes as ``weights`` of the rows of ``basis``, and the ``rest`` that these leave out."""
+
+    weights: Float[Tensor, "test dim"]
+    basis: Float[Tensor, "dim d_model"]
+    rest: Float[Tensor, "test d_model"]
+
+
+def enclose_log_partition(
+    model: Transformer,
+    yardstick: Yardstick,
+    start: Float[Tensor, "prompt d_model"],
+    x: Float[Tensor, "test prompt d_model"],
+    tolerance: float,
+) -> tuple[Float[Tensor, "test prompt"], Float[Tensor, "test prompt"]]:
+    """log Z of the normed streams ``x``, and how far from it the truth can lie: about ``tolerance`` at most; float64.
+
+    ``start`` is where the changes set out from. The last test is computed exactly, so that a chain may go on from it.
+    No prompt's numbers depend on another prompt.
+    """
+    longest = tolerance / (2 * yardstick.reach)
+    planes = [_plane(x[:, i] - start[i], yardstick, longest) for i in range(len(start))]
+    if not any(planes):
+        log_z = log_partition(model, x)
+        return log_z, torch.zeros_like(log_z)
+    rows = [start, x[-1], *(x[:, i] if plane is None else plane.basis for i, plane in enumerate(planes))]
+    starts, lasts, parts = [], [], []
+    for tokens, products in _products(model, torch.cat(rows)):
+        first, last, *others = torch.split(products, [len(own) for own in rows])
+        logits = _finish(model, tokens, first)
+        tests = [
+            _finish(model, tokens, own) if plane is None else torch.addmm(begin, plane.weights, own)
+            for begin, plane, own in zip(logits, planes, others, strict=True)
+        ]
+        parts.append(torch.stack([_log_sum_exp(own) for own in tests], dim=-1))
+        starts.append(logits[:, : tokens.stop - tokens.start].clone())
+        lasts.append(_log_sum_exp(_finish(model, tokens, last)))
+    log_z = torch.stack(parts, dim=-1).logsumexp(-1)
+    radius = torch.zeros_like(log_z)
+    for i, plane in enumerate(planes):
+        if plane is not None:
+            middle, radius[:, i] = _first_order(model, yardstick, torch.cat([own[i] for own in starts]), plane)
+            log_z[:, i] += middle
+    log_z[-1], radius[-1] = torch.stack(lasts, dim=-1).logsumexp(-1), 0.0
+    return log_z, radius
+
+
+def _first_order(
+    model: Transformer, yardstick: Yardstick, logits: Float[Tensor, " token"], plane: Plane
+) -> tuple[Float[Tensor, " test"], Float[Tensor, " test"]]:
+    """What the rest of each test adds to log Z to first order, and how far the truth can lie from it.
+
+    The likeliest tokens stand for their own columns and all others for the mean column: g may be any vector.
+    """
+    likeliest = logits.topk(min(LIKELIEST, len(logits))).indices
+    shares = (logits[likeliest].double() - logits.double().logsumexp(-1)).exp()
+    tilt = (model.W_U[:, likeliest].double().T - yardstick.mean).T @ shares
+    reach = yardstick.reach + float((tilt @ yardstick.dual_root).norm())
+    return plane.rest @ (yardstick.mean + tilt), (plane.rest @ yardstick.root).norm(dim=-1) * reach
+
+
+def _plane(changes: Float[Tensor, "test d_model"], yardstick: Yardstick, longest: float) -> Plane | None:
+    """The plane of fewest dimensions that leaves nothing longer than ``longest``; None if it is not worth it."""
+    exact = changes.double()
+    lengths = exact @ yardstick.root
+    values, vectors = torch.linalg.eigh(lengths @ lengths.T)  # ascending
+    left_out = (vectors.square() * values.clamp_min(0)).cumsum(1).amax(0)
+    n_needed = int((left_out > longest**2).sum())
+    n_dims = max(ROWS, n_needed + -n_needed % ROWS)
+    if n_dims >= WORTH * len(changes):
+        return None
+    weights = vectors[:, -n_dims:]
+    basis = (weights.T @ exact).to(changes.dtype)
+    weights = weights.to(changes.dtype)
+    return Plane(weights, basis, exact - weights.double() @ basis.double())
