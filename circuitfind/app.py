@@ -47,6 +47,9 @@ app = typer.Typer(
     epilog="Example: circuitfind run ioi --model smollm2-135m",
 )
 app.command("run", no_args_is_help=True, epilog=run_command.EXAMPLE)(run_command.run)
+app.command("sweep", no_args_is_help=True, epilog=run_command.SWEEP_EXAMPLE, help=run_command.SWEEP_HELP)(
+    run_command.sweep
+)
 app.command("export", no_args_is_help=True)(export_command.export)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")

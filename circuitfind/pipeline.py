@@ -16,7 +16,7 @@ import torch
 
 from circuitfind import __version__
 from circuitfind.batch import Batch, tokenise
-from circuitfind.checkpoint import Keeper, Spent
+from circuitfind.checkpoint import Keeper, Spent, State
 from circuitfind.circuit import Circuit
 from circuitfind.errors import TaskError, UsageError
 from circuitfind.eta import Eta, WithTimeLeft, duration
@@ -341,6 +341,12 @@ class Clock:
         self.seconds: dict[str, float] = dict(before.seconds) if before else {}
         self._running: dict[str, float] = {}
 
+    def fork(self, state: State | None) -> Clock:
+        """That of one of several runs: what all of them needed counts for each, and what ``state`` says it took."""
+        clock = Clock(state.spent if state else None)
+        clock.seconds |= {part: clock.seconds.get(part, 0.0) + seconds for part, seconds in self.seconds.items()}
+        return clock
+
     @contextmanager
     def time(self, part: str) -> Iterator[None]:
         self._running[part] = time.perf_counter()
@@ -368,6 +374,12 @@ class Noted:
         self.warnings: list[str] = []
         for message in warnings:
             self.warn(message)
+
+    def fork(self) -> Noted:
+        """That of one of several runs: its own warnings come on top of those told so far."""
+        notes = Noted(self._progress)
+        notes.warnings = list(self.warnings)
+        return notes
 
     def stage(self, name: str) -> None:
         self._progress.stage(name)

@@ -100,7 +100,7 @@ def summary(circuit: Circuit, evaluation: Evaluation) -> list[tuple[str, str]]:
         ("nodes", f"{len(heads)} of {graph.n_layers * graph.n_heads} heads, {len(mlps)} of {graph.n_layers} MLPs"),
         (
             "KL(full || circuit)",
-            f"{_show(evaluation.circuit.mean('kl'))} nats (everything ablated: {_show(evaluation.ablated.mean('kl'))})",
+            f"{show(evaluation.circuit.mean('kl'))} nats (everything ablated: {show(evaluation.ablated.mean('kl'))})",
         ),
         (
             "accuracy",
@@ -111,7 +111,7 @@ def summary(circuit: Circuit, evaluation: Evaluation) -> list[tuple[str, str]]:
         lines.append(
             (
                 "logit diff",
-                " / ".join(_show(run.mean("logit-diff")) for run in _runs(evaluation)) + "  (full / circuit / ablated)",
+                " / ".join(show(run.mean("logit-diff")) for run in _runs(evaluation)) + "  (full / circuit / ablated)",
             )
         )
         lines.append(("faithfulness", f"{faithfulness:.1%} of the logit difference"))
@@ -124,7 +124,7 @@ def report(evidence: Evidence) -> str:
     sections = [
         f"# {circuit.task['name']} in {circuit.model['name']}: a circuit of {len(circuit.edges):,} edges",
         _picture(evidence.pictures),
-        _table(("", ""), summary(circuit, evidence.evaluation)),
+        markdown_table(("", ""), summary(circuit, evidence.evaluation)),
         *_warnings(record["warnings"]),
         "## Evidence",
         _evidence(evidence.evaluation),
@@ -142,11 +142,13 @@ def _runs(evaluation: Evaluation) -> tuple[Performance, ...]:
     return evaluation.full, evaluation.circuit, evaluation.ablated
 
 
-def _show(value: float | None) -> str:
+def show(value: float | None) -> str:
+    """A number to four digits; a dash where there is none."""
     return "-" if value is None else f"{value:.4g}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, one line a row."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
@@ -169,11 +171,11 @@ def _evidence(evaluation: Evaluation) -> str:
         "accuracy": "accuracy",
     }
     rows = [
-        (label, *(_show(run.mean(name)) for run in _runs(evaluation)), _show(_worst(evaluation.circuit, name)))
+        (label, *(show(run.mean(name)) for run in _runs(evaluation)), show(_worst(evaluation.circuit, name)))
         for name, label in names.items()
     ]
     head = ("mean over prompts", "full model", "circuit", "everything ablated", "circuit, worst prompt")
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _worst(run: Performance, name: str) -> float | None:
@@ -187,13 +189,13 @@ def _strongest(circuit: Circuit) -> str:
     if not circuit.edges:
         return "No edge was kept: the threshold is above what any edge carries. Lower it."
     strongest = sorted(circuit.edges.items(), key=lambda item: (-abs(item[1]), circuit.graph.order(item[0])))
-    return _table(("edge", "score"), [(f"`{edge}`", _show(score)) for edge, score in strongest[:N_STRONGEST]])
+    return markdown_table(("edge", "score"), [(f"`{edge}`", show(score)) for edge, score in strongest[:N_STRONGEST]])
 
 
 def _prompts(circuit: Circuit, example: PromptPair) -> str:
     rows = [(field, f"`{_one_line(value)}`") for field, value in _fields(example)]
     n, seed = circuit.task["n_prompts"], circuit.task["seed"]
-    return f"{n} pairs, seed {seed}; all are in `prompts.jsonl`. The first:\n\n" + _table(("", ""), rows)
+    return f"{n} pairs, seed {seed}; all are in `prompts.jsonl`. The first:\n\n" + markdown_table(("", ""), rows)
 
 
 def _fields(pair: PromptPair) -> list[tuple[str, str]]:
@@ -234,4 +236,4 @@ def _how(circuit: Circuit, record: dict[str, Any]) -> str:
         ("peak memory", gigabytes(record["peak_memory_bytes"])),
         ("versions", versions),
     ]
-    return _table(("", ""), rows)
+    return markdown_table(("", ""), rows)

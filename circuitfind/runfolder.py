@@ -32,7 +32,9 @@ RUN_FILES = frozenset(
         "report.md",
         RUN_FILE,
         STATE_FILE,
-        *(f"circuit.{end}" for end in FORMATS),
+        *(f"{name}.{end}" for name in ("circuit", "sweep") for end in FORMATS),
+        "sweep.json",
+        "sweep.md",
     }
 )
 """Every file that any run may leave: what --force replaces. Other files in the folder are the user's."""

@@ -21,6 +21,7 @@ from circuitfind.errors import UsageError
 COMMANDS = {
     (): "circuitfind",
     ("run",): "run",
+    ("sweep",): "sweep",
     ("export",): "export",
     ("tasks",): "tasks",
     ("tasks", "list"): "list",

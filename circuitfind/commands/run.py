@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from circuitfind.preflight import Plan, RunOptions
     from circuitfind.progress import Progress
 
+SWEEP_HELP = "Find the circuit at several thresholds, with a table and a picture of edges against KL."
+SWEEP_EXAMPLE = "Example: circuitfind sweep ioi --model tiny --threshold 0.1,0.05,0.02"
 EXAMPLE = "Example: circuitfind run ioi --model tiny --threshold 0.02 --format svg,pdf"
 
 
@@ -36,9 +41,10 @@ def run(
     ] = DEFAULT_MODEL,
     method: Annotated[str, typer.Option(help="How to search: acdc.")] = "acdc",
     threshold: Annotated[
-        float | None,
+        str | None,
         typer.Option(
-            help="An edge is removed if the metric then rises by less, in the metric's unit. Default: 0.02 for kl.",
+            help="An edge is removed if the metric then rises by less, in the metric's unit. Default: 0.02 for kl. "
+            "Several with commas are a sweep.",
             show_default=False,
         ),
     ] = None,
@@ -102,13 +108,35 @@ def run(
 ) -> None:
     """Find the circuit of a task in a model: the few edges that carry it, with the evidence and a picture."""
     refuse_sizes(threshold, edges, fraction)
-    from circuitfind.commands.terminal import TerminalProgress
-    from circuitfind.preflight import RunOptions, make_plan
+    from circuitfind.preflight import RunOptions
+    from circuitfind.thresholds import parse_thresholds
 
+    thresholds = parse_thresholds(threshold)
     options = RunOptions(
-        task, model, method, threshold, metric, ablation, objective, prompts, seed, parse_batch_size(batch_size),
+        task, model, method, None, metric, ablation, objective, prompts, seed, parse_batch_size(batch_size),
         device, dtype, bos, out, force, parse_formats(format), resume, parse_memory(memory),
     )  # fmt: skip
+    if len(thresholds) > 1:
+        from circuitfind.commands.sweep import sweep_and_print
+
+        sweep_and_print(options, thresholds, quiet, as_json)
+    else:
+        run_and_print(replace(options, threshold=thresholds[0] if thresholds else None), quiet, as_json)
+
+
+@wraps(run)  # the same options
+def sweep(**options: Any) -> None:
+    from circuitfind.thresholds import parse_thresholds, refuse_too_few
+
+    refuse_too_few(parse_thresholds(options["threshold"]))
+    run(**options)
+
+
+def run_and_print(options: RunOptions, quiet: bool, as_json: bool) -> None:
+    """One run."""
+    from circuitfind.commands.terminal import TerminalProgress
+    from circuitfind.preflight import make_plan
+
     with TerminalProgress(quiet) as progress:
         plan = make_plan(options, progress)
         result = None if plan.is_finished else carry_out_safely(plan, options, progress)
@@ -122,22 +150,29 @@ def run(
 
 def carry_out_safely(plan: Plan, options: RunOptions, progress: Progress) -> RunResult:
     """The run. A Ctrl-C keeps what it has decided so far, and tells how to go on with it."""
-    from circuitfind.commands.interrupt import leaving_soon
     from circuitfind.pipeline import carry_out, make_keeper  # seconds of imports, after all that is told without them
 
     keeper = make_keeper(plan)
+    with resumably(keeper.save_now, lambda: how_to_go_on(keeper, options)):
+        return carry_out(plan, progress, keeper)
+
+
+@contextmanager
+def resumably(save: Callable[[], None], how_to_go_on: Callable[[], str]) -> Iterator[None]:
+    """Inside, a Ctrl-C saves what has been decided so far, and whatever ends the work tells how to go on with it."""
+    from circuitfind.commands.interrupt import leaving_soon
 
     def last_words() -> str:
-        keeper.save_now()
-        return how_to_go_on(keeper, options)
+        save()
+        return how_to_go_on()
 
     with leaving_soon(last_words):
         try:
-            return carry_out(plan, progress, keeper)
+            yield
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
-                keeper.save_now()
-            if said := how_to_go_on(keeper, options):
+                save()
+            if said := how_to_go_on():
                 typer.echo(said, err=True, nl=False)
             raise
 
@@ -151,7 +186,7 @@ def how_to_go_on(keeper: Keeper, options: RunOptions) -> str:
     return f"What it has decided is kept. To go on with it:\n  {resume_command(options, keeper.folder)}\n"
 
 
-def refuse_sizes(threshold: float | None, edges: int | None, fraction: float | None) -> None:
+def refuse_sizes(threshold: str | None, edges: int | None, fraction: float | None) -> None:
     """Raises UsageError for sizes that contradict each other, or that acdc, which finds its own, can't be given."""
     given = {"--threshold": threshold, "--edges": edges, "--fraction": fraction}
     names = [name for name, value in given.items() if value is not None]

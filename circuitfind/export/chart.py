@@ -7,6 +7,7 @@ or another label is tried in other places and left out where there is none: the 
 from __future__ import annotations
 
 import io
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -65,6 +66,7 @@ def draw_sweep(points: Sequence[Point], ablated: float, title: str, format: str)
 @contextmanager
 def look() -> Iterator[None]:
     """Inside, matplotlib draws as LOOK says, whatever a user's matplotlibrc says; afterwards as before."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no word of how it builds its cache of fonts
     import matplotlib
 
     with matplotlib.rc_context():

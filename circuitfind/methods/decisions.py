@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from circuitfind.graph import Edge, Graph
-from circuitfind.methods.acdc import visiting_order
+from circuitfind.methods.acdc import ACDC, ROUNDING, chain_length, visiting_order
 from circuitfind.methods.found import Found, nothing_decided
 from circuitfind.patching import readable
 
@@ -34,21 +34,49 @@ def undecidable(graph: Graph, found: Found, threshold: float, dtype: torch.dtype
     return [Edge(graph.senders[sender], graph.receivers[receiver]) for receiver, sender in near.nonzero().tolist()]
 
 
-def decided_alike(graph: Graph, found: Found, earlier: float, threshold: float) -> Found:
+def start_from(graph: Graph, found: Found, earlier: ACDC, method: ACDC, dtype: torch.dtype) -> Found | None:
+    """Where a search with ``method`` may start from what one with ``earlier``, of another threshold alone, ``found``.
+
+    None where the two compute their tests in different ways.
+    """
+    tolerance = method.tolerance(dtype)
+    if tolerance != earlier.tolerance(dtype):
+        return None
+    slack = 2 * tolerance + ROUNDING if tolerance else 0.0
+    return decided_alike(graph, found, earlier.threshold, method.threshold, slack)
+
+
+def decided_alike(graph: Graph, found: Found, earlier: float, threshold: float, slack: float = 0.0) -> Found:
     """What a search at ``threshold`` decides without a test of its own, after ``found`` at the threshold ``earlier``.
 
-    All up to the first test that the two decide differently, that one included: its score is the same, too.
+    All up to the first test that the two decide differently, that one included: its score is the same, too. Where
+    scores are known to ``slack`` only, it ends before the first test that is so near to either threshold, or between
+    them, and further back where its chain of tests begins: a score's last digits depend on what else is in its chain.
     """
     order = decision_order(graph)
     tested, scores = (x.flatten()[order] for x in (is_tested(graph, found), found.scores))
     stays = tested & ~(scores < threshold)
-    differs = (tested & ((scores < earlier) != (scores < threshold))).nonzero().flatten()
-    shared = order[: int(differs[0]) + 1 if len(differs) else len(order)]
-    start = nothing_decided(graph)
+    low, high = min(earlier, threshold) - slack, max(earlier, threshold) + slack
+    differs = (tested & (scores >= low) & (scores < high)).nonzero().flatten()
+    n_shared = int(differs[0]) + 1 if len(differs) else len(order)
+    if slack and len(differs):
+        n_shared = _begin_of_chain(order // len(graph.senders), stays, n_shared - 1)
+    shared, start = order[:n_shared], nothing_decided(graph)
     start.decided.view(-1)[shared] = True
     start.scores.view(-1)[shared] = found.scores.flatten()[shared]
-    start.kept.view(-1)[shared] = stays[: len(shared)]
-    return replace(start, n_tests=int(tested[: len(shared)].sum()))
+    start.kept.view(-1)[shared] = stays[:n_shared]
+    return replace(start, n_tests=int(tested[:n_shared].sum()))
+
+
+def _begin_of_chain(rows: Int[Tensor, " edge"], stays: Bool[Tensor, " edge"], place: int) -> int:
+    """The place at which the chain of tests begins that the one at ``place`` is in."""
+    begin = place
+    while begin and rows[begin - 1] == rows[place] and not stays[begin - 1]:
+        begin -= 1
+    first, has_kept = begin, bool(begin and rows[begin - 1] == rows[place])
+    while begin + (length := chain_length(begin - first, has_kept)) <= place:
+        begin += length
+    return begin
 
 
 def decision_order(graph: Graph) -> Int[Tensor, " edge"]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from circuitfind.graph import Edge, Graph
 from circuitfind.methods.acdc import ACDC
-from circuitfind.methods.decisions import MARGINS, decided_alike, decision_order, is_tested, undecidable
+from circuitfind.methods.decisions import MARGINS, decided_alike, decision_order, is_tested, start_from, undecidable
 from circuitfind.methods.found import Found, nothing_decided
 from circuitfind.patching import readable
 from circuitfind.progress import Silent
@@ -98,6 +98,43 @@ def test_nothing_is_taken_over_beyond_the_first_decision_that_differs(place: int
     found = Found(readable(GRAPH), scores, readable(GRAPH), GRAPH.n_edges, GRAPH.n_edges)
     start = decided_alike(GRAPH, found, earlier=0.6, threshold=0.4)
     assert int(start.decided.sum()) == place + 1 and bool(start.kept.view(-1)[order[place]])
+
+
+def test_where_scores_are_rough_nothing_near_either_threshold_is_taken_over() -> None:
+    """Logits of one layer, from the latest sender: one that goes, one that stays, one that goes, one near."""
+    for near in (0.31, 0.29, 0.2, 0.11, 0.09):
+        graph, found = scored({"a0.h1->logits": 0.5, "a0.h0->logits": 0.05, "input->logits": near}, ("a0.h1->logits",))
+        start = decided_alike(graph, found, earlier=0.3, threshold=0.1, slack=0.02)
+        names = [str(edge) for edge in graph.edges() if start.decided[graph.order(edge)]]
+        assert names == ["a0.h1->logits", "m0->logits"] and start.n_tests == 2
+    graph, found = scored({"a0.h1->logits": 0.5, "input->logits": 0.33}, ("a0.h1->logits", "input->logits"))
+    assert decided_alike(graph, found, 0.3, 0.1, slack=0.02).decided[-1].all()
+
+
+@cache
+def search_large(threshold: float, dtype: torch.dtype) -> Found:
+    """On a model whose last receiver has more edges than a chain of tests."""
+    return ACDC(threshold).find(random_transformer("llama", 5, 8, 10, dtype=dtype), BATCH, 8, Silent())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("earlier", "threshold"), [(0.3, 0.2), (0.2, 0.1), (0.2, 0.3)])
+def test_a_search_that_starts_from_another_ends_as_it_would_alone(
+    earlier: float, threshold: float, dtype: torch.dtype
+) -> None:
+    model = random_transformer("llama", 5, 8, 10, dtype=dtype)
+    graph, methods = model.architecture.graph, (ACDC(earlier), ACDC(threshold))
+    start = start_from(graph, search_large(earlier, dtype), *methods, dtype)
+    assert start is not None and start.n_tests > 0
+    found, alone = methods[1].find(model, BATCH, 8, Silent(), start), search_large(threshold, dtype)
+    assert torch.equal(found.kept, alone.kept) and found.n_tests == alone.n_tests
+    assert torch.equal(found.scores.nan_to_num(), alone.scores.nan_to_num())
+    assert found.n_evaluated < alone.n_evaluated
+
+
+def test_searches_that_compute_their_tests_in_other_ways_share_nothing() -> None:
+    assert start_from(GRAPH, search(0.1), ACDC(0.1), ACDC(0.001), torch.float32) is None
+    assert start_from(GRAPH, search(0.1), ACDC(0.1), ACDC(0.001), torch.float64) is not None
 
 
 def test_every_edge_is_decided_once() -> None:

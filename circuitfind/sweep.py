@@ -1,0 +1,216 @@
+"""A sweep: one question at several thresholds, each a complete run in a folder of its own, and a table of them all.
+
+What depends on no threshold is made once: the model, loaded and checked, the prompts, how well the full model does and
+the fully ablated one. From one threshold to the next smaller the search takes over every decision up to the first that
+differs; no larger threshold before that one shares more, since whatever two thresholds decide alike those between them
+do too. The files of each run are the same, to the byte, as those of that run alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from circuitfind.checkpoint import Keeper, check_same
+from circuitfind.circuit import Circuit
+from circuitfind.export.chart import Point, draw_sweep
+from circuitfind.export.picture import PICTURE_FORMATS
+from circuitfind.methods.decisions import start_from
+from circuitfind.pipeline import (
+    Clock,
+    Findings,
+    Noted,
+    Ready,
+    TakenOver,
+    find_circuit,
+    make_keeper,
+    make_ready,
+    method_block,
+    settle,
+    task_block,
+    write_findings,
+)
+from circuitfind.preflight import Plan, RunOptions
+from circuitfind.progress import Progress, Silent
+from circuitfind.report import markdown_table, show
+from circuitfind.resume import identity
+from circuitfind.runfolder import RUN_FILE, claim, json_file, write_run
+from circuitfind.thresholds import SweepPlan, folder_name, make_sweep_plan
+
+FORMAT, VERSION = "circuitfind.sweep", 1
+COLUMNS = ("threshold", "edges", "nodes", "KL", "logit diff", "faithfulness", "accuracy", "tests", "seconds")
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep leaves behind: its table, as in sweep.json, and the folder where all of it lies."""
+
+    table: dict[str, Any]
+    folder: Path
+
+
+def sweep(options: RunOptions, thresholds: Sequence[float], progress: Progress | None = None) -> SweepResult:
+    """Find the circuit at each of the thresholds and write the sweep's folder. Raises CircuitfindError."""
+    progress = progress or Silent()
+    return carry_out_sweep(make_sweep_plan(options, tuple(thresholds), progress), progress)
+
+
+def carry_out_sweep(
+    plan: SweepPlan, progress: Progress, watch: Callable[[Keeper], None] = lambda keeper: None
+) -> SweepResult:
+    """The sweep itself. ``watch`` is told of each run's keeper before its search begins."""
+    folder = plan.base.folder
+    if not all(plan.run_at(threshold, folder).is_finished for threshold in plan.thresholds):
+        folder = find_circuits(plan, Noted(progress, plan.base.cautions), watch)
+    progress.stage("drawing the sweep")
+    table = make_table(folder, plan.thresholds)
+    write_run(folder, make_files(table, plan.base.options.formats), force=True)
+    return SweepResult(table, folder)
+
+
+def find_circuits(plan: SweepPlan, notes: Noted, watch: Callable[[Keeper], None]) -> Path:
+    """Every run that is not finished yet, from the largest threshold to the smallest; the folder where they lie."""
+    clock, earlier = Clock(), None
+    ready = make_ready(plan.base, notes, clock)
+    with claimed(plan.base) as folder:
+        for threshold in plan.thresholds:
+            run = plan.run_at(threshold, folder)
+            if run.is_finished:
+                check_finished(run, ready)
+            else:
+                watch(keeper := make_keeper(run))
+                earlier = find_and_write(ready, run, earlier, keeper, notes.fork(), clock.fork(run.state))
+    return folder
+
+
+@contextmanager
+def claimed(base: Plan) -> Iterator[Path]:
+    """The sweep's folder, made now; if nothing has been written to it, it goes again."""
+    options = base.options
+    folder = claim(base.folder, options.out is None, options.force or options.resume)
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):  # it is not empty
+            folder.rmdir()
+
+
+def check_finished(run: Plan, ready: Ready) -> None:
+    """Raises OutputError where the finished run in a resumed sweep is not of the same prompts, model and options."""
+    circuit = Circuit.load(run.folder)
+    method, options = settle(run.options)
+    now = identity(ready.model.to_dict(), task_block(ready), method_block(method, options))
+    check_same(run.folder, identity(circuit.model, circuit.task, circuit.method), now)
+
+
+def find_and_write(
+    ready: Ready, run: Plan, earlier: Findings | None, keeper: Keeper, notes: Noted, clock: Clock
+) -> Findings:
+    """One of the runs, with all that ``earlier``, that of the next larger threshold, has for it."""
+    options = replace(run.options, device=ready.options.device)
+    findings = find_circuit(ready, options, notes, clock, keeper, take_over(earlier, options))
+    write_findings(findings, run.folder, notes, clock, keeper.has_folder)
+    return findings
+
+
+def take_over(earlier: Findings | None, options: RunOptions) -> TakenOver:
+    """What a run of ``options`` need not find out again."""
+    if earlier is None:
+        return TakenOver()
+    model, (method, _) = earlier.ready.model.transformer, settle(options)
+    start = start_from(model.architecture.graph, earlier.found, earlier.method, method, model.dtype)
+    return TakenOver(start, earlier.evaluation)
+
+
+def make_table(folder: Path, thresholds: Sequence[float]) -> dict[str, Any]:
+    """sweep.json: what the runs have in common, and a row for each; read from their files."""
+    rows = [make_row(folder / folder_name(threshold)) for threshold in thresholds]
+    first = Circuit.load(folder / folder_name(thresholds[0]))
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": first.model,
+        "task": first.task,
+        "method": {key: value for key, value in first.method.items() if key != "threshold"},
+        "graph": {"n_edges": first.graph.n_edges, "n_nodes": first.graph.n_nodes},
+        "metrics": {run: first.metrics[run] for run in ("full", "ablated")},
+        "circuits": rows,
+    }
+
+
+def make_row(folder: Path) -> dict[str, Any]:
+    """What one run found, and what it took."""
+    circuit, record = Circuit.load(folder), json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    search = {key: value for key, value in record["search"].items() if key != "undecidable"}
+    return {
+        "threshold": circuit.method["threshold"],
+        "folder": folder.name,
+        "n_edges": len(circuit.edges),
+        "n_nodes": len(circuit.nodes),
+        "metrics": circuit.metrics["circuit"],
+        "faithfulness": circuit.metrics["faithfulness"],
+        "search": search,
+        "seconds": record["timings"]["search"],
+        "warnings": record["warnings"],
+    }
+
+
+def make_files(table: dict[str, Any], formats: Sequence[str]) -> dict[str, str | bytes]:
+    """The sweep's own files by name."""
+    points = [Point(row["threshold"], row["n_edges"], row["metrics"]["kl"]) for row in table["circuits"]]
+    title, ablated = f"{what(table)}; labels are thresholds", table["metrics"]["ablated"]["kl"]
+    pictures = {
+        f"sweep.{format}": draw_sweep(points, ablated, title, format) for format in formats if format in PICTURE_FORMATS
+    }
+    return {**pictures, "sweep.md": page(table, list(pictures)), "sweep.json": json_file(table)}
+
+
+def what(table: dict[str, Any]) -> str:
+    """What was asked, in a few words."""
+    return f"{table['task']['name']} in {table['model']['name']}, {table['method']['name']}"
+
+
+def page(table: dict[str, Any], pictures: Sequence[str]) -> str:
+    """sweep.md."""
+    image = next((name for name in pictures if name.endswith((".svg", ".png"))), None)
+    rows = [
+        (f"[{cells[0]}]({row['folder']}/report.md)", *cells[1:])
+        for row, cells in zip(table["circuits"], cells_of(table), strict=True)
+    ]
+    method = ", ".join(f"{key} {value}" for key, value in table["method"].items() if key != "name")
+    sections = [
+        f"# {what(table)}: {len(rows)} thresholds",
+        f"![Edges against KL]({image})" if image else "",
+        markdown_table(COLUMNS, rows),
+        f"KL(full || circuit) in nats; {baseline(table)}. {method}. Seconds are those of the search.",
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def baseline(table: dict[str, Any]) -> str:
+    """The two runs that the circuits lie between, in one line."""
+    full, ablated = table["metrics"]["full"], table["metrics"]["ablated"]
+    differences = f"logit diff {show(full['logit-diff'])} full, {show(ablated['logit-diff'])} ablated"
+    return f"everything ablated: KL {show(ablated['kl'])}; {differences}"
+
+
+def cells_of(table: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The table's rows as text, a cell for each of COLUMNS."""
+    return [
+        (
+            f"{row['threshold']:g}",
+            f"{row['n_edges']:,}",
+            f"{row['n_nodes']:,}",
+            show(row["metrics"]["kl"]),
+            show(row["metrics"]["logit-diff"]),
+            "-" if row["faithfulness"] is None else f"{row['faithfulness']:.1%}",
+            f"{row['metrics']['accuracy']:.0%}",
+            f"{row['search']['tested']:,}",
+            f"{row['seconds']:.1f}",
+        )
+        for row in table["circuits"]
+    ]
