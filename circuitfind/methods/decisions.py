@@ -40,7 +40,8 @@ def start_from(graph: Graph, found: Found, earlier: ACDC, method: ACDC, dtype: t
     None where the two compute their tests in different ways.
     """
     tolerance = method.tolerance(dtype)
-    if tolerance != earlier.tolerance(dtype):
+    in_order = getattr(method, "schedule", "sequential") == "sequential"  # other schedules order by what is still there
+    if not in_order or tolerance != earlier.tolerance(dtype):
         return None
     slack = 2 * tolerance + ROUNDING if tolerance else 0.0
     return decided_alike(graph, found, earlier.threshold, method.threshold, slack)
