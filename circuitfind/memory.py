@@ -1,10 +1,15 @@
-"""How much memory a run will need, told before it starts."""
+"""How much memory a run will need, planned before it starts.
+
+What can be chosen is how many tests are in flight and how many prompts are computed together: neither changes an
+outcome. Everything is held in the dtype that the run computes in, and on its device: less of either would not be exact.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,16 +20,18 @@ from circuitfind.models.folder import read_config, weight_files
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 CGROUP_USED = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
 CGROUP_STATS = ("/sys/fs/cgroup/memory.stat", "/sys/fs/cgroup/memory/memory.stat")
-LIBRARIES = 600 << 20
+LIBRARIES = 500 << 20
 """What Python, torch and TransformerLens take themselves."""
-IN_FLIGHT = 512 << 20
-"""What the tests in flight on one thread may take with all they compute: their size is held to it (``search.py``)."""
-TESTS = 32
+BYTES_IN_FLIGHT = 256 << 20
+"""What the tests in flight on one thread may hold where there is room (``search.py``)."""
+LEAST_IN_FLIGHT = 8 << 20
+"""Below this, less in flight would save next to nothing and take much longer."""
+TESTS = 64
 """How many tests run side by side at the most (``methods/acdc.py``)."""
 BLOCK_ROWS = 4
 """A block of prompts is made up to a multiple of this (``rerun.py``)."""
-LOGITS = 64 << 20
-"""The slice of the logits that stands in memory on one thread (``metrics.py``)."""
+VOCAB_SLICE = 2048
+"""How many tokens' logits stand in memory at once (``partition.py``)."""
 ITEMSIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -35,6 +42,7 @@ class Shape:
     n_layers: int
     n_heads: int
     d_model: int
+    d_mlp: int
     d_vocab: int
 
     @staticmethod
@@ -44,10 +52,13 @@ class Shape:
         def find(*names: str) -> int:
             return next((int(config[name]) for name in names if isinstance(config.get(name), int)), 1)
 
+        d_model = find("hidden_size", "n_embd")
+        d_mlp = find("intermediate_size", "n_inner")
         return Shape(
             find("num_hidden_layers", "n_layer"),
             find("num_attention_heads", "n_head"),
-            find("hidden_size", "n_embd"),
+            d_model,
+            d_mlp if d_mlp > 1 else 4 * d_model,  # GPT-2 leaves it out
             find("vocab_size"),
         )
 
@@ -62,7 +73,10 @@ class Stored:
 
 @dataclass(frozen=True)
 class Workload:
-    """Everything that the memory a run needs depends on; ``itemsize`` is that of the dtype it computes in."""
+    """Everything that the memory a run needs depends on; ``itemsize`` is that of the dtype it computes in.
+
+    ``bytes_in_flight`` is what the tests in flight on one thread may hold.
+    """
 
     shape: Shape
     stored: Stored
@@ -71,6 +85,7 @@ class Workload:
     n_pos: int
     batch_size: int
     n_threads: int
+    bytes_in_flight: int = BYTES_IN_FLIGHT
 
 
 def stored_weights(folder: Path) -> Stored:
@@ -108,22 +123,54 @@ def _weights(work: Workload) -> int:
 
 
 def _search(work: Workload) -> int:
-    """The runs of all prompts, and the tests on each thread.
+    """The runs of all prompts; and on each thread a block that is opened, or, later, its tests."""
+    n_together = min(work.n_threads, len(_blocks(work)))
+    return _runs(work) + max(n_together * _opening(work) + _yardstick(work), n_together * _tests(work))
 
-    A stream is one [prompt, pos, d_model] tensor. Each sender has one (its change), each layer ten more (its inputs, q,
-    k, v, z and outputs of the clean run), each receiver half a one in the present run: many hold the answer position
-    alone.
+
+def _blocks(work: Workload) -> list[int]:
+    """How many prompts each block has, made up."""
+    sizes = [min(work.batch_size, work.n_prompts - i) for i in range(0, work.n_prompts, work.batch_size)]
+    return [size + -size % BLOCK_ROWS for size in sizes]
+
+
+def _stream(work: Workload) -> int:
+    """One [pos, d_model] tensor."""
+    return work.n_pos * work.shape.d_model * work.itemsize
+
+
+def _runs(work: Workload) -> int:
+    """What is held of every prompt from the beginning to the end.
+
+    Each sender has a stream (its change), each layer ten more (its inputs, q, k, v, z and outputs of the clean run),
+    each receiver half a one in the present run: many hold the answer position alone.
     """
     shape = work.shape
-    blocks = [min(work.batch_size, work.n_prompts - i) for i in range(0, work.n_prompts, work.batch_size)]
-    rows = [block + -block % BLOCK_ROWS for block in blocks]
-    row = work.n_pos * shape.d_model * work.itemsize
-    n_senders = 1 + shape.n_layers * (shape.n_heads + 1)
     n_receivers = 1 + shape.n_layers * (3 * shape.n_heads + 1)
-    runs = sum(rows) * row * (n_senders + 10 * shape.n_layers + n_receivers // 2)
-    test = min(IN_FLIGHT, TESTS * max(rows) * row * n_senders)
-    logits = min(LOGITS, 3 * TESTS * max(rows) * shape.d_vocab * 8)
-    return runs + min(work.n_threads, len(blocks)) * (test + logits)
+    return sum(_blocks(work)) * _stream(work) * (_n_senders(shape) + 10 * shape.n_layers + n_receivers // 2)
+
+
+def _n_senders(shape: Shape) -> int:
+    return 1 + shape.n_layers * (shape.n_heads + 1)
+
+
+def _opening(work: Workload) -> int:
+    """The corrupted run of a block, which is gone when its changes are there."""
+    return max(_blocks(work)) * _stream(work) * 10 * work.shape.n_layers
+
+
+def _yardstick(work: Workload) -> int:
+    """The unembedding about its mean, and once more in another norm (``partition.py``): gone before any test."""
+    return 2 * work.shape.d_model * work.shape.d_vocab * work.itemsize
+
+
+def _tests(work: Workload) -> int:
+    """The tests in flight in a block: what their nodes write, an MLP's hidden layer twice, a slice of their logits."""
+    rows = max(_blocks(work))
+    one = rows * _stream(work) * _n_senders(work.shape)
+    hidden = 2 * TESTS * rows * work.n_pos * work.shape.d_mlp * work.itemsize
+    logits = 2 * TESTS * rows * min(VOCAB_SLICE, work.shape.d_vocab) * work.itemsize
+    return max(one, min(work.bytes_in_flight, TESTS * one)) + hidden + logits
 
 
 def available(device: str) -> int:
@@ -140,15 +187,34 @@ def available(device: str) -> int:
     return min(free, max(0, limits[0] - used[0] + _reclaimable())) if limits and used else free
 
 
-def check_memory(work: Workload, device: str) -> int:
-    """Bytes the run will need. Raises UsageError, with what to lower, if that is more than there is."""
-    need, have = needed(work), available(device)
-    if need > have:
+def plan_memory(work: Workload, device: str, limit: int | None = None, batch_sizes: Sequence[int] = ()) -> Workload:
+    """The workload with as much in flight, and of ``batch_sizes`` the first, as fit in ``limit`` and what there is.
+
+    Its own batch size is tried before those. Raises UsageError, with what to lower, where nothing fits.
+    """
+    have = available(device)
+    least = LEAST_IN_FLIGHT.bit_length()
+    shares = [1 << bits for bits in reversed(range(least - 1, work.bytes_in_flight.bit_length()))]
+    choices = [
+        replace(work, batch_size=size, bytes_in_flight=share)
+        for size in (work.batch_size, *batch_sizes)
+        for share in shares
+    ]
+    room = have if limit is None else min(limit, have)
+    fitting = next((choice for choice in choices if needed(choice) <= room), None)
+    if fitting is None:
+        smallest = min(choices, key=needed)
+        allowed = f"--memory allows {gigabytes(room)}" if room == limit else f"{gigabytes(have)} are available"
         raise UsageError(
-            f"This run needs about {gigabytes(need)} of memory and {gigabytes(have)} are available.\n"
-            f"Lower {_what_to_lower(work)}."
+            f"This run needs about {gigabytes(_rounded_up(needed(smallest)))} of memory and {allowed}.\n"
+            f"{'Raise it, or lower' if room == limit else 'Lower'} {_what_to_lower(smallest)}."
         )
-    return need
+    return fitting
+
+
+def _rounded_up(n_bytes: int) -> int:
+    """To what ``gigabytes`` shows, so that no one is told that 2.5 GB are needed and 2.5 GB allowed."""
+    return -(-n_bytes // 10**8) * 10**8
 
 
 def _what_to_lower(work: Workload) -> str:

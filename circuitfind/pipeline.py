@@ -23,7 +23,7 @@ from circuitfind.eta import Eta, WithTimeLeft, duration
 from circuitfind.evaluation.performance import Evaluation, evaluate, task_performance
 from circuitfind.export import writer
 from circuitfind.graph import Edge
-from circuitfind.memory import Shape, Workload, check_memory, peak, stored_weights
+from circuitfind.memory import Shape, Workload, needed, peak, plan_memory, stored_weights
 from circuitfind.methods import find_method
 from circuitfind.methods.acdc import ACDC, DEFAULT_THRESHOLD
 from circuitfind.methods.decisions import MARGINS, undecidable
@@ -45,6 +45,8 @@ from circuitfind.taskfiles import write_prompts
 __all__ = ["Plan", "RunOptions", "RunResult", "carry_out", "make_plan", "run"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+BATCH_SIZES = (64, 16, 4)
+"""What is tried where the default takes too much memory; below the last no less would be held (``rerun.ROWS``)."""
 VERSIONED = ("torch", "transformer_lens", "transformers", "safetensors", "pygraphviz")
 
 
@@ -62,7 +64,7 @@ class RunResult:
 class Ready:
     """What a search starts from. It depends on no threshold: the runs of a sweep share it.
 
-    ``options`` have their device settled; ``memory`` is the estimate of what the run needs, in bytes.
+    ``options`` have their device settled; ``work`` has the batch size and how many bytes of tests may be in flight.
     """
 
     task: Task
@@ -71,8 +73,7 @@ class Ready:
     pairs: Sequence[PromptPair]
     batch: Batch
     model: Model
-    batch_size: int
-    memory: int
+    work: Workload
 
 
 @dataclass(frozen=True)
@@ -133,12 +134,11 @@ def make_ready(plan: Plan, notes: Noted, clock: Clock) -> Ready:
         pairs = make_prompts(plan.task, tokenizer, options, notes)
         batch = tokenise(pairs, tokenizer)
         check_answers(find_metric(options.metric or ""), batch)
-        memory = check_memory(workload(plan, options, batch), options.device)
+        work = fit_memory(workload(plan, options, batch), options)
         model = load_model(short_name(options.model), plan.model_folder, batch, options.device, DTYPES[options.dtype])
-    size = options.batch_size or default_batch_size(batch.n_prompts, options.device)
     with clock.time("task"):
-        report_task(model, batch, size, notes)
-    return Ready(plan.task, options, tokenizer, pairs, batch, model, size, memory)
+        report_task(model, batch, work.batch_size, notes)
+    return Ready(plan.task, options, tokenizer, pairs, batch, model, work)
 
 
 def find_circuit(
@@ -146,7 +146,7 @@ def find_circuit(
 ) -> Findings:
     """The search that ``options`` ask for, from where an earlier one was cut off, and the evaluation of its outcome."""
     method, options = settle(options)
-    transformer, batch, size = ready.model.transformer, ready.batch, ready.batch_size
+    transformer, batch, size = ready.model.transformer, ready.batch, ready.work.batch_size
     with clock.time("search"):
         start = find_start(search_identity(ready, options, method), notes, clock, keeper) or taken_over.start
         found = search(ready, method, start, notes, keeper)
@@ -178,7 +178,9 @@ def search(ready: Ready, method: ACDC, start: Found | None, notes: Noted, keeper
         keeper.save(found)
         eta.see(found)
 
-    found = method.find(ready.model.transformer, ready.batch, ready.batch_size, WithTimeLeft(notes, eta), start, save)
+    size, in_flight = ready.work.batch_size, ready.work.bytes_in_flight
+    progress = WithTimeLeft(notes, eta)
+    found = method.find(ready.model.transformer, ready.batch, size, progress, start, save, in_flight)
     keeper.save(found)
     keeper.finish()
     return found
@@ -207,7 +209,9 @@ def write_findings(findings: Findings, folder: Path, notes: Noted, clock: Clock,
         "warnings": notes.warnings,
         "timings": clock.seconds,
         "sittings": clock.spent().sittings,
-        "estimated_memory_bytes": findings.ready.memory,
+        "batch_size": findings.ready.work.batch_size,
+        "bytes_in_flight": findings.ready.work.bytes_in_flight,
+        "estimated_memory_bytes": needed(findings.ready.work),
         "peak_memory_bytes": clock.spent().peak_memory,
     }
     write_run(folder, make_files(findings, circuit, pictures, record), options.force or is_claimed)
@@ -232,6 +236,12 @@ def find_device(name: str) -> str:
     if not there[kind]:
         raise UsageError(f"This machine has no {name} that PyTorch can use. Use --device auto.")
     return name
+
+
+def fit_memory(work: Workload, options: RunOptions) -> Workload:
+    """The workload made to fit what --memory allows and what there is; a batch size that was given stays."""
+    smaller = [size for size in BATCH_SIZES if size < work.batch_size and options.batch_size is None]
+    return plan_memory(work, options.device, options.memory, smaller)
 
 
 def workload(plan: Plan, options: RunOptions, batch: Batch) -> Workload:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,30 +16,39 @@ from safetensors.torch import save_file
 from circuitfind import memory
 from circuitfind.errors import UsageError
 from circuitfind.memory import (
-    IN_FLIGHT,
+    BYTES_IN_FLIGHT,
+    LEAST_IN_FLIGHT,
     LIBRARIES,
-    LOGITS,
     Shape,
     Stored,
     Workload,
     available,
-    check_memory,
     gigabytes,
     needed,
     peak,
+    plan_memory,
     stored_weights,
 )
 
-GPT2 = Shape(n_layers=12, n_heads=12, d_model=768, d_vocab=50_257)
+GPT2 = Shape(n_layers=12, n_heads=12, d_model=768, d_mlp=3072, d_vocab=50_257)
 WORK = Workload(GPT2, Stored(500_000_000, 125_000_000), 4, n_prompts=32, n_pos=20, batch_size=8, n_threads=2)
 
 
 def test_a_run_needs_its_weights_twice_and_a_stream_for_every_node() -> None:
-    # one layer, one head, d_model 10, 2 prompts made up to 4 of 5 tokens in float32: a stream is 4 x 5 x 10 x 4 = 800
-    # bytes; 3 senders, 10 for the layer, half of 5 receivers: 15 streams; 32 tests of 3 senders' streams in flight;
-    # logits 3 x 32 x 4 prompts x 7 tokens x 8 bytes; weights 2 x 1000
-    work = Workload(Shape(1, 1, 10, 7), Stored(1000, 250), 4, n_prompts=2, n_pos=5, batch_size=8, n_threads=2)
-    assert needed(work) == LIBRARIES + 2000 + 15 * 800 + 32 * 3 * 800 + 3 * 32 * 4 * 7 * 8
+    # one layer, one head, d_model 10, d_mlp 40, 2 prompts made up to 4 of 5 tokens in float32: a stream is 4 x 5 x 10 x
+    # 4 = 800 bytes; 3 senders, 10 for the layer, half of 5 receivers: 15 streams; 64 tests of 3 senders' streams in
+    # flight, with their MLP (twice 64 x 4 x 5 x 40 numbers) and logits (twice 64 x 4 x 7); weights 2 x 1000
+    work = Workload(Shape(1, 1, 10, 40, 7), Stored(1000, 250), 4, n_prompts=2, n_pos=5, batch_size=8, n_threads=2)
+    tests = 64 * 3 * 800 + 2 * 64 * 4 * 5 * 40 * 4 + 2 * 64 * 4 * 7 * 4
+    assert needed(work) == LIBRARIES + 2000 + 15 * 800 + tests
+
+
+def test_a_large_vocabulary_is_held_twice_more_while_a_search_opens() -> None:
+    # blocks of 4 x 5 tokens: 10 streams of 800 bytes of the corrupted run; 10 x 1,000,000 weights, twice, in float32
+    work = Workload(
+        Shape(1, 1, 10, 40, 10**6), Stored(1000, 250), 4, n_prompts=2, n_pos=5, batch_size=8, n_threads=2,
+    )  # fmt: skip
+    assert needed(work) == LIBRARIES + 2000 + 15 * 800 + 10 * 800 + 2 * 10 * 10**6 * 4
 
 
 def test_weights_stored_in_another_type_are_mapped_beside_their_two_copies() -> None:
@@ -46,10 +56,12 @@ def test_weights_stored_in_another_type_are_mapped_beside_their_two_copies() -> 
     assert needed(half) - needed(WORK) == 250_000_000
 
 
-def test_tests_in_flight_are_held_to_a_bound_on_each_thread() -> None:
-    long = replace(WORK, n_pos=10_000)
-    assert needed(replace(long, n_threads=2)) - needed(replace(long, n_threads=1)) == IN_FLIGHT + LOGITS
-    assert needed(replace(long, n_threads=9)) == needed(replace(long, n_threads=4))  # there are four blocks
+def test_what_the_tests_of_each_thread_hold_counts_for_each() -> None:
+    less = replace(WORK, bytes_in_flight=BYTES_IN_FLIGHT // 2)
+    one, two, four, nine = (replace(WORK, n_threads=n) for n in (1, 2, 4, 9))
+    assert needed(two) - needed(one) > BYTES_IN_FLIGHT
+    assert needed(WORK) - needed(less) == BYTES_IN_FLIGHT  # half of it on each of two threads
+    assert needed(nine) == needed(four)  # there are four blocks
 
 
 @pytest.mark.parametrize(
@@ -61,7 +73,7 @@ def test_tests_in_flight_are_held_to_a_bound_on_each_thread() -> None:
         replace(WORK, n_threads=4),
         *(
             replace(WORK, shape=replace(GPT2, **{name: 2 * getattr(GPT2, name)}))
-            for name in ("n_layers", "n_heads", "d_model")
+            for name in ("n_layers", "n_heads", "d_model", "d_mlp")
         ),
         replace(WORK, stored=Stored(600_000_000, 150_000_000)),
     ],
@@ -79,7 +91,14 @@ def test_twice_the_prompts_need_twice_the_runs() -> None:
     "config",
     [
         {"n_layer": 12, "n_head": 12, "n_embd": 768, "vocab_size": 50_257},
-        {"num_hidden_layers": 12, "num_attention_heads": 12, "hidden_size": 768, "vocab_size": 50_257, "n_layer": None},
+        {
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "hidden_size": 768,
+            "vocab_size": 50_257,
+            "n_layer": None,
+            "intermediate_size": 3072,
+        },
     ],
 )
 def test_a_shape_is_read_from_any_familys_config(config) -> None:
@@ -105,9 +124,26 @@ def no_container(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
 
 
-def test_a_run_that_fits_is_told_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_with_room_takes_all_that_it_can_use(monkeypatch: pytest.MonkeyPatch) -> None:
     no_container(monkeypatch, 10**12)
-    assert check_memory(WORK, "cpu") == needed(WORK)
+    assert plan_memory(WORK, "cpu") == WORK
+
+
+@pytest.mark.parametrize("is_limited", [False, True])
+def test_a_run_with_less_room_has_less_in_flight_and_fits(is_limited: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = needed(WORK) - 10**8
+    no_container(monkeypatch, 10**12 if is_limited else room)
+    fitting = plan_memory(WORK, "cpu", room if is_limited else None, [4])
+    assert fitting == replace(WORK, bytes_in_flight=fitting.bytes_in_flight)
+    assert LEAST_IN_FLIGHT <= fitting.bytes_in_flight < BYTES_IN_FLIGHT and needed(fitting) <= room
+
+
+def test_smaller_blocks_are_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_container(monkeypatch, 10**12)
+    room = needed(replace(WORK, bytes_in_flight=LEAST_IN_FLIGHT)) - 1
+    assert plan_memory(WORK, "cpu", room, [4]).batch_size == 4
+    with pytest.raises(UsageError, match="--memory allows"):
+        plan_memory(WORK, "cpu", room)
 
 
 @pytest.mark.parametrize(
@@ -117,16 +153,23 @@ def test_a_run_that_fits_is_told_what_it_needs(monkeypatch: pytest.MonkeyPatch) 
         (replace(WORK, stored=Stored(8 * 10**10, 2 * 10**10)), ["a smaller --model", "--dtype bfloat16"]),
     ],
 )
+@pytest.mark.parametrize(
+    ("free", "limit", "says"),
+    [
+        (1_500_000_000, None, "1.5 GB are available.\nLower "),
+        (1_500_000_000, 2_000_000_000, "1.5 GB are available.\nLower "),
+        (2_000_000_000, 1_500_000_000, "--memory allows 1.5 GB.\nRaise it, or lower "),
+    ],
+)
 def test_a_run_that_does_not_fit_is_told_needed_available_and_what_to_lower(
-    work: Workload, lower: list[str], monkeypatch: pytest.MonkeyPatch
+    work: Workload, lower: list[str], free: int, limit: int | None, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    no_container(monkeypatch, 1_500_000_000)
+    no_container(monkeypatch, free)
     with pytest.raises(UsageError) as caught:
-        check_memory(work, "cpu")
+        plan_memory(work, "cpu", limit)
     message = str(caught.value)
-    assert message.startswith(
-        f"This run needs about {gigabytes(needed(work))} of memory and 1.5 GB are available.\nLower "
-    )
+    least = f"{math.ceil(needed(replace(work, bytes_in_flight=LEAST_IN_FLIGHT)) / 1e8) / 10:.1f} GB"
+    assert message.startswith(f"This run needs about {least} of memory and {says}")
     assert all(part in message for part in lower)
     assert message.count("\n") == 1
 
@@ -162,3 +205,11 @@ def test_this_machine_has_some_memory_and_this_process_uses_some() -> None:
 )
 def test_bytes_are_shown_as_gigabytes(n_bytes: int, shown: str) -> None:
     assert gigabytes(n_bytes) == shown
+
+
+def test_what_search_and_method_hold_is_what_is_counted() -> None:
+    from circuitfind import partition, rerun, search
+    from circuitfind.methods import acdc
+
+    assert memory.BYTES_IN_FLIGHT == search.BYTES_IN_FLIGHT and memory.TESTS == acdc.LONGEST_CHAIN
+    assert memory.BLOCK_ROWS == rerun.ROWS and memory.VOCAB_SLICE == partition.VOCAB_SLICE

@@ -272,3 +272,26 @@ def test_a_forced_run_that_fails_leaves_the_older_one_whole(capsys: pytest.Captu
     before = {path: path.read_bytes() for path in Path("out").iterdir()}
     assert run("ioi", "--model", model_folder(spoil), "--out", "out", "--force") == 2
     assert {path: path.read_bytes() for path in Path("out").iterdir()} == before
+
+
+# memory
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [("4GB", 4 * 10**9), ("4G", 4 * 10**9), ("500 MB", 5 * 10**8), ("1.5gb", 1_500_000_000), ("2GiB", 2 << 30),
+     ("4000000000B", 4 * 10**9)],
+)  # fmt: skip
+def test_memory_is_a_number_and_its_unit(text: str, n_bytes: int) -> None:
+    from circuitfind.commands.run import parse_memory
+
+    assert parse_memory(text) == n_bytes and parse_memory(None) is None
+
+
+@pytest.mark.parametrize("text", ["4", "4000000000", "much", "-1GB", "GB", "4 XB", ""])
+def test_memory_that_is_no_size_is_told(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(f"--memory is '{text}'; it must be a number with its unit", capsys, "ioi", *QUICK, "--memory", text)
+
+
+def test_too_little_memory_is_told_with_what_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    refused("of memory and --memory allows 0.1 GB.\nRaise it", capsys, "ioi", *QUICK, "--memory", "100MB")
