@@ -1,0 +1,140 @@
+"""First-order scores of edges: edge attribution patching (arXiv:2310.10348) in any patched run.
+
+Removing the edge sender -> receiver moves the receiver's input by ``ablated - now`` of the sender; to first order the
+objective then rises by that times its gradient at the receiver's input. One run and one sweep back give the gradient at
+every receiver, one product a stage the scores of all edges into it. Positive: removing the edge raises the objective.
+
+The sweep goes a stage at a time, each with a small graph of autograd of its own: it holds no more than the gradients of
+what senders write. Every prompt's scores are its own, so that a sum over prompts depends on no block's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuitfind.masked import Masked, Runner
+from circuitfind.metrics import HIGHER_IS_BETTER, MetricName, kl, logit_diff, loss, prob_diff
+from circuitfind.patching import Baseline
+from circuitfind.transformer import mlp, unembed, write_heads
+
+Slope = Callable[[Float[Tensor, "prompt d_model"]], Float[Tensor, "prompt d_model"]]
+"""The gradient of each prompt's objective with respect to what the logits read."""
+
+
+def make_slope(metric: MetricName, baseline: Baseline, match: bool = False) -> Slope:
+    """The slope of the objective that ``metrics.make_objective`` makes of the same block, metric and ``match``."""
+    model, batch = baseline.model, baseline.batch
+    full = unembed(model, baseline.final).double()
+    log_probs = full.log_softmax(-1)
+    measures = {"logit-diff": logit_diff, "prob-diff": prob_diff, "loss": loss}
+
+    def value(logits: Tensor) -> Tensor:
+        if metric == "kl":
+            return kl(log_probs, logits)
+        measured = measures[metric](logits, batch)
+        return -measured if metric in HIGHER_IS_BETTER else measured
+
+    target = value(full) if match and metric != "kl" else None
+
+    def slope(final: Tensor) -> Tensor:
+        x = final.clone().requires_grad_()
+        with torch.enable_grad():
+            now = value(unembed(model, x).double())
+            total = (now if target is None else (now - target).abs()).sum()
+        return torch.autograd.grad(total, x)[0]
+
+    return slope
+
+
+def attribute(
+    runner: Runner, run: Masked, slope: Slope, stage: int | None = None
+) -> Float[Tensor, "prompt receiver sender"]:
+    """The score of every kept edge into a live node on each prompt, float64; 0 for every other.
+
+    With ``stage`` only the edges into its receivers are scored, and the sweep ends there.
+    """
+    sweep = _Sweep(runner, run, stage)
+    sweep.logits(slope)
+    for earlier in reversed(range(stage or 0, runner.layout.n_stages - 1)):
+        sweep.mlp(earlier // 2) if earlier % 2 else sweep.heads(earlier // 2)
+    return sweep.scores
+
+
+class _Sweep:
+    """The way back through one run: the gradients of what senders write, and the scores so far."""
+
+    def __init__(self, runner: Runner, run: Masked, stage: int | None) -> None:
+        self._runner, self._run, self._layout, self._stage = runner, run, runner.layout, stage
+        self._end = runner.baseline.batch.end
+        self._gradients: dict[int, Float[Tensor, "prompt _ d_model"]] = {}
+        shape = (len(run.final), *run.kept.shape)
+        self.scores = torch.zeros(shape, dtype=torch.float64, device=run.final.device)
+
+    def logits(self, slope: Slope) -> None:
+        self._pass_on([len(self._run.kept) - 1], slope(self._run.final)[None, :, None])
+
+    def mlp(self, layer: int) -> None:
+        node, rows = self._layout.mlp(layer), [self._layout.row(layer, 3)]
+        if node in self._gradients:
+            run, model = self._run, self._runner.model
+            x = self._runner.read(rows, run.kept, run.reach, run.excess, bool(run.reach.whole[node])).requires_grad_()
+            with torch.enable_grad():
+                written = mlp(model, layer, x)
+            self._pass_on(rows, *torch.autograd.grad(written, x, self._gradients.pop(node)[None]))
+
+    def heads(self, layer: int) -> None:
+        nodes = {head: self._layout.head(layer, head) for head in range(self._layout.graph.n_heads)}
+        for whole in (False, True):
+            live = [h for h, node in nodes.items() if node in self._gradients and self._run.reach.whole[node] == whole]
+            if live:
+                self._heads(layer, live, whole)
+
+    def _heads(self, layer: int, heads: Sequence[int], whole: bool) -> None:
+        """Heads that are all looked at at the same positions."""
+        run, runner = self._run, self._runner
+        reads = [x.requires_grad_() for x in runner.read_heads(layer, heads, run.kept, run.reach, run.excess)]
+        with torch.enable_grad():
+            written = write_heads(runner.model, layer, runner.gather(layer, heads, reads, whole), heads)
+        given = torch.stack([self._gradients.pop(self._layout.head(layer, head)) for head in heads])
+        for slot, gradient in enumerate(torch.autograd.grad(written, reads, given)):
+            self._pass_on([self._layout.row(layer, slot, head) for head in heads], gradient)
+
+    def _pass_on(self, rows: Sequence[int], gradient: Float[Tensor, "row prompt pos d_model"]) -> None:
+        """Score the edges into these receivers, of one stage, and give each kept sender its part of their gradient."""
+        stage, kept = self._layout.stage(rows[0]), self._run.kept[list(rows)]
+        if self._stage in (None, stage):
+            n_readable = self._layout.n_readable(stage)
+            scores = self._products(gradient, n_readable) * (kept[:, :n_readable] > 0)
+            self.scores[:, list(rows), :n_readable] = scores
+        if self._stage != stage:
+            senders = kept.any(0).nonzero().flatten()
+            parts = kept[:, senders].T.to(gradient.dtype) @ gradient.flatten(1)
+            for sender, part in zip(senders.tolist(), parts, strict=True):
+                self._give(sender, part.reshape(gradient.shape[1:]))
+
+    def _products(self, gradient: Tensor, n_readable: int) -> Float[Tensor, "prompt row readable"]:
+        """Each receiver's gradient times ``ablated - now`` of each sender."""
+        whole = gradient.shape[-2] > 1
+        moves = self._runner.ends(self._runner.baseline.change[:n_readable], whole)
+        moved = {s: x for s, x in self._run.excess.items() if s < n_readable and (x.shape[-2] > 1 or not whole)}
+        if moved:
+            moves = moves.clone()
+        for sender, excess in moved.items():
+            moves[sender] = -self._runner.ends(excess, whole)
+        prompts = range(gradient.shape[1])
+        return torch.stack([gradient[:, p].flatten(1) @ moves[:, p].flatten(1).T for p in prompts]).double()
+
+    def _give(self, sender: int, part: Float[Tensor, "prompt pos d_model"]) -> None:
+        """Add to the gradient of what a sender writes; a part at the answer position may meet a whole sender."""
+        whole = bool(self._run.reach.whole[sender])
+        if sender not in self._gradients:
+            n_pos = self._runner.baseline.batch.n_pos if whole else 1
+            self._gradients[sender] = part.new_zeros(len(part), n_pos, part.shape[-1])
+        if whole and part.shape[-2] == 1:
+            self._gradients[sender][torch.arange(len(part), device=part.device), self._end] += part[:, 0]
+        else:
+            self._gradients[sender] += part

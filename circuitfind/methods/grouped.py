@@ -1,0 +1,241 @@
+"""The grouped schedule of ACDC: many edges a test.
+
+Stages are visited in reverse forward order: the logits; then, from the last layer to the first, its MLP and all q, k
+and v inputs of its heads together. The edges into a stage's live nodes are ordered by their attribution, the smallest
+first, taken where half of each of them is removed: in the present run itself the gradient of KL may be zero. They are
+tested as one group: it is removed if the metric then rises by less than the threshold, strictly; otherwise each half of
+it is tried by itself, the first half first; an edge that fails alone stays.
+
+So every removed group has cost less than the threshold as measured, and the metric has risen by less than the
+threshold times the number of removed groups. An edge that stays was tested alone, in the run as it then was.
+A half that would by its attribution cost several thresholds is halved again without a test.
+
+Edges into a node that no kept edge leaves go without a test, with the score 0. An edge that stays has as its score the
+rise that was measured when it was tested. A removed one has its part, by the size of its attribution, of what was
+measured for its group: the scores of all removed edges add up to what the circuit costs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuitfind.attribution import attribute, make_slope
+from circuitfind.batch import Batch
+from circuitfind.errors import ModelError
+from circuitfind.masked import Layout, Mask, Masked, Runner
+from circuitfind.methods.found import Found, Save, nothing_decided, save_nothing
+from circuitfind.metrics import MetricName, check_answers, make_objective
+from circuitfind.patching import AblationName, prepare, readable
+from circuitfind.progress import Progress
+from circuitfind.search import Threads, split
+from circuitfind.transformer import Transformer
+
+HOPELESS = 4.0
+"""A group whose attributions add up to more than so many thresholds is halved without a test."""
+
+Places = Int[Tensor, " edge"]
+"""Edges by their places in a flattened [receiver, sender] matrix."""
+Scores = Float[Tensor, " edge"]
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class _Block:
+    """One block of prompts: its present run, and the one that is being tested."""
+
+    def __init__(
+        self, model: Transformer, group: tuple[Batch, int], metric: MetricName, ablation: AblationName, match: bool
+    ) -> None:
+        batch, self._n_real = group
+        baseline = prepare(model, batch, ablation)
+        self.runner = Runner(baseline)
+        self._objective = make_objective(metric, model, batch, baseline.final, match)
+        self._slope = make_slope(metric, baseline, match)
+        self._run: Masked | None = None
+        self._tested: Masked | None = None
+
+    def test(self, kept: Mask) -> Float[Tensor, " prompt"]:
+        self._tested = self.runner.rerun(self._run, kept)
+        return self._objective(self._tested.final.unsqueeze(0))[0, : self._n_real]
+
+    def accept(self) -> None:
+        self._run = self._tested
+
+    def score(self, kept: Mask, stage: int) -> Float[Tensor, "prompt receiver sender"]:
+        """The attributions of the edges into a stage's receivers."""
+        run = self.runner.rerun(self._run, kept)
+        return attribute(self.runner, run, self._slope, stage)[: self._n_real]
+
+
+class _Present:
+    """The present run over all prompts. ``kept``: its mask; ``value``: the mean of the objective."""
+
+    def __init__(self, blocks: Sequence[_Block], threads: Threads, kept: Mask) -> None:
+        self._blocks, self._threads, self._layout = blocks, threads, blocks[0].runner.layout
+        self.kept = self._tested = kept
+        self.value = self._tested_value = self._test(kept)
+        self.accept()
+
+    def test_without(self, group: Places) -> float:
+        """The objective as these edges are removed too, its mean over prompts."""
+        self._tested = self.kept.clone()
+        self._tested.view(-1)[group] = 0
+        self._tested_value = self._test(self._tested)
+        return self._tested_value
+
+    def accept(self) -> None:
+        """Makes the run that was tested last the present one."""
+        for block in self._blocks:
+            block.accept()
+        self.kept, self.value = self._tested, self._tested_value
+
+    def forget(self, rows: Sequence[int]) -> None:
+        """Remove the edges into dead nodes, which changes no value."""
+        self.kept = self.kept.clone()
+        self.kept[list(rows)] = 0
+
+    def order(self, rows: Sequence[int], stage: int) -> tuple[Places, Scores]:
+        """All edges into these receivers of a stage, from the smallest attribution to the largest, and these.
+
+        Taken where half of each is removed; a tie goes by the order of the graph.
+        """
+        n_readable = self._layout.n_readable(stage)
+        kept = self.kept.clone()
+        kept[list(rows), :n_readable] = 0.5
+        parts = self._map(lambda block: block.score(kept, stage))
+        scores = torch.cat(parts).mean(0)[list(rows), :n_readable].flatten()
+        places = torch.tensor([row * kept.shape[1] + sender for row in rows for sender in range(n_readable)])
+        order = scores.argsort(stable=True)
+        return places[order], scores[order]
+
+    def _test(self, kept: Mask) -> float:
+        values = torch.cat(self._map(lambda block: block.test(kept))).tolist()
+        mean = math.fsum(values) / len(values)
+        if not math.isfinite(mean):
+            raise ModelError(
+                "The metric became NaN or infinite during the search: the model's logits overflow. Use --dtype float64."
+            )
+        return mean
+
+    def _map(self, function: Callable[[_Block], Tensor]) -> list[Tensor]:
+        return [part.cpu() for part in self._threads.map(differentiable(function), self._blocks)]
+
+
+def differentiable(function: Callable[[T], U]) -> Callable[[T], U]:
+    """The function with tensors that autograd may take up, whatever mode its caller is in."""
+
+    def called(argument: T) -> U:
+        with torch.inference_mode(False), torch.no_grad():
+            return function(argument)
+
+    return called
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """The options of the search. ``threshold`` is in the metric's unit, for the mean over prompts and a whole group."""
+
+    threshold: float
+    metric: MetricName = "kl"
+    ablation: AblationName = "corrupted"
+    match: bool = False
+
+    def find(
+        self,
+        model: Transformer,
+        batch: Batch,
+        batch_size: int,
+        progress: Progress,
+        start: Found | None = None,
+        save: Save = save_nothing,
+    ) -> Found:
+        """Decide on every edge. ``start`` takes up what an earlier search of the same model, batch and options had
+        decided, to the same outcome to the last bit; ``save`` is called with what is decided after every decision."""
+        check_answers(self.metric, batch)
+        graph = model.architecture.graph
+        layout, found = Layout(graph), start.copy() if start else nothing_decided(graph)
+        n_done = 0
+        with Threads(model.device) as threads:
+            present = self._open(model, batch, batch_size, threads, found)
+            for stage in reversed(range(layout.n_stages)):
+                for decided in self._decide(present, layout, stage, found):
+                    found = decided
+                    save(found)
+                n_done += len(layout.rows(stage)) * layout.n_readable(stage)
+                progress.update(n_done, graph.n_edges, f"{found.summary}, {self.metric} {present.value:.4g}")
+        return found
+
+    def _open(self, model: Transformer, batch: Batch, batch_size: int, threads: Threads, found: Found) -> _Present:
+        groups = split(batch.to(model.device), batch_size)
+
+        @differentiable
+        def open_block(group: tuple[Batch, int]) -> _Block:
+            return _Block(model, group, self.metric, self.ablation, self.match)
+
+        undecided = readable(model.architecture.graph) & ~found.decided
+        kept = (found.kept | undecided).to(model.device, torch.float64)
+        return _Present(threads.map(open_block, groups), threads, kept)
+
+    def _decide(self, present: _Present, layout: Layout, stage: int, found: Found) -> Iterator[Found]:
+        """Decide on the edges into a stage's receivers; what is found after every decision."""
+        rows = layout.rows(stage)
+        live = [row for row in rows if is_live(layout, row, found)]
+        dead = [row for row in rows if row not in live]
+        if dead:
+            found.decided[dead, : layout.n_readable(stage)] = True
+            present.forget(dead)
+        if live and not found.decided[live, : layout.n_readable(stage)].all():
+            places, scores = present.order(live, stage)
+            yield from self._divide(present, places, scores, found)
+
+    def _divide(self, present: _Present, group: Places, scores: Scores, found: Found) -> Iterator[Found]:
+        """Remove the group as a whole, or keep the edge that it is, or do so with each half of it.
+
+        A group some of whose edges are decided was refused before the search was taken up.
+        """
+        decided = found.decided.view(-1)[group]
+        if decided.all():
+            return
+        hopeless = len(group) > 1 and float(scores.sum()) > HOPELESS * self.threshold
+        if not hopeless and not decided.any():
+            rise = present.test_without(group) - present.value
+            found = replace(found, n_evaluated=found.n_evaluated + 1)
+            if len(group) == 1 or rise < self.threshold:
+                yield self._settle(present, group, scores, rise, found)
+                return
+        half = len(group) // 2
+        for part in (slice(half), slice(half, None)):
+            for settled in self._divide(present, group[part], scores[part], found):
+                found = settled
+                yield found
+
+    def _settle(self, present: _Present, group: Places, scores: Scores, rise: float, found: Found) -> Found:
+        """Enter the outcome of a test."""
+        if rise < self.threshold:
+            present.accept()
+        else:
+            found.kept.view(-1)[group] = True
+        found.decided.view(-1)[group] = True
+        found.scores.view(-1)[group] = rise * shares(scores)
+        return replace(found, n_tests=found.n_tests + 1)
+
+
+def is_live(layout: Layout, row: int, found: Found) -> bool:
+    """Whether a kept edge leaves the node of this receiver, all behind it being decided. The logits always live."""
+    reader = layout.reader(row)
+    return reader is None or bool(found.kept[:, reader].any())
+
+
+def shares(scores: Scores) -> Scores:
+    """Each edge's part of its group, by the size of its attribution; the same for all where there is none."""
+    sizes = scores.abs()
+    total = sizes.sum()
+    return sizes / total if total > 0 else torch.full_like(sizes, 1 / len(sizes))
