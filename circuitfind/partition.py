@@ -15,7 +15,6 @@ and the norm is that of the columns' covariance, in which none is much longer th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +27,8 @@ VOCAB_SLICE = 2048
 """How many tokens' logits a search holds at once."""
 VECTOR = 32
 """A multiple of how many numbers any processor's vector instructions take at once."""
+TOGETHER = 64
+"""How many rows of logits stand in the cache beside a slice of the unembedding."""
 ROWS = 4
 """Products are made up to a multiple of as many rows: then no row's bits depend on which others there are."""
 ROUNDING = 1e-3
@@ -41,36 +42,47 @@ WORTH = 0.5
 def log_partition(model: Transformer, x: Float[Tensor, "test prompt d_model"]) -> Float[Tensor, "test prompt"]:
     """log of the summed exponentials of all logits, from the normed stream ``x``, float64.
 
-    A slice of the vocabulary at a time, so that the logits are exponentiated while they are still in the cache.
+    A slice of the vocabulary for a few rows at a time, so that logits are exponentiated while they are in the cache.
     """
-    parts = [_log_sum_exp(_finish(model, tokens, part)) for tokens, part in _products(model, x.flatten(0, 1))]
+    product, groups = _Product(model), torch.split(x.flatten(0, 1), TOGETHER)
+    parts = [torch.cat([_log_sum_exp(product.logits(rows, t)) for rows in groups]) for t in product.slices]
     return torch.stack(parts, dim=-1).logsumexp(-1).reshape(x.shape[:2])
 
 
-def _products(model: Transformer, rows: Float[Tensor, "row d_model"]) -> Iterator[tuple[slice, Float[Tensor, "row t"]]]:
-    """The rows' products with each slice of the unembedding, without bias; made up to whole vectors with zeros.
+class _Product:
+    """Products of rows with slices of the unembedding; each is written over the last.
 
-    The next slice is written over the last one.
+    They are made up to whole vectors, as a rest would go through other instructions, to other bits.
     """
-    n_rows, d_vocab = len(rows), model.W_U.shape[1]
-    whole = torch.cat((rows, rows[-1:].expand(-n_rows % ROWS, -1)))
-    buffer = rows.new_empty(len(whole), min(VOCAB_SLICE, d_vocab + -d_vocab % VECTOR))
-    for first in range(0, d_vocab, VOCAB_SLICE):
-        tokens = slice(first, min(first + VOCAB_SLICE, d_vocab))
+
+    def __init__(self, model: Transformer) -> None:
+        self._model = model
+        d_vocab = model.W_U.shape[1]
+        self.slices = [slice(first, min(first + VOCAB_SLICE, d_vocab)) for first in range(0, d_vocab, VOCAB_SLICE)]
+        self._buffer = model.W_U.new_empty(0)
+
+    def of(self, rows: Float[Tensor, "row d_model"], tokens: slice) -> Float[Tensor, "row t"]:
+        """The products without a bias, then zeros."""
+        n_tokens, whole = tokens.stop - tokens.start, torch.cat((rows, rows[-1:].expand(-len(rows) % ROWS, -1)))
+        width = n_tokens + -n_tokens % VECTOR
+        if self._buffer.numel() < len(whole) * width:
+            self._buffer = rows.new_empty(len(whole) * width)
+        products = self._buffer[: len(whole) * width].reshape(len(whole), width)
+        torch.mm(whole, self._model.W_U[:, tokens], out=products[:, :n_tokens])
+        products[:, n_tokens:] = 0
+        return products[: len(rows)]
+
+    def logits(self, rows: Float[Tensor, "row d_model"], tokens: slice) -> Float[Tensor, "row t"]:
+        """The logits, then -inf."""
+        return self.finish(self.of(rows, tokens), tokens)
+
+    def finish(self, products: Float[Tensor, "row t"], tokens: slice) -> Float[Tensor, "row t"]:
+        """The products made logits in place."""
         n_tokens = tokens.stop - tokens.start
-        part = buffer[:, : n_tokens + -n_tokens % VECTOR]
-        torch.mm(whole, model.W_U[:, tokens], out=part[:, :n_tokens])
-        part[:, n_tokens:] = 0
-        yield tokens, part[:n_rows]
-
-
-def _finish(model: Transformer, tokens: slice, products: Float[Tensor, "row t"]) -> Float[Tensor, "row t"]:
-    """These rows' products made logits in place: the bias is added, and what fills up the last vector is -inf."""
-    n_tokens = tokens.stop - tokens.start
-    if model.b_U is not None:
-        products[:, :n_tokens] += model.b_U[tokens]
-    products[:, n_tokens:] = -math.inf
-    return products
+        if self._model.b_U is not None:
+            products[:, :n_tokens] += self._model.b_U[tokens]
+        products[:, n_tokens:] = -math.inf
+        return products
 
 
 def _log_sum_exp(logits: Float[Tensor, "row t"]) -> Float[Tensor, " row"]:
@@ -134,18 +146,19 @@ def enclose_log_partition(
     if not any(planes):
         log_z = log_partition(model, x)
         return log_z, torch.zeros_like(log_z)
-    rows = [start, x[-1], *(x[:, i] if plane is None else plane.basis for i, plane in enumerate(planes))]
+    product, bases = _Product(model), [start.new_empty(0, start.shape[1]) if p is None else p.basis for p in planes]
     starts, lasts, parts = [], [], []
-    for tokens, products in _products(model, torch.cat(rows)):
-        first, last, *others = torch.split(products, [len(own) for own in rows])
-        logits = _finish(model, tokens, first)
+    for tokens in product.slices:
+        shared = product.of(torch.cat([start, x[-1], *bases]), tokens).clone()
+        first, last, *others = torch.split(shared, [len(start), len(start), *map(len, bases)])
+        logits = product.finish(first, tokens)
         tests = [
-            _finish(model, tokens, own) if plane is None else torch.addmm(begin, plane.weights, own)
-            for begin, plane, own in zip(logits, planes, others, strict=True)
+            _log_sum_exp(product.logits(x[:, i], tokens) if plane is None else _spread(logits[i], plane, others[i]))
+            for i, plane in enumerate(planes)
         ]
-        parts.append(torch.stack([_log_sum_exp(own) for own in tests], dim=-1))
+        parts.append(torch.stack(tests, dim=-1))
         starts.append(logits[:, : tokens.stop - tokens.start].clone())
-        lasts.append(_log_sum_exp(_finish(model, tokens, last)))
+        lasts.append(_log_sum_exp(product.finish(last, tokens)))
     log_z = torch.stack(parts, dim=-1).logsumexp(-1)
     radius = torch.zeros_like(log_z)
     for i, plane in enumerate(planes):
@@ -154,6 +167,11 @@ def enclose_log_partition(
             log_z[:, i] += middle
     log_z[-1], radius[-1] = torch.stack(lasts, dim=-1).logsumexp(-1), 0.0
     return log_z, radius
+
+
+def _spread(start: Float[Tensor, " t"], plane: Plane, products: Float[Tensor, "dim t"]) -> Float[Tensor, "test t"]:
+    """The logits in all tests from those at their start and the products of their plane's basis."""
+    return torch.addmm(start, plane.weights, products)
 
 
 def _first_order(

@@ -106,7 +106,7 @@ class ACDC:
 
     def tolerance(self, dtype: torch.dtype) -> float:
         """How far a score may be off that is not near the threshold; 0: every test is computed in full."""
-        return TOLERANCE if dtype != torch.float64 and self.threshold >= 4 * TOLERANCE else 0.0
+        return TOLERANCE if dtype == torch.float32 and self.threshold >= 4 * TOLERANCE else 0.0
 
     def _decide(
         self, search: Search, graph: Graph, receiver: Receiver, found: Found, tolerance: float
@@ -156,8 +156,8 @@ def judge(tests: Chain, now: float, threshold: float) -> tuple[list[float], int]
             tests.compute(test for test in (i - 1, i) if test >= 0)
             exact = tests.values[i] - (tests.values[i - 1] if i else now)
             if not exact < threshold:
-                return [*scores[:i], exact if score < threshold else score], i
-            scores[i] = score if score < threshold else exact
+                return [*scores[:i], exact], i
+            scores[i] = exact
     return scores, len(scores)
 
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from circuitfind import metrics
 from circuitfind.batch import Batch
 from circuitfind.errors import UsageError
 from circuitfind.graph import Edge, Graph
 from circuitfind.methods import acdc
-from circuitfind.methods.acdc import ACDC, visiting_order
+from circuitfind.methods.acdc import ACDC, judge, visiting_order
 from circuitfind.methods.found import Found
+from circuitfind.partition import enclose_log_partition
 from circuitfind.progress import Silent
+from circuitfind.search import Chain
 from circuitfind.transformer import Transformer
 from tests.oracles.acdc import acdc as literal_acdc
 from tests.oracles.acdc import order
@@ -102,6 +108,87 @@ def test_the_length_of_the_chains_changes_no_bit(longest: int, monkeypatch: pyte
     found = find(model, batch, threshold=0.02)
     assert torch.equal(found.scores.nan_to_num(9), expected.scores.nan_to_num(9))
     assert found.n_tests == expected.n_tests
+
+
+class Known(Chain):
+    """A chain of tests whose true values are known beforehand."""
+
+    def __init__(self, truth: list[float], values: list[float], radii: list[float]) -> None:
+        self.truth, self.values, self.radii = truth, values, radii
+        self.computed: list[int] = []
+
+    def compute(self, tests: Iterable[int]) -> None:
+        for test in tests:
+            self.values[test], self.radii[test] = self.truth[test], 0.0
+            self.computed.append(test)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 1e-4, 0.019, 0.0199, 0.02, 0.0201, 0.03, -0.05]), st.floats(-1, 1)),
+        min_size=1,
+        max_size=12,
+    ),
+    st.sampled_from([1e-3, 1e-5]),
+)
+def test_enclosed_tests_are_judged_as_exact_ones_are(rises: list[tuple[float, float]], radius: float) -> None:
+    truth = list(itertools.accumulate(rise for rise, _ in rises))
+    chain = Known(truth, [value + radius * off for value, (_, off) in zip(truth, rises, strict=True)], [radius] * 12)
+    scores, n_removed = judge(chain, 0.0, 0.02)
+    exact = [after - before for before, after in itertools.pairwise([0.0, *truth])]
+    stays = [i for i, score in enumerate(exact) if not score < 0.02]
+    assert n_removed == (stays[0] if stays else len(exact))
+    assert len(scores) == min(n_removed + 1, len(exact))
+    assert all(abs(score - true) <= 2 * radius for score, true in zip(scores, exact, strict=False))
+    assert [score < 0.02 for score in scores] == [True] * n_removed + [False] * (len(scores) - n_removed)
+
+
+def test_only_what_lies_near_the_threshold_or_keeps_an_edge_is_computed_in_full() -> None:
+    chain = Known([0.001, 0.002, 0.0215, 0.0216, 0.06, 0.07], [0.001, 0.002, 0.0215, 0.0216, 0.06, 0.07], [1e-3] * 6)
+    _, n_removed = judge(chain, 0.0, 0.02)
+    assert n_removed == 4 and sorted(set(chain.computed)) == [1, 2, 3, 4]
+
+
+def test_enclosing_log_z_changes_no_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+    radii: list[float] = []
+
+    def enclose(*arguments: Any) -> Any:
+        log_z, radius = enclose_log_partition(*arguments)
+        radii.append(float(radius.max()))
+        return log_z, radius
+
+    monkeypatch.setattr(metrics, "enclose_log_partition", enclose)
+    monkeypatch.setattr(acdc, "TOLERANCE", 5e-3)
+    model, batch = random_transformer("llama", 12, 6, 2, dtype=torch.float32), random_batch(12, (5, 7, 4, 6))
+    enclosed = find(model, batch, threshold=0.03)
+    assert max(radii) > 0
+    monkeypatch.setattr(acdc, "TOLERANCE", 0.0)
+    computed = find(model, batch, threshold=0.03)
+    assert torch.equal(enclosed.kept, computed.kept) and enclosed.n_tests == computed.n_tests
+    assert torch.allclose(enclosed.scores, computed.scores, atol=5e-3, equal_nan=True)
+
+
+@pytest.mark.parametrize("threshold", [0.02, 0.2])
+def test_a_search_taken_up_after_any_chain_ends_with_the_same_bits(threshold: float) -> None:
+    model, batch = random_transformer("llama", 13, 3, 2, dtype=torch.float32), random_batch(13, (5, 7, 4, 6))
+    states: list[Found] = []
+    method = ACDC(threshold)
+    whole = method.find(model, batch, 8, Silent(), save=lambda found: states.append(found.copy()))
+    assert len(states) > 20
+    for state in states:
+        again = method.find(model, batch, 4, Silent(), start=state)
+        assert torch.equal(again.scores.nan_to_num(9), whole.scores.nan_to_num(9))
+        assert torch.equal(again.kept, whole.kept) and again.n_tests == whole.n_tests
+        assert torch.equal(again.decided, whole.decided)
+
+
+@pytest.mark.parametrize("metric", ["kl", "logit-diff"])
+def test_how_much_memory_there_is_changes_no_bit(metric: str) -> None:
+    model, batch = random_transformer("gpt2", 14, dtype=torch.float32), random_batch(14, (5, 7, 4, 6))
+    method = ACDC(0.02, metric)  # type: ignore[arg-type]
+    amply, barely = (method.find(model, batch, 8, Silent(), bytes_in_flight=n_bytes) for n_bytes in (1 << 30, 1))
+    assert torch.equal(amply.scores.nan_to_num(9), barely.scores.nan_to_num(9))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
