@@ -1,9 +1,9 @@
 """How long a search still takes: from what its tests have taken so far, and how many there may still be.
 
 Neither is known. An edge into a node that nothing kept reads costs no test, and whether one does is decided on the way;
-and a test of an early layer runs more of the model again than one of a late layer. So two numbers are told: one for the
-case that edges go on being kept as often as so far, which says how many nodes will live, and one for the case that all
-do. A test's seconds are fitted as ``a + b * depth``, with depth 0 at the logits and 1 at the first layer.
+and a test of an early layer runs more of the model again than one of a late layer. So two numbers are told: an
+extrapolation, for as large a share of live nodes as there has been so far, and a bound, for the case that all turn out
+to live. A test's seconds are fitted as ``a + b * depth``, with depth 0 at the logits and 1 at the first layer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FEWEST_TESTS = 100
 """Before that many have been timed nothing is told."""
 LEAST_SECONDS = 0.2
 """How often a search is looked at."""
-GROWTH = 4.0
+GROWTH = 6.0
 """A test of the first layer is taken to last so much longer than one of the logits, until tests have shown it."""
 GROWTH_TESTS = 100.0
 """How many tests of the first layer weigh as much as that assumption."""
@@ -32,7 +32,7 @@ GROWTH_TESTS = 100.0
 
 @dataclass(frozen=True)
 class Left:
-    """Seconds still to go: if edges are kept as often as so far, and if every node turns out to live."""
+    """Seconds still to go: if as many nodes live as so far, and if all do."""
 
     expected: float
     longest: float
@@ -49,7 +49,6 @@ class Eta:
     def __init__(self, graph: Graph) -> None:
         self._edges = readable(graph)
         self._n_edges = self._edges.sum(1).double()
-        self._stages = [rows for layer in reversed(range(graph.n_layers)) for rows in _rows(graph, layer)]
         depths = [1.0 - _layer(graph, row) / graph.n_layers for row in range(len(graph.receivers))]
         self._depth = torch.tensor(depths, dtype=torch.float64)
         self._sender = torch.tensor([graph.sender_index.get(r.node, -1) for r in graph.receivers])
@@ -73,7 +72,7 @@ class Eta:
             self._learn(work - self._work, now - self._last)
         self._work, self._last = work, now
         if self._n_timed >= FEWEST_TESTS:
-            self.left = self._estimate(n_decided, live, int(found.kept.sum()) / max(1, found.n_tests))
+            self.left = self._estimate(n_decided, live)
 
     def _live(self, found: Found) -> Float[Tensor, " receiver"]:
         """1 where a kept edge leaves the receiver's node, or it is the logits; else 0."""
@@ -94,19 +93,15 @@ class Eta:
         self._seconds += seconds
         self._n_timed += n_tests
 
-    def _estimate(self, n_decided: Tensor, live: Tensor, kept: float) -> Left:
-        """``kept`` is the share of the tests so far that kept their edge."""
+    def _estimate(self, n_decided: Tensor, live: Tensor) -> Left:
         cost, waiting = self._cost(), self._n_edges - n_decided
-        chances = self._chances(waiting / self._n_edges, live, kept)
+        chances = torch.where(live > 0, 1.0, self._share(n_decided, live))
         return Left(float(self._weigh(waiting * chances) @ cost), float(self._weigh(waiting) @ cost))
 
-    def _chances(self, undecided: Tensor, live: Tensor, kept: float) -> Float[Tensor, " receiver"]:
-        """How likely each receiver's node is to live: the more of its readers are to come that live themselves."""
-        chances, readers = live.clone(), float(undecided[-1])
-        for rows in self._stages:
-            chances[rows] = torch.where(live[rows] > 0, 1.0, 1.0 - (1.0 - kept) ** readers)
-            readers += float(chances[rows] @ undecided[rows])
-        return chances
+    def _share(self, n_decided: Tensor, live: Tensor) -> float:
+        """Of the edges decided so far, how many led into live nodes; 1 before there are any but the logits'."""
+        others = torch.where(self._sender < 0, 0.0, n_decided)
+        return float(others @ live) / float(others.sum()) if others.any() else 1.0
 
     def _cost(self) -> Float[Tensor, " coefficient"]:
         """Seconds of a test, and of a test and layer; neither below zero."""
@@ -131,12 +126,6 @@ class WithTimeLeft:
 
     def warn(self, message: str) -> None:
         self._progress.warn(message)
-
-
-def _rows(graph: Graph, layer: int) -> tuple[slice, slice]:
-    """The rows of a layer's MLP, and those of its heads' inputs, which come before it."""
-    first = layer * (3 * graph.n_heads + 1)
-    return slice(first + 3 * graph.n_heads, first + 3 * graph.n_heads + 1), slice(first, first + 3 * graph.n_heads)
 
 
 def _layer(graph: Graph, row: int) -> int:
