@@ -222,7 +222,8 @@ def settle(options: RunOptions) -> tuple[ACDC, RunOptions]:
     """The method, and the options with no threshold left to decide."""
     metric = find_metric(options.metric or "")
     threshold = DEFAULT_THRESHOLD[metric] if options.threshold is None else options.threshold
-    method = find_method(options.method)(threshold, metric, find_ablation(options.ablation), options.objective)
+    ablation = find_ablation(options.ablation)
+    method = find_method(options.method)(threshold, metric, ablation, options.objective, options.schedule)
     return method, replace(options, threshold=threshold)
 
 

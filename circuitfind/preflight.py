@@ -35,6 +35,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "metric": ("kl", "logit-diff", "prob-diff", "loss"),
         "ablation": ("corrupted", "zero"),
         "objective": ("improve", "match"),
+        "schedule": ("sequential", "grouped"),
         "dtype": ("float32", "float64", "bfloat16"),
     }
 )
@@ -73,6 +74,7 @@ class RunOptions:
     formats: tuple[str, ...] = ("svg",)
     resume: bool = False
     memory: int | None = None
+    schedule: str = "sequential"
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def make_plan(options: RunOptions, progress: Progress) -> Plan:
 
 def check_words(options: RunOptions) -> None:
     """Raises UsageError, with the nearest known one, for a word that an option does not take."""
-    for kind in ("method", "ablation", "objective", "dtype"):
+    for kind in ("method", "ablation", "objective", "schedule", "dtype"):
         _known(kind, getattr(options, kind))
     if options.metric is not None:
         _known("metric", options.metric)

@@ -50,6 +50,7 @@ def asked(options: RunOptions, task: str, model: str) -> dict[str, Any]:
         "metric": options.metric,
         "ablation": options.ablation,
         "objective": options.objective,
+        "schedule": options.schedule,
         "dtype": options.dtype,
     }
     return {key: value for key, value in known.items() if value is not None}

@@ -67,6 +67,12 @@ def run(
             help="improve: lower the metric, as published. match: stay at the full model's value, prompt by prompt."
         ),
     ] = "improve",
+    schedule: Annotated[
+        str,
+        typer.Option(
+            help="sequential: a test for every edge, as published. grouped: many edges a test; far faster."
+        ),
+    ] = "sequential",
     prompts: Annotated[
         int | None,
         typer.Option(help="How many prompt pairs. Default: 16, or all if there are fewer.", show_default=False),
@@ -114,7 +120,7 @@ def run(
     thresholds = parse_thresholds(threshold)
     options = RunOptions(
         task, model, method, None, metric, ablation, objective, prompts, seed, parse_batch_size(batch_size),
-        device, dtype, bos, out, force, parse_formats(format), resume, parse_memory(memory),
+        device, dtype, bos, out, force, parse_formats(format), resume, parse_memory(memory), schedule,
     )  # fmt: skip
     if len(thresholds) > 1:
         from circuitfind.commands.sweep import sweep_and_print

@@ -25,6 +25,7 @@ from circuitfind.batch import Batch
 from circuitfind.errors import UsageError
 from circuitfind.graph import SLOTS, Graph, Node, Receiver
 from circuitfind.methods.found import Found, Save, nothing_decided, save_nothing
+from circuitfind.methods.grouped import Grouped
 from circuitfind.metrics import MetricName, check_answers
 from circuitfind.patching import AblationName
 from circuitfind.progress import Progress
@@ -42,18 +43,24 @@ ROUNDING = 5e-6
 """More than what rounding adds to an enclosure."""
 
 
+ORDERS = {"sequential": "published", "grouped": "stages"}
+"""In which order each schedule decides."""
+
+
 @dataclass(frozen=True)
 class ACDC:
     """The method's options, and so its record. ``threshold`` is in the metric's unit, for the mean over prompts.
 
     ``objective``: "improve" minimises the metric itself, as published; "match" minimises its distance from the full
     model's value on each prompt, which removes what speaks against the answer only where the full model would.
+    ``schedule``: "sequential" is the published algorithm; "grouped" tests many edges at once (``grouped.py``).
     """
 
     threshold: float
     metric: MetricName = "kl"
     ablation: AblationName = "corrupted"
     objective: str = "improve"
+    schedule: str = "sequential"
     name: ClassVar[str] = "acdc"
 
     def __post_init__(self) -> None:
@@ -61,10 +68,12 @@ class ACDC:
             raise UsageError(f"The threshold is {self.threshold}; it must be a finite number, 0 or above.")
         if self.objective not in ("improve", "match"):
             raise UsageError(f"The objective is '{self.objective}'; it must be improve or match.")
+        if self.schedule not in ORDERS:
+            raise UsageError(f"The schedule is '{self.schedule}'; it must be {' or '.join(ORDERS)}.")
 
     def to_dict(self) -> dict[str, Any]:
         """The block ``method`` of a circuit file: every option, and the order of visits that the result depends on."""
-        return {"name": self.name, **asdict(self), "order": "published"}
+        return {"name": self.name, **asdict(self), "order": ORDERS[self.schedule]}
 
     def find(
         self,
@@ -82,6 +91,9 @@ class ACDC:
         same to the last bit. ``save`` is called with what is decided so far after every chain of tests. The tests side
         by side on one thread hold at most ``bytes_in_flight``, which changes no outcome.
         """
+        if self.schedule == "grouped":
+            grouped = Grouped(self.threshold, self.metric, self.ablation, self.objective == "match")
+            return grouped.find(model, batch, batch_size, progress, start, save)
         check_answers(self.metric, batch)
         graph = model.architecture.graph
         found = start.copy() if start else nothing_decided(graph)

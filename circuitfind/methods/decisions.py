@@ -37,11 +37,10 @@ def undecidable(graph: Graph, found: Found, threshold: float, dtype: torch.dtype
 def start_from(graph: Graph, found: Found, earlier: ACDC, method: ACDC, dtype: torch.dtype) -> Found | None:
     """Where a search with ``method`` may start from what one with ``earlier``, of another threshold alone, ``found``.
 
-    None where the two compute their tests in different ways.
+    None where the two compute their tests in different ways, and where the order of tests depends on their outcome.
     """
     tolerance = method.tolerance(dtype)
-    in_order = getattr(method, "schedule", "sequential") == "sequential"  # other schedules order by what is still there
-    if not in_order or tolerance != earlier.tolerance(dtype):
+    if method.schedule != "sequential" or tolerance != earlier.tolerance(dtype):
         return None
     slack = 2 * tolerance + ROUNDING if tolerance else 0.0
     return decided_alike(graph, found, earlier.threshold, method.threshold, slack)
