@@ -1,6 +1,7 @@
 """Tests per second of ACDC against a full forward pass a test, in one process, on the same prompts.
 
     python -m benchmarks.acdc_speed [--model smollm2-135m] [--prompts 16] [--threshold 0.02] [--samples 10]
+    python -m benchmarks.acdc_speed --model gpt2-shape --prompts 50 --threshold ...
 
 The forward pass is the plain Hugging Face model's on the clean prompts, logits at the last position alone, at its best
 batch size: less than what any published ACDC pays for a test. The outcome is checked against literal tests: for
@@ -14,13 +15,17 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.floor import Work, flop_rate
+from benchmarks.gpt2_shape import random_gpt2, random_prompts
 from benchmarks.machine import machine
 from circuitfind.batch import Batch, tokenise
 from circuitfind.graph import Edge, Graph
+from circuitfind.memory import gigabytes, peak
 from circuitfind.methods.acdc import ACDC, visiting_order
 from circuitfind.methods.found import Found
 from circuitfind.metrics import make_objective
@@ -33,13 +38,12 @@ from circuitfind.taskfiles import load_task
 from circuitfind.transformer import Transformer
 
 BATCH_SIZE = 8
+GPT2_SHAPE = "gpt2-shape"
 
 
 def main() -> None:
     options = parse()
-    tokenizer = load_tokenizer(options.model)
-    batch = tokenise(load_task(options.task).make(tokenizer, options.prompts, 0), tokenizer)
-    bridge = load_bridge(locate(options.model, Silent()), "cpu", torch.float32)
+    bridge, batch = make_ready(options)
     model = read_transformer(bridge, batch.n_pos)
     forward = best_forward(bridge.original_model, batch)
     method = ACDC(options.threshold, metric=options.metric)
@@ -56,14 +60,37 @@ def main() -> None:
     print(f"one ACDC test         {per_test * 1e3:9.2f} ms  ({tests})")
     print(f"edges kept            {int(found.kept.sum()):9,} of {model.architecture.graph.n_edges:,}")
     print(f"ratio                 {forward / per_test:9.1f} x")
+    print(f"peak memory           {gigabytes(peak()):>9}")
+    print_floor(model, batch, found, seconds)
     worst = check_decisions(model, batch, method, found, options.samples)
     print(f"{options.samples} decisions taken again with the whole model: all the same, scores within {worst:.1e}")
+
+
+def make_ready(options: argparse.Namespace) -> tuple[Any, Batch]:
+    """The model and its prompts."""
+    if options.model == GPT2_SHAPE:
+        return random_gpt2(), random_prompts(options.prompts, 15)
+    tokenizer = load_tokenizer(options.model)
+    batch = tokenise(load_task(options.task).make(tokenizer, options.prompts, 0), tokenizer)
+    return load_bridge(locate(options.model, Silent()), "cpu", torch.float32), batch
+
+
+def print_floor(model: Transformer, batch: Batch, found: Found, seconds: float) -> None:
+    """The arithmetic of all tests, part by part, and how long this machine would take for it alone."""
+    work = Work(model, batch, found).total()
+    rate = flop_rate(*model.layers[0].W_in.shape, torch.get_num_threads())
+    for part, n_flop in sorted(work.items(), key=lambda item: -item[1]):
+        print(f"  {part:<25} {n_flop / 1e12:7.2f} TFLOP {n_flop / rate:8.1f} s")
+    floor = sum(work.values()) / rate
+    print(
+        f"arithmetic alone      {floor:9.1f} s at {rate / 1e9:.0f} GFLOP/s: {floor / seconds:.0%} of the search's time"
+    )
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("--task", default="ioi")
-    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--model", default="smollm2-135m", help=f"a model's name, or {GPT2_SHAPE}")
     parser.add_argument("--metric", default="kl")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--threshold", type=float, default=0.02)

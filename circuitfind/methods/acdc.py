@@ -37,8 +37,9 @@ DEFAULT_THRESHOLD: dict[MetricName, float] = {"kl": 0.02, "logit-diff": 0.05, "p
 SHORTEST_CHAIN = 16
 LONGEST_CHAIN = 64
 """How many tests run side by side."""
-TOLERANCE = 1e-3
-"""How far from its value a test may be enclosed, in the metric's unit; most are a thousand times nearer."""
+TOLERANCES = (1e-3, 1e-4, 1e-5)
+"""How far from its value a test may be enclosed, in the metric's unit, most being a hundred times nearer: the widest
+that lets a test with a small score be told from the threshold. Steps, so that near thresholds share their tests."""
 ROUNDING = 5e-6
 """More than what rounding adds to an enclosure."""
 
@@ -118,7 +119,9 @@ class ACDC:
 
     def tolerance(self, dtype: torch.dtype) -> float:
         """How far a score may be off that is not near the threshold; 0: every test is computed in full."""
-        return TOLERANCE if dtype == torch.float32 and self.threshold >= 4 * TOLERANCE else 0.0
+        if dtype != torch.float32:
+            return 0.0
+        return next((tolerance for tolerance in TOLERANCES if self.threshold >= 4 * tolerance), 0.0)
 
     def _decide(
         self, search: Search, graph: Graph, receiver: Receiver, found: Found, tolerance: float

@@ -159,11 +159,11 @@ def test_enclosing_log_z_changes_no_decision(monkeypatch: pytest.MonkeyPatch) ->
         return log_z, radius
 
     monkeypatch.setattr(metrics, "enclose_log_partition", enclose)
-    monkeypatch.setattr(acdc, "TOLERANCE", 5e-3)
+    monkeypatch.setattr(acdc, "TOLERANCES", (5e-3,))
     model, batch = random_transformer("llama", 12, 6, 2, dtype=torch.float32), random_batch(12, (5, 7, 4, 6))
     enclosed = find(model, batch, threshold=0.03)
     assert max(radii) > 0
-    monkeypatch.setattr(acdc, "TOLERANCE", 0.0)
+    monkeypatch.setattr(acdc, "TOLERANCES", ())
     computed = find(model, batch, threshold=0.03)
     assert torch.equal(enclosed.kept, computed.kept) and enclosed.n_tests == computed.n_tests
     assert torch.allclose(enclosed.scores, computed.scores, atol=5e-3, equal_nan=True)
