@@ -337,6 +337,7 @@ def test_the_command_to_go_on_repeats_every_option_that_was_given() -> None:
 
 OFTEN = "from circuitfind import checkpoint; checkpoint.SAVE_SECONDS = 0.3; from circuitfind.app import main; main()"
 LONG = ("run", "ioi", "--model", "tiny", "--prompts", "256", "--threshold", "0.005", "--format", "dot")
+KILLS = 3
 
 
 def start(folder: Path, *more: str) -> subprocess.Popen[str]:
@@ -362,7 +363,7 @@ def test_a_process_killed_at_random_moments_ends_with_the_same_bytes(seed: int, 
     rng, killed, folder = random.Random(seed), 0, tmp_path / "run"
     while True:
         process = start(folder, *(["--resume"] if killed else []))
-        if not wait_for_news(process, folder / STATE_FILE, rng.uniform(0.0, 2.5)):
+        if killed == KILLS or not wait_for_news(process, folder / STATE_FILE, rng.uniform(0.0, 4.0)):
             break
         process.kill()
         process.communicate()
