@@ -212,7 +212,7 @@ class Search:
         return self._mean(self._map(lambda block: block.compute(tests)))
 
     def remove(self, receiver: Receiver, senders: Sequence[int], value: float) -> None:
-        """Remove the edges from ``senders``, the first of the last chain; the objective is then ``value``."""
+        """Remove the edges from ``senders``, the first (at least one) of the last chain; this leaves ``value``."""
         self._map(lambda block: block.remove(receiver, senders))
         self.value = value
 

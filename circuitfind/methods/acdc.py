@@ -137,7 +137,8 @@ class ACDC:
             chain = waiting[: chain_length(since, bool(kept))]
             tests = search.test(receiver, chain, tolerance)
             scores, n_removed = judge(tests, search.value, self.threshold)
-            search.remove(receiver, chain[:n_removed], tests.values[n_removed - 1] if n_removed else search.value)
+            if n_removed:
+                search.remove(receiver, chain[:n_removed], tests.values[n_removed - 1])
             found.scores[row, chain[: len(scores)]] = torch.tensor(scores, dtype=torch.float64)
             found.decided[row, chain[: len(scores)]] = True
             found.kept[row, chain[n_removed : len(scores)]] = True
