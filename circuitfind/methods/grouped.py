@@ -4,7 +4,8 @@ Stages are visited in reverse forward order: the logits; then, from the last lay
 and v inputs of its heads together. The edges into a stage's live nodes are ordered by their attribution, the smallest
 first, taken where half of each of them is removed: in the present run itself the gradient of KL may be zero. They are
 tested as one group: it is removed if the metric then rises by less than the threshold, strictly; otherwise each half of
-it is tried by itself, the first half first; an edge that fails alone stays.
+it is tried by itself, the first half first; an edge that fails alone stays. A group is halved where its attributions
+are, not their number: a few edges often have more than all others.
 
 So every removed group has cost less than the threshold as measured, and the metric has risen by less than the
 threshold times the number of removed groups. An edge that stays was tested alone, in the run as it then was.
@@ -162,15 +163,16 @@ class Grouped:
         check_answers(self.metric, batch)
         graph = model.architecture.graph
         layout, found = Layout(graph), start.copy() if start else nothing_decided(graph)
-        n_done = 0
         with Threads(model.device) as threads:
             present = self._open(model, batch, batch_size, threads, found)
             for stage in reversed(range(layout.n_stages)):
                 for decided in self._decide(present, layout, stage, found):
                     found = decided
                     save(found)
-                n_done += len(layout.rows(stage)) * layout.n_readable(stage)
-                progress.update(n_done, graph.n_edges, f"{found.summary}, {self.metric} {present.value:.4g}")
+                    note = f"{found.summary}, {self.metric} {present.value:.4g}"
+                    progress.update(int(found.decided.sum()), graph.n_edges, note)
+        save(found)
+        progress.update(graph.n_edges, graph.n_edges, found.summary)
         return found
 
     def _open(self, model: Transformer, batch: Batch, batch_size: int, threads: Threads, found: Found) -> _Present:
@@ -211,7 +213,7 @@ class Grouped:
             if len(group) == 1 or rise < self.threshold:
                 yield self._settle(present, group, scores, rise, found)
                 return
-        half = len(group) // 2
+        half = middle(scores)
         for part in (slice(half), slice(half, None)):
             for settled in self._divide(present, group[part], scores[part], found):
                 found = settled
@@ -232,6 +234,12 @@ def is_live(layout: Layout, row: int, found: Found) -> bool:
     """Whether a kept edge leaves the node of this receiver, all behind it being decided. The logits always live."""
     reader = layout.reader(row)
     return reader is None or bool(found.kept[:, reader].any())
+
+
+def middle(scores: Scores) -> int:
+    """Where a group is halved: the first half has at most half of the sizes of all its attributions, but one edge."""
+    sums = scores.abs().cumsum(0)
+    return min(max(int((sums <= sums[-1] / 2).sum()), 1), len(scores) - 1)
 
 
 def shares(scores: Scores) -> Scores:

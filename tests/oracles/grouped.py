@@ -76,10 +76,19 @@ class Search:
             if len(group) == 1 or rise < self.threshold:
                 self.settle(group, rise, attributions)
                 return
-        half = len(group) // 2
+        half = self.middle([abs(attributions[edge]) for edge in group])
         self.margin = min(self.margin, attributions[group[half]] - attributions[group[half - 1]])
         self.divide(group[:half], attributions)
         self.divide(group[half:], attributions)
+
+    def middle(self, sizes: Sequence[float]) -> int:
+        """How many edges, from the first on, have at most half of the sizes; neither none nor all."""
+        half = 1
+        while half < len(sizes) - 1 and sum(sizes[: half + 1]) <= sum(sizes) / 2:
+            half += 1
+        for n_edges in (half, half + 1):
+            self.margin = min(self.margin, abs(sum(sizes[:n_edges]) - sum(sizes) / 2))
+        return half
 
     def settle(self, group: Sequence[Edge], rise: float, attributions: dict[Edge, float]) -> None:
         if rise < self.threshold:

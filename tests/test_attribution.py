@@ -1,0 +1,67 @@
+"""Attributions against differences of whole runs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from circuitfind.attribution import attribute, make_slope
+from circuitfind.masked import Runner
+from circuitfind.metrics import METRICS, MetricName, make_objective
+from circuitfind.patching import prepare, readable
+from tests.random_models import FAMILIES, random_batch, random_transformer
+
+STEP = 1e-5
+
+
+def state(family: str, seed: int) -> tuple[Runner, torch.Tensor]:
+    """A runner and a mask of edges kept, removed and half kept."""
+    runner = Runner(prepare(random_transformer(family, seed), random_batch(seed), "corrupted"))
+    draw = torch.rand(runner.edges.shape, generator=torch.Generator().manual_seed(seed))
+    return runner, (runner.edges & (draw < 0.8)).double() * torch.where(draw < 0.3, 0.5, 1.0)
+
+
+@pytest.mark.parametrize("match", [False, True])
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_score_is_how_the_objective_rises_as_the_edge_is_removed(
+    family: str, metric: MetricName, match: bool
+) -> None:
+    runner, kept = state(family, 2)
+    baseline = runner.baseline
+    objective = make_objective(metric, baseline.model, baseline.batch, baseline.final, match)
+    scores = attribute(runner, runner.run(kept), make_slope(metric, baseline, match))
+    chosen = [place for place in kept.nonzero().tolist() if scores[:, *place].any()][::4]
+    assert len(chosen) > 5
+    for row, sender in chosen:
+        ends = []
+        for step in (-STEP, STEP):
+            moved = kept.clone()
+            moved[row, sender] -= step
+            ends.append(objective(runner.run(moved).final.unsqueeze(0))[0])
+        slope = (ends[1] - ends[0]) / (2 * STEP)
+        assert torch.allclose(scores[:, row, sender], slope, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_stage_alone_is_scored_as_it_is_among_all(family: str) -> None:
+    runner, kept = state(family, 3)
+    run, slope = runner.run(kept), make_slope("loss", runner.baseline)
+    everything = attribute(runner, run, slope)
+    for stage in range(runner.layout.n_stages):
+        rows = list(runner.layout.rows(stage))
+        assert torch.equal(attribute(runner, run, slope, stage)[:, rows], everything[:, rows])
+
+
+def test_only_kept_edges_are_scored() -> None:
+    runner, kept = state("gpt2", 4)
+    scores = attribute(runner, runner.run(kept), make_slope("loss", runner.baseline))
+    assert not scores[:, kept == 0].any()
+    assert scores[:, kept > 0].any()
+
+
+def test_the_gradient_of_kl_at_the_clean_run_is_zero() -> None:
+    runner, _ = state("llama", 1)
+    run = runner.run(readable(runner.baseline.graph).double())
+    largest = attribute(runner, run, make_slope("kl", runner.baseline)).abs().max()
+    assert largest < 1e-9 < attribute(runner, run, make_slope("loss", runner.baseline)).abs().max()
