@@ -88,8 +88,9 @@ class _Sweep:
 
     def heads(self, layer: int) -> None:
         nodes = {head: self._layout.head(layer, head) for head in range(self._layout.graph.n_heads)}
+        waiting = {head: node for head, node in nodes.items() if node in self._gradients}
         for whole in (False, True):
-            live = [h for h, node in nodes.items() if node in self._gradients and self._run.reach.whole[node] == whole]
+            live = [head for head, node in waiting.items() if bool(self._run.reach.whole[node]) is whole]
             if live:
                 self._heads(layer, live, whole)
 
@@ -108,11 +109,11 @@ class _Sweep:
         stage, kept = self._layout.stage(rows[0]), self._run.kept[list(rows)]
         if self._stage in (None, stage):
             n_readable = self._layout.n_readable(stage)
-            scores = self._products(gradient, n_readable) * (kept[:, :n_readable] > 0)
+            scores = self._products(gradient, n_readable) * (kept[:, :n_readable] > 0).to(gradient.device)
             self.scores[:, list(rows), :n_readable] = scores
         if self._stage != stage:
             senders = kept.any(0).nonzero().flatten()
-            parts = kept[:, senders].T.to(gradient.dtype) @ gradient.flatten(1)
+            parts = kept[:, senders].T.to(gradient) @ gradient.flatten(1)
             for sender, part in zip(senders.tolist(), parts, strict=True):
                 self._give(sender, part.reshape(gradient.shape[1:]))
 

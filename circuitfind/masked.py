@@ -20,8 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitfind.graph import SLOTS, Graph
@@ -33,6 +34,7 @@ SPARSE = 4
 """A receiver's input is summed edge by edge where at most one in so many is kept (or removed), else by one product."""
 
 Mask = Float[Tensor, "receiver sender"]
+"""The share of each edge that is kept, on the CPU."""
 Excess = dict[int, Float[Tensor, "prompt _ d_model"]]
 
 
@@ -60,6 +62,14 @@ class Layout:
         """The number of a head's q, k or v input among the receivers; its layer's MLP stands behind the last."""
         return layer * (len(SLOTS) * self.graph.n_heads + 1) + slot * self.graph.n_heads + head
 
+    def heads(self, layer: int) -> slice:
+        """A layer's heads among the senders."""
+        return slice(self.head(layer), self.mlp(layer))
+
+    def slots(self, layer: int) -> slice:
+        """All inputs of a layer's heads among the receivers."""
+        return slice(self.row(layer, 0), self.row(layer, len(SLOTS)))
+
     def rows(self, stage: int) -> range:
         """The receivers of a stage."""
         layer, is_mlp = divmod(stage, 2)
@@ -77,6 +87,11 @@ class Layout:
         layer, place = divmod(row, len(SLOTS) * self.graph.n_heads + 1)
         return 2 * layer + (place == len(SLOTS) * self.graph.n_heads)
 
+    @cached_property
+    def most(self) -> Int[np.ndarray, " receiver"]:
+        """How many senders each receiver reads."""
+        return np.array([self.graph.n_readable(receiver) for receiver in self.graph.receivers])
+
     def reader(self, row: int) -> int | None:
         """Which sender the receiver belongs to; None for the logits."""
         layer, place = divmod(row, len(SLOTS) * self.graph.n_heads + 1)
@@ -91,35 +106,53 @@ class Reach:
     """Which senders a run must compute, and where.
 
     ``live`` ones reach the logits along kept edges; ``whole`` ones are looked at not only at the answer position;
-    ``moved`` ones read something else than in the clean run.
+    ``moved`` ones, live, read something else than in the clean run.
     """
 
-    live: Bool[Tensor, " sender"]
-    whole: Bool[Tensor, " sender"]
-    moved: Bool[Tensor, " sender"]
+    live: Bool[np.ndarray, " sender"]
+    whole: Bool[np.ndarray, " sender"]
+    moved: Bool[np.ndarray, " sender"]
 
 
-def find_reach(layout: Layout, edges: Bool[Tensor, "receiver sender"], kept: Mask) -> Reach:
+def find_reach(layout: Layout, kept: Mask) -> Reach:
     """Live and whole from the logits back, moved from the input on."""
-    some, lost = kept > 0, (edges & (kept < 1)).any(1)
-    live, whole = some[-1].clone(), torch.zeros_like(some[-1])
-    graph = layout.graph
-    heads = [slice(layout.head(layer), layout.mlp(layer)) for layer in range(graph.n_layers)]
-    slots = [slice(layout.row(layer, 0), layout.row(layer, 3)) for layer in range(graph.n_layers)]
-    for layer in reversed(range(graph.n_layers)):
-        mlp_reads, node = some[layout.row(layer, 3)], layout.mlp(layer)
-        live |= mlp_reads & live[node]
-        whole |= mlp_reads & whole[node]
-        q, k, v = some[slots[layer]].view(3, graph.n_heads, -1)
-        everywhere = ((k | v) & live[heads[layer], None]).any(0) | (q & whole[heads[layer], None]).any(0)
-        whole |= everywhere
-        live |= everywhere | (q & live[heads[layer], None]).any(0)
-    moved = torch.zeros_like(live)
-    for layer in range(graph.n_layers):
-        reads = (some[slots[layer]] & moved).any(1) | lost[slots[layer]]
-        moved[heads[layer]] = reads.view(3, graph.n_heads).any(0)
-        moved[layout.mlp(layer)] = (some[layout.row(layer, 3)] & moved).any() | lost[layout.row(layer, 3)]
-    return Reach(live, whole, moved & live)
+    some = kept.numpy() > 0
+    live, whole = some[-1].copy(), np.zeros_like(some[-1])
+    for layer in reversed(range(layout.graph.n_layers)):
+        reads, node = some[layout.row(layer, 3)], layout.mlp(layer)
+        live |= reads & live[node]
+        whole |= reads & whole[node]
+        q, k, v = some[layout.slots(layer)].reshape(3, layout.graph.n_heads, -1)
+        alive, everywhere = live[layout.heads(layer), None], whole[layout.heads(layer), None]
+        looked_at = (((k | v) & alive) | (q & everywhere)).any(0)
+        whole |= looked_at
+        live |= looked_at | (q & alive).any(0)
+    return Reach(live, whole, find_moved(layout, kept) & live)
+
+
+def find_moved(layout: Layout, kept: Mask) -> Bool[np.ndarray, " sender"]:
+    """Which senders lack a part of what they read, or read one that does."""
+    some = kept.numpy() > 0
+    lacks = kept.sum(1).numpy() < layout.most
+    return spread(layout, some, lacks, np.zeros_like(some[-1]), np.ones_like(some[-1]))
+
+
+def spread(
+    layout: Layout,
+    some: Bool[np.ndarray, "receiver sender"],
+    begins: Bool[np.ndarray, " receiver"],
+    changed: Bool[np.ndarray, " sender"],
+    live: Bool[np.ndarray, " sender"],
+) -> Bool[np.ndarray, " sender"]:
+    """The live senders that a change reaches along some edges, which begins at receivers and in senders themselves."""
+    changed = changed & live
+    for layer in range(layout.graph.n_layers):
+        heads, slots = layout.heads(layer), layout.slots(layer)
+        reached = begins[slots] | (some[slots] & changed).any(1)
+        changed[heads] = (changed[heads] | reached.reshape(3, -1).any(0)) & live[heads]
+        row, node = layout.row(layer, 3), layout.mlp(layer)
+        changed[node] = (changed[node] or begins[row] or (some[row] & changed).any()) and live[node]
+    return changed
 
 
 @dataclass(frozen=True)
@@ -140,7 +173,7 @@ class Runner:
         self.baseline = baseline
         self.model = baseline.model
         self.layout = Layout(baseline.graph)
-        self.edges = readable(baseline.graph, self.model.device)
+        self.edges = readable(baseline.graph)
         self._end = baseline.batch.end
         positions = torch.arange(baseline.batch.n_pos, device=self.model.device)
         self._visible = {
@@ -158,7 +191,7 @@ class Runner:
 
     def rerun(self, before: Masked | None, kept: Mask) -> Masked:
         """The same, taking from ``before`` what the two runs have in common."""
-        reach = find_reach(self.layout, self.edges, kept)
+        reach = find_reach(self.layout, kept)
         fresh = self._fresh(before, kept, reach)
         excess: Excess = (
             {} if before is None else {s: x for s, x in before.excess.items() if reach.moved[s] and not fresh[s]}
@@ -166,29 +199,22 @@ class Runner:
         for layer in range(self.baseline.graph.n_layers):
             for whole in (False, True):
                 nodes = {head: self.layout.head(layer, head) for head in range(self.baseline.graph.n_heads)}
-                heads = [head for head, node in nodes.items() if fresh[node] and reach.whole[node] == whole]
+                heads = [head for head, node in nodes.items() if fresh[node] and bool(reach.whole[node]) is whole]
                 self._run_heads(layer, heads, kept, reach, excess)
             if fresh[self.layout.mlp(layer)]:
                 self._run_mlp(layer, kept, reach, excess)
         (final,) = self.read([len(kept) - 1], kept, reach, excess, whole=False)
         return Masked(kept, reach, excess, final.squeeze(1))
 
-    def _fresh(self, before: Masked | None, kept: Mask, reach: Reach) -> list[bool]:
+    def _fresh(self, before: Masked | None, kept: Mask, reach: Reach) -> Bool[np.ndarray, " sender"]:
         """Which senders must be computed: those that read, or are looked at, otherwise than before."""
         if before is None:
-            return reach.moved.tolist()
-        n_heads = self.baseline.graph.n_heads
-        otherwise = (before.kept != kept).any(1)
+            return reach.moved
+        otherwise = (before.kept != kept).any(1).numpy()
         again = (before.reach.whole != reach.whole) | (before.reach.moved != reach.moved)
-        for layer in range(self.baseline.graph.n_layers):
-            rows = slice(self.layout.row(layer, 0), self.layout.row(layer, 3))
-            heads, node = slice(self.layout.head(layer), self.layout.mlp(layer)), self.layout.mlp(layer)
-            reads = otherwise[rows] | ((kept[rows] > 0) & again).any(1)
-            again[heads] |= reads.view(3, n_heads).any(0)
-            again[heads] &= reach.live[heads]
-            row = self.layout.row(layer, 3)
-            again[node] = (again[node] | otherwise[row] | ((kept[row] > 0) & again).any()) & reach.live[node]
-        return (again & reach.moved).tolist()
+        fresh = spread(self.layout, kept.numpy() > 0, otherwise, again, reach.live)
+        fresh &= reach.moved
+        return fresh
 
     def _run_mlp(self, layer: int, kept: Mask, reach: Reach, excess: Excess) -> None:
         node = self.layout.mlp(layer)
@@ -256,14 +282,13 @@ class Runner:
 
     def _few(self, row: Float[Tensor, " readable"], reach: Reach) -> bool | None:
         """True: few are kept, add them to the ablated input. False: few are removed, add those to the clean input."""
-        n_kept, n_removed = int((row == 1).sum()), int((row == 0).sum())
-        if n_kept + n_removed < len(row):
-            return None
-        moved = bool((reach.moved[: len(row)] & (row > 0)).any())
-        if n_kept * SPARSE <= len(row):
-            return True
-        if n_removed * SPARSE <= len(row) and not moved:
-            return False
+        shares = row.numpy()
+        n_kept, n_removed = (shares == 1).sum(), (shares == 0).sum()
+        if n_kept + n_removed == len(shares):
+            if n_kept * SPARSE <= len(shares):
+                return True
+            if n_removed * SPARSE <= len(shares) and not (reach.moved[: len(shares)] & (shares > 0)).any():
+                return False
         return None
 
     def _add(self, base: Tensor, row: Tensor, few_kept: bool, excess: Excess, whole: bool) -> Tensor:
@@ -283,17 +308,17 @@ class Runner:
         """What receivers that keep many and lack many read beyond their clean input."""
         change = self.ends(self.baseline.change[: masks.shape[1]], whole)
         mixed = self._product(1 - masks, change)
-        moved = (reach.moved[: masks.shape[1]] & (masks > 0).any(0)).nonzero().flatten().tolist()
+        moved = (reach.moved[: masks.shape[1]] & (masks.numpy() > 0).any(0)).nonzero()[0].tolist()
         for sender in moved:  # one at a time: which of them move is not the same for every set of receivers
             gained = self.ends(excess[sender], whole) + change[sender]
-            mixed += masks[:, sender].to(gained.dtype)[:, None, None, None] * gained
+            mixed += masks[:, sender].to(gained)[:, None, None, None] * gained
         return mixed
 
     def _product(
         self, weights: Float[Tensor, "row readable"], x: Float[Tensor, "sender prompt pos d"]
     ) -> Float[Tensor, "receiver prompt pos d"]:
         n_rows = len(weights)
-        padded = torch.cat([weights, weights.new_zeros(-n_rows % ROWS, weights.shape[1])]).to(x.dtype)
+        padded = torch.cat([weights, weights.new_zeros(-n_rows % ROWS, weights.shape[1])]).to(x)
         return (padded @ x.flatten(1))[:n_rows].reshape(n_rows, *x.shape[1:])
 
     @cached_property

@@ -83,7 +83,7 @@ def test_a_node_is_live_where_kept_edges_lead_on_and_whole_where_a_key_or_value_
     kept = torch.zeros(readable(graph).shape, dtype=torch.float64)
     for name in ("a1.h0->logits", "m0->a1.h0<q>", "a0.h0->a1.h0<v>", "a0.h0->m0", "input->m1"):
         kept[graph.order(Edge.parse(name))] = 1
-    reach = find_reach(Layout(graph), readable(graph), kept)
+    reach = find_reach(Layout(graph), kept)
     assert graph.senders == tuple(map(type(graph.senders[0]).parse, ("input", "a0.h0", "m0", "a1.h0", "m1")))
     assert reach.live.tolist() == [False, True, True, True, False]
     assert reach.whole.tolist() == [False, True, False, False, False]

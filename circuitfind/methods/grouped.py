@@ -183,7 +183,7 @@ class Grouped:
             return _Block(model, group, self.metric, self.ablation, self.match)
 
         undecided = readable(model.architecture.graph) & ~found.decided
-        kept = (found.kept | undecided).to(model.device, torch.float64)
+        kept = (found.kept | undecided).double()
         return _Present(threads.map(open_block, groups), threads, kept)
 
     def _decide(self, present: _Present, layout: Layout, stage: int, found: Found) -> Iterator[Found]:
