@@ -80,11 +80,16 @@ class _Sweep:
     def mlp(self, layer: int) -> None:
         node, rows = self._layout.mlp(layer), [self._layout.row(layer, 3)]
         if node in self._gradients:
-            run, model = self._run, self._runner.model
-            x = self._runner.read(rows, run.kept, run.reach, run.excess, bool(run.reach.whole[node])).requires_grad_()
+            run, runner, whole = self._run, self._runner, bool(self._run.reach.whole[node])
+            (x,) = runner.read(rows, run.kept, run.reach, run.excess, whole)
+            changing = runner.changing(whole)
+            read = x.flatten(0, 1)[changing].requires_grad_()
             with torch.enable_grad():
-                written = mlp(model, layer, x)
-            self._pass_on(rows, *torch.autograd.grad(written, x, self._gradients.pop(node)[None]))
+                written = mlp(runner.model, layer, read)
+            given = self._gradients.pop(node).flatten(0, 1)[changing]
+            gradient = torch.zeros_like(x)
+            (gradient.flatten(0, 1)[changing],) = torch.autograd.grad(written, read, given)
+            self._pass_on(rows, gradient.unsqueeze(0))
 
     def heads(self, layer: int) -> None:
         nodes = {head: self._layout.head(layer, head) for head in range(self._layout.graph.n_heads)}

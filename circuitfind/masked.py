@@ -185,6 +185,10 @@ class Runner:
             False: rotary_table(self.model, self._end.unsqueeze(1)),
         }
 
+        reached = positions <= self._end.unsqueeze(1)
+        rows = (reached & (baseline.change != 0).any(-1).any(0)).flatten().nonzero().flatten()
+        self._changing = torch.cat([rows, rows[-1:].expand(-len(rows) % ROWS)])
+
     def run(self, kept: Mask) -> Masked:
         """The run under a mask."""
         return self.rerun(None, kept)
@@ -220,8 +224,16 @@ class Runner:
         node = self.layout.mlp(layer)
         whole = bool(reach.whole[node])
         (x,) = self.read([self.layout.row(layer, 3)], kept, reach, excess, whole)
-        gained = mlp(self.model, layer, x) - self.ends(self.baseline.clean.mlp_out[layer], whole)
-        excess[node] = gained - self.ends(self.baseline.change[node], whole)
+        rows = self.changing(whole)
+        clean, change = (self.ends(y, whole) for y in (self.baseline.clean.mlp_out[layer], self.baseline.change[node]))
+        written = mlp(self.model, layer, x.flatten(0, 1)[rows])
+        excess[node] = -change
+        excess[node].flatten(0, 1)[rows] = written - clean.flatten(0, 1)[rows] - change.flatten(0, 1)[rows]
+
+    def changing(self, whole: bool) -> Int[Tensor, " row"]:
+        """Which rows of a flattened [prompt, pos] an MLP must compute: where clean and ablated run differ, up to the
+        answer. Made up to a multiple of ROWS by the last. At the answer position alone: all."""
+        return self._changing if whole else torch.arange(len(self._end), device=self._end.device)
 
     def _run_heads(self, layer: int, heads: Sequence[int], kept: Mask, reach: Reach, excess: Excess) -> None:
         """Heads that are all looked at at the same positions."""
