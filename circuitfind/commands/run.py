@@ -69,9 +69,7 @@ def run(
     ] = "improve",
     schedule: Annotated[
         str,
-        typer.Option(
-            help="sequential: a test for every edge, as published. grouped: many edges a test; far faster."
-        ),
+        typer.Option(help="sequential: a test for every edge, as published. grouped: many edges a test; far faster."),
     ] = "sequential",
     prompts: Annotated[
         int | None,
