@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitfind import metrics
+from circuitfind import partition
 from circuitfind.batch import Batch
 from circuitfind.errors import UsageError
 from circuitfind.metrics import (
@@ -21,12 +21,12 @@ from circuitfind.metrics import (
     correct,
     find_metric,
     kl,
-    log_partition,
     logit_diff,
     loss,
     make_objective,
     prob_diff,
 )
+from circuitfind.partition import log_partition
 from circuitfind.transformer import final_norm, unembed
 from tests.oracles.metrics import objective as literal
 from tests.random_models import FAMILIES, random_batch, random_transformer
@@ -174,8 +174,8 @@ def test_however_few_tokens_are_unembedded_at_a_time_the_partition_is_the_same(
     model = replace(random_transformer("gpt2", 1), b_U=torch.linspace(-1, 1, 29, dtype=torch.float64))
     x = final_norm(model, torch.randn(7, 3, 16, generator=torch.Generator().manual_seed(1)).double())
     expected = (x @ model.W_U + model.b_U).logsumexp(-1)
-    monkeypatch.setattr(metrics, "VOCAB_SLICE", vocab_slice)
-    monkeypatch.setattr(metrics, "VECTOR", vector)
+    monkeypatch.setattr(partition, "VOCAB_SLICE", vocab_slice)
+    monkeypatch.setattr(partition, "VECTOR", vector)
     assert torch.allclose(log_partition(model, x), expected, atol=1e-12)
 
 
