@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed
 
 demo: $(INSTALLED)
 	$(BIN)/circuitfind models pull smollm2-135m
-	$(BIN)/circuitfind run ioi --model smollm2-135m --prompts 8 --threshold 0.02
+	$(BIN)/circuitfind run ioi --model smollm2-135m --prompts 8 --threshold 0.02 --schedule grouped
 
 install: $(INSTALLED)
 
