@@ -147,9 +147,9 @@ def enclose_log_partition(
         log_z = log_partition(model, x)
         return log_z, torch.zeros_like(log_z)
     product, bases = _Product(model), [start.new_empty(0, start.shape[1]) if p is None else p.basis for p in planes]
-    starts, lasts, parts = [], [], []
+    rows, starts, lasts, parts = torch.cat([start, x[-1], *bases]), [], [], []
     for tokens in product.slices:
-        shared = product.of(torch.cat([start, x[-1], *bases]), tokens).clone()
+        shared = product.of(rows, tokens).clone()
         first, last, *others = torch.split(shared, [len(start), len(start), *map(len, bases)])
         logits = product.finish(first, tokens)
         tests = [

@@ -136,6 +136,20 @@ def default_batch_size(n_prompts: int, device: str) -> int:
     return 8 if n_prompts >= 16 else 4
 
 
+def mean_over_prompts(parts: Sequence[Float[Tensor, "test _"]]) -> list[float]:
+    """The mean over all prompts of what each block returned, rounded once (math.fsum), a number a test.
+
+    Raises ModelError where one is NaN or infinite.
+    """
+    rows = torch.cat([part.cpu() for part in parts], dim=1).tolist()
+    means = [math.fsum(row) / len(row) for row in rows]
+    if not all(map(math.isfinite, means)):
+        raise ModelError(
+            "The metric became NaN or infinite during the search: the model's logits overflow. Use --dtype float64."
+        )
+    return means
+
+
 class Chain:
     """Tests of one receiver: the objective as its edges go one after another, each within ``radii`` of ``values``.
 
@@ -182,7 +196,7 @@ class Search:
             return _BlockSearch(baseline, objective, group[1])
 
         self._blocks = threads.map(open_block, split(batch.to(model.device), batch_size))
-        (self.value,) = self._mean(self._map(_BlockSearch.value))
+        (self.value,) = mean_over_prompts(self._map(_BlockSearch.value))
 
     @property
     def at_once(self) -> int:
@@ -199,17 +213,18 @@ class Search:
         self._map(lambda block: block.visit(receiver))
         if removed:
             self._map(lambda block: block.restore(receiver, removed))
-            (self.value,) = self._mean(self._map(_BlockSearch.value))
+            (self.value,) = mean_over_prompts(self._map(_BlockSearch.value))
 
     def test(self, receiver: Receiver, senders: Sequence[int], tolerance: float) -> Chain:
         """The objective as the edges from ``senders`` (numbers) go too, one after another, to within ``tolerance``."""
         at_once = self.at_once
         parts = self._map(lambda block: block.test(receiver, senders, at_once, tolerance))
-        return Chain(self, self._mean([values for values, _ in parts]), self._mean([radii for _, radii in parts]))
+        values, radii = (mean_over_prompts(own) for own in zip(*parts, strict=True))
+        return Chain(self, values, radii)
 
     def compute(self, tests: Sequence[int]) -> list[float]:
         """The exact objective of these tests of the last chain."""
-        return self._mean(self._map(lambda block: block.compute(tests)))
+        return mean_over_prompts(self._map(lambda block: block.compute(tests)))
 
     def remove(self, receiver: Receiver, senders: Sequence[int], value: float) -> None:
         """Remove the edges from ``senders``, the first (at least one) of the last chain; this leaves ``value``."""
@@ -222,13 +237,3 @@ class Search:
 
     def _map(self, function: Callable[[_BlockSearch], T]) -> list[T]:
         return self._threads.map(function, self._blocks)
-
-    def _mean(self, parts: Sequence[Float[Tensor, "test _"]]) -> list[float]:
-        """The mean over all prompts of what each block returned, rounded once (math.fsum), a number a test."""
-        rows = torch.cat([part.cpu() for part in parts], dim=1).tolist()
-        means = [math.fsum(row) / len(row) for row in rows]
-        if not all(map(math.isfinite, means)):
-            raise ModelError(
-                "The metric became NaN or infinite during the search: the model's logits overflow. Use --dtype float64."
-            )
-        return means

@@ -18,7 +18,6 @@ measured for its group: the scores of all removed edges add up to what the circu
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -29,13 +28,12 @@ from torch import Tensor
 
 from circuitfind.attribution import attribute, make_slope
 from circuitfind.batch import Batch
-from circuitfind.errors import ModelError
 from circuitfind.masked import Layout, Mask, Masked, Runner
 from circuitfind.methods.found import Found, Save, nothing_decided, save_nothing
 from circuitfind.metrics import MetricName, check_answers, make_objective
 from circuitfind.patching import AblationName, prepare, readable
 from circuitfind.progress import Progress
-from circuitfind.search import Threads, split
+from circuitfind.search import Threads, mean_over_prompts, split
 from circuitfind.transformer import Transformer
 
 HOPELESS = 4.0
@@ -118,13 +116,8 @@ class _Present:
         return places[order], scores[order]
 
     def _test(self, kept: Mask) -> float:
-        values = torch.cat(self._map(lambda block: block.test(kept))).tolist()
-        mean = math.fsum(values) / len(values)
-        if not math.isfinite(mean):
-            raise ModelError(
-                "The metric became NaN or infinite during the search: the model's logits overflow. Use --dtype float64."
-            )
-        return mean
+        (value,) = mean_over_prompts([part.unsqueeze(0) for part in self._map(lambda block: block.test(kept))])
+        return value
 
     def _map(self, function: Callable[[_Block], Tensor]) -> list[Tensor]:
         return [part.cpu() for part in self._threads.map(differentiable(function), self._blocks)]
