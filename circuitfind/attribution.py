@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitfind.masked import Masked, Runner
-from circuitfind.metrics import HIGHER_IS_BETTER, MetricName, kl, logit_diff, loss, prob_diff
+from circuitfind.metrics import MetricName, make_objective
 from circuitfind.patching import Baseline
-from circuitfind.transformer import mlp, unembed, write_heads
+from circuitfind.transformer import mlp, write_heads
 
 Slope = Callable[[Float[Tensor, "prompt d_model"]], Float[Tensor, "prompt d_model"]]
 """The gradient of each prompt's objective with respect to what the logits read."""
@@ -27,27 +27,7 @@ Slope = Callable[[Float[Tensor, "prompt d_model"]], Float[Tensor, "prompt d_mode
 
 def make_slope(metric: MetricName, baseline: Baseline, match: bool = False) -> Slope:
     """The slope of the objective that ``metrics.make_objective`` makes of the same block, metric and ``match``."""
-    model, batch = baseline.model, baseline.batch
-    full = unembed(model, baseline.final).double()
-    log_probs = full.log_softmax(-1)
-    measures = {"logit-diff": logit_diff, "prob-diff": prob_diff, "loss": loss}
-
-    def value(logits: Tensor) -> Tensor:
-        if metric == "kl":
-            return kl(log_probs, logits)
-        measured = measures[metric](logits, batch)
-        return -measured if metric in HIGHER_IS_BETTER else measured
-
-    target = value(full) if match and metric != "kl" else None
-
-    def slope(final: Tensor) -> Tensor:
-        x = final.clone().requires_grad_()
-        with torch.enable_grad():
-            now = value(unembed(model, x).double())
-            total = (now if target is None else (now - target).abs()).sum()
-        return torch.autograd.grad(total, x)[0]
-
-    return slope
+    return make_objective(metric, baseline.model, baseline.batch, baseline.final, match).slope
 
 
 def attribute(

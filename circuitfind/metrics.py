@@ -140,6 +140,29 @@ class Objective:
         log_z, radius = enclose_log_partition(self.model, self.yardstick, final_norm(self.model, start), x, tolerance)
         return self._value(x, log_z), radius
 
+    def slope(self, final: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "prompt d_model"]:
+        """The gradient of each prompt's objective with respect to what the logits read.
+
+        log Z stands for the whole vocabulary here too: its gradient is the unembedding's mean under the circuit's
+        distribution.
+        """
+        with torch.enable_grad():
+            stream = final.detach().clone().requires_grad_()
+            x = final_norm(self.model, stream)
+        logits = x.detach() @ self.model.W_U
+        if self.model.b_U is not None:
+            logits += self.model.b_U
+        log_z = logits.logsumexp(-1, keepdim=True)
+        with torch.enable_grad():
+            known = log_z.squeeze(-1).double().requires_grad_()
+            total = self._value(x.unsqueeze(0), None if self.metric == "logit-diff" else known.unsqueeze(0)).sum()
+        if self.metric == "logit-diff":
+            return torch.autograd.grad(total, stream)[0]
+        along_x, along_z = torch.autograd.grad(total, (x, known), retain_graph=True)
+        mean_column = logits.sub_(log_z).exp_() @ self.model.W_U.T
+        along_x = along_x + along_z.to(x.dtype).unsqueeze(-1) * mean_column
+        return torch.autograd.grad(x, stream, along_x)[0]
+
     def _value(self, x: Tensor, log_z: Tensor | None) -> Tensor:
         value = self._measure(x, log_z)
         return value if self.full is None else (value - self.full).abs()

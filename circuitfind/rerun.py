@@ -48,6 +48,7 @@ class Rows:
         first = first_changed(batch, ablation)
         places = [i * batch.n_pos + pos for i, end in enumerate(batch.end.tolist()) for pos in range(first[i], end + 1)]
         lengths = torch.tensor([end + 1 - begin for begin, end in zip(first, batch.end.tolist(), strict=True)])
+        self._n_real = len(places)
         places += [places[-1]] * (-len(places) % ROWS)
         self.places = torch.tensor(places, device=batch.end.device)
         self.ends = (lengths.cumsum(0) - 1).to(batch.end.device)
@@ -65,7 +66,8 @@ class Rows:
     ) -> Float[Tensor, "*batch prompt pos d"]:
         """A copy of ``into`` with these rows in it."""
         whole = into.expand(*rows.shape[:-2], *into.shape[-3:]).clone()
-        whole.flatten(-3, -2).index_copy_(-2, self.places, rows)
+        real = slice(self._n_real)
+        whole.flatten(-3, -2).index_copy_(-2, self.places[real], rows[..., real, :])
         return whole
 
 
@@ -150,6 +152,20 @@ class Rerun:
     def removal(self, receiver: Receiver, sender: int) -> Float[Tensor, "row d_model"]:
         """What the visited receiver's input gains when its edge from that sender is removed."""
         return self._looked_at(self.baseline.change[sender], self._end_only(receiver))
+
+    def rises(self, receiver: Receiver, gradient: Float[Tensor, "row d_model"]) -> Float[Tensor, "prompt sender"]:
+        """By how much a number of each prompt rises as each edge into the receiver is removed, to first order; float64.
+
+        ``gradient`` is that of the numbers' sum with respect to what the receiver reads.
+        """
+        changes, ends = self.baseline.change[: self.graph.n_readable(receiver)], self._end.tolist()
+        if self._end_only(receiver):
+            pairs = [(changes[:, prompt, end], gradient[prompt]) for prompt, end in enumerate(ends)]
+        else:
+            n_prompts, n_pos = changes.shape[1:3]
+            whole = self._rows.put(gradient, gradient.new_zeros(n_prompts, n_pos, gradient.shape[-1]))
+            pairs = [(changes[:, prompt].flatten(1), whole[prompt].flatten()) for prompt in range(n_prompts)]
+        return torch.stack([torch.mv(*pair) for pair in pairs]).double()
 
     def what_if(
         self, receiver: Receiver, changes: Float[Tensor, "test row d_model"]

@@ -7,9 +7,8 @@ independent of how many threads there are: bits depend on an operation's shape, 
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -68,13 +67,13 @@ class Threads:
         torch.set_num_threads(self._before)
 
     def map(self, function: Callable[[T], U], items: Sequence[T]) -> list[U]:
-        """``function`` of each item, in order."""
+        """``function`` of each item, in order; autograd may take up the tensors that it makes."""
 
-        def inferred(item: T) -> U:
-            with torch.inference_mode():
+        def called(item: T) -> U:
+            with torch.inference_mode(False), torch.no_grad():
                 return function(item)
 
-        return list(self._pool.map(inferred, items))
+        return list(self._pool.map(called, items))
 
 
 class _BlockSearch:
@@ -85,48 +84,100 @@ class _BlockSearch:
         self._objective = objective
         self._n_real = n_real
         self._final = baseline.final
-        self._finals = baseline.final.unsqueeze(0)
         self._change: Tensor | None = None
+        self._path: _Path | None = None
 
     def value(self) -> Float[Tensor, "1 prompt"]:
         return self._objective(self._final.unsqueeze(0))[:, : self._n_real]
 
-    def visit(self, receiver: Receiver) -> None:
+    def visit(self, receiver: Receiver, removed: Sequence[int]) -> None:
         self.rerun.visit(receiver)
         self._change = self.rerun.zero_change(receiver)
+        if removed:
+            self.begin(receiver, removed)
+            self.reach([len(removed)], 1)
+            self.settle(len(removed))
 
-    def restore(self, receiver: Receiver, senders: Sequence[int]) -> None:
-        *_, self._change = (self._change, *self._chain(receiver, senders))
+    def begin(self, receiver: Receiver, senders: Sequence[int]) -> None:
         assert self._change is not None
-        self._final = self.rerun.what_if(receiver, self._change.unsqueeze(0))[0]
+        self._path = _Path(self.rerun, receiver, senders, self._change, self._final)
 
-    def test(
-        self, receiver: Receiver, senders: Sequence[int], at_once: int, tolerance: float
-    ) -> tuple[Float[Tensor, "test prompt"], Float[Tensor, "test prompt"]]:
-        changes = self._chain(receiver, senders)
-        groups = iter(lambda: list(itertools.islice(changes, at_once)), [])
-        self._finals = torch.cat([self.rerun.what_if(receiver, torch.stack(group)) for group in groups])
-        values, radii = self._objective.enclose(self._final, self._finals, tolerance)
+    def reach(self, cuts: Sequence[int], at_once: int) -> None:
+        self.path.reach(cuts, at_once)
+
+    def enclose(self, cuts: Sequence[int], tolerance: float) -> tuple[Tensor, Tensor]:
+        """Values and radii, [cut, prompt] each."""
+        values, radii = self._objective.enclose(self._final, self.path.finals(cuts), tolerance)
         return values[:, : self._n_real], radii[:, : self._n_real]
 
-    def compute(self, tests: Sequence[int]) -> Float[Tensor, "test prompt"]:
-        return self._objective(self._finals[list(tests)])[:, : self._n_real]
+    def compute(self, cuts: Sequence[int]) -> Float[Tensor, "cut prompt"]:
+        return self._objective(self.path.finals(cuts))[:, : self._n_real]
 
-    def remove(self, receiver: Receiver, senders: Sequence[int]) -> None:
-        *_, self._change = (self._change, *self._chain(receiver, senders))
-        self._final = self._finals[len(senders) - 1]
+    def slopes(self, cut: int) -> Float[Tensor, "prompt sender"]:
+        return self.path.slopes(cut, self._objective)[: self._n_real]
+
+    def settle(self, cut: int) -> None:
+        self._change, self._final = self.path.at(cut)
 
     def leave(self, receiver: Receiver, kept: Sequence[Node]) -> None:
         assert self._change is not None
         self._final = self.rerun.commit(receiver, self._change, kept)
+        self._path = None
 
-    def _chain(self, receiver: Receiver, senders: Sequence[int]) -> Iterator[Tensor]:
-        """The input's change as these edges are removed one after another."""
-        change = self._change
-        assert change is not None
-        for sender in senders:
-            change = change + self.rerun.removal(receiver, sender)
-            yield change
+    @property
+    def path(self) -> _Path:
+        assert self._path is not None
+        return self._path
+
+
+class _Path:
+    """One block's runs as edges into one receiver go one after another; a cut is how many of them have gone.
+
+    A cut's change of the input is the sum of what went before it, in order: whatever other cuts are looked at.
+    """
+
+    def __init__(
+        self,
+        rerun: Rerun,
+        receiver: Receiver,
+        senders: Sequence[int],
+        change: Float[Tensor, "row d_model"],
+        final: Float[Tensor, "prompt d_model"],
+    ) -> None:
+        self._rerun, self._receiver, self._senders = rerun, receiver, senders
+        self._changes, self._finals = {0: change}, {0: final}
+
+    def reach(self, cuts: Sequence[int], at_once: int) -> None:
+        """Run what these cuts leave, ``at_once`` of them side by side."""
+        for cut in cuts:
+            self._changes[cut] = self._change(cut)
+        for first in range(0, len(cuts), at_once):
+            group = cuts[first : first + at_once]
+            finals = self._rerun.what_if(self._receiver, torch.stack([self._changes[cut] for cut in group]))
+            self._finals |= dict(zip(group, finals, strict=True))
+
+    def finals(self, cuts: Sequence[int]) -> Float[Tensor, "cut prompt d_model"]:
+        return torch.stack([self._finals[cut] for cut in cuts])
+
+    def at(self, cut: int) -> tuple[Float[Tensor, "row d_model"], Float[Tensor, "prompt d_model"]]:
+        """The input's change at a cut that was reached, and what the logits then read."""
+        return self._changes[cut], self._finals[cut]
+
+    def slopes(self, cut: int, objective: Objective) -> Float[Tensor, "prompt sender"]:
+        """How each prompt's objective rises at a cut as each edge into the receiver goes, to first order; float64."""
+        with torch.enable_grad():
+            change = self._changes[cut].clone().requires_grad_()
+            final = self._rerun.what_if(self._receiver, change.unsqueeze(0))
+        slope = objective.slope(self._finals[cut])
+        (gradient,) = torch.autograd.grad(final, change, slope.unsqueeze(0))
+        return self._rerun.rises(self._receiver, gradient)
+
+    def _change(self, cut: int) -> Float[Tensor, "row d_model"]:
+        known = max(reached for reached in self._changes if reached <= cut)
+        change = self._changes[known]
+        for sender in self._senders[known:cut]:
+            change = change + self._rerun.removal(self._receiver, sender)
+        return change
 
 
 def default_batch_size(n_prompts: int, device: str) -> int:
@@ -136,13 +187,12 @@ def default_batch_size(n_prompts: int, device: str) -> int:
     return 8 if n_prompts >= 16 else 4
 
 
-def mean_over_prompts(parts: Sequence[Float[Tensor, "test _"]]) -> list[float]:
-    """The mean over all prompts of what each block returned, rounded once (math.fsum), a number a test.
+def mean_over_prompts(values: Float[Tensor, "test prompt"]) -> list[float]:
+    """The mean over all prompts, rounded once (math.fsum), a number a test.
 
     Raises ModelError where one is NaN or infinite.
     """
-    rows = torch.cat([part.cpu() for part in parts], dim=1).tolist()
-    means = [math.fsum(row) / len(row) for row in rows]
+    means = [math.fsum(row) / len(row) for row in values.tolist()]
     if not all(map(math.isfinite, means)):
         raise ModelError(
             "The metric became NaN or infinite during the search: the model's logits overflow. Use --dtype float64."
@@ -151,28 +201,47 @@ def mean_over_prompts(parts: Sequence[Float[Tensor, "test _"]]) -> list[float]:
 
 
 class Chain:
-    """Tests of one receiver: the objective as its edges go one after another, each within ``radii`` of ``values``.
+    """The objective as edges into one receiver go one after another, at those cuts that were looked at.
 
-    Means over the prompts, in the objective's unit. The last test is exact: its radius is 0.
+    A cut is how many of the edges have gone; 0 is the present run. ``values``: the mean over prompts in the
+    objective's unit, the truth within ``radii`` of it; ``prompts``: each prompt's own, float64, on the CPU.
     """
 
-    def __init__(self, search: Search, values: list[float], radii: list[float]) -> None:
-        self._search = search
-        self.values = values
-        self.radii = radii
+    def __init__(self, search: Search, tolerance: float) -> None:
+        self._search, self._tolerance = search, tolerance
+        self.values, self.radii, self.prompts = {0: search.value}, {0: 0.0}, {0: search.prompts}
 
-    def compute(self, tests: Iterable[int]) -> None:
-        """Makes these tests exact."""
-        wanted = [test for test in tests if self.radii[test] > 0]
+    def reach(self, cuts: Sequence[int]) -> None:
+        """Look at these cuts, ascending; the last is exact."""
+        values, radii = self._search.reach(cuts, self._tolerance)
+        self.values |= dict(zip(cuts, mean_over_prompts(values), strict=True))
+        self.radii |= dict(zip(cuts, mean_over_prompts(radii), strict=True))
+        self.prompts |= dict(zip(cuts, values, strict=True))
+
+    def compute(self, cuts: Iterable[int]) -> None:
+        """Makes these cuts exact."""
+        wanted = [cut for cut in cuts if self.radii[cut] > 0]
         if wanted:
-            for test, value in zip(wanted, self._search.compute(wanted), strict=True):
-                self.values[test], self.radii[test] = value, 0.0
+            values = self._search.compute(wanted)
+            self.values |= dict(zip(wanted, mean_over_prompts(values), strict=True))
+            self.radii |= dict.fromkeys(wanted, 0.0)
+            self.prompts |= dict(zip(wanted, values, strict=True))
+
+    def slopes(self, cut: int) -> Float[Tensor, "prompt sender"]:
+        """How each prompt's objective rises at a cut, to first order, as the edge from each sender goes; float64."""
+        return self._search.slopes(cut)
+
+    def settle(self, cut: int) -> None:
+        """Make a cut the present run."""
+        self.compute([cut])
+        self._search.settle(cut, self.prompts[cut])
 
 
 class Search:
     """A patched run over all prompts whose edges are removed receiver by receiver, in reverse forward order.
 
-    ``value`` is the objective's mean over the prompts in the present run, in its own unit (nats, logits, probability).
+    ``prompts`` is each prompt's objective in the present run, in its own unit (nats, logits, probability); ``value``
+    their mean.
     """
 
     def __init__(
@@ -196,7 +265,7 @@ class Search:
             return _BlockSearch(baseline, objective, group[1])
 
         self._blocks = threads.map(open_block, split(batch.to(model.device), batch_size))
-        (self.value,) = mean_over_prompts(self._map(_BlockSearch.value))
+        self._look()
 
     @property
     def at_once(self) -> int:
@@ -210,30 +279,59 @@ class Search:
 
     def visit(self, receiver: Receiver, removed: Sequence[int] = ()) -> None:
         """Begin removing edges into ``receiver``, whose node must live; those from ``removed`` go at once, in order."""
-        self._map(lambda block: block.visit(receiver))
+        self._map(lambda block: block.visit(receiver, removed))
         if removed:
-            self._map(lambda block: block.restore(receiver, removed))
-            (self.value,) = mean_over_prompts(self._map(_BlockSearch.value))
+            self._look()
 
-    def test(self, receiver: Receiver, senders: Sequence[int], tolerance: float) -> Chain:
-        """The objective as the edges from ``senders`` (numbers) go too, one after another, to within ``tolerance``."""
+    def begin(self, receiver: Receiver, senders: Sequence[int], tolerance: float) -> Chain:
+        """The edges from ``senders`` (numbers) into the visited receiver as they go one after another.
+
+        The objective will be known to within about ``tolerance`` (0: exactly).
+        """
+        self._map(lambda block: block.begin(receiver, senders))
+        return Chain(self, tolerance)
+
+    def reach(
+        self, cuts: Sequence[int], tolerance: float
+    ) -> tuple[Float[Tensor, "cut prompt"], Float[Tensor, "cut prompt"]]:
+        """The objective at these cuts of the chain that was begun last, and how far from it the truth can lie."""
         at_once = self.at_once
-        parts = self._map(lambda block: block.test(receiver, senders, at_once, tolerance))
-        values, radii = (mean_over_prompts(own) for own in zip(*parts, strict=True))
-        return Chain(self, values, radii)
 
-    def compute(self, tests: Sequence[int]) -> list[float]:
-        """The exact objective of these tests of the last chain."""
-        return mean_over_prompts(self._map(lambda block: block.compute(tests)))
+        def enclose(block: _BlockSearch) -> tuple[Tensor, Tensor]:
+            block.reach(cuts, at_once)
+            return block.enclose(cuts, tolerance)
 
-    def remove(self, receiver: Receiver, senders: Sequence[int], value: float) -> None:
-        """Remove the edges from ``senders``, the first (at least one) of the last chain; this leaves ``value``."""
-        self._map(lambda block: block.remove(receiver, senders))
-        self.value = value
+        values, radii = zip(*self._map(enclose), strict=True)
+        return _beside(values), _beside(radii)
+
+    def compute(self, cuts: Sequence[int]) -> Float[Tensor, "cut prompt"]:
+        """The exact objective at cuts that were reached."""
+        return _beside(self._map(lambda block: block.compute(cuts)))
+
+    def slopes(self, cut: int) -> Float[Tensor, "prompt sender"]:
+        """How the objective rises, to first order, as each edge into the receiver goes at a cut that was reached."""
+        return torch.cat([part.cpu() for part in self._map(lambda block: block.slopes(cut))])
+
+    def settle(self, cut: int, prompts: Float[Tensor, " prompt"]) -> None:
+        """Make a cut that was reached the present run, with this objective."""
+        self._map(lambda block: block.settle(cut))
+        self._now(prompts)
 
     def leave(self, receiver: Receiver, kept: Sequence[Node]) -> None:
         """End with ``receiver``, of whose edges those from ``kept`` alone are left."""
         self._map(lambda block: block.leave(receiver, kept))
 
+    def _look(self) -> None:
+        self._now(_beside(self._map(_BlockSearch.value))[0])
+
+    def _now(self, prompts: Float[Tensor, " prompt"]) -> None:
+        self.prompts = prompts
+        (self.value,) = mean_over_prompts(prompts.unsqueeze(0))
+
     def _map(self, function: Callable[[_BlockSearch], T]) -> list[T]:
         return self._threads.map(function, self._blocks)
+
+
+def _beside(parts: Sequence[Float[Tensor, "test _"]]) -> Float[Tensor, "test prompt"]:
+    """What each block returned, as one."""
+    return torch.cat([part.cpu() for part in parts], dim=1)

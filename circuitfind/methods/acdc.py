@@ -13,7 +13,6 @@ the others go through the whole vocabulary (``partition.py``): again the same de
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -135,10 +134,10 @@ class ACDC:
         since = len(earlier) - earlier.index(kept[-1]) - 1 if kept else len(earlier)
         while waiting:
             chain = waiting[: chain_length(since, bool(kept))]
-            tests = search.test(receiver, chain, tolerance)
-            scores, n_removed = judge(tests, search.value, self.threshold)
-            if n_removed:
-                search.remove(receiver, chain[:n_removed], tests.values[n_removed - 1])
+            tests = search.begin(receiver, chain, tolerance)
+            tests.reach(range(1, len(chain) + 1))
+            scores, n_removed = judge(tests, len(chain), self.threshold)
+            tests.settle(n_removed)
             found.scores[row, chain[: len(scores)]] = torch.tensor(scores, dtype=torch.float64)
             found.decided[row, chain[: len(scores)]] = True
             found.kept[row, chain[n_removed : len(scores)]] = True
@@ -160,21 +159,26 @@ def chain_length(since: int, has_kept: bool) -> int:
     return min(LONGEST_CHAIN, max(SHORTEST_CHAIN, since)) if has_kept else LONGEST_CHAIN
 
 
-def judge(tests: Chain, now: float, threshold: float) -> tuple[list[float], int]:
-    """The scores up to the first edge that must stay, that one included; and how many edges go before it.
+def judge(tests: Chain, n_tests: int, threshold: float) -> tuple[list[float], int]:
+    """The scores up to the first edge that must stay, that one included; and how many edges go before it."""
+    scores: list[float] = []
+    for cut in range(1, n_tests + 1):
+        scores.append(rise(tests, cut, threshold))
+        if not scores[-1] < threshold:
+            return scores, cut - 1
+    return scores, n_tests
 
-    What lies too near the threshold for the tests' radii is computed in full first, as is all that an edge is kept by.
+
+def rise(tests: Chain, cut: int, threshold: float) -> float:
+    """By how much the last edge before a cut raises the objective.
+
+    What lies too near the threshold for the radii is computed in full first, as is all that an edge is kept by.
     """
-    middles, radii = [now, *tests.values], [0.0, *tests.radii]
-    scores = [after - before for before, after in itertools.pairwise(middles)]
-    for i, score in enumerate(scores):
-        if not score < threshold - (radii[i] + radii[i + 1] + (ROUNDING if radii[i] + radii[i + 1] else 0.0)):
-            tests.compute(test for test in (i - 1, i) if test >= 0)
-            exact = tests.values[i] - (tests.values[i - 1] if i else now)
-            if not exact < threshold:
-                return [*scores[:i], exact], i
-            scores[i] = exact
-    return scores, len(scores)
+    score, radius = tests.values[cut] - tests.values[cut - 1], tests.radii[cut] + tests.radii[cut - 1]
+    if not score < threshold - (radius + (ROUNDING if radius else 0.0)):
+        tests.compute((cut - 1, cut))
+        score = tests.values[cut] - tests.values[cut - 1]
+    return score
 
 
 def visiting_order(graph: Graph) -> Iterator[Receiver]:

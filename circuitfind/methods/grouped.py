@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -42,9 +41,6 @@ HOPELESS = 4.0
 Places = Int[Tensor, " edge"]
 """Edges by their places in a flattened [receiver, sender] matrix."""
 Scores = Float[Tensor, " edge"]
-
-T = TypeVar("T")
-U = TypeVar("U")
 
 
 class _Block:
@@ -116,21 +112,11 @@ class _Present:
         return places[order], scores[order]
 
     def _test(self, kept: Mask) -> float:
-        (value,) = mean_over_prompts([part.unsqueeze(0) for part in self._map(lambda block: block.test(kept))])
+        (value,) = mean_over_prompts(torch.cat(self._map(lambda block: block.test(kept))).unsqueeze(0))
         return value
 
     def _map(self, function: Callable[[_Block], Tensor]) -> list[Tensor]:
-        return [part.cpu() for part in self._threads.map(differentiable(function), self._blocks)]
-
-
-def differentiable(function: Callable[[T], U]) -> Callable[[T], U]:
-    """The function with tensors that autograd may take up, whatever mode its caller is in."""
-
-    def called(argument: T) -> U:
-        with torch.inference_mode(False), torch.no_grad():
-            return function(argument)
-
-    return called
+        return [part.cpu() for part in self._threads.map(function, self._blocks)]
 
 
 @dataclass(frozen=True)
@@ -171,7 +157,6 @@ class Grouped:
     def _open(self, model: Transformer, batch: Batch, batch_size: int, threads: Threads, found: Found) -> _Present:
         groups = split(batch.to(model.device), batch_size)
 
-        @differentiable
         def open_block(group: tuple[Batch, int]) -> _Block:
             return _Block(model, group, self.metric, self.ablation, self.match)
 

@@ -114,13 +114,15 @@ class Known(Chain):
     """A chain of tests whose true values are known beforehand."""
 
     def __init__(self, truth: list[float], values: list[float], radii: list[float]) -> None:
-        self.truth, self.values, self.radii = truth, values, radii
+        self.truth = [0.0, *truth]
+        self.values = dict(enumerate([0.0, *values]))
+        self.radii = dict(enumerate([0.0, *radii]))
         self.computed: list[int] = []
 
-    def compute(self, tests: Iterable[int]) -> None:
-        for test in tests:
-            self.values[test], self.radii[test] = self.truth[test], 0.0
-            self.computed.append(test)
+    def compute(self, cuts: Iterable[int]) -> None:
+        for cut in cuts:
+            self.values[cut], self.radii[cut] = self.truth[cut], 0.0
+            self.computed.append(cut)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -135,7 +137,7 @@ class Known(Chain):
 def test_enclosed_tests_are_judged_as_exact_ones_are(rises: list[tuple[float, float]], radius: float) -> None:
     truth = list(itertools.accumulate(rise for rise, _ in rises))
     chain = Known(truth, [value + radius * off for value, (_, off) in zip(truth, rises, strict=True)], [radius] * 12)
-    scores, n_removed = judge(chain, 0.0, 0.02)
+    scores, n_removed = judge(chain, len(truth), 0.02)
     exact = [after - before for before, after in itertools.pairwise([0.0, *truth])]
     stays = [i for i, score in enumerate(exact) if not score < 0.02]
     assert n_removed == (stays[0] if stays else len(exact))
@@ -146,8 +148,8 @@ def test_enclosed_tests_are_judged_as_exact_ones_are(rises: list[tuple[float, fl
 
 def test_only_what_lies_near_the_threshold_or_keeps_an_edge_is_computed_in_full() -> None:
     chain = Known([0.001, 0.002, 0.0215, 0.0216, 0.06, 0.07], [0.001, 0.002, 0.0215, 0.0216, 0.06, 0.07], [1e-3] * 6)
-    _, n_removed = judge(chain, 0.0, 0.02)
-    assert n_removed == 4 and sorted(set(chain.computed)) == [1, 2, 3, 4]
+    _, n_removed = judge(chain, 6, 0.02)
+    assert n_removed == 4 and sorted(set(chain.computed)) == [2, 3, 4, 5]
 
 
 def test_enclosing_log_z_changes_no_decision(monkeypatch: pytest.MonkeyPatch) -> None:
