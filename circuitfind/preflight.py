@@ -35,7 +35,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "metric": ("kl", "logit-diff", "prob-diff", "loss"),
         "ablation": ("corrupted", "zero"),
         "objective": ("improve", "match"),
-        "schedule": ("sequential", "grouped"),
+        "schedule": ("sequential", "screened", "grouped"),
         "dtype": ("float32", "float64", "bfloat16"),
     }
 )

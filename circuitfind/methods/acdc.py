@@ -25,10 +25,12 @@ from circuitfind.errors import UsageError
 from circuitfind.graph import SLOTS, Graph, Node, Receiver
 from circuitfind.methods.found import Found, Save, nothing_decided, save_nothing
 from circuitfind.methods.grouped import Grouped
+from circuitfind.methods.rule import Judge, make_judge
+from circuitfind.methods.screened import make_screen
 from circuitfind.metrics import MetricName, check_answers
 from circuitfind.patching import AblationName
 from circuitfind.progress import Progress
-from circuitfind.search import BYTES_IN_FLIGHT, Chain, Search, Threads
+from circuitfind.search import BYTES_IN_FLIGHT, Search, Threads
 from circuitfind.transformer import Transformer
 
 DEFAULT_THRESHOLD: dict[MetricName, float] = {"kl": 0.02, "logit-diff": 0.05, "prob-diff": 0.005, "loss": 0.02}
@@ -39,11 +41,8 @@ LONGEST_CHAIN = 64
 TOLERANCES = (1e-3, 1e-4, 1e-5)
 """How far from its value a test may be enclosed, in the metric's unit, most being a hundred times nearer: the widest
 that lets a test with a small score be told from the threshold. Steps, so that near thresholds share their tests."""
-ROUNDING = 5e-6
-"""More than what rounding adds to an enclosure."""
 
-
-ORDERS = {"sequential": "published", "grouped": "stages"}
+ORDERS = {"sequential": "published", "screened": "published", "grouped": "stages"}
 """In which order each schedule decides."""
 
 
@@ -53,7 +52,8 @@ class ACDC:
 
     ``objective``: "improve" minimises the metric itself, as published; "match" minimises its distance from the full
     model's value on each prompt, which removes what speaks against the answer only where the full model would.
-    ``schedule``: "sequential" is the published algorithm; "grouped" tests many edges at once (``grouped.py``).
+    ``schedule``: "sequential" is the published algorithm; "screened" the same order and rule, but what is far from the
+    threshold is decided by gradients (``screened.py``); "grouped" tests many edges at once (``grouped.py``).
     """
 
     threshold: float
@@ -69,7 +69,7 @@ class ACDC:
         if self.objective not in ("improve", "match"):
             raise UsageError(f"The objective is '{self.objective}'; it must be improve or match.")
         if self.schedule not in ORDERS:
-            raise UsageError(f"The schedule is '{self.schedule}'; it must be {' or '.join(ORDERS)}.")
+            raise UsageError(f"The schedule is '{self.schedule}'; it must be {', '.join(ORDERS)}.")
 
     def to_dict(self) -> dict[str, Any]:
         """The block ``method`` of a circuit file: every option, and the order of visits that the result depends on."""
@@ -103,9 +103,11 @@ class ACDC:
             search = Search(
                 model, batch, self.ablation, self.metric, threads, batch_size, match, bytes_in_flight=bytes_in_flight
             )
+            judges = {"sequential": make_judge, "screened": make_screen}
+            judge = judges[self.schedule](search, self.threshold, tolerance)
             for receiver in visiting_order(graph):
                 if search.is_live(receiver.node):
-                    for decided in self._decide(search, graph, receiver, found, tolerance):
+                    for decided in self._decide(search, judge, graph, receiver, found):
                         found = decided
                         save(found)
                         note = f"{found.summary}, {self.metric} {search.value:.4g}"
@@ -122,10 +124,8 @@ class ACDC:
             return 0.0
         return next((tolerance for tolerance in TOLERANCES if self.threshold >= 4 * tolerance), 0.0)
 
-    def _decide(
-        self, search: Search, graph: Graph, receiver: Receiver, found: Found, tolerance: float
-    ) -> Iterator[Found]:
-        """Test the receiver's edges from the latest sender to the earliest; what is decided after each chain."""
+    def _decide(self, search: Search, judge: Judge, graph: Graph, receiver: Receiver, found: Found) -> Iterator[Found]:
+        """Try the receiver's edges from the latest sender to the earliest; what is decided after each chain."""
         row, order = graph.receiver_index[receiver], list(reversed(range(graph.n_readable(receiver))))
         waiting = [sender for sender in order if not found.decided[row, sender]]
         kept = [sender for sender in order if found.kept[row, sender]]
@@ -133,18 +133,15 @@ class ACDC:
         search.visit(receiver, [sender for sender in earlier if sender not in kept])
         since = len(earlier) - earlier.index(kept[-1]) - 1 if kept else len(earlier)
         while waiting:
-            chain = waiting[: chain_length(since, bool(kept))]
-            tests = search.begin(receiver, chain, tolerance)
-            tests.reach(range(1, len(chain) + 1))
-            scores, n_removed = judge(tests, len(chain), self.threshold)
-            tests.settle(n_removed)
-            found.scores[row, chain[: len(scores)]] = torch.tensor(scores, dtype=torch.float64)
-            found.decided[row, chain[: len(scores)]] = True
-            found.kept[row, chain[n_removed : len(scores)]] = True
-            kept += chain[n_removed : len(scores)]
-            since = since + n_removed if n_removed == len(scores) else 0
-            waiting = waiting[len(scores) :]
-            n_tests, n_evaluated = found.n_tests + len(scores), found.n_evaluated + len(chain)
+            verdict = judge(receiver, waiting, chain_length(since, bool(kept)))
+            tried, n_removed = waiting[: len(verdict.scores)], verdict.n_removed
+            found.scores[row, tried] = torch.tensor(verdict.scores, dtype=torch.float64)
+            found.decided[row, tried] = True
+            found.kept[row, tried[n_removed:]] = True
+            kept += tried[n_removed:]
+            since = since + n_removed if n_removed == len(tried) else 0
+            waiting = waiting[len(tried) :]
+            n_tests, n_evaluated = found.n_tests + len(tried), found.n_evaluated + verdict.n_computed
             found = replace(found, n_tests=n_tests, n_evaluated=n_evaluated)
             yield found
         search.leave(receiver, [graph.senders[sender] for sender in kept])
@@ -157,28 +154,6 @@ def chain_length(since: int, has_kept: bool) -> int:
     search which is taken up again makes the same chains.
     """
     return min(LONGEST_CHAIN, max(SHORTEST_CHAIN, since)) if has_kept else LONGEST_CHAIN
-
-
-def judge(tests: Chain, n_tests: int, threshold: float) -> tuple[list[float], int]:
-    """The scores up to the first edge that must stay, that one included; and how many edges go before it."""
-    scores: list[float] = []
-    for cut in range(1, n_tests + 1):
-        scores.append(rise(tests, cut, threshold))
-        if not scores[-1] < threshold:
-            return scores, cut - 1
-    return scores, n_tests
-
-
-def rise(tests: Chain, cut: int, threshold: float) -> float:
-    """By how much the last edge before a cut raises the objective.
-
-    What lies too near the threshold for the radii is computed in full first, as is all that an edge is kept by.
-    """
-    score, radius = tests.values[cut] - tests.values[cut - 1], tests.radii[cut] + tests.radii[cut - 1]
-    if not score < threshold - (radius + (ROUNDING if radius else 0.0)):
-        tests.compute((cut - 1, cut))
-        score = tests.values[cut] - tests.values[cut - 1]
-    return score
 
 
 def visiting_order(graph: Graph) -> Iterator[Receiver]:

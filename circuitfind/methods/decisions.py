@@ -13,8 +13,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from circuitfind.graph import Edge, Graph
-from circuitfind.methods.acdc import ACDC, ROUNDING, chain_length, visiting_order
+from circuitfind.methods.acdc import ACDC, chain_length, visiting_order
 from circuitfind.methods.found import Found, nothing_decided
+from circuitfind.methods.rule import ROUNDING
 from circuitfind.patching import readable
 
 MARGINS = {torch.float32: 1e-6, torch.float64: 1e-12, torch.bfloat16: 1e-3}

@@ -17,8 +17,9 @@ from circuitfind.batch import Batch
 from circuitfind.errors import UsageError
 from circuitfind.graph import Edge, Graph
 from circuitfind.methods import acdc
-from circuitfind.methods.acdc import ACDC, judge, visiting_order
+from circuitfind.methods.acdc import ACDC, visiting_order
 from circuitfind.methods.found import Found
+from circuitfind.methods.rule import judge
 from circuitfind.partition import enclose_log_partition
 from circuitfind.progress import Silent
 from circuitfind.search import Chain
@@ -137,7 +138,8 @@ class Known(Chain):
 def test_enclosed_tests_are_judged_as_exact_ones_are(rises: list[tuple[float, float]], radius: float) -> None:
     truth = list(itertools.accumulate(rise for rise, _ in rises))
     chain = Known(truth, [value + radius * off for value, (_, off) in zip(truth, rises, strict=True)], [radius] * 12)
-    scores, n_removed = judge(chain, len(truth), 0.02)
+    verdict = judge(chain, len(truth), 0.02)
+    scores, n_removed = verdict.scores, verdict.n_removed
     exact = [after - before for before, after in itertools.pairwise([0.0, *truth])]
     stays = [i for i, score in enumerate(exact) if not score < 0.02]
     assert n_removed == (stays[0] if stays else len(exact))
@@ -148,8 +150,7 @@ def test_enclosed_tests_are_judged_as_exact_ones_are(rises: list[tuple[float, fl
 
 def test_only_what_lies_near_the_threshold_or_keeps_an_edge_is_computed_in_full() -> None:
     chain = Known([0.001, 0.002, 0.0215, 0.0216, 0.06, 0.07], [0.001, 0.002, 0.0215, 0.0216, 0.06, 0.07], [1e-3] * 6)
-    _, n_removed = judge(chain, 6, 0.02)
-    assert n_removed == 4 and sorted(set(chain.computed)) == [2, 3, 4, 5]
+    assert judge(chain, 6, 0.02).n_removed == 4 and sorted(set(chain.computed)) == [2, 3, 4, 5]
 
 
 def test_enclosing_log_z_changes_no_decision(monkeypatch: pytest.MonkeyPatch) -> None:
