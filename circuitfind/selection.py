@@ -1,0 +1,231 @@
+"""From scores to a circuit: how many edges, which ones, and what is pruned because it leads nowhere.
+
+How many is one of three: a number of edges, a share of all edges (``int(fraction * n_edges)``, as MIB counts,
+arXiv:2504.13151), or a threshold, which keeps every edge at or above it. Which ones is one of three:
+
+- ``top``: the edges with the highest |score|;
+- ``top-signed``: the edges with the highest score;
+- ``greedy``: from the logits upwards. The circuit's nodes are the logits at first; again and again the edge with the
+  highest |score| among those not taken whose receiver belongs to a node of the circuit is taken, and its sender joins
+  the circuit's nodes (EAP-IG, arXiv:2403.17806). With a threshold it goes on while such an edge is at or above it.
+
+Of edges with equal scores the first in graph order is taken first, so that the same scores give the same circuit.
+
+Then the circuit is pruned: a head or MLP that no kept edge enters (a head: at none of q, k and v), or that none leaves,
+loses all its edges, again and again until there is none. What remains are the chosen edges that lie on a path of chosen
+edges from the input to the logits. So the real number of edges can be below the nominal one, that before pruning.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuitfind.errors import UsageError, unknown
+from circuitfind.graph import Edge, Graph
+from circuitfind.patching import readable
+
+SelectName = Literal["top", "top-signed", "greedy"]
+SELECTS: tuple[SelectName, ...] = ("top", "top-signed", "greedy")
+
+
+def find_select(name: str) -> SelectName:
+    """The way to select of that name. Raises UsageError with the nearest one."""
+    for select in SELECTS:
+        if select == name:
+            return select
+    raise UsageError(unknown("way to select", name, SELECTS, "ways to select"))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How much to keep, exactly one of ``edges``, ``fraction`` (of all edges, in (0, 1]) and ``threshold`` (in the
+    score's unit), and how to choose it. Raises UsageError for anything else."""
+
+    edges: int | None = None
+    fraction: float | None = None
+    threshold: float | None = None
+    select: SelectName = "top"
+
+    def __post_init__(self) -> None:
+        find_select(self.select)
+        self._check_one()
+        if self.edges is not None and self.edges < 1:
+            raise UsageError(f"{self.edges} edges are asked for; give --edges a whole number, 1 or more.")
+        if self.fraction is not None and not 0 < self.fraction <= 1:
+            raise UsageError(f"The fraction is {self.fraction}; give --fraction a number above 0 and at most 1.")
+        if self.threshold is not None:
+            self._check_threshold(self.threshold)
+
+    def _check_one(self) -> None:
+        given = {"--edges": self.edges, "--fraction": self.fraction, "--threshold": self.threshold}
+        said = [f"{option} {value}" for option, value in given.items() if value is not None]
+        if len(said) != 1:
+            raise UsageError(
+                f"Give exactly one of --edges, --fraction and --threshold, not {' and '.join(said) or 'none'}."
+            )
+
+    def _check_threshold(self, threshold: float) -> None:
+        if not math.isfinite(threshold):
+            raise UsageError(f"The threshold is {threshold}; give --threshold a finite number.")
+        if threshold < 0 and self.select != "top-signed":
+            raise UsageError(
+                f"The threshold is {threshold}, below every |score|; give --threshold a number of 0 or more, "
+                "or --select top-signed."
+            )
+
+    def count(self, graph: Graph) -> int | None:
+        """The nominal number of edges in this graph; None where a threshold decides.
+
+        A fraction may come to 0 edges, as MIB's smallest ones do on a small graph. Raises UsageError where more are
+        asked for than the graph has.
+        """
+        if self.fraction is not None:
+            return int(self.fraction * graph.n_edges)
+        if self.edges is not None and self.edges > graph.n_edges:
+            raise UsageError(
+                f"{self.edges:,} edges are asked for; the model's graph has {graph.n_edges:,}. Ask for no more."
+            )
+        return self.edges
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A circuit's edges after pruning; ``n_nominal`` is how many were chosen before it."""
+
+    kept: Bool[Tensor, "receiver sender"]
+    n_nominal: int
+
+    @property
+    def n_kept(self) -> int:
+        """The real number of edges."""
+        return int(self.kept.sum())
+
+
+def select(graph: Graph, scores: Float[Tensor, "receiver sender"], selection: Selection) -> Selected:
+    """The circuit that the selection makes of the scores (compared in float64, whatever their dtype), on the CPU.
+
+    Scores where the graph has no edge are not looked at. Raises UsageError for a score that is no finite number, and
+    for more edges than the graph has.
+    """
+    count, edges = selection.count(graph), readable(graph).numpy()
+    size = scores.detach().cpu().double().numpy()
+    check_finite(graph, size, edges)
+    size = np.where(edges, size if selection.select == "top-signed" else np.abs(size), -np.inf)
+    if count is not None:
+        chosen = climb(graph, size, count) if selection.select == "greedy" else first(size, count)
+    else:
+        chosen = size >= selection.threshold
+        if selection.select == "greedy":
+            chosen = leading_to_logits(graph, chosen)
+    return Selected(prune(graph, torch.from_numpy(chosen)), int(chosen.sum()))
+
+
+def check_finite(
+    graph: Graph, scores: Float[np.ndarray, "receiver sender"], edges: Bool[np.ndarray, "receiver sender"]
+) -> None:
+    """Raises UsageError naming the first edge whose score is NaN or infinite."""
+    wrong = edges & ~np.isfinite(scores)
+    if wrong.any():
+        row, sender = np.unravel_index(wrong.argmax(), wrong.shape)
+        edge = Edge(graph.senders[sender], graph.receivers[row])
+        raise UsageError(
+            f"{int(wrong.sum()):,} scores are no finite numbers, that of '{edge}' is {scores[row, sender]}. "
+            "Run again with --dtype float32 or float64, or leave out the prompts that cause it."
+        )
+
+
+def first(size: Float[np.ndarray, "receiver sender"], count: int) -> Bool[np.ndarray, "receiver sender"]:
+    """The ``count`` largest, of equal ones the first in graph order; without sorting."""
+    if count == 0:
+        return np.zeros(size.shape, bool)
+    flat = size.ravel()
+    least = np.partition(flat, flat.size - count)[flat.size - count]
+    chosen: Bool[np.ndarray, " place"] = flat > least
+    ties = np.flatnonzero(flat == least)
+    chosen[ties[: count - int(chosen.sum())]] = True
+    return chosen.reshape(size.shape)
+
+
+def owners(graph: Graph) -> Int[np.ndarray, " receiver"]:
+    """Which sender each receiver belongs to; the logits, which send nothing, stand behind the last."""
+    logits = len(graph.senders)
+    return np.array([graph.sender_index.get(receiver.node, logits) for receiver in graph.receivers])
+
+
+Candidate = tuple[float, int, int]
+"""Minus the size of an edge, its receiver and its sender: the least is the next to take."""
+
+
+def descend(size: Float[np.ndarray, "receiver sender"], row: int) -> Iterator[Candidate]:
+    """The receiver's edges from the largest to the smallest, of equal ones the first in graph order."""
+    order = np.argsort(-size[row], kind="stable")
+    order = order[: np.isfinite(size[row]).sum()]
+    for value, sender in zip((-size[row, order]).tolist(), order.tolist(), strict=True):
+        yield value, row, sender
+
+
+def climb(graph: Graph, size: Float[np.ndarray, "receiver sender"], count: int) -> Bool[np.ndarray, "receiver sender"]:
+    """The first ``count`` edges that the greedy way takes.
+
+    A heap holds the next edge of each receiver of the circuit. It does not run out: the logits read every sender, so
+    every edge's receiver joins at last.
+    """
+    owner, chosen = owners(graph), np.zeros(size.shape, bool)
+    heap: list[tuple[Candidate, Iterator[Candidate]]] = []
+    joined = np.zeros(len(graph.senders) + 1, bool)
+
+    def join(node: int) -> None:
+        joined[node] = True
+        for row in np.flatnonzero(owner == node).tolist():
+            edges = descend(size, row)
+            heapq.heappush(heap, (next(edges), edges))
+
+    join(len(graph.senders))
+    for _ in range(count):
+        (_, row, sender), edges = heap[0]
+        chosen[row, sender] = True
+        following = next(edges, None)
+        if following is None:
+            heapq.heappop(heap)
+        else:
+            heapq.heapreplace(heap, (following, edges))
+        if not joined[sender]:
+            join(sender)
+    return chosen
+
+
+def leading_to_logits(graph: Graph, chosen: Bool[np.ndarray, "receiver sender"]) -> Bool[np.ndarray, "receiver sender"]:
+    """The chosen edges from which chosen edges lead on to the logits."""
+    owner = owners(graph)
+    live = np.zeros(len(graph.senders) + 1, bool)
+    live[-1] = True
+    for row in reversed(range(len(owner))):
+        if live[owner[row]]:
+            live[:-1] |= chosen[row]
+    return chosen & live[owner, None]
+
+
+def prune(graph: Graph, chosen: Bool[Tensor, "receiver sender"]) -> Bool[Tensor, "receiver sender"]:
+    """The chosen edges without those of nodes that no edge enters or none leaves, until there is no such node.
+
+    The input needs no edge in and the logits none out. In a graph without cycles this leaves exactly the edges on a
+    path of chosen edges from the input to the logits.
+    """
+    owner, kept, n_kept = owners(graph), chosen.numpy(), -1
+    while n_kept != (n_kept := int(kept.sum())):
+        entered, left = np.zeros((2, len(graph.senders) + 1), bool)
+        entered[owner[kept.any(1)]] = True
+        left[:-1] = kept.any(0)
+        entered[0] = left[-1] = True
+        alive = entered & left
+        kept = kept & alive[:-1] & alive[owner, None]
+    return torch.from_numpy(kept)
