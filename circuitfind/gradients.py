@@ -1,0 +1,341 @@
+"""Unpatched runs and the way back through them, written out by hand: what attribution over all edges costs least with.
+
+A run's components are the stages of ``masked.Layout``: a layer's heads, then its MLP. What reads the same stream is one
+*step*: a stage in sequential blocks, a whole layer in parallel ones. Runs may begin at any step, from any stream, and
+at any position: keys and values of the positions before are taken from another run (``before``).
+
+On the way back a layer's gradients are held at its queries, keys and values, d_head wide, and summed over runs there.
+Only ``receivers`` brings them to the d_model of what each head's inputs read, once however many runs there were. For a
+norm n = x / |x| (and x less its mean, in a LayerNorm) of inverse scale i, a head's gradient at x is
+
+    i (W g - n <n, W g> / d_model), where <n, W g> = <n W, g> is a product of d_head numbers,
+
+g being the gradient at its q, k or v and W the projection (its columns less their mean, in a LayerNorm). So W applies
+to the sum of i g over runs, and each run adds no more than a multiple of its n.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuitfind.masked import Layout
+from circuitfind.transformer import (
+    Activation,
+    Architecture,
+    Transformer,
+    activate,
+    affine,
+    kv_heads,
+    rotary_table,
+    rotate,
+)
+
+Stream = Float[Tensor, "prompt pos d_model"]
+PerHead = Float[Tensor, "head prompt pos d_head"]
+
+
+@dataclass(frozen=True)
+class Normed:
+    """A norm's output without gain and bias, and what it has multiplied by."""
+
+    out: Stream
+    inverse: Float[Tensor, "prompt pos 1"]
+
+
+def norm(architecture: Architecture, x: Stream) -> Normed:
+    """LayerNorm or RMSNorm of the last dimension, as ``transformer.normalise``."""
+    if architecture.norm == "layer":
+        out, _, inverse = torch.native_layer_norm(x, x.shape[-1:], None, None, architecture.norm_eps)
+        return Normed(out, inverse)
+    inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + architecture.norm_eps)
+    return Normed(x * inverse, inverse)
+
+
+def norm_back(architecture: Architecture, normed: Normed, gradient: Stream) -> Stream:
+    """The gradient at what the norm reads, from that at its output."""
+    along = (gradient * normed.out).mean(-1, keepdim=True)
+    if architecture.norm == "layer":
+        gradient = gradient - gradient.mean(-1, keepdim=True)
+    return torch.addcmul(gradient, normed.out, along, value=-1).mul_(normed.inverse)
+
+
+def activate_back(activation: Activation, x: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient at ``x``, which the activation reads."""
+    if activation == "relu":
+        return gradient * (x > 0)
+    if activation == "silu":
+        arrived: Tensor = torch.ops.aten.silu_backward(gradient, x)
+    else:
+        approximate = "tanh" if activation == "gelu_tanh" else "none"
+        arrived = torch.ops.aten.gelu_backward(gradient, x, approximate=approximate)
+    return arrived
+
+
+@dataclass(frozen=True)
+class HeadsRun:
+    """A layer's heads in one run. ``plain``: queries, keys and values before bias and rotation, per key/value head.
+
+    Keys, and what k and v hold, begin at the first position of the run before, every query head having its own.
+    """
+
+    normed: Normed
+    plain: tuple[PerHead, PerHead, PerHead]
+    q: PerHead
+    k: Float[Tensor, "head prompt key d_head"]
+    v: Float[Tensor, "head prompt key d_head"]
+    pattern: Float[Tensor, "head prompt pos key"]
+    z: PerHead
+
+
+@dataclass(frozen=True)
+class MlpRun:
+    """An MLP in one run: what its hidden layer is before the activation, and its output without the bias."""
+
+    normed: Normed
+    hidden: Float[Tensor, "row d_mlp"]
+    gate: Float[Tensor, "row d_mlp"] | None
+    out: Stream
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run from some step on: what each step reads, its stages by their numbers, and what the logits read."""
+
+    reads: dict[int, Stream]
+    stages: dict[int, HeadsRun | MlpRun]
+    final: Stream
+
+
+class Sweeper:
+    """Runs a model and goes back through its runs."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
+        self.layout = Layout(model.architecture.graph)
+        stages = range(2 * model.architecture.n_layers)
+        width = 2 if model.architecture.parallel else 1
+        self.steps = [list(stages[i : i + width]) for i in range(0, len(stages), width)]
+        self._reads = [
+            torch.cat([W.transpose(0, 1).flatten(1) for W in (layer.W_Q, layer.W_K, layer.W_V)], dim=1)
+            for layer in model.layers
+        ]
+
+    def run(self, stream: Stream, before: Run | None = None, first: int = 0) -> Run:
+        """The run from step ``first`` on, which reads ``stream``; ``before`` is that of the positions before."""
+        stages: dict[int, HeadsRun | MlpRun] = {}
+        reads = {first: stream}
+        for number, step in enumerate(self.steps[first:], start=first + 1):
+            after = stream
+            for stage in step:
+                weights = self.model.layers[stage // 2]
+                if stage % 2:
+                    ran = self._run_mlp(stage // 2, stream)
+                    stages[stage], after = ran, after + (ran.out + weights.b_out)
+                else:
+                    heads = self._run_heads(stage // 2, stream, before)
+                    stages[stage], after = heads, after + (self._write(stage // 2, heads.z) + weights.b_O)
+            reads[number] = stream = after
+        return Run(reads, stages, stream)
+
+    def back(self, stage: int, run: Run, gradient: Stream, into: Gradients | None, weight: float = 1.0) -> Stream:
+        """From the gradient at the stream that a stage writes to: what the stage adds to it at the one it reads.
+
+        The gradients of its receivers, ``weight`` times, are added to ``into``.
+        """
+        ran = run.stages[stage]
+        if isinstance(ran, MlpRun):
+            arrived = self._back_mlp(stage // 2, ran, gradient)
+            if into is not None:
+                into.add_mlp(stage // 2, arrived, weight)
+            return arrived
+        slots = self._back_heads(stage // 2, ran, gradient)
+        if into is not None:
+            into.add_heads(stage // 2, ran, slots, weight)
+        grouped = (_grouped(x, len(plain)) for x, plain in zip(slots, ran.plain, strict=True))
+        wide = torch.cat([_side_by_side(x) for x in grouped], dim=1)
+        arrived = (wide @ self._reads[stage // 2].T).reshape(gradient.shape)
+        return norm_back(self.model.architecture, ran.normed, arrived)
+
+    def sweep(self, run: Run, gradient: Stream, into: Gradients | None, first: int = 0) -> Stream:
+        """Back from the gradient at what the logits read to the stream that step ``first`` reads."""
+        for step in reversed(self.steps[first:]):
+            gradient = sum((self.back(stage, run, gradient, into) for stage in step), gradient)
+        return gradient
+
+    def changes(self, clean: Run, ablated: Run | None) -> Iterator[Float[Tensor, "sender prompt pos d_model"]]:
+        """Stage by stage, what each sender writes in ``ablated`` (None: zero) less what it writes in ``clean``."""
+        for stage, now in clean.stages.items():
+            gone = ablated.stages[stage] if ablated is not None else None
+            if isinstance(now, MlpRun):
+                yield (gone.out - now.out if isinstance(gone, MlpRun) else -now.out).unsqueeze(0)
+            else:
+                yield self._write_each(stage // 2, gone.z - now.z if isinstance(gone, HeadsRun) else -now.z)
+
+    def _write(self, layer: int, z: PerHead) -> Stream:
+        """What a layer's heads write together, without b_O."""
+        W_O = self.model.layers[layer].W_O
+        return (_side_by_side(z) @ W_O.flatten(0, 1)).reshape(*z.shape[1:3], W_O.shape[-1])
+
+    def _write_each(self, layer: int, z: PerHead) -> Float[Tensor, "head prompt pos d_model"]:
+        W_O = self.model.layers[layer].W_O
+        return torch.bmm(z.flatten(1, 2), W_O).reshape(*z.shape[:3], W_O.shape[-1])
+
+    def _run_heads(self, layer: int, stream: Stream, before: Run | None) -> HeadsRun:
+        architecture, weights = self.model.architecture, self.model.layers[layer]
+        normed = norm(architecture, stream)
+        wide = normed.out.flatten(0, 1) @ self._reads[layer]
+        n_each = [architecture.n_heads, architecture.n_kv_heads, architecture.n_kv_heads]
+        heads = wide.reshape(*stream.shape[:2], sum(n_each), -1).permute(2, 0, 1, 3)
+        plain_q, plain_k, plain_v = torch.split(heads, n_each)
+        biases = (weights.b_Q, weights.b_K, weights.b_V)
+        q, k, v = (
+            x if b is None else x + b[:, None, None] for x, b in zip((plain_q, plain_k, plain_v), biases, strict=True)
+        )
+        earlier = before.stages[2 * layer] if before is not None else None
+        n_before = earlier.k.shape[-2] if isinstance(earlier, HeadsRun) else 0
+        table = rotary_table(self.model, self._positions(n_before, stream.shape[1]))
+        k, v = self._ungrouped(rotate(k, table)), self._ungrouped(v)
+        if isinstance(earlier, HeadsRun):
+            k, v = torch.cat((earlier.k, k), dim=-2), torch.cat((earlier.v, v), dim=-2)
+        q = rotate(q, table).contiguous()
+        scores = (q @ k.transpose(-1, -2)).mul_(architecture.attention_scale[layer])
+        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(n_before + 1)
+        pattern = scores.masked_fill_(hidden, -math.inf).softmax(-1)
+        return HeadsRun(normed, (plain_q, plain_k, plain_v), q, k, v, pattern, pattern @ v)
+
+    def _back_heads(self, layer: int, ran: HeadsRun, gradient: Stream) -> tuple[PerHead, PerHead, PerHead]:
+        """The gradients at each head's q, k and v before bias and rotation, from that at what they write to."""
+        W_O, n_pos = self.model.layers[layer].W_O, gradient.shape[1]
+        wide = gradient.flatten(0, 1) @ W_O.flatten(0, 1).T
+        z = wide.reshape(*gradient.shape[:2], len(W_O), -1).permute(2, 0, 1, 3).contiguous()
+        n_before = ran.k.shape[-2] - n_pos
+        scores = (z @ ran.v.transpose(-1, -2)).sub_((z * ran.z).sum(-1, keepdim=True)).mul_(ran.pattern)
+        scores.mul_(self.model.architecture.attention_scale[layer])
+        v = ran.pattern[..., n_before:].transpose(-1, -2) @ z
+        k = scores[..., n_before:].transpose(-1, -2) @ ran.q
+        table = rotary_table(self.model, self._positions(n_before, n_pos))
+        turned = None if table is None else (table[0], -table[1])
+        return rotate(scores @ ran.k, turned), rotate(k, turned), v
+
+    def _run_mlp(self, layer: int, stream: Stream) -> MlpRun:
+        weights, activation = self.model.layers[layer], self.model.architecture.activation
+        normed = norm(self.model.architecture, stream)
+        rows = normed.out.flatten(0, 1)
+        hidden = affine(rows, weights.W_in, weights.b_in)
+        gate = None if weights.W_gate is None else affine(rows, weights.W_gate, weights.b_gate)
+        active = activate(activation, hidden.clone()) if gate is None else hidden * activate(activation, gate.clone())
+        return MlpRun(normed, hidden, gate, (active @ weights.W_out).reshape(stream.shape))
+
+    def _back_mlp(self, layer: int, ran: MlpRun, gradient: Stream) -> Stream:
+        """The gradient at what the MLP reads, from that at what it writes to."""
+        weights, activation = self.model.layers[layer], self.model.architecture.activation
+        active = gradient.flatten(0, 1) @ weights.W_out.T
+        if ran.gate is None or weights.W_gate is None:
+            rows = activate_back(activation, ran.hidden, active) @ weights.W_in.T
+        else:
+            rows = active * activate(activation, ran.gate.clone()) @ weights.W_in.T
+            rows.addmm_(activate_back(activation, ran.gate, active.mul_(ran.hidden)), weights.W_gate.T)
+        return norm_back(self.model.architecture, ran.normed, rows.reshape(gradient.shape))
+
+    def _positions(self, n_before: int, n_pos: int) -> Int[Tensor, " pos"]:
+        return torch.arange(n_before, n_before + n_pos, device=self.model.device)
+
+    def _ungrouped(self, x: Float[Tensor, "kv_head prompt pos d_head"]) -> PerHead:
+        """Every query head's own copy."""
+        return x.repeat_interleave(self.model.architecture.n_heads // len(x), dim=0)
+
+
+def _grouped(x: PerHead, n_kv_heads: int) -> Float[Tensor, "kv_head prompt pos d_head"]:
+    """The sum over the query heads that share a key/value head."""
+    return x if len(x) == n_kv_heads else x.reshape(n_kv_heads, -1, *x.shape[1:]).sum(1)
+
+
+def _side_by_side(x: Float[Tensor, "head prompt pos d_head"]) -> Float[Tensor, "row wide"]:
+    """Heads one beside the other in each row."""
+    return x.permute(1, 2, 0, 3).reshape(x.shape[1] * x.shape[2], -1)
+
+
+class Gradients:
+    """Gradients at receivers' inputs, summed over runs; a stage that no run has come through has none."""
+
+    def __init__(self, model: Transformer) -> None:
+        self._model = model
+        self._slots: dict[int, list[PerHead]] = {}
+        self._norms: dict[int, list[tuple[Stream, Float[Tensor, "receiver prompt pos 1"]]]] = {}
+        self._mlps: dict[int, Stream] = {}
+        self._final: Stream | None = None
+
+    def add_heads(self, layer: int, ran: HeadsRun, slots: tuple[PerHead, PerHead, PerHead], weight: float) -> None:
+        """The gradients at a layer's q, k and v of each head."""
+        scale = ran.normed.inverse * weight
+        scaled = [x * scale for x in slots]
+        along = [
+            (x * plain.repeat_interleave(len(x) // len(plain), dim=0)).sum(-1, keepdim=True)
+            for x, plain in zip(scaled, ran.plain, strict=True)
+        ]
+        self._norms.setdefault(layer, []).append((ran.normed.out, torch.cat(along) / ran.normed.out.shape[-1]))
+        if layer in self._slots:
+            for total, x in zip(self._slots[layer], scaled, strict=True):
+                total.add_(x)
+        else:
+            self._slots[layer] = scaled
+
+    def add_mlp(self, layer: int, gradient: Stream, weight: float) -> None:
+        """The gradient at what an MLP reads."""
+        if layer in self._mlps:
+            self._mlps[layer].add_(gradient, alpha=weight)
+        else:
+            self._mlps[layer] = gradient * weight
+
+    def add_final(self, gradient: Stream, weight: float = 1.0) -> None:
+        """The gradient at what the logits read."""
+        self._final = gradient * weight if self._final is None else self._final.add_(gradient, alpha=weight)
+
+    def receivers(self, stage: int) -> Float[Tensor, "receiver prompt pos d_model"] | None:
+        """The gradients at a stage's inputs; the stage behind the last is the logits."""
+        if stage == 2 * self._model.architecture.n_layers:
+            return None if self._final is None else self._final.unsqueeze(0)
+        if stage % 2:
+            return self._mlps[stage // 2].unsqueeze(0) if stage // 2 in self._mlps else None
+        return self._heads(stage // 2) if stage // 2 in self._slots else None
+
+    def _heads(self, layer: int) -> Float[Tensor, "receiver prompt pos d_model"]:
+        architecture, weights = self._model.architecture, self._model.layers[layer]
+        own = kv_heads(architecture, range(architecture.n_heads))
+        parts = []
+        for x, W in zip(self._slots[layer], (weights.W_Q, weights.W_K[own], weights.W_V[own]), strict=True):
+            read = W - W.mean(1, keepdim=True) if architecture.norm == "layer" else W
+            parts.append(torch.bmm(x.flatten(1, 2), read.transpose(1, 2)).reshape(*x.shape[:3], W.shape[1]))
+        gradient = torch.cat(parts)
+        for normed, along in self._norms[layer]:
+            gradient.addcmul_(normed, along, value=-1)
+        return gradient
+
+
+def contract(
+    gradients: Gradients,
+    layout: Layout,
+    change: Float[Tensor, "sender prompt pos d_model"],
+    spans: Sequence[tuple[int, int]],
+) -> Float[Tensor, "prompt receiver sender"]:
+    """Each receiver's gradient times each readable sender's change, over each prompt's span of positions.
+
+    0 for every other sender, and where there is no gradient.
+    """
+    dtype = torch.promote_types(change.dtype, torch.float32)
+    shape = (change.shape[1], layout.row(layout.graph.n_layers, 0) + 1, len(change))
+    scores = torch.zeros(shape, dtype=dtype, device=change.device)
+    for stage in range(layout.n_stages):
+        rows, n_readable = layout.rows(stage), layout.n_readable(stage)
+        gradient = gradients.receivers(stage)
+        if gradient is not None:
+            for prompt, (start, stop) in enumerate(spans):
+                flat = (x[:, prompt, start:stop].flatten(1).to(dtype) for x in (gradient, change[:n_readable]))
+                scores[prompt, rows.start : rows.stop, :n_readable] = next(flat) @ next(flat).T
+    return scores

@@ -1,0 +1,323 @@
+"""Edge attribution patching: every edge's score from a few runs forwards and backwards.
+
+score(u -> v) = sum over positions and d_model of (ablated - clean output of u) . gradient of the objective at what v
+reads, before its norm. The objective is what a search minimises, so that a positive score says that ablating the edge
+hurts. What differs is where the gradient is taken:
+
+- ``eap`` (arXiv:2310.10348): in the clean run.
+- ``clean-corrupted``: the mean of the clean run and of the run whose input is ablated.
+- ``eap-ig`` (arXiv:2403.17806): the mean of the runs whose input is ablated + k/steps (clean - ablated), k from 0 to
+  steps - 1. Only the embedding moves; positions and biases, which are no sender's, stay.
+- ``eap-ig-activations`` (EAP-IG's own code): on clean tokens, the outputs of one *group* - a layer's heads together, an
+  MLP, the input - are replaced by ablated + k/steps (clean - ablated), k from 1 to steps; the mean over all steps of
+  all groups. What is replaced is a constant: no gradient goes back through it, so that none reaches what it reads.
+
+Scores are each prompt's own. Nothing at a padded position, and nothing before the first token that differs, counts.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property, reduce
+from threading import Lock
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuitfind.batch import Batch
+from circuitfind.errors import ModelError, UsageError
+from circuitfind.gradients import Gradients, Run, Stream, Sweeper, contract
+from circuitfind.metrics import MetricName, check_answers, make_objective
+from circuitfind.patching import AblationName, readable
+from circuitfind.progress import Progress
+from circuitfind.rerun import first_changed
+from circuitfind.search import Threads, split
+from circuitfind.transformer import Transformer, embed, embed_positions
+
+STEPS = 5
+"""MIB's."""
+
+Tell = Callable[[], None]
+
+
+class Block:
+    """A block of prompts: its clean run, what each sender changes by, and runs from other streams.
+
+    Everything begins at ``first``, a position before which no prompt of the whole batch changes; the keys and values of
+    those before it are the clean run's.
+    """
+
+    def __init__(self, sweeper: Sweeper, batch: Batch, first: int, metric: MetricName, ablation: AblationName) -> None:
+        model = sweeper.model
+        self.sweeper = sweeper
+        self._ends = batch.end - first
+        self._spans = [
+            (begin - first, end + 1 - first)
+            for begin, end in zip(first_changed(batch, ablation), batch.end.tolist(), strict=True)
+        ]
+        embedding, positions = embed(model, batch.clean), embed_positions(model, batch.n_pos)
+        self._before = sweeper.run((embedding + positions)[:, :first]) if first else None
+        self.stream = (embedding + positions)[:, first:]
+        self.clean = self.run(self.stream)
+        gone = embed(model, batch.corrupted) if ablation == "corrupted" else torch.zeros_like(embedding)
+        self._input_change = (gone - embedding)[:, first:]
+        ablated = self.ablated_input if ablation == "corrupted" else None
+        changes = [self._input_change.unsqueeze(0), *sweeper.changes(self.clean, ablated)]
+        self.change: Float[Tensor, "sender prompt pos d_model"] = torch.cat(changes)
+        self._slope = make_objective(metric, model, batch, self.at_answers(self.clean.final)).slope
+
+    @cached_property
+    def ablated_input(self) -> Run:
+        """The run whose input is ablated: under interchange the corrupted run."""
+        return self.run(self.stream + self._input_change)
+
+    def at_answers(self, x: Stream) -> Float[Tensor, "prompt d_model"]:
+        """The rows of the answer positions."""
+        return x[torch.arange(len(x), device=x.device), self._ends]
+
+    def run(self, stream: Stream, first: int = 0) -> Run:
+        """The run from step ``first`` on, which reads ``stream``."""
+        return self.sweeper.run(stream, self._before, first)
+
+    def moved(self, senders: slice, share: float, first: int) -> Run:
+        """The run from step ``first`` on as these senders, which write right before it, are ablated by a share."""
+        return self.run(self.clean.reads[first] + share * self.change[senders].sum(0), first)
+
+    def slope(self, run: Run) -> Stream:
+        """The gradient of each prompt's objective at what the logits read."""
+        gradient = torch.zeros_like(run.final)
+        gradient[torch.arange(len(gradient), device=gradient.device), self._ends] = self._slope(
+            self.at_answers(run.final)
+        )
+        return gradient
+
+    def sweep(self, run: Run, into: Gradients, first: int = 0) -> Stream:
+        """Back from a run's objective to the stream that step ``first`` reads, which gradient is returned."""
+        gradient = self.slope(run)
+        into.add_final(gradient)
+        return self.sweeper.sweep(run, gradient, into, first)
+
+    def gradients(self, runs: Iterable[Run], tell: Tell) -> Gradients:
+        """The gradients of whole runs, summed."""
+        total = Gradients(self.sweeper.model)
+        for run in runs:
+            self.sweep(run, total)
+            tell()
+        return total
+
+    def scores(self, gradients: Gradients) -> Float[Tensor, "prompt receiver sender"]:
+        """Every sender's change times these gradients."""
+        return contract(gradients, self.sweeper.layout, self.change, self._spans)
+
+
+@dataclass(frozen=True)
+class _Attribution:
+    """What all have in common: a method says where it takes gradients."""
+
+    metric: MetricName = "logit-diff"
+    ablation: AblationName = "corrupted"
+    name: ClassVar[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The block ``method`` of a circuit file: every option, and the convention of the scores."""
+        return {"name": self.name, **asdict(self), "score": "(ablated - clean) . gradient: positive if ablation hurts"}
+
+    def score(
+        self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
+    ) -> Float[Tensor, "prompt receiver sender"]:
+        """Every edge's score on each prompt, in the metric's unit; NaN where the graph has no edge.
+
+        Neither ``batch_size`` nor threads change a score. Raises UsageError where the metric needs wrong answers that a
+        prompt doesn't have, ModelError where a score is NaN or infinite.
+        """
+        check_answers(self.metric, batch)
+        self._check(model)
+        batch = batch.to(model.device)
+        sweeper, first = Sweeper(model), min(first_changed(batch, self.ablation))
+        groups = split(batch, batch_size)
+        tell = _counter(progress, len(groups) * self._n_sweeps(sweeper))
+
+        def score_block(group: tuple[Batch, int]) -> Tensor:
+            block = Block(sweeper, group[0], first, self.metric, self.ablation)
+            return self._score(block, tell)[: group[1]].cpu()
+
+        with Threads(model.device) as threads:
+            scores = torch.cat(threads.map(score_block, groups))
+        if not scores.isfinite().all():
+            raise ModelError("A score became NaN or infinite: the model's gradients overflow. Use --dtype float64.")
+        return scores.masked_fill_(~readable(model.architecture.graph), math.nan)
+
+    def _check(self, model: Transformer) -> None:
+        """Raises UsageError if the method can't do this model."""
+
+    def _n_sweeps(self, sweeper: Sweeper) -> int:
+        """How many times each block goes back through the model."""
+        raise NotImplementedError
+
+    def _score(self, block: Block, tell: Tell) -> Float[Tensor, "prompt receiver sender"]:
+        raise NotImplementedError
+
+
+def _counter(progress: Progress, total: int) -> Tell:
+    """Tells how many of ``total`` sweeps are done, one at each call, from any thread."""
+    lock, done = Lock(), 0
+
+    def tell() -> None:
+        nonlocal done
+        with lock:
+            done += 1
+            progress.update(done, total)
+
+    return tell
+
+
+@dataclass(frozen=True)
+class EAP(_Attribution):
+    """The gradient in the clean run (arXiv:2310.10348)."""
+
+    name: ClassVar[str] = "eap"
+
+    def __post_init__(self) -> None:
+        if self.metric == "kl":
+            raise UsageError(
+                "eap takes its gradient in the clean run, where that of kl is zero: every score would be rounding.\n"
+                "Use --metric logit-diff, prob-diff or loss, or --method eap-ig or clean-corrupted."
+            )
+
+    def _n_sweeps(self, sweeper: Sweeper) -> int:
+        return 1
+
+    def _score(self, block: Block, tell: Tell) -> Float[Tensor, "prompt receiver sender"]:
+        return block.scores(block.gradients([block.clean], tell))
+
+
+@dataclass(frozen=True)
+class CleanCorrupted(_Attribution):
+    """The mean gradient of the clean run and of the one whose input is ablated. Of kl the first is zero."""
+
+    name: ClassVar[str] = "clean-corrupted"
+
+    def _check(self, model: Transformer) -> None:
+        _check_input(self.name, self.ablation, model)
+
+    def _n_sweeps(self, sweeper: Sweeper) -> int:
+        return 2
+
+    def _score(self, block: Block, tell: Tell) -> Float[Tensor, "prompt receiver sender"]:
+        return block.scores(block.gradients([block.clean, block.ablated_input], tell)) / 2
+
+
+@dataclass(frozen=True)
+class EAPIG(_Attribution):
+    """The mean gradient as the input goes from ablated towards clean (arXiv:2403.17806)."""
+
+    steps: int = STEPS
+    name: ClassVar[str] = "eap-ig"
+
+    def __post_init__(self) -> None:
+        _check_steps(self.steps)
+
+    def _check(self, model: Transformer) -> None:
+        _check_input(self.name, self.ablation, model)
+
+    def _n_sweeps(self, sweeper: Sweeper) -> int:
+        return self.steps
+
+    def _score(self, block: Block, tell: Tell) -> Float[Tensor, "prompt receiver sender"]:
+        return block.scores(block.gradients(self._runs(block), tell)) / self.steps
+
+    def _runs(self, block: Block) -> Iterator[Run]:
+        yield block.ablated_input
+        for k in range(1, self.steps):
+            yield block.moved(slice(1), 1 - k / self.steps, first=0)
+
+
+@dataclass(frozen=True)
+class EAPIGActivations(_Attribution):
+    """The mean gradient as the outputs of one group after another go from ablated to clean.
+
+    What reads the stream before the replaced output is the same in every run, and gradients go back through it
+    linearly: those that arrive there from all runs are added up and go back together, once.
+    """
+
+    steps: int = STEPS
+    name: ClassVar[str] = "eap-ig-activations"
+
+    def __post_init__(self) -> None:
+        _check_steps(self.steps)
+        if self.metric == "kl" and self.steps == 1:
+            raise UsageError(
+                "eap-ig-activations with one step is the clean run alone, where the gradient of kl is zero.\n"
+                "Use --steps 2 or more, or --metric logit-diff, prob-diff or loss."
+            )
+
+    def _n_sweeps(self, sweeper: Sweeper) -> int:
+        return (self.steps - 1) * sweeper.layout.n_stages
+
+    def _score(self, block: Block, tell: Tell) -> Float[Tensor, "prompt receiver sender"]:
+        layout, steps = block.sweeper.layout, block.sweeper.steps
+        scores, _ = self._replace(block, slice(1), 0, tell)
+        arrived: dict[int, Stream] = {}
+        for number, step in enumerate(steps):
+            for stage in step:
+                first = layout.mlp(stage // 2) if stage % 2 else layout.head(stage // 2)
+                senders = slice(first, first + 1) if stage % 2 else layout.heads(stage // 2)
+                of_group, arrived[stage] = self._replace(block, senders, number + 1, tell)
+                scores += of_group
+        scores += block.scores(_back_together(block, arrived))
+        return scores / (self.steps * layout.n_stages)
+
+    def _replace(
+        self, block: Block, senders: slice, first: int, tell: Tell
+    ) -> tuple[Float[Tensor, "prompt receiver sender"], Stream]:
+        """All but the last step of one group, which is the clean run: the sum of the scores behind it (from step
+        ``first`` on), and that of the gradients at the stream it writes to."""
+        gradients, arrived = Gradients(block.sweeper.model), torch.zeros_like(block.stream)
+        for k in range(1, self.steps):
+            arrived += block.sweep(block.moved(senders, 1 - k / self.steps, first), gradients, first)
+            tell()
+        return block.scores(gradients), arrived
+
+
+def _back_together(block: Block, arrived: dict[int, Stream]) -> Gradients:
+    """Gradients in the clean run: those of each group's last step, and those that arrived before the groups.
+
+    ``arrived``: for each stage, the sum of what arrives at the stream it writes to in its other steps, which goes on
+    past the stage but not through it.
+    """
+    sweeper, gradients = block.sweeper, Gradients(block.sweeper.model)
+    clean = block.slope(block.clean)
+    gradients.add_final(clean, weight=sweeper.layout.n_stages)
+    passing = torch.zeros_like(clean)
+    n_groups = sweeper.layout.n_stages
+    for step in reversed(sweeper.steps):
+        n_groups -= len(step)
+        here = {stage: arrived[stage] + clean for stage in step}
+        through = {stage: reduce(operator.add, (here[s] for s in step if s != stage), passing) for stage in step}
+        passing = reduce(operator.add, here.values(), passing)
+        earlier = clean
+        for stage in step:
+            passing = passing + sweeper.back(stage, block.clean, through[stage], gradients)
+            earlier = earlier + sweeper.back(stage, block.clean, clean, gradients, weight=n_groups)
+        clean = earlier
+    return gradients
+
+
+def _check_steps(steps: int) -> None:
+    if steps < 1:
+        raise UsageError(f"--steps is {steps}; it must be 1 or more.")
+
+
+def _check_input(name: str, ablation: AblationName, model: Transformer) -> None:
+    """Refuses runs that read zeros in every position, which a norm blows up by 1 / sqrt(epsilon)."""
+    if ablation == "zero" and model.W_pos is None:
+        raise UsageError(
+            f"{name} takes gradients where the input is ablated, and this model without learned positions reads "
+            "nothing at all where it is zero: its norms divide by their epsilon.\n"
+            "Use --ablation corrupted, or --method eap or eap-ig-activations."
+        )
