@@ -1,0 +1,184 @@
+"""How sure a circuit is: a bootstrap over prompts of attribution scores, without running the model again.
+
+An edge's score is a mean over prompts, so other prompts of the same kind would have given another one, and another
+circuit. What they would have given is estimated by drawing as many prompts from the same ones with replacement, often
+(the nonparametric bootstrap, Efron 1979). Each resample has a mean score for every edge, and from them a circuit, made
+by the same rule as the circuit itself. From all resamples come
+
+- a confidence interval of each edge's score: the percentiles of its resampled means (Efron 1981). It takes in no
+  correction for bias or skew, and with few prompts it is too narrow by about sqrt(1 - 1/n_prompts);
+- the inclusion probability of each edge: the share of the resamples whose circuit has it;
+- the consensus circuit: the edges whose inclusion probability reaches a bar, pruned as every circuit is;
+- how alike two resampled circuits are: the mean over all pairs of |A and B| / |A or B| (Jaccard 1901). Both sizes come
+  from one product of the resamples' 0-1 matrix with its transpose, exactly.
+
+Sums are those of whole numbers of draws times scores, in float64: of scores in float16 they are exact. Edges are taken
+in slices and resamples in blocks, so memory hardly grows with either.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuitfind.errors import UsageError
+from circuitfind.graph import Graph
+from circuitfind.patching import readable
+from circuitfind.selection import Selection, check_finite, prune, select
+
+EDGES = 8192
+"""How many edges' means over all resamples stand in memory at once."""
+RESAMPLES = 8
+"""How many resamples' means over all edges stand in memory at once."""
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """What to draw and to report. Raises UsageError for what cannot be.
+
+    ``resamples`` are drawn with ``seed``; ``level`` is that of the confidence intervals; an edge is in the consensus
+    where its inclusion probability is at least ``bar``.
+    """
+
+    resamples: int = 200
+    level: float = 0.95
+    bar: float = 0.9
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.resamples < 2:
+            raise UsageError(f"--bootstrap is {self.resamples}; give it 2 resamples or more, such as 200.")
+        if not 0 < self.level < 1:
+            raise UsageError(f"The level is {self.level}; give a number above 0 and below 1, such as 0.95.")
+        if not 0 < self.bar <= 1:
+            raise UsageError(f"The bar is {self.bar}; give an inclusion probability above 0 and at most 1.")
+
+    def draw(self, n_prompts: int) -> Int[Tensor, "resample prompt"]:
+        """How often each prompt stands in each resample. Raises UsageError for fewer than two prompts."""
+        if n_prompts < 2:
+            raise UsageError(
+                f"A bootstrap needs two prompts or more, not {n_prompts}: raise --prompts, or leave out --bootstrap."
+            )
+        generator = torch.Generator().manual_seed(self.seed)
+        drawn = torch.randint(n_prompts, (self.resamples, n_prompts), generator=generator)
+        return torch.zeros_like(drawn).scatter_add_(1, drawn, torch.ones_like(drawn))
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """What a bootstrap found; scores in their own unit, NaN where the graph has no edge, float64.
+
+    ``mean``: over the prompts themselves; ``lower`` and ``upper``: its confidence interval. ``inclusion``: the share of
+    resampled circuits (pruned) that have the edge. ``consensus``: a pruned circuit. ``jaccard``: between 0 and 1; two
+    circuits without edges count as alike.
+    """
+
+    mean: Float[Tensor, "receiver sender"]
+    lower: Float[Tensor, "receiver sender"]
+    upper: Float[Tensor, "receiver sender"]
+    inclusion: Float[Tensor, "receiver sender"]
+    consensus: Bool[Tensor, "receiver sender"]
+    jaccard: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per-prompt scores of which the graph's edges are looked at alone: ``places`` are theirs in a flat row."""
+
+    flat: Float[Tensor, "prompt place"]
+    places: Int[Tensor, " edge"]
+    shape: torch.Size
+
+    def resampled(
+        self, draws: Int[Tensor, "resample prompt"], places: Int[Tensor, " some"]
+    ) -> Float[Tensor, "some resample"]:
+        """The mean scores of some edges in each resample, float64."""
+        sums = self.flat[:, places].double().T @ draws.double().T
+        return sums / len(self.flat)
+
+    def spread(self, values: Float[Tensor, " edge"]) -> Float[Tensor, "receiver sender"]:
+        """A value for each edge in its place, NaN elsewhere."""
+        whole = values.new_full(self.shape, math.nan)
+        whole.view(-1)[self.places] = values
+        return whole
+
+
+def bootstrap(
+    graph: Graph, scores: Float[Tensor, "prompt receiver sender"], selection: Selection, options: Bootstrap
+) -> Uncertainty:
+    """The uncertainty of scores per prompt (positive or negative, any float dtype) and of the circuits made of them.
+
+    The same arguments give the same outcome; torch's own random state is neither read nor changed. Raises UsageError
+    for fewer than two prompts, a score that is no finite number, or a selection that the graph does not allow.
+    """
+    scores = scores.detach().cpu()
+    draws, edges = options.draw(len(scores)), readable(graph)
+    selection.count(graph)  # what it refuses, it refuses now
+    for of_prompt in scores:
+        check_finite(graph, of_prompt.double().numpy(), edges.numpy())
+    table = Scores(scores.flatten(1), edges.flatten().nonzero().flatten(), edges.shape)
+    mean, lower, upper = intervals(table, draws, options.level)
+    members = resample_circuits(graph, table, draws, selection)
+    inclusion = table.spread(members.sum(0).double() / len(draws))
+    consensus = prune(graph, inclusion >= options.bar)
+    return Uncertainty(mean, lower, upper, inclusion, consensus, mean_jaccard(members))
+
+
+def intervals(
+    table: Scores, draws: Int[Tensor, "resample prompt"], level: float
+) -> tuple[Float[Tensor, "receiver sender"], Float[Tensor, "receiver sender"], Float[Tensor, "receiver sender"]]:
+    """Each edge's mean score, and the percentiles of its resampled means at (1 - level) / 2 and 1 - that.
+
+    Between two resamples a percentile is interpolated linearly (numpy's default, Hyndman and Fan's type 7).
+    """
+    tail = (1 - level) / 2
+    every = torch.ones_like(draws[:1])
+    means, lower, upper = [], [], []
+    for places in torch.split(table.places, EDGES):
+        means.append(table.resampled(every, places)[:, 0])
+        ordered = np.sort(table.resampled(draws, places).numpy(), axis=1)
+        lower.append(percentile(ordered, tail))
+        upper.append(percentile(ordered, 1 - tail))
+    return table.spread(torch.cat(means)), table.spread(torch.cat(lower)), table.spread(torch.cat(upper))
+
+
+def percentile(ordered: Float[np.ndarray, "edge resample"], share: float) -> Float[Tensor, " edge"]:
+    """The value below which a share of each sorted row lies."""
+    place = share * (ordered.shape[1] - 1)
+    below = min(int(place), ordered.shape[1] - 2)
+    low, high = ordered[:, below], ordered[:, below + 1]
+    return torch.from_numpy(low + (place - below) * (high - low))
+
+
+def resample_circuits(
+    graph: Graph, table: Scores, draws: Int[Tensor, "resample prompt"], selection: Selection
+) -> Bool[Tensor, "resample edge"]:
+    """Which edges the circuit of each resample has."""
+    members = torch.empty(len(draws), len(table.places), dtype=torch.bool)
+    for first in range(0, len(draws), RESAMPLES):
+        block = draws[first : first + RESAMPLES]
+        means = torch.cat([table.resampled(block, places) for places in torch.split(table.places, EDGES)])
+        for resample, mean in enumerate(means.T, first):
+            members[resample] = select(graph, table.spread(mean), selection).kept.view(-1)[table.places]
+    return members
+
+
+def mean_jaccard(members: Bool[Tensor, "resample edge"]) -> float:
+    """The mean over pairs of rows of what they share by what either has; two empty rows are alike.
+
+    The numbers are whole and below 2^24, so that float32 counts them exactly. Edges in no row are left out first.
+    """
+    shared = torch.zeros(len(members), len(members), dtype=torch.float64)
+    for places in torch.split(members.any(0).nonzero().flatten(), EDGES):
+        some = members[:, places].float()
+        shared += some @ some.T
+    size = shared.diagonal()
+    either = size + size.unsqueeze(1) - shared
+    alike = torch.where(either > 0, shared / either, 1.0)
+    n_rows = len(members)
+    return float(alike.triu(1).sum() / (n_rows * (n_rows - 1) / 2))
