@@ -22,6 +22,7 @@ import heapq
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Literal
 
 import numpy as np
@@ -165,41 +166,40 @@ Candidate = tuple[float, int, int]
 """Minus the size of an edge, its receiver and its sender: the least is the next to take."""
 
 
-def descend(size: Float[np.ndarray, "receiver sender"], row: int) -> Iterator[Candidate]:
-    """The receiver's edges from the largest to the smallest, of equal ones the first in graph order."""
-    order = np.argsort(-size[row], kind="stable")
-    order = order[: np.isfinite(size[row]).sum()]
-    for value, sender in zip((-size[row, order]).tolist(), order.tolist(), strict=True):
-        yield value, row, sender
+def descend(size: Float[np.ndarray, " sender"], row: int, count: int) -> Iterator[Candidate]:
+    """The ``count`` largest edges of a receiver, from the largest down, of equal ones the first in graph order."""
+    order = (-size).argsort(kind="stable")[:count]
+    return zip((-size[order]).tolist(), repeat(row), order.tolist(), strict=False)
 
 
 def climb(graph: Graph, size: Float[np.ndarray, "receiver sender"], count: int) -> Bool[np.ndarray, "receiver sender"]:
     """The first ``count`` edges that the greedy way takes.
 
-    A heap holds the next edge of each receiver of the circuit. It does not run out: the logits read every sender, so
-    every edge's receiver joins at last.
+    Of the ``count`` largest edges those that lead along such edges to the logits come first, before any other: while
+    one of them is left, one can be taken, and it is larger. From there on a heap holds the next edge of each receiver
+    of the circuit. It does not run out: the logits read every sender, so every edge's receiver joins at last.
     """
-    owner, chosen = owners(graph), np.zeros(size.shape, bool)
+    owner, chosen = owners(graph), leading_to_logits(graph, first(size, count))
+    left = np.where(chosen, -np.inf, size)
+    n_left = np.isfinite(left).sum(1).tolist()
+    joined = np.append(chosen.any(0), True)
     heap: list[tuple[Candidate, Iterator[Candidate]]] = []
-    joined = np.zeros(len(graph.senders) + 1, bool)
 
-    def join(node: int) -> None:
-        joined[node] = True
-        for row in np.flatnonzero(owner == node).tolist():
-            edges = descend(size, row)
-            heapq.heappush(heap, (next(edges), edges))
-
-    join(len(graph.senders))
-    for _ in range(count):
-        (_, row, sender), edges = heap[0]
-        chosen[row, sender] = True
+    def push(edges: Iterator[Candidate]) -> None:
         following = next(edges, None)
-        if following is None:
-            heapq.heappop(heap)
-        else:
-            heapq.heapreplace(heap, (following, edges))
+        if following is not None:
+            heapq.heappush(heap, (following, edges))
+
+    for row in np.flatnonzero(joined[owner]).tolist():
+        push(descend(left[row], row, n_left[row]))
+    for _ in range(count - int(chosen.sum())):
+        (_, row, sender), edges = heapq.heappop(heap)
+        chosen[row, sender] = True
+        push(edges)
         if not joined[sender]:
-            join(sender)
+            joined[sender] = True
+            for new in np.flatnonzero(owner == sender).tolist():
+                push(descend(left[new], new, n_left[new]))
     return chosen
 
 

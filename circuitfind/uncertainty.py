@@ -33,8 +33,8 @@ from circuitfind.selection import Selection, check_finite, prune, select
 
 EDGES = 8192
 """How many edges' means over all resamples stand in memory at once."""
-RESAMPLES = 8
-"""How many resamples' means over all edges stand in memory at once."""
+BYTES = 128 << 20
+"""What the means of a block of resamples over all edges may take; one resample may always stand in memory."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,13 @@ class Scores:
         sums = self.flat[:, places].double().T @ draws.double().T
         return sums / len(self.flat)
 
+    def means(self, draws: Int[Tensor, "resample prompt"]) -> Float[Tensor, "resample edge"]:
+        """The mean scores of all edges in some resamples, float64."""
+        means = torch.empty(len(draws), len(self.places), dtype=torch.float64)
+        for into, places in zip(torch.split(means, EDGES, 1), torch.split(self.places, EDGES), strict=True):
+            into.copy_(self.resampled(draws, places).T)
+        return means
+
     def spread(self, values: Float[Tensor, " edge"]) -> Float[Tensor, "receiver sender"]:
         """A value for each edge in its place, NaN elsewhere."""
         whole = values.new_full(self.shape, math.nan)
@@ -160,11 +167,9 @@ def resample_circuits(
 ) -> Bool[Tensor, "resample edge"]:
     """Which edges the circuit of each resample has."""
     members = torch.empty(len(draws), len(table.places), dtype=torch.bool)
-    for first in range(0, len(draws), RESAMPLES):
-        block = draws[first : first + RESAMPLES]
-        means = torch.cat([table.resampled(block, places) for places in torch.split(table.places, EDGES)])
-        for resample, mean in enumerate(means.T, first):
-            members[resample] = select(graph, table.spread(mean), selection).kept.view(-1)[table.places]
+    for rows in torch.split(torch.arange(len(draws)), max(1, BYTES // (8 * len(table.places)))):
+        for row, mean in zip(rows, table.means(draws[rows]), strict=True):
+            members[row] = select(graph, table.spread(mean), selection).kept.view(-1)[table.places]
     return members
 
 
