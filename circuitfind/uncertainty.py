@@ -6,14 +6,14 @@ circuit. What they would have given is estimated by drawing as many prompts from
 by the same rule as the circuit itself. From all resamples come
 
 - a confidence interval of each edge's score: the percentiles of its resampled means (Efron 1981). It takes in no
-  correction for bias or skew, and with few prompts it is too narrow by about sqrt(1 - 1/n_prompts);
+  correction for bias or skew, and with few prompts it is too narrow, by a factor of about sqrt(1 - 1/n_prompts);
 - the inclusion probability of each edge: the share of the resamples whose circuit has it;
 - the consensus circuit: the edges whose inclusion probability reaches a bar, pruned as every circuit is;
 - how alike two resampled circuits are: the mean over all pairs of |A and B| / |A or B| (Jaccard 1901). Both sizes come
   from one product of the resamples' 0-1 matrix with its transpose, exactly.
 
 Sums are those of whole numbers of draws times scores, in float64: of scores in float16 they are exact. Edges are taken
-in slices and resamples in blocks, so memory hardly grows with either.
+in slices and resamples in blocks: what grows with both is one byte for each edge in each resample.
 """
 
 from __future__ import annotations
@@ -131,7 +131,8 @@ def bootstrap(
     table = Scores(scores.flatten(1), edges.flatten().nonzero().flatten(), edges.shape)
     mean, lower, upper = intervals(table, draws, options.level)
     members = resample_circuits(graph, table, draws, selection)
-    inclusion = table.spread(members.sum(0).double() / len(draws))
+    often = torch.from_numpy(members.numpy().sum(0, dtype=np.int64))  # torch's sum would copy the matrix as int64
+    inclusion = table.spread(often.double() / len(draws))
     consensus = prune(graph, inclusion >= options.bar)
     return Uncertainty(mean, lower, upper, inclusion, consensus, mean_jaccard(members))
 
