@@ -5,7 +5,7 @@ A run's components are the stages of ``masked.Layout``: a layer's heads, then it
 at any position: keys and values of the positions before are taken from another run (``before``).
 
 On the way back a layer's gradients are held at its queries, keys and values, d_head wide, and summed over runs there.
-Only ``receivers`` brings them to the d_model of what each head's inputs read, once however many runs there were. For a
+Only ``contract`` brings them to the d_model of what each head's inputs read, once however many runs there were. For a
 norm n = x / |x| (and x less its mean, in a LayerNorm) of inverse scale i, a head's gradient at x is
 
     i (W g - n <n, W g> / d_model), where <n, W g> = <n W, g> is a product of d_head numbers,
@@ -37,7 +37,11 @@ from circuitfind.transformer import (
 )
 
 Stream = Float[Tensor, "prompt pos d_model"]
+RECEIVERS = 96
+"""How many receivers' gradients meet the senders' changes in one product: with fewer it waits for memory, and with more
+it multiplies more of what no edge needs."""
 PerHead = Float[Tensor, "head prompt pos d_head"]
+PerKvHead = Float[Tensor, "kv_head prompt pos d_head"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class HeadsRun:
     """
 
     normed: Normed
-    plain: tuple[PerHead, PerHead, PerHead]
+    plain: tuple[PerHead, PerKvHead, PerKvHead]
     q: PerHead
     k: Float[Tensor, "head prompt key d_head"]
     v: Float[Tensor, "head prompt key d_head"]
@@ -246,12 +250,12 @@ class Sweeper:
     def _positions(self, n_before: int, n_pos: int) -> Int[Tensor, " pos"]:
         return torch.arange(n_before, n_before + n_pos, device=self.model.device)
 
-    def _ungrouped(self, x: Float[Tensor, "kv_head prompt pos d_head"]) -> PerHead:
+    def _ungrouped(self, x: PerKvHead) -> PerHead:
         """Every query head's own copy."""
         return x.repeat_interleave(self.model.architecture.n_heads // len(x), dim=0)
 
 
-def _grouped(x: PerHead, n_kv_heads: int) -> Float[Tensor, "kv_head prompt pos d_head"]:
+def _grouped(x: PerHead, n_kv_heads: int) -> PerKvHead:
     """The sum over the query heads that share a key/value head."""
     return x if len(x) == n_kv_heads else x.reshape(n_kv_heads, -1, *x.shape[1:]).sum(1)
 
@@ -297,25 +301,31 @@ class Gradients:
         """The gradient at what the logits read."""
         self._final = gradient * weight if self._final is None else self._final.add_(gradient, alpha=weight)
 
-    def receivers(self, stage: int) -> Float[Tensor, "receiver prompt pos d_model"] | None:
-        """The gradients at a stage's inputs; the stage behind the last is the logits."""
+    def has(self, stage: int) -> bool:
+        """Whether a run has come through the stage; the one behind the last is the logits."""
         if stage == 2 * self._model.architecture.n_layers:
-            return None if self._final is None else self._final.unsqueeze(0)
-        if stage % 2:
-            return self._mlps[stage // 2].unsqueeze(0) if stage // 2 in self._mlps else None
-        return self._heads(stage // 2) if stage // 2 in self._slots else None
+            return self._final is not None
+        return stage // 2 in (self._mlps if stage % 2 else self._slots)
 
-    def _heads(self, layer: int) -> Float[Tensor, "receiver prompt pos d_model"]:
+    def write(self, stage: int, to: Float[Tensor, "receiver prompt pos d_model"]) -> None:
+        """Write the gradients at the inputs of a stage that has some."""
+        if stage == 2 * self._model.architecture.n_layers:
+            assert self._final is not None
+            to[0] = self._final
+        elif stage % 2:
+            to[0] = self._mlps[stage // 2]
+        else:
+            self._write_heads(stage // 2, to)
+
+    def _write_heads(self, layer: int, to: Float[Tensor, "receiver prompt pos d_model"]) -> None:
         architecture, weights = self._model.architecture, self._model.layers[layer]
         own = kv_heads(architecture, range(architecture.n_heads))
-        parts = []
-        for x, W in zip(self._slots[layer], (weights.W_Q, weights.W_K[own], weights.W_V[own]), strict=True):
+        reads = (weights.W_Q, weights.W_K[own], weights.W_V[own])
+        for x, W, part in zip(self._slots[layer], reads, torch.split(to, architecture.n_heads), strict=True):
             read = W - W.mean(1, keepdim=True) if architecture.norm == "layer" else W
-            parts.append(torch.bmm(x.flatten(1, 2), read.transpose(1, 2)).reshape(*x.shape[:3], W.shape[1]))
-        gradient = torch.cat(parts)
+            torch.bmm(x.flatten(1, 2), read.transpose(1, 2), out=part.flatten(1, 2))
         for normed, along in self._norms[layer]:
-            gradient.addcmul_(normed, along, value=-1)
-        return gradient
+            to.addcmul_(normed, along, value=-1)
 
 
 def contract(
@@ -326,16 +336,31 @@ def contract(
 ) -> Float[Tensor, "prompt receiver sender"]:
     """Each receiver's gradient times each readable sender's change, over each prompt's span of positions.
 
-    0 for every other sender, and where there is no gradient.
+    0 where there is no gradient; what stands where the graph has no edge means nothing.
     """
     dtype = torch.promote_types(change.dtype, torch.float32)
-    shape = (change.shape[1], layout.row(layout.graph.n_layers, 0) + 1, len(change))
+    shape = (change.shape[1], layout.rows(layout.n_stages - 1).stop, len(change))
     scores = torch.zeros(shape, dtype=dtype, device=change.device)
-    for stage in range(layout.n_stages):
-        rows, n_readable = layout.rows(stage), layout.n_readable(stage)
-        gradient = gradients.receivers(stage)
-        if gradient is not None:
-            for prompt, (start, stop) in enumerate(spans):
-                flat = (x[:, prompt, start:stop].flatten(1).to(dtype) for x in (gradient, change[:n_readable]))
-                scores[prompt, rows.start : rows.stop, :n_readable] = next(flat) @ next(flat).T
+    for stages in _groups([stage for stage in range(layout.n_stages) if gradients.has(stage)], layout):
+        first, last = layout.rows(stages[0]).start, layout.rows(stages[-1]).stop
+        n_readable = max(map(layout.n_readable, stages))
+        gradient = change.new_empty(last - first, *change.shape[1:])
+        for stage in stages:
+            rows = layout.rows(stage)
+            gradients.write(stage, gradient[rows.start - first : rows.stop - first])
+        for prompt, (start, stop) in enumerate(spans):
+            left, right = (x[:, prompt, start:stop].flatten(1).to(dtype) for x in (gradient, change[:n_readable]))
+            scores[prompt, first:last, :n_readable] = left @ right.T
     return scores
+
+
+def _groups(stages: Sequence[int], layout: Layout) -> Iterator[list[int]]:
+    """The stages, from the first to the last without a gap, in groups of about RECEIVERS receivers."""
+    group: list[int] = []
+    for stage in stages:
+        group.append(stage)
+        if layout.rows(stage).stop - layout.rows(group[0]).start >= RECEIVERS:
+            yield group
+            group = []
+    if group:
+        yield group

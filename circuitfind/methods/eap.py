@@ -36,11 +36,15 @@ from circuitfind.metrics import MetricName, check_answers, make_objective
 from circuitfind.patching import AblationName, readable
 from circuitfind.progress import Progress
 from circuitfind.rerun import first_changed
-from circuitfind.search import Threads, split
+from circuitfind.search import split
+from circuitfind.threads import Threads
 from circuitfind.transformer import Transformer, embed, embed_positions
 
 STEPS = 5
 """MIB's."""
+
+WORTH = 4
+"""The positions before the first that changes are run apart if they are at least one in so many."""
 
 Tell = Callable[[], None]
 
@@ -138,7 +142,7 @@ class _Attribution:
         check_answers(self.metric, batch)
         self._check(model)
         batch = batch.to(model.device)
-        sweeper, first = Sweeper(model), min(first_changed(batch, self.ablation))
+        sweeper, first = Sweeper(model), _first_position(batch, self.ablation)
         groups = split(batch, batch_size)
         tell = _counter(progress, len(groups) * self._n_sweeps(sweeper))
 
@@ -161,6 +165,13 @@ class _Attribution:
 
     def _score(self, block: Block, tell: Tell) -> Float[Tensor, "prompt receiver sender"]:
         raise NotImplementedError
+
+
+def _first_position(batch: Batch, ablation: AblationName) -> int:
+    """Where runs begin: at the first position that changes in any prompt, or 0 if little would be saved by a run of the
+    positions before, which reads all weights however few they are."""
+    first = min(first_changed(batch, ablation))
+    return first if first * WORTH >= batch.n_pos else 0
 
 
 def _counter(progress: Progress, total: int) -> Tell:

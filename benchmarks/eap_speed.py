@@ -1,0 +1,95 @@
+"""Seconds that attribution takes, against one forward and backward pass of the bare model, in one process.
+
+    python -m benchmarks.eap_speed [--model smollm2-135m] [--task ioi] [--prompts 32] [--metric logit-diff]
+                                   [--batch-size 8] [--methods eap,eap-ig]
+
+The pass is the plain Hugging Face model's over the same clean prompts, logits at the last position alone, back to the
+embeddings with every weight frozen: less than what a user's own loss.backward() does. At its best batch size, and best
+of several like ours, taken in turns with them, since the machine's speed drifts. Beside it stands the same pass with
+the gradients of all weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks.machine import machine
+from circuitfind.batch import Batch, tokenise
+from circuitfind.memory import gigabytes, peak
+from circuitfind.methods.eap import EAP, EAPIG, CleanCorrupted, EAPIGActivations
+from circuitfind.models.families import read_transformer
+from circuitfind.models.load import load_bridge, load_tokenizer
+from circuitfind.models.locate import locate
+from circuitfind.progress import Silent
+from circuitfind.taskfiles import load_task
+
+METHODS = {method.name: method for method in (EAP, CleanCorrupted, EAPIG, EAPIGActivations)}
+ROUNDS = 3
+
+
+def main() -> None:
+    options = parse()
+    tokenizer = load_tokenizer(options.model)
+    batch = tokenise(load_task(options.task).make(tokenizer, options.prompts, 0), tokenizer)
+    bridge = load_bridge(locate(options.model, Silent()), "cpu", torch.float32)
+    model = read_transformer(bridge, batch.n_pos)
+    methods = [METHODS[name](metric=options.metric) for name in options.methods.split(",")]
+    works: dict[str, Callable[[], object]] = {
+        **{method.name: lambda m=method: m.score(model, batch, options.batch_size, Silent()) for method in methods},
+        **{f"frozen {size}": lambda s=size: one_pass(bridge.original_model, batch, s, True) for size in (8, 32)},
+        **{f"weights {size}": lambda s=size: one_pass(bridge.original_model, batch, s, False) for size in (8, 32)},
+    }
+    seconds = best_of(works)
+    frozen, weights = (min(t for name, t in seconds.items() if name.startswith(k)) for k in ("frozen", "weights"))
+    print(machine())
+    print(f"{options.task}, {options.model}, {batch.n_prompts} prompts of up to {batch.n_pos} tokens, {options.metric}")
+    print(f"one pass, weights frozen        {frozen:7.2f} s")
+    print(f"one pass, weights' gradients    {weights:7.2f} s")
+    for method in methods:
+        took = seconds[method.name]
+        print(f"{method.name:<20}{took:7.2f} s   ratio {took / frozen:5.2f} x   to weights' {took / weights:5.2f} x")
+    print(f"peak memory {gigabytes(peak())}, the two models' included")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser.add_argument("--task", default="ioi")
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--metric", default="logit-diff")
+    parser.add_argument("--prompts", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--methods", default="eap,eap-ig")
+    return parser.parse_args()
+
+
+def best_of(works: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Seconds of each, best of several rounds in which they take turns."""
+    seconds = dict.fromkeys(works, float("inf"))
+    for _ in range(ROUNDS):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            seconds[name] = min(seconds[name], time.perf_counter() - start)
+    return seconds
+
+
+def one_pass(model: Any, batch: Batch, size: int, frozen: bool) -> None:
+    """Forwards, and back from a logit difference, over all prompts."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(not frozen)
+        parameter.grad = None
+    for first in range(0, batch.n_prompts, size):
+        rows = batch.rows(range(first, min(first + size, batch.n_prompts)))
+        embedded = model.get_input_embeddings()(rows.clean).detach().requires_grad_()
+        logits = model(inputs_embeds=embedded, use_cache=False, logits_to_keep=1).logits[:, -1]
+        right, wrong = (torch.tensor([a[0] for a in answers]) for answers in (rows.answers, rows.wrong_answers))
+        (logits.gather(1, wrong[:, None]) - logits.gather(1, right[:, None])).sum().backward()
+
+
+if __name__ == "__main__":
+    main()
