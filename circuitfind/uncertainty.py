@@ -146,13 +146,12 @@ def intervals(
     """
     tail = (1 - level) / 2
     every = torch.ones_like(draws[:1])
-    means, lower, upper = [], [], []
-    for places in torch.split(table.places, EDGES):
-        means.append(table.resampled(every, places)[:, 0])
+    found = torch.empty(3, len(table.places), dtype=torch.float64)  # first, lest it be strewn among what is freed
+    for into, places in zip(torch.split(found, EDGES, 1), torch.split(table.places, EDGES), strict=True):
         ordered = np.sort(table.resampled(draws, places).numpy(), axis=1)
-        lower.append(percentile(ordered, tail))
-        upper.append(percentile(ordered, 1 - tail))
-    return table.spread(torch.cat(means)), table.spread(torch.cat(lower)), table.spread(torch.cat(upper))
+        into[0] = table.resampled(every, places)[:, 0]
+        into[1], into[2] = percentile(ordered, tail), percentile(ordered, 1 - tail)
+    return table.spread(found[0]), table.spread(found[1]), table.spread(found[2])
 
 
 def percentile(ordered: Float[np.ndarray, "edge resample"], share: float) -> Float[Tensor, " edge"]:
