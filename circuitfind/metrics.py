@@ -21,13 +21,16 @@ from torch import Tensor
 
 from circuitfind.batch import Batch
 from circuitfind.errors import UsageError, unknown
-from circuitfind.partition import Yardstick, enclose_log_partition, log_partition
+from circuitfind.partition import ROWS, Yardstick, enclose_log_partition, log_partition, mean_column
+from circuitfind.threads import Each, one_by_one
 from circuitfind.transformer import Transformer, final_norm, unembed
 
 MetricName = Literal["kl", "logit-diff", "prob-diff", "loss"]
 METRICS: tuple[MetricName, ...] = ("kl", "logit-diff", "prob-diff", "loss")
 ENCLOSED: frozenset[MetricName] = frozenset({"kl", "loss"})
 """They move no more than log Z does, so that an interval for log Z is one for them."""
+AT_ONCE = 64
+"""Of how many prompts the full model's logits are held at once."""
 HIGHER_IS_BETTER: frozenset[MetricName] = frozenset({"logit-diff", "prob-diff"})
 
 
@@ -106,7 +109,7 @@ class Objective:
 
     ``expected_unembedding`` is W_U P and ``constant`` the part of KL that no circuit changes; both None for other
     metrics. With ``full`` (the full model's value of each prompt) the distance from it is minimised instead.
-    ``yardstick`` is what ``enclose`` measures with.
+    ``yardstick`` is what ``enclose`` measures with; ``each`` shares out what goes through the vocabulary.
     """
 
     metric: MetricName
@@ -116,11 +119,12 @@ class Objective:
     constant: Float[Tensor, " prompt"] | None = None
     full: Float[Tensor, " prompt"] | None = None
     yardstick: Yardstick | None = None
+    each: Each = one_by_one
 
     def __call__(self, final: Float[Tensor, "test prompt d_model"]) -> Float[Tensor, "test prompt"]:
         """The number to minimise for each test and prompt, float64; ``final`` is what the logits read."""
         x = final_norm(self.model, final)
-        return self._value(x, log_partition(self.model, x) if self.metric != "logit-diff" else None)
+        return self._value(x, log_partition(self.model, x, self.each) if self.metric != "logit-diff" else None)
 
     def enclose(
         self,
@@ -137,7 +141,9 @@ class Objective:
             value = self(final)
             return value, torch.zeros_like(value)
         x = final_norm(self.model, final)
-        log_z, radius = enclose_log_partition(self.model, self.yardstick, final_norm(self.model, start), x, tolerance)
+        log_z, radius = enclose_log_partition(
+            self.model, self.yardstick, final_norm(self.model, start), x, tolerance, self.each
+        )
         return self._value(x, log_z), radius
 
     def slope(self, final: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "prompt d_model"]:
@@ -149,19 +155,16 @@ class Objective:
         with torch.enable_grad():
             stream = final.detach().clone().requires_grad_()
             x = final_norm(self.model, stream)
-        logits = x.detach() @ self.model.W_U
-        if self.model.b_U is not None:
-            logits += self.model.b_U
-        log_z = logits.logsumexp(-1, keepdim=True)
-        with torch.enable_grad():
-            known = log_z.squeeze(-1).double().requires_grad_()
-            total = self._value(x.unsqueeze(0), None if self.metric == "logit-diff" else known.unsqueeze(0)).sum()
         if self.metric == "logit-diff":
+            with torch.enable_grad():
+                total = self._value(x.unsqueeze(0), None).sum()
             return torch.autograd.grad(total, stream)[0]
-        along_x, along_z = torch.autograd.grad(total, (x, known), retain_graph=True)
-        mean_column = logits.sub_(log_z).exp_() @ self.model.W_U.T
-        along_x = along_x + along_z.to(x.dtype).unsqueeze(-1) * mean_column
-        return torch.autograd.grad(x, stream, along_x)[0]
+        log_z, mean = mean_column(self.model, x.detach(), self.each)
+        with torch.enable_grad():
+            log_z.requires_grad_()
+            total = self._value(x.unsqueeze(0), log_z.unsqueeze(0)).sum()
+        along_x, along_z = torch.autograd.grad(total, (x, log_z), retain_graph=True)
+        return torch.autograd.grad(x, stream, along_x + along_z.to(x.dtype).unsqueeze(-1) * mean)[0]
 
     def _value(self, x: Tensor, log_z: Tensor | None) -> Tensor:
         value = self._measure(x, log_z)
@@ -191,19 +194,29 @@ def make_objective(
     final: Float[Tensor, "prompt d_model"],
     match: bool = False,
     yardstick: Yardstick | None = None,
+    each: Each = one_by_one,
 ) -> Objective:
     """The objective for these prompts; ``final`` is what the logits read in the full model's clean run.
 
     ``match``: minimise the distance from the full model's value of each prompt, not the metric itself.
     """
     if metric != "kl":
-        objective = Objective(metric, model, batch, yardstick=yardstick)
+        objective = Objective(metric, model, batch, yardstick=yardstick, each=each)
         return replace(objective, full=objective(final.unsqueeze(0))[0]) if match else objective
-    log_probs = unembed(model, final).double().log_softmax(-1)
+    expected, constant = zip(*(_full_model(model, some) for some in torch.split(final, AT_ONCE)), strict=True)
+    return Objective(metric, model, batch, torch.cat(expected), torch.cat(constant), yardstick=yardstick, each=each)
+
+
+def _full_model(
+    model: Transformer, final: Float[Tensor, "prompt d_model"]
+) -> tuple[Float[Tensor, "prompt d_model"], Float[Tensor, " prompt"]]:
+    """W_U P, and the part of KL that no circuit changes."""
+    padded = torch.cat((final, final[-1:].expand(-len(final) % ROWS, -1)))
+    log_probs = unembed(model, padded).double().log_softmax(-1)
     probs = log_probs.exp()
     bias = 0.0 if model.b_U is None else (probs * model.b_U).sum(-1)
     expected = (probs.to(model.dtype) @ model.W_U.T).double()
-    return Objective(metric, model, batch, expected, (probs * log_probs).sum(-1) - bias, yardstick=yardstick)
+    return expected[: len(final)], ((probs * log_probs).sum(-1) - bias)[: len(final)]
 
 
 def _some_logits(

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuitfind.threads import Each, one_by_one
 from circuitfind.transformer import Transformer
 
 VOCAB_SLICE = 2048
@@ -39,50 +40,70 @@ WORTH = 0.5
 """A plane must have less than this many dimensions a test to be used."""
 
 
-def log_partition(model: Transformer, x: Float[Tensor, "test prompt d_model"]) -> Float[Tensor, "test prompt"]:
+def log_partition(
+    model: Transformer, x: Float[Tensor, "test prompt d_model"], each: Each = one_by_one
+) -> Float[Tensor, "test prompt"]:
     """log of the summed exponentials of all logits, from the normed stream ``x``, float64.
 
     A slice of the vocabulary for a few rows at a time, so that logits are exponentiated while they are in the cache.
     """
-    product, groups = _Product(model), torch.split(x.flatten(0, 1), TOGETHER)
-    parts = [torch.cat([_log_sum_exp(product.logits(rows, t)) for rows in groups]) for t in product.slices]
-    return torch.stack(parts, dim=-1).logsumexp(-1).reshape(x.shape[:2])
+    groups = torch.split(x.flatten(0, 1), TOGETHER)
+
+    def sum_slice(tokens: slice) -> Float[Tensor, " row"]:
+        return torch.cat([_log_sum_exp(_logits(model, rows, tokens)) for rows in groups])
+
+    return torch.stack(each(sum_slice, slices(model)), dim=-1).logsumexp(-1).reshape(x.shape[:2])
 
 
-class _Product:
-    """Products of rows with slices of the unembedding; each is written over the last.
+def mean_column(
+    model: Transformer, x: Float[Tensor, "prompt d_model"], each: Each = one_by_one
+) -> tuple[Float[Tensor, " prompt"], Float[Tensor, "prompt d_model"]]:
+    """log Z, float64, and its gradient in ``x``: the mean of the unembedding's columns under the distribution at x."""
 
-    They are made up to whole vectors, as a rest would go through other instructions, to other bits.
-    """
-
-    def __init__(self, model: Transformer) -> None:
-        self._model = model
-        d_vocab = model.W_U.shape[1]
-        self.slices = [slice(first, min(first + VOCAB_SLICE, d_vocab)) for first in range(0, d_vocab, VOCAB_SLICE)]
-        self._buffer = model.W_U.new_empty(0)
-
-    def of(self, rows: Float[Tensor, "row d_model"], tokens: slice) -> Float[Tensor, "row t"]:
-        """The products without a bias, then zeros."""
-        n_tokens, whole = tokens.stop - tokens.start, torch.cat((rows, rows[-1:].expand(-len(rows) % ROWS, -1)))
-        width = n_tokens + -n_tokens % VECTOR
-        if self._buffer.numel() < len(whole) * width:
-            self._buffer = rows.new_empty(len(whole) * width)
-        products = self._buffer[: len(whole) * width].reshape(len(whole), width)
-        torch.mm(whole, self._model.W_U[:, tokens], out=products[:, :n_tokens])
-        products[:, n_tokens:] = 0
-        return products[: len(rows)]
-
-    def logits(self, rows: Float[Tensor, "row d_model"], tokens: slice) -> Float[Tensor, "row t"]:
-        """The logits, then -inf."""
-        return self.finish(self.of(rows, tokens), tokens)
-
-    def finish(self, products: Float[Tensor, "row t"], tokens: slice) -> Float[Tensor, "row t"]:
-        """The products made logits in place."""
+    def weigh_slice(tokens: slice) -> tuple[Tensor, Tensor]:
+        logits = _logits(model, x, tokens)
+        highest = logits.amax(-1, keepdim=True)
+        weights = logits.sub_(highest).exp_()
+        log_sum = weights.sum(-1).double().log() + highest.squeeze(-1)
         n_tokens = tokens.stop - tokens.start
-        if self._model.b_U is not None:
-            products[:, :n_tokens] += self._model.b_U[tokens]
-        products[:, n_tokens:] = -math.inf
-        return products
+        columns = torch.cat((weights, weights[-1:].expand(-len(weights) % ROWS, -1)))[:, :n_tokens]
+        return log_sum, (columns @ model.W_U[:, tokens].T)[: len(x)] * (highest.squeeze(-1) - log_sum).exp()[:, None]
+
+    log_sums, means = zip(*each(weigh_slice, slices(model)), strict=True)
+    parts = torch.stack(log_sums)
+    log_z = parts.logsumexp(0)
+    shares = (parts - log_z).exp().unsqueeze(-1)
+    return log_z, (shares * torch.stack(means)).sum(0).to(x.dtype)
+
+
+def slices(model: Transformer) -> list[slice]:
+    """The vocabulary in pieces, for the threads to share."""
+    d_vocab = model.W_U.shape[1]
+    return [slice(first, min(first + VOCAB_SLICE, d_vocab)) for first in range(0, d_vocab, VOCAB_SLICE)]
+
+
+def _products(model: Transformer, rows: Float[Tensor, "row d_model"], tokens: slice) -> Float[Tensor, "row t"]:
+    """Products of rows with a slice of the unembedding, then zeros: they are made up to whole vectors, as a rest would
+    go through other instructions, to other bits."""
+    n_tokens, whole = tokens.stop - tokens.start, torch.cat((rows, rows[-1:].expand(-len(rows) % ROWS, -1)))
+    products = rows.new_empty(len(whole), n_tokens + -n_tokens % VECTOR)
+    torch.mm(whole, model.W_U[:, tokens], out=products[:, :n_tokens])
+    products[:, n_tokens:] = 0
+    return products[: len(rows)]
+
+
+def _logits(model: Transformer, rows: Float[Tensor, "row d_model"], tokens: slice) -> Float[Tensor, "row t"]:
+    """The logits, then -inf."""
+    return _finish(model, _products(model, rows, tokens), tokens)
+
+
+def _finish(model: Transformer, products: Float[Tensor, "row t"], tokens: slice) -> Float[Tensor, "row t"]:
+    """The products made logits in place."""
+    n_tokens = tokens.stop - tokens.start
+    if model.b_U is not None:
+        products[:, :n_tokens] += model.b_U[tokens]
+    products[:, n_tokens:] = -math.inf
+    return products
 
 
 def _log_sum_exp(logits: Float[Tensor, "row t"]) -> Float[Tensor, " row"]:
@@ -135,6 +156,7 @@ def enclose_log_partition(
     start: Float[Tensor, "prompt d_model"],
     x: Float[Tensor, "test prompt d_model"],
     tolerance: float,
+    each: Each = one_by_one,
 ) -> tuple[Float[Tensor, "test prompt"], Float[Tensor, "test prompt"]]:
     """log Z of the normed streams ``x``, and how far from it the truth can lie: about ``tolerance`` at most; float64.
 
@@ -142,29 +164,38 @@ def enclose_log_partition(
     No prompt's numbers depend on another prompt.
     """
     longest = tolerance / (2 * yardstick.reach)
-    planes = [_plane(x[:, i] - start[i], yardstick, longest) for i in range(len(start))]
+    planes = each(lambda i: _plane(x[:, i] - start[i], yardstick, longest), range(len(start)))
     if not any(planes):
-        log_z = log_partition(model, x)
+        log_z = log_partition(model, x, each)
         return log_z, torch.zeros_like(log_z)
-    product, bases = _Product(model), [start.new_empty(0, start.shape[1]) if p is None else p.basis for p in planes]
-    rows, starts, lasts, parts = torch.cat([start, x[-1], *bases]), [], [], []
-    for tokens in product.slices:
-        shared = product.of(rows, tokens).clone()
+    bases = [start.new_empty(0, start.shape[1]) if p is None else p.basis for p in planes]
+    rows = torch.cat([start, x[-1], *bases])
+
+    def sum_slice(tokens: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """The sums of all tests, the logits at their start, and the sums of the last test."""
+        shared = _products(model, rows, tokens)
         first, last, *others = torch.split(shared, [len(start), len(start), *map(len, bases)])
-        logits = product.finish(first, tokens)
+        logits = _finish(model, first, tokens)
         tests = [
-            _log_sum_exp(product.logits(x[:, i], tokens) if plane is None else _spread(logits[i], plane, others[i]))
+            _log_sum_exp(_logits(model, x[:, i], tokens) if plane is None else _spread(logits[i], plane, others[i]))
             for i, plane in enumerate(planes)
         ]
-        parts.append(torch.stack(tests, dim=-1))
-        starts.append(logits[:, : tokens.stop - tokens.start].clone())
-        lasts.append(_log_sum_exp(product.finish(last, tokens)))
+        at_start = logits[:, : tokens.stop - tokens.start].clone()
+        return torch.stack(tests, dim=-1), at_start, _log_sum_exp(_finish(model, last, tokens))
+
+    parts, starts, lasts = zip(*each(sum_slice, slices(model)), strict=True)
     log_z = torch.stack(parts, dim=-1).logsumexp(-1)
+    at_start = torch.cat(starts, dim=-1)
+
+    def first_order(i: int) -> tuple[Tensor, Tensor] | None:
+        plane = planes[i]
+        return None if plane is None else _first_order(model, yardstick, at_start[i], plane)
+
     radius = torch.zeros_like(log_z)
-    for i, plane in enumerate(planes):
-        if plane is not None:
-            middle, radius[:, i] = _first_order(model, yardstick, torch.cat([own[i] for own in starts]), plane)
-            log_z[:, i] += middle
+    for i, found in enumerate(each(first_order, range(len(start)))):
+        if found is not None:
+            log_z[:, i] += found[0]
+            radius[:, i] = found[1]
     log_z[-1], radius[-1] = torch.stack(lasts, dim=-1).logsumexp(-1), 0.0
     return log_z, radius
 

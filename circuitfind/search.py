@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -20,24 +18,16 @@ from torch import Tensor
 from circuitfind.batch import Batch
 from circuitfind.errors import ModelError
 from circuitfind.graph import Node, Receiver
-from circuitfind.metrics import ENCLOSED, MetricName, Objective, make_objective
+from circuitfind.metrics import ENCLOSED, MetricName, make_objective
 from circuitfind.partition import make_yardstick
 from circuitfind.patching import AblationName, Baseline, prepare
 from circuitfind.rerun import ROWS, Rerun
+from circuitfind.threads import Threads
 from circuitfind.transformer import Transformer
 
 BYTES_IN_FLIGHT = 256 << 20
 
 T = TypeVar("T")
-U = TypeVar("U")
-
-
-@dataclass(frozen=True)
-class Block:
-    """A group of prompts, made up to a multiple of ROWS by repeating the last; ``n_real`` of them count."""
-
-    baseline: Baseline
-    n_real: int
 
 
 def split(batch: Batch, batch_size: int) -> list[tuple[Batch, int]]:
@@ -50,45 +40,20 @@ def split(batch: Batch, batch_size: int) -> list[tuple[Batch, int]]:
     return groups
 
 
-class Threads:
-    """Workers that each compute on one thread. Use as a context; PyTorch's own threads are back afterwards."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._n_threads = torch.get_num_threads() if device.type == "cpu" else 1
-        self._before = torch.get_num_threads()
-
-    def __enter__(self) -> Threads:
-        torch.set_num_threads(1)
-        self._pool = ThreadPoolExecutor(self._n_threads, initializer=torch.set_num_threads, initargs=(1,))
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        torch.set_num_threads(self._before)
-
-    def map(self, function: Callable[[T], U], items: Sequence[T]) -> list[U]:
-        """``function`` of each item, in order; autograd may take up the tensors that it makes."""
-
-        def called(item: T) -> U:
-            with torch.inference_mode(False), torch.no_grad():
-                return function(item)
-
-        return list(self._pool.map(called, items))
-
-
 class _BlockSearch:
-    """The part of a search that one block computes. ``_final`` is what the logits read in the present run."""
+    """The part of a search that one block computes: what the logits read, of its ``n_real`` real prompts."""
 
-    def __init__(self, baseline: Baseline, objective: Objective, n_real: int) -> None:
+    def __init__(self, baseline: Baseline, n_real: int) -> None:
         self.rerun = Rerun(baseline)
-        self._objective = objective
         self._n_real = n_real
         self._final = baseline.final
         self._change: Tensor | None = None
         self._path: _Path | None = None
 
-    def value(self) -> Float[Tensor, "1 prompt"]:
-        return self._objective(self._final.unsqueeze(0))[:, : self._n_real]
+    @property
+    def final(self) -> Float[Tensor, "prompt d_model"]:
+        """What the logits read in the present run."""
+        return self._final[: self._n_real]
 
     def visit(self, receiver: Receiver, removed: Sequence[int]) -> None:
         self.rerun.visit(receiver)
@@ -102,19 +67,16 @@ class _BlockSearch:
         assert self._change is not None
         self._path = _Path(self.rerun, receiver, senders, self._change, self._final)
 
-    def reach(self, cuts: Sequence[int], at_once: int) -> None:
+    def reach(self, cuts: Sequence[int], at_once: int) -> Float[Tensor, "cut prompt d_model"]:
         self.path.reach(cuts, at_once)
+        return self.finals(cuts)
 
-    def enclose(self, cuts: Sequence[int], tolerance: float) -> tuple[Tensor, Tensor]:
-        """Values and radii, [cut, prompt] each."""
-        values, radii = self._objective.enclose(self._final, self.path.finals(cuts), tolerance)
-        return values[:, : self._n_real], radii[:, : self._n_real]
+    def finals(self, cuts: Sequence[int]) -> Float[Tensor, "cut prompt d_model"]:
+        return self.path.finals(cuts)[:, : self._n_real]
 
-    def compute(self, cuts: Sequence[int]) -> Float[Tensor, "cut prompt"]:
-        return self._objective(self.path.finals(cuts))[:, : self._n_real]
-
-    def slopes(self, cut: int) -> Float[Tensor, "prompt sender"]:
-        return self.path.slopes(cut, self._objective)[: self._n_real]
+    def slopes(self, cut: int, slope: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "prompt sender"]:
+        whole = torch.cat([slope, slope.new_zeros(len(self._final) - len(slope), slope.shape[1])])
+        return self.path.slopes(cut, whole)[: self._n_real]
 
     def settle(self, cut: int) -> None:
         self._change, self._final = self.path.at(cut)
@@ -163,12 +125,14 @@ class _Path:
         """The input's change at a cut that was reached, and what the logits then read."""
         return self._changes[cut], self._finals[cut]
 
-    def slopes(self, cut: int, objective: Objective) -> Float[Tensor, "prompt sender"]:
-        """How each prompt's objective rises at a cut as each edge into the receiver goes, to first order; float64."""
+    def slopes(self, cut: int, slope: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "prompt sender"]:
+        """How each prompt's objective rises at a cut as each edge into the receiver goes, to first order; float64.
+
+        ``slope`` is its gradient with respect to what the logits read there.
+        """
         with torch.enable_grad():
             change = self._changes[cut].clone().requires_grad_()
             final = self._rerun.what_if(self._receiver, change.unsqueeze(0))
-        slope = objective.slope(self._finals[cut])
         (gradient,) = torch.autograd.grad(final, change, slope.unsqueeze(0))
         return self._rerun.rises(self._receiver, gradient)
 
@@ -257,14 +221,14 @@ class Search:
     ) -> None:
         self._threads = threads
         self._bytes_in_flight = bytes_in_flight
-        yardstick = make_yardstick(model) if metric in ENCLOSED else None
+        batch = batch.to(model.device)
 
         def open_block(group: tuple[Batch, int]) -> _BlockSearch:
-            baseline = prepare(model, group[0], ablation)
-            objective = make_objective(metric, model, group[0], baseline.final, match, yardstick)
-            return _BlockSearch(baseline, objective, group[1])
+            return _BlockSearch(prepare(model, group[0], ablation), group[1])
 
-        self._blocks = threads.map(open_block, split(batch.to(model.device), batch_size))
+        self._blocks = threads.map(open_block, split(batch, batch_size))
+        yardstick = make_yardstick(model) if metric in ENCLOSED else None
+        self._objective = make_objective(metric, model, batch, self._final, match, yardstick, threads.map)
         self._look()
 
     @property
@@ -296,21 +260,20 @@ class Search:
     ) -> tuple[Float[Tensor, "cut prompt"], Float[Tensor, "cut prompt"]]:
         """The objective at these cuts of the chain that was begun last, and how far from it the truth can lie."""
         at_once = self.at_once
-
-        def enclose(block: _BlockSearch) -> tuple[Tensor, Tensor]:
-            block.reach(cuts, at_once)
-            return block.enclose(cuts, tolerance)
-
-        values, radii = zip(*self._map(enclose), strict=True)
-        return _beside(values), _beside(radii)
+        finals = torch.cat(self._map(lambda block: block.reach(cuts, at_once)), dim=1)
+        values, radii = self._objective.enclose(self._final, finals, tolerance)
+        return values.cpu(), radii.cpu()
 
     def compute(self, cuts: Sequence[int]) -> Float[Tensor, "cut prompt"]:
         """The exact objective at cuts that were reached."""
-        return _beside(self._map(lambda block: block.compute(cuts)))
+        return self._objective(self._finals(cuts)).cpu()
 
     def slopes(self, cut: int) -> Float[Tensor, "prompt sender"]:
         """How the objective rises, to first order, as each edge into the receiver goes at a cut that was reached."""
-        return torch.cat([part.cpu() for part in self._map(lambda block: block.slopes(cut))])
+        slope = self._objective.slope(self._finals([cut])[0])
+        parts = torch.split(slope, [len(block.final) for block in self._blocks])
+        pairs = list(zip(self._blocks, parts, strict=True))
+        return torch.cat(self._threads.map(lambda pair: pair[0].slopes(cut, pair[1]), pairs)).cpu()
 
     def settle(self, cut: int, prompts: Float[Tensor, " prompt"]) -> None:
         """Make a cut that was reached the present run, with this objective."""
@@ -321,8 +284,16 @@ class Search:
         """End with ``receiver``, of whose edges those from ``kept`` alone are left."""
         self._map(lambda block: block.leave(receiver, kept))
 
+    @property
+    def _final(self) -> Float[Tensor, "prompt d_model"]:
+        """What the logits read in the present run."""
+        return torch.cat([block.final for block in self._blocks])
+
+    def _finals(self, cuts: Sequence[int]) -> Float[Tensor, "cut prompt d_model"]:
+        return torch.cat([block.finals(cuts) for block in self._blocks], dim=1)
+
     def _look(self) -> None:
-        self._now(_beside(self._map(_BlockSearch.value))[0])
+        self._now(self._objective(self._final.unsqueeze(0))[0].cpu())
 
     def _now(self, prompts: Float[Tensor, " prompt"]) -> None:
         self.prompts = prompts
@@ -330,8 +301,3 @@ class Search:
 
     def _map(self, function: Callable[[_BlockSearch], T]) -> list[T]:
         return self._threads.map(function, self._blocks)
-
-
-def _beside(parts: Sequence[Float[Tensor, "test _"]]) -> Float[Tensor, "test prompt"]:
-    """What each block returned, as one."""
-    return torch.cat([part.cpu() for part in parts], dim=1)

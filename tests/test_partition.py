@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitfind import partition
-from circuitfind.partition import enclose_log_partition, log_partition, make_yardstick
+from circuitfind.partition import enclose_log_partition, log_partition, make_yardstick, mean_column
 from circuitfind.transformer import Transformer
 from tests.random_models import random_transformer
 
@@ -126,14 +125,14 @@ def test_a_plane_takes_fewer_products_than_there_are_tests(monkeypatch: pytest.M
     """Each of two prompts: where it starts, its last test, and a basis of two rows made up to four."""
     model, n_rows = wide(6), []
     start, x = near_a_plane(6, 48, 2, 2, 0.3, 0.0)
-    true = partition._Product.of
+    true = partition._products
 
-    def count(self: Any, rows: torch.Tensor, tokens: slice) -> torch.Tensor:
+    def count(model: Transformer, rows: torch.Tensor, tokens: slice) -> torch.Tensor:
         n_rows.append(len(rows))
-        return true(self, rows, tokens)
+        return true(model, rows, tokens)
 
     yardstick = make_yardstick(model)
-    monkeypatch.setattr(partition._Product, "of", count)
+    monkeypatch.setattr(partition, "_products", count)
     enclose_log_partition(model, yardstick, start, x, 1e-3)
     assert set(n_rows) == {2 + 2 + 2 * 4}
 
@@ -145,3 +144,17 @@ def test_no_column_is_longer_than_the_yardsticks_reach() -> None:
     assert float((columns @ yardstick.dual_root).norm(dim=-1).max()) <= yardstick.reach
     _, x = near_a_plane(7, 9, 1, 9, 1.0, 1.0)
     assert ((columns @ x[:, 0].T).abs() <= yardstick.reach * (x[:, 0] @ yardstick.root).norm(dim=-1)).all()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_mean_column_is_the_gradient_of_log_z(bias: bool) -> None:
+    model = wide(8)
+    if not bias:
+        model = replace(model, b_U=None)
+    _, x = near_a_plane(8, 5, 1, 2, 1.0, 1.0)
+    rows = x[:, 0].clone().requires_grad_()
+    with torch.enable_grad():
+        log_z = (rows @ model.W_U + (0.0 if model.b_U is None else model.b_U)).logsumexp(-1)
+    (gradient,) = torch.autograd.grad(log_z.sum(), rows)
+    found, mean = mean_column(model, x[:, 0])
+    assert torch.allclose(found, log_z, rtol=1e-12) and torch.allclose(mean, gradient, rtol=1e-9, atol=1e-12)

@@ -16,7 +16,8 @@ from torch import Tensor
 from circuitfind.batch import Batch
 from circuitfind.metrics import correct, kl, logit_diff, loss, prob_diff
 from circuitfind.patching import AblationName, at_end, prepare, run_patched, trace
-from circuitfind.search import Threads, split
+from circuitfind.search import split
+from circuitfind.threads import Threads
 from circuitfind.transformer import Transformer, unembed
 
 NAMES = ("kl", "logit-diff", "prob-diff", "loss", "accuracy")

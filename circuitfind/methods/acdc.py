@@ -30,7 +30,8 @@ from circuitfind.methods.screened import make_screen
 from circuitfind.metrics import MetricName, check_answers
 from circuitfind.patching import AblationName
 from circuitfind.progress import Progress
-from circuitfind.search import BYTES_IN_FLIGHT, Search, Threads
+from circuitfind.search import BYTES_IN_FLIGHT, Search
+from circuitfind.threads import Threads
 from circuitfind.transformer import Transformer
 
 DEFAULT_THRESHOLD: dict[MetricName, float] = {"kl": 0.02, "logit-diff": 0.05, "prob-diff": 0.005, "loss": 0.02}

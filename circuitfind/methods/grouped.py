@@ -32,7 +32,8 @@ from circuitfind.methods.found import Found, Save, nothing_decided, save_nothing
 from circuitfind.metrics import MetricName, check_answers, make_objective
 from circuitfind.patching import AblationName, prepare, readable
 from circuitfind.progress import Progress
-from circuitfind.search import Threads, mean_over_prompts, split
+from circuitfind.search import mean_over_prompts, split
+from circuitfind.threads import Threads
 from circuitfind.transformer import Transformer
 
 HOPELESS = 4.0
