@@ -1,12 +1,14 @@
 """Tests per second of ACDC against a full forward pass a test, in one process, on the same prompts.
 
     python -m benchmarks.acdc_speed [--model smollm2-135m] [--prompts 16] [--threshold 0.02] [--samples 10]
+                                    [--schedules sequential screened]
     python -m benchmarks.acdc_speed --model gpt2-shape --prompts 50 --threshold ...
 
 The forward pass is the plain Hugging Face model's on the clean prompts, logits at the last position alone, at its best
 batch size: less than what any published ACDC pays for a test. The outcome is checked against literal tests: for
 ``--samples`` decisions spread over the run, the whole model is run twice with the edges that were kept at that moment,
-with and without the edge in question, and both score and decision must be those that ACDC recorded.
+with and without the edge in question, and both score and decision must be those that ACDC recorded (of the screened
+schedule only the decision: its scores are estimates). Where there are two schedules, their circuits are compared.
 """
 
 from __future__ import annotations
@@ -46,24 +48,37 @@ def main() -> None:
     bridge, batch = make_ready(options)
     model = read_transformer(bridge, batch.n_pos)
     forward = best_forward(bridge.original_model, batch)
-    method = ACDC(options.threshold, metric=options.metric)
-    start = time.perf_counter()
-    found = method.find(model, batch, BATCH_SIZE, Silent())
-    seconds = time.perf_counter() - start
-    again = best_forward(bridge.original_model, batch)
-    per_test, forward = seconds / found.n_tests, min(forward, again)
     print(machine())
     prompts = f"{batch.n_prompts} prompts of up to {batch.n_pos} tokens"
     print(f"{options.task}, {options.model}, {prompts}, {options.metric}, threshold {options.threshold}")
     print(f"one forward pass      {forward * 1e3:9.1f} ms")
+    circuits = []
+    for schedule in options.schedules:
+        method = ACDC(options.threshold, metric=options.metric, schedule=schedule)
+        start = time.perf_counter()
+        found = method.find(model, batch, BATCH_SIZE, Silent())
+        seconds = time.perf_counter() - start
+        tell(model, batch, method, found, seconds, min(forward, best_forward(bridge.original_model, batch)))
+        worst = check_decisions(model, batch, method, found, options.samples)
+        print(
+            f"  {options.samples} decisions taken again with the whole model: all the same, scores within {worst:.1e}"
+        )
+        circuits.append(found.kept)
+    for schedule, kept in zip(options.schedules[1:], circuits[1:], strict=True):
+        differ = int((kept != circuits[0]).sum())
+        print(f"{schedule}: {differ:,} edges other than {options.schedules[0]}'s")
+
+
+def tell(model: Transformer, batch: Batch, method: ACDC, found: Found, seconds: float, forward: float) -> None:
+    """What a search took, beside a forward pass a test and the arithmetic of all tests."""
+    per_test = seconds / found.n_tests
+    print(f"{method.schedule}:")
     tests = f"{found.n_tests:,} tests, {found.n_evaluated:,} computed, {seconds:.1f} s"
-    print(f"one ACDC test         {per_test * 1e3:9.2f} ms  ({tests})")
-    print(f"edges kept            {int(found.kept.sum()):9,} of {model.architecture.graph.n_edges:,}")
-    print(f"ratio                 {forward / per_test:9.1f} x")
-    print(f"peak memory           {gigabytes(peak()):>9}")
+    print(f"  one ACDC test       {per_test * 1e3:9.2f} ms  ({tests})")
+    print(f"  edges kept          {int(found.kept.sum()):9,} of {model.architecture.graph.n_edges:,}")
+    print(f"  ratio               {forward / per_test:9.1f} x")
+    print(f"  peak memory so far  {gigabytes(peak()):>9}")
     print_floor(model, batch, found, seconds)
-    worst = check_decisions(model, batch, method, found, options.samples)
-    print(f"{options.samples} decisions taken again with the whole model: all the same, scores within {worst:.1e}")
 
 
 def make_ready(options: argparse.Namespace) -> tuple[Any, Batch]:
@@ -80,10 +95,10 @@ def print_floor(model: Transformer, batch: Batch, found: Found, seconds: float) 
     work = Work(model, batch, found).total()
     rate = flop_rate(*model.layers[0].W_in.shape, torch.get_num_threads())
     for part, n_flop in sorted(work.items(), key=lambda item: -item[1]):
-        print(f"  {part:<25} {n_flop / 1e12:7.2f} TFLOP {n_flop / rate:8.1f} s")
+        print(f"    {part:<23} {n_flop / 1e12:7.2f} TFLOP {n_flop / rate:8.1f} s")
     floor = sum(work.values()) / rate
     print(
-        f"arithmetic alone      {floor:9.1f} s at {rate / 1e9:.0f} GFLOP/s: {floor / seconds:.0%} of the search's time"
+        f"  arithmetic alone    {floor:9.1f} s at {rate / 1e9:.0f} GFLOP/s: {floor / seconds:.0%} of the search's time"
     )
 
 
@@ -95,6 +110,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--threshold", type=float, default=0.02)
     parser.add_argument("--samples", type=int, default=10)
+    parser.add_argument("--schedules", nargs="+", choices=("sequential", "screened"), default=["sequential"])
     return parser.parse_args()
 
 
@@ -151,5 +167,5 @@ def decisions(graph: Graph, found: Found) -> Iterator[tuple[tuple[int, int], Cal
 
 
 if __name__ == "__main__":
-    with torch.inference_mode():
+    with torch.no_grad():
         main()

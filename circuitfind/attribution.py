@@ -10,31 +10,22 @@ what senders write. Every prompt's scores are its own, so that a sum over prompt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from circuitfind.masked import Masked, Runner
-from circuitfind.metrics import MetricName, make_objective
-from circuitfind.patching import Baseline
 from circuitfind.transformer import mlp, write_heads
-
-Slope = Callable[[Float[Tensor, "prompt d_model"]], Float[Tensor, "prompt d_model"]]
-"""The gradient of each prompt's objective with respect to what the logits read."""
-
-
-def make_slope(metric: MetricName, baseline: Baseline, match: bool = False) -> Slope:
-    """The slope of the objective that ``metrics.make_objective`` makes of the same block, metric and ``match``."""
-    return make_objective(metric, baseline.model, baseline.batch, baseline.final, match).slope
 
 
 def attribute(
-    runner: Runner, run: Masked, slope: Slope, stage: int | None = None
+    runner: Runner, run: Masked, slope: Float[Tensor, "prompt d_model"], stage: int | None = None
 ) -> Float[Tensor, "prompt receiver sender"]:
     """The score of every kept edge into a live node on each prompt, float64; 0 for every other.
 
+    ``slope`` is the gradient of each prompt's objective with respect to what the logits read in the run.
     With ``stage`` only the edges into its receivers are scored, and the sweep ends there.
     """
     sweep = _Sweep(runner, run, stage)
@@ -54,8 +45,8 @@ class _Sweep:
         shape = (len(run.final), *run.kept.shape)
         self.scores = torch.zeros(shape, dtype=torch.float64, device=run.final.device)
 
-    def logits(self, slope: Slope) -> None:
-        self._pass_on([len(self._run.kept) - 1], slope(self._run.final)[None, :, None])
+    def logits(self, slope: Float[Tensor, "prompt d_model"]) -> None:
+        self._pass_on([len(self._run.kept) - 1], slope[None, :, None])
 
     def mlp(self, layer: int) -> None:
         node, rows = self._layout.mlp(layer), [self._layout.row(layer, 3)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from circuitfind.attribution import attribute, make_slope
-from circuitfind.masked import Runner
+from circuitfind.attribution import attribute
+from circuitfind.masked import Masked, Runner
 from circuitfind.metrics import METRICS, MetricName, make_objective
 from circuitfind.patching import prepare, readable
 from tests.random_models import FAMILIES, random_batch, random_transformer
@@ -21,6 +21,12 @@ def state(family: str, seed: int) -> tuple[Runner, torch.Tensor]:
     return runner, (runner.edges & (draw < 0.8)).double() * torch.where(draw < 0.3, 0.5, 1.0)
 
 
+def slope_of(runner: Runner, run: Masked, metric: MetricName) -> torch.Tensor:
+    """The gradient of the metric's objective where the logits read."""
+    baseline = runner.baseline
+    return make_objective(metric, baseline.model, baseline.batch, baseline.final).slope(run.final)
+
+
 @pytest.mark.parametrize("match", [False, True])
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("family", FAMILIES)
@@ -30,7 +36,8 @@ def test_a_score_is_how_the_objective_rises_as_the_edge_is_removed(
     runner, kept = state(family, 2)
     baseline = runner.baseline
     objective = make_objective(metric, baseline.model, baseline.batch, baseline.final, match)
-    scores = attribute(runner, runner.run(kept), make_slope(metric, baseline, match))
+    run = runner.run(kept)
+    scores = attribute(runner, run, objective.slope(run.final))
     chosen = [place for place in kept.nonzero().tolist() if scores[:, *place].any()][::4]
     assert len(chosen) > 5
     for row, sender in chosen:
@@ -46,7 +53,8 @@ def test_a_score_is_how_the_objective_rises_as_the_edge_is_removed(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_stage_alone_is_scored_as_it_is_among_all(family: str) -> None:
     runner, kept = state(family, 3)
-    run, slope = runner.run(kept), make_slope("loss", runner.baseline)
+    run = runner.run(kept)
+    slope = slope_of(runner, run, "loss")
     everything = attribute(runner, run, slope)
     for stage in range(runner.layout.n_stages):
         rows = list(runner.layout.rows(stage))
@@ -55,7 +63,8 @@ def test_one_stage_alone_is_scored_as_it_is_among_all(family: str) -> None:
 
 def test_only_kept_edges_are_scored() -> None:
     runner, kept = state("gpt2", 4)
-    scores = attribute(runner, runner.run(kept), make_slope("loss", runner.baseline))
+    run = runner.run(kept)
+    scores = attribute(runner, run, slope_of(runner, run, "loss"))
     assert not scores[:, kept == 0].any()
     assert scores[:, kept > 0].any()
 
@@ -63,5 +72,5 @@ def test_only_kept_edges_are_scored() -> None:
 def test_the_gradient_of_kl_at_the_clean_run_is_zero() -> None:
     runner, _ = state("llama", 1)
     run = runner.run(readable(runner.baseline.graph).double())
-    largest = attribute(runner, run, make_slope("kl", runner.baseline)).abs().max()
-    assert largest < 1e-9 < attribute(runner, run, make_slope("loss", runner.baseline)).abs().max()
+    kl, loss = (attribute(runner, run, slope_of(runner, run, metric)).abs().max() for metric in ("kl", "loss"))
+    assert kl < 1e-9 < loss

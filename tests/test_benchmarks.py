@@ -19,15 +19,18 @@ def bench(name: str, *options: str) -> str:
 
 
 def ratio(output: str) -> float:
-    found = re.search(r"^ratio\s+([\d.]+) x$", output, re.MULTILINE)
+    found = re.search(r"^ +ratio\s+([\d.]+) x$", output, re.MULTILINE)
     assert found is not None, output
     return float(found[1])
 
 
 def test_the_speed_benchmark_checks_decisions_and_prints_a_ratio() -> None:
-    output = bench("acdc_speed", "--model", "tiny", "--prompts", "4", "--samples", "20")
+    output = bench(
+        "acdc_speed", "--model", "tiny", "--prompts", "4", "--samples", "20", "--schedules", "sequential", "screened"
+    )
     assert ratio(output) > 0
-    assert "20 decisions taken again with the whole model: all the same" in output
+    assert output.count("20 decisions taken again with the whole model: all the same") == 2
+    assert "screened: 0 edges other than sequential's" in output
 
 
 def test_the_run_benchmark_prints_a_line_a_model() -> None:

@@ -69,7 +69,10 @@ def run(
     ] = "improve",
     schedule: Annotated[
         str,
-        typer.Option(help="sequential: a test for every edge, as published. grouped: many edges a test; far faster."),
+        typer.Option(
+            help="sequential: a test for every edge, as published. screened: gradients decide what is far from the "
+            "threshold; faster. grouped: many edges a test; another circuit."
+        ),
     ] = "sequential",
     prompts: Annotated[
         int | None,

@@ -18,19 +18,19 @@ measured for its group: the scores of all removed edges add up to what the circu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuitfind.attribution import attribute, make_slope
+from circuitfind.attribution import attribute
 from circuitfind.batch import Batch
 from circuitfind.masked import Layout, Mask, Masked, Runner
 from circuitfind.methods.found import Found, Save, nothing_decided, save_nothing
-from circuitfind.metrics import MetricName, check_answers, make_objective
-from circuitfind.patching import AblationName, prepare, readable
+from circuitfind.metrics import MetricName, Objective, check_answers, make_objective
+from circuitfind.patching import AblationName, Baseline, prepare, readable
 from circuitfind.progress import Progress
 from circuitfind.search import mean_over_prompts, split
 from circuitfind.threads import Threads
@@ -47,35 +47,43 @@ Scores = Float[Tensor, " edge"]
 class _Block:
     """One block of prompts: its present run, and the one that is being tested."""
 
-    def __init__(
-        self, model: Transformer, group: tuple[Batch, int], metric: MetricName, ablation: AblationName, match: bool
-    ) -> None:
-        batch, self._n_real = group
-        baseline = prepare(model, batch, ablation)
+    def __init__(self, baseline: Baseline, n_real: int) -> None:
         self.runner = Runner(baseline)
-        self._objective = make_objective(metric, model, batch, baseline.final, match)
-        self._slope = make_slope(metric, baseline, match)
+        self._n_real = n_real
         self._run: Masked | None = None
         self._tested: Masked | None = None
 
-    def test(self, kept: Mask) -> Float[Tensor, " prompt"]:
+    @property
+    def clean_final(self) -> Float[Tensor, "prompt d_model"]:
+        """What the logits read in the clean run."""
+        return self.runner.baseline.final[: self._n_real]
+
+    def test(self, kept: Mask) -> Float[Tensor, "prompt d_model"]:
+        """What the logits read in the run under a mask, which may become the present one."""
         self._tested = self.runner.rerun(self._run, kept)
-        return self._objective(self._tested.final.unsqueeze(0))[0, : self._n_real]
+        return self._tested.final[: self._n_real]
 
     def accept(self) -> None:
         self._run = self._tested
 
-    def score(self, kept: Mask, stage: int) -> Float[Tensor, "prompt receiver sender"]:
-        """The attributions of the edges into a stage's receivers."""
-        run = self.runner.rerun(self._run, kept)
-        return attribute(self.runner, run, self._slope, stage)[: self._n_real]
+    def rerun(self, kept: Mask) -> Masked:
+        """A run that stays beside the present one."""
+        return self.runner.rerun(self._run, kept)
+
+    def score(
+        self, run: Masked, slope: Float[Tensor, "prompt d_model"], stage: int
+    ) -> Float[Tensor, "prompt receiver sender"]:
+        """The attributions of the edges into a stage's receivers, from the slope at what the logits read."""
+        whole = torch.cat([slope, slope.new_zeros(len(run.final) - len(slope), slope.shape[1])])
+        return attribute(self.runner, run, whole, stage)[: self._n_real]
 
 
 class _Present:
     """The present run over all prompts. ``kept``: its mask; ``value``: the mean of the objective."""
 
-    def __init__(self, blocks: Sequence[_Block], threads: Threads, kept: Mask) -> None:
-        self._blocks, self._threads, self._layout = blocks, threads, blocks[0].runner.layout
+    def __init__(self, blocks: Sequence[_Block], objective: Objective, threads: Threads, kept: Mask) -> None:
+        self._blocks, self._objective, self._threads = blocks, objective, threads
+        self._layout = blocks[0].runner.layout
         self.kept = self._tested = kept
         self.value = self._tested_value = self._test(kept)
         self.accept()
@@ -106,18 +114,20 @@ class _Present:
         n_readable = self._layout.n_readable(stage)
         kept = self.kept.clone()
         kept[list(rows), :n_readable] = 0.5
-        parts = self._map(lambda block: block.score(kept, stage))
+        runs = self._threads.map(lambda block: block.rerun(kept), self._blocks)
+        finals = [run.final[: len(block.clean_final)] for block, run in zip(self._blocks, runs, strict=True)]
+        slopes = torch.split(self._objective.slope(torch.cat(finals)), [len(final) for final in finals])
+        each = list(zip(self._blocks, runs, slopes, strict=True))
+        parts = self._threads.map(lambda one: one[0].score(*one[1:], stage).cpu(), each)
         scores = torch.cat(parts).mean(0)[list(rows), :n_readable].flatten()
         places = torch.tensor([row * kept.shape[1] + sender for row in rows for sender in range(n_readable)])
         order = scores.argsort(stable=True)
         return places[order], scores[order]
 
     def _test(self, kept: Mask) -> float:
-        (value,) = mean_over_prompts(torch.cat(self._map(lambda block: block.test(kept))).unsqueeze(0))
+        finals = torch.cat(self._threads.map(lambda block: block.test(kept), self._blocks))
+        (value,) = mean_over_prompts(self._objective(finals.unsqueeze(0)).cpu())
         return value
-
-    def _map(self, function: Callable[[_Block], Tensor]) -> list[Tensor]:
-        return [part.cpu() for part in self._threads.map(function, self._blocks)]
 
 
 @dataclass(frozen=True)
@@ -156,14 +166,16 @@ class Grouped:
         return found
 
     def _open(self, model: Transformer, batch: Batch, batch_size: int, threads: Threads, found: Found) -> _Present:
-        groups = split(batch.to(model.device), batch_size)
+        batch = batch.to(model.device)
 
         def open_block(group: tuple[Batch, int]) -> _Block:
-            return _Block(model, group, self.metric, self.ablation, self.match)
+            return _Block(prepare(model, group[0], self.ablation), group[1])
 
+        blocks = threads.map(open_block, split(batch, batch_size))
+        final = torch.cat([block.clean_final for block in blocks])
+        objective = make_objective(self.metric, model, batch, final, self.match, each=threads.map)
         undecided = readable(model.architecture.graph) & ~found.decided
-        kept = (found.kept | undecided).double()
-        return _Present(threads.map(open_block, groups), threads, kept)
+        return _Present(blocks, objective, threads, (found.kept | undecided).double())
 
     def _decide(self, present: _Present, layout: Layout, stage: int, found: Found) -> Iterator[Found]:
         """Decide on the edges into a stage's receivers; what is found after every decision."""
