@@ -107,7 +107,7 @@ def test_a_run_cut_off_after_its_search_tests_nothing_again(
         with pytest.raises(Killed):
             find(Path("run"))
     n_tests = read_state(Path("run")).n_tests
-    monkeypatch.setattr("circuitfind.search.Search.test", kill)
+    monkeypatch.setattr("circuitfind.search.Search.begin", kill)
     find(Path("run"), resume=True)
     assert repeatable(Path("run")) == repeatable(whole)
     assert json.loads(Path("run/run.json").read_text())["search"]["tested"] == n_tests > 0
