@@ -119,13 +119,18 @@ class Screen:
         return Verdict(scores, n_removed, len(chain.values) - 1)
 
     def _first_looks(self, rises: Float[Tensor, " edge"], n_looks: int) -> list[int]:
-        """Where a chain is looked at first: before its estimates add up to more than a threshold, and at its end."""
+        """Where a chain is looked at first: before its estimates add up to more than a threshold, and at its end.
+
+        Where they all come to next to nothing, as KL's do at the clean run, they tell nothing: there its first edge is
+        looked at alone, as several that stay may stand one behind the other.
+        """
         likely = (rises >= STAYS * self._threshold).nonzero().flatten().tolist()
         n_edges = likely[0] + 1 if likely else len(rises)
         sizes = Estimates.at_start(rises[:n_edges].unsqueeze(1)).sizes(self._threshold).tolist()
+        alone = likely[:1] + [1] * (len(set(sizes)) == 1)
         cuts, total = [], 0.0
         for place, size in enumerate(sizes):
-            if total and (total + size > self._threshold or place in likely):
+            if total and (total + size > self._threshold or place in alone):
                 cuts.append(place)
                 total = 0.0
             total += size

@@ -113,7 +113,8 @@ class Screened:
         cuts, total = [], 0.0
         for place in range(n_edges):
             likely = place == n_edges - 1 and fmean(first[place]) >= 0.9 * tau
-            if total and (not self.less(total + size(place), tau) or likely):
+            flat = place == 1 and all(size(i) == tau / 64 for i in range(n_edges))
+            if total and (not self.less(total + size(place), tau) or likely or flat):
                 cuts.append(place)
                 total = 0.0
             total += size(place)
