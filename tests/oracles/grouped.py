@@ -5,54 +5,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
-from circuitfind.batch import Batch
 from circuitfind.graph import SLOTS, Edge, Node, Receiver
-from tests.oracles.literal import Literal, Outputs, ablated_outputs, run
-from tests.oracles.metrics import objective
+from tests.oracles.literal import Literal, Outputs
+from tests.oracles.state import State
 
 HOPELESS = 4.0
 
 
 @dataclass
-class Search:
-    """``margin``: how near a decision came to falling otherwise: a test to the threshold, the attributions of two
-    edges on the two sides of a cut to each other, those of a group to where it is halved without a test."""
+class Search(State):
+    """``margin`` is that of a test to the threshold, of the attributions of two edges on the two sides of a cut to each
+    other, of those of a group to where it is halved without a test."""
 
-    literal: Literal
-    batch: Batch
-    threshold: float
-    metric: str
-    ablation: str
-    match: bool
-    kept: set[Edge] = field(default_factory=set)
-    scores: dict[Edge, float] = field(default_factory=dict)
     groups: list[tuple[Edge, ...]] = field(default_factory=list)
     rises: list[float] = field(default_factory=list)
     n_evaluated: int = 0
-    margin: float = torch.inf
-
-    def __post_init__(self) -> None:
-        self.kept = set(self.literal.graph.edges())
-        self.prompts = [
-            (self.batch.clean[i, : end + 1], self.batch.corrupted[i, : end + 1], answers, wrong)
-            for i, (end, answers, wrong) in enumerate(
-                zip(self.batch.end.tolist(), self.batch.answers, self.batch.wrong_answers, strict=True)
-            )
-        ]
-        self.ablated = [ablated_outputs(self.literal, c, x, self.ablation) for c, x, _, _ in self.prompts]
-        self.full = [run(self.literal, clean, self.kept, {})[0] for clean, _, _, _ in self.prompts]
 
     def value(self, kept: set[Edge]) -> float:
-        total = 0.0
-        for (clean, _, right, wrong), ablated, full in zip(self.prompts, self.ablated, self.full, strict=True):
-            number = objective(self.metric, full, run(self.literal, clean, kept, ablated)[0], right, wrong)
-            target = objective(self.metric, full, full, right, wrong) if self.match else 0.0
-            total += abs(number - target) if self.match else number
-        return total / len(self.prompts)
+        return fmean(self.values(kept))
 
     def search(self) -> Search:
         self.now = self.value(self.kept)

@@ -4,62 +4,32 @@ whole run of its own, in the share of each edge that is removed."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
 import torch
 
-from circuitfind.batch import Batch
 from circuitfind.graph import Edge
 from tests.oracles.acdc import order
 from tests.oracles.grouped import blended, differentiable
-from tests.oracles.literal import Literal, ablated_outputs, run
-from tests.oracles.metrics import objective
+from tests.oracles.state import State
 
 EXACT = 1e-15
 """Sums of the least size that an edge can have are the same to the last bit wherever they are taken."""
 
 
 @dataclass
-class Screened:
-    """``margin``: how near any comparison came to falling otherwise."""
+class Screened(State):
+    """``n_looks``: how many runs were computed; ``n_together``: how many edges went without a test of their own."""
 
-    literal: Literal
-    batch: Batch
-    threshold: float
-    metric: str
-    ablation: str
-    match: bool = False
-    kept: set[Edge] = field(default_factory=set)
-    scores: dict[Edge, float] = field(default_factory=dict)
     n_looks: int = 0
     n_together: int = 0
-    margin: float = torch.inf
-
-    def __post_init__(self) -> None:
-        self.kept = set(self.literal.graph.edges())
-        self.prompts = [
-            (self.batch.clean[i, : end + 1], self.batch.corrupted[i, : end + 1], answers, wrong)
-            for i, (end, answers, wrong) in enumerate(
-                zip(self.batch.end.tolist(), self.batch.answers, self.batch.wrong_answers, strict=True)
-            )
-        ]
-        self.ablated = [ablated_outputs(self.literal, c, x, self.ablation) for c, x, _, _ in self.prompts]
-        self.full = [run(self.literal, clean, self.kept, {})[0] for clean, _, _, _ in self.prompts]
 
     def less(self, a: float, b: float) -> bool:
         if abs(a - b) > EXACT:
             self.margin = min(self.margin, abs(a - b))
         return a < b
-
-    def values(self, kept: set[Edge]) -> list[float]:
-        numbers = []
-        for (clean, _, right, wrong), ablated, full in zip(self.prompts, self.ablated, self.full, strict=True):
-            number = objective(self.metric, full, run(self.literal, clean, kept, ablated)[0], right, wrong)
-            target = objective(self.metric, full, full, right, wrong)
-            numbers.append(abs(number - target) if self.match else number)
-        return numbers
 
     def slopes(self, kept: set[Edge], edges: Sequence[Edge]) -> list[list[float]]:
         """For each edge, by how much each prompt's objective rises as it goes, to first order."""
