@@ -9,7 +9,8 @@ are, not their number: a few edges often have more than all others.
 
 So every removed group has cost less than the threshold as measured, and the metric has risen by less than the
 threshold times the number of removed groups. An edge that stays was tested alone, in the run as it then was.
-A half that would by its attribution cost several thresholds is halved again without a test.
+A half that would by its attribution cost several thresholds is halved again without a test. Nor does a second half
+need one where all of the first has gone: removing it too gives the run in which the whole group was refused.
 
 Edges into a node that no kept edge leaves go without a test, with the score 0. An edge that stays has as its score the
 rise that was measured when it was tested. A removed one has its part, by the size of its attribution, of what was
@@ -189,26 +190,39 @@ class Grouped:
             places, scores = present.order(live, stage)
             yield from self._divide(present, places, scores, found)
 
-    def _divide(self, present: _Present, group: Places, scores: Scores, found: Found) -> Iterator[Found]:
+    def _divide(
+        self, present: _Present, group: Places, scores: Scores, found: Found, known: float | None = None
+    ) -> Iterator[Found]:
         """Remove the group as a whole, or keep the edge that it is, or do so with each half of it.
 
-        A group some of whose edges are decided was refused before the search was taken up.
+        ``known``: the objective as the group goes, where a test has told it. A group some of whose edges are decided
+        was refused before the search was taken up.
         """
         decided = found.decided.view(-1)[group]
         if decided.all():
             return
         hopeless = len(group) > 1 and float(scores.sum()) > HOPELESS * self.threshold
-        if not hopeless and not decided.any():
-            rise = present.test_without(group) - present.value
-            found = replace(found, n_evaluated=found.n_evaluated + 1)
+        if decided.any():
+            if known is None and not hopeless:
+                known = present.test_without(group[~decided])
+        elif known is not None or not hopeless:
+            found, known = self._test(present, group, found, known)
+            rise = known - present.value
             if len(group) == 1 or rise < self.threshold:
                 yield self._settle(present, group, scores, rise, found)
                 return
         half = middle(scores)
         for part in (slice(half), slice(half, None)):
-            for settled in self._divide(present, group[part], scores[part], found):
+            goes_last = part.stop is None and not found.kept.view(-1)[group[:half]].any()
+            for settled in self._divide(present, group[part], scores[part], found, known if goes_last else None):
                 found = settled
                 yield found
+
+    def _test(self, present: _Present, group: Places, found: Found, known: float | None) -> tuple[Found, float]:
+        """The objective without the group; no run is made for what is known, unless it becomes the present one."""
+        if known is not None and not known - present.value < self.threshold:
+            return found, known
+        return replace(found, n_evaluated=found.n_evaluated + 1), present.test_without(group)
 
     def _settle(self, present: _Present, group: Places, scores: Scores, rise: float, found: Found) -> Found:
         """Enter the outcome of a test."""

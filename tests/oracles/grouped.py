@@ -40,21 +40,23 @@ class Search(State):
                 self.divide(sorted(edges, key=attributions.__getitem__), attributions)
         return self
 
-    def divide(self, group: Sequence[Edge], attributions: dict[Edge, float]) -> None:
+    def divide(self, group: Sequence[Edge], attributions: dict[Edge, float], is_known: bool = False) -> None:
+        """``is_known``: the run without this group was made before, so it counts only if it is accepted."""
         predicted = sum(attributions[edge] for edge in group)
-        if len(group) > 1:
+        if len(group) > 1 and not is_known:
             self.margin = min(self.margin, abs(predicted - HOPELESS * self.threshold))
-        if len(group) == 1 or predicted <= HOPELESS * self.threshold:
+        is_looked_at = is_known or len(group) == 1 or predicted <= HOPELESS * self.threshold
+        if is_looked_at:
             rise = self.value(self.kept - set(group)) - self.now
             self.margin = min(self.margin, abs(rise - self.threshold))
-            self.n_evaluated += 1
+            self.n_evaluated += not is_known or rise < self.threshold
             if len(group) == 1 or rise < self.threshold:
                 self.settle(group, rise, attributions)
                 return
         half = self.middle([abs(attributions[edge]) for edge in group])
         self.margin = min(self.margin, attributions[group[half]] - attributions[group[half - 1]])
         self.divide(group[:half], attributions)
-        self.divide(group[half:], attributions)
+        self.divide(group[half:], attributions, is_looked_at and self.kept.isdisjoint(group[:half]))
 
     def middle(self, sizes: Sequence[float]) -> int:
         """How many edges, from the first on, have at most half of the sizes; neither none nor all."""
