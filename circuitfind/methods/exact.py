@@ -1,0 +1,165 @@
+"""Every edge patched alone: what attribution approximates, measured.
+
+score(u -> v) = the objective in the full model with the edge u -> v alone ablated, less the full model's own. The
+objective is what a search minimises, so that a positive score says that ablating the edge hurts. (EAP-IG's and MIB's
+``exact`` is the same difference of the metric itself; ours differs in sign for metrics where higher is better.)
+
+Each test is one changed node and from there on the plain model (``onward.py``); for KL and the loss log Z is computed
+over the whole vocabulary. What a test costs grows with the layers behind its receiver, and all edges together with the
+cube of the number of layers: this is the slow method, which the others are measured against.
+
+A test stands alone, and receivers are independent of each other: a run that was cut off is taken up from the scores of
+the receivers that were done (``start``), to the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuitfind.batch import Batch
+from circuitfind.errors import ModelError
+from circuitfind.graph import Graph, Receiver
+from circuitfind.metrics import MetricName, check_answers, make_objective
+from circuitfind.onward import Onward, join_reads
+from circuitfind.patching import AblationName, prepare
+from circuitfind.progress import Progress
+from circuitfind.search import split
+from circuitfind.threads import Threads
+from circuitfind.transformer import Transformer
+
+ROWS_AT_ONCE = 512
+"""How many rows of a block's tests go through the model side by side: enough for a fast product, few for the cache."""
+TESTS_AT_ONCE = 64
+"""How many tests wait for the objective together."""
+
+Scores = Float[Tensor, "prompt receiver sender"]
+Save = Callable[[Scores], None]
+"""Called with the scores so far (NaN: not yet) after every receiver; the tensor changes afterwards."""
+
+
+def save_nothing(scores: Scores) -> None:
+    """The Save of a run that no one takes up again."""
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The method's options, and so its record."""
+
+    metric: MetricName = "logit-diff"
+    ablation: AblationName = "corrupted"
+    name: ClassVar[str] = "exact"
+    per_prompt: ClassVar[bool] = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """The block ``method`` of a circuit file: every option, and the convention of the scores."""
+        return {"name": self.name, **asdict(self), "score": "edge ablated alone - full model: positive if it hurts"}
+
+    def score(
+        self,
+        model: Transformer,
+        batch: Batch,
+        batch_size: int,
+        progress: Progress,
+        start: Scores | None = None,
+        save: Save = save_nothing,
+    ) -> Scores:
+        """Every edge's score on each prompt, in the metric's unit; NaN where the graph has no edge.
+
+        Neither ``batch_size`` nor threads change a score. ``start``: scores that an earlier run of the same model,
+        prompts and options had saved. Progress is told in layers that tests have gone through, which take about the
+        same time each. Raises UsageError where the metric needs wrong answers that a prompt doesn't have, ModelError
+        where a score is NaN or infinite.
+        """
+        check_answers(self.metric, batch)
+        graph = model.architecture.graph
+        scores = nothing_scored(model, batch.n_prompts) if start is None else start.clone()
+        waiting = [receiver for receiver in graph.receivers if not is_scored(graph, receiver, scores)]
+        done = total_work(graph) - sum(work(graph, receiver) for receiver in waiting)
+        with Threads(model.device) as threads:
+            tests = Tests(model, batch.to(model.device), batch_size, self.metric, self.ablation, threads)
+            for receiver in reversed(waiting):
+                row, n_senders = graph.receiver_index[receiver], graph.n_readable(receiver)
+                scores[:, row, :n_senders] = finite(tests.rises(receiver, range(n_senders))).to(scores.dtype)
+                save(scores)
+                done += work(graph, receiver)
+                n_tested = int(scores[0].isfinite().sum())
+                progress.update(done, total_work(graph), f"{n_tested:,} of {graph.n_edges:,} edges")
+        return scores
+
+
+class Tests:
+    """The full model on all prompts, and the objective as one edge after another is ablated alone."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        batch: Batch,
+        batch_size: int,
+        metric: MetricName,
+        ablation: AblationName,
+        threads: Threads,
+    ) -> None:
+        self._threads, reads = threads, join_reads(model)
+        groups = split(batch, batch_size)
+        self._n_real = [n_real for _, n_real in groups]
+        self._blocks = threads.map(lambda group: Onward(prepare(model, group[0], ablation), reads), groups)
+        final = torch.cat([block.final[:n_real] for block, n_real in zip(self._blocks, self._n_real, strict=True)])
+        self._objective = make_objective(metric, model, batch, final, each=threads.map)
+        self._full = self._objective(final.unsqueeze(0))
+
+    def rises(self, receiver: Receiver, senders: Sequence[int]) -> Float[Tensor, "prompt sender"]:
+        """By how much each prompt's objective rises as the edge from one of these senders is ablated; float64."""
+        groups = [senders[i : i + TESTS_AT_ONCE] for i in range(0, len(senders), TESTS_AT_ONCE)]
+        rises = [self._objective(self._finals(receiver, group)) - self._full for group in groups]
+        return torch.cat(rises).T.cpu()
+
+    def _finals(self, receiver: Receiver, senders: Sequence[int]) -> Float[Tensor, "test prompt d_model"]:
+        """What the logits read in each test, the work shared between the threads in few tests of one block each."""
+        pieces = [
+            (number, senders[i : i + n_tests])
+            for number, n_tests in enumerate(max(1, ROWS_AT_ONCE // block.n_rows) for block in self._blocks)
+            for i in range(0, len(senders), n_tests)
+        ]
+        finals = self._threads.map(lambda piece: self._blocks[piece[0]].remove(receiver, piece[1]), pieces)
+        of_blocks = [
+            torch.cat([x for (owner, _), x in zip(pieces, finals, strict=True) if owner == number])[:, :n_real]
+            for number, n_real in enumerate(self._n_real)
+        ]
+        return torch.cat(of_blocks, dim=1)
+
+
+def nothing_scored(model: Transformer, n_prompts: int) -> Scores:
+    """The beginning of every run: NaN everywhere."""
+    graph = model.architecture.graph
+    dtype = torch.promote_types(model.dtype, torch.float32)
+    return torch.full((n_prompts, len(graph.receivers), len(graph.senders)), math.nan, dtype=dtype)
+
+
+def is_scored(graph: Graph, receiver: Receiver, scores: Scores) -> bool:
+    """Whether all edges into the receiver have their scores."""
+    return bool(scores[:, graph.receiver_index[receiver], : graph.n_readable(receiver)].isfinite().all())
+
+
+def work(graph: Graph, receiver: Receiver) -> int:
+    """What the tests of all edges into a receiver cost, in layers that they go through."""
+    layer = graph.n_layers if receiver.node.kind == "logits" else receiver.node.layer
+    return graph.n_readable(receiver) * (graph.n_layers - layer + 1)
+
+
+def total_work(graph: Graph) -> int:
+    """What the tests of all edges cost."""
+    return sum(work(graph, receiver) for receiver in graph.receivers)
+
+
+def finite(scores: Float[Tensor, "prompt sender"]) -> Float[Tensor, "prompt sender"]:
+    """The same. Raises ModelError where one is NaN or infinite."""
+    if not scores.isfinite().all():
+        raise ModelError("A score became NaN or infinite: the model's logits overflow. Use --dtype float64.")
+    return scores
