@@ -1,0 +1,146 @@
+"""What a method must beat: head importance, the size of what ablation changes, and chance.
+
+The first two score senders: every edge out of a sender has the sender's score, so that a circuit of n edges takes the
+sender with the highest score first, with all of its edges. They don't see where an edge goes.
+
+- ``hisp``, head importance (Michel et al. 2019, arXiv:1905.10650, where it is for pruning heads; compared with ACDC in
+  arXiv:2304.14997). For a sender with output x on a prompt: |sum over positions and d_model of (ablated - clean) x .
+  gradient of the objective at x|. Under zero ablation that is |x . gradient|, as Michel et al. have it; under corrupted
+  ablation what ACDC's authors make of it. Theirs divide by the 2-norm of each layer's scores and ACDC's comparison
+  scores a head's q, k and v apart; here scores stay in the metric's unit and a head has one.
+- ``activation-magnitude``: the 2-norm of (ablated - clean) x over all positions up to the answer and d_model, in the
+  residual stream's unit. No gradient and no metric.
+- ``random``: chance, the same on every machine.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuitfind.batch import Batch
+from circuitfind.errors import UsageError
+from circuitfind.methods.eap import EAP
+from circuitfind.metrics import MetricName
+from circuitfind.patching import AblationName, prepare, readable
+from circuitfind.progress import Progress
+from circuitfind.search import split
+from circuitfind.threads import Threads
+from circuitfind.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class HISP:
+    """Head importance, of every sender. The gradient is that of the clean run."""
+
+    metric: MetricName = "logit-diff"
+    ablation: AblationName = "corrupted"
+    name: ClassVar[str] = "hisp"
+    per_prompt: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.metric == "kl":
+            raise UsageError(
+                "hisp takes its gradient in the clean run, where that of kl is zero: every score would be rounding.\n"
+                "Use --metric logit-diff, prob-diff or loss."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The block ``method`` of a circuit file: every option, and what the scores are."""
+        meaning = "|(ablated - clean) . gradient| of the sender: the same for all its edges, never negative"
+        return {"name": self.name, **asdict(self), "score": meaning}
+
+    def score(
+        self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
+    ) -> Float[Tensor, "prompt receiver sender"]:
+        """Every edge's score on each prompt, in the metric's unit; NaN where the graph has no edge.
+
+        What a sender writes is read along its edges alone: its gradient is the sum of theirs, and what stands between
+        the bars the sum of its edges' ``eap``. Raises as that does.
+        """
+        edges = EAP(self.metric, self.ablation).score(model, batch, batch_size, progress)
+        return spread(model, edges.double().nansum(1).abs().to(edges.dtype))
+
+
+@dataclass(frozen=True)
+class ActivationMagnitude:
+    """How much of each sender's output ablation changes."""
+
+    ablation: AblationName = "corrupted"
+    name: ClassVar[str] = "activation-magnitude"
+    per_prompt: ClassVar[bool] = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """The block ``method`` of a circuit file: every option, and what the scores are."""
+        meaning = "|ablated - clean| of the sender: the same for all its edges, no metric, never negative"
+        return {"name": self.name, **asdict(self), "metric": None, "score": meaning}
+
+    def score(
+        self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
+    ) -> Float[Tensor, "prompt receiver sender"]:
+        """Every edge's score on each prompt, in the unit of the residual stream; NaN where the graph has no edge.
+
+        Neither ``batch_size`` nor threads change a score.
+        """
+        groups = split(batch.to(model.device), batch_size)
+        sizes: list[Tensor] = []
+        with Threads(model.device) as threads:
+            for group in groups:
+                sizes += threads.map(lambda part: self._sizes(model, *part), [group])
+                progress.update(sum(map(len, sizes)), batch.n_prompts)
+        return spread(model, torch.cat(sizes))
+
+    def _sizes(self, model: Transformer, block: Batch, n_real: int) -> Float[Tensor, "prompt sender"]:
+        change = prepare(model, block, self.ablation).change
+        ends = block.end[:n_real].tolist()
+        sizes = [change[:, i, : end + 1].flatten(1).double().norm(dim=1) for i, end in enumerate(ends)]
+        return torch.stack(sizes).to("cpu", torch.promote_types(change.dtype, torch.float32))
+
+
+@dataclass(frozen=True)
+class Random:
+    """Every order of the edges is as likely. One row of scores: no prompt has its own."""
+
+    seed: int = 0
+    name: ClassVar[str] = "random"
+    per_prompt: ClassVar[bool] = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """The block ``method`` of a circuit file: every option, and what the scores are."""
+        meaning = "place in a random order, as a share of all edges: no metric, no ablation, never negative"
+        return {"name": self.name, **asdict(self), "metric": None, "ablation": None, "score": meaning}
+
+    def score(
+        self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
+    ) -> Float[Tensor, "1 receiver sender"]:
+        """Every edge's place in a random order, from 1/n to 1; NaN where the graph has no edge.
+
+        From Python's own generator, which draws the same numbers everywhere. Every score is another, in float32 too
+        (up to 16 million edges).
+        """
+        edges = readable(model.architecture.graph)
+        dtype = torch.promote_types(model.dtype, torch.float32)
+        places = torch.tensor(random_order(int(edges.sum()), self.seed), dtype=torch.float64) + 1
+        scores = torch.full(edges.shape, math.nan, dtype=dtype)
+        scores[edges] = (places / len(places)).to(dtype)
+        progress.update(1, 1)
+        return scores.unsqueeze(0)
+
+
+def random_order(n: int, seed: int) -> list[int]:
+    """The first n numbers in a random order."""
+    draw = random.Random(seed).random  # the one method whose numbers Python promises never to change
+    keys = [draw() for _ in range(n)]
+    return sorted(range(n), key=keys.__getitem__)
+
+
+def spread(model: Transformer, scores: Float[Tensor, "prompt sender"]) -> Float[Tensor, "prompt receiver sender"]:
+    """Every sender's score at each of its edges."""
+    edges = readable(model.architecture.graph)
+    return scores.unsqueeze(1).expand(-1, len(edges), -1).masked_fill(~edges, math.nan)
