@@ -12,13 +12,16 @@ norm n = x / |x| (and x less its mean, in a LayerNorm) of inverse scale i, a hea
 
 g being the gradient at its q, k or v and W the projection (its columns less their mean, in a LayerNorm). So W applies
 to the sum of i g over runs, and each run adds no more than a multiple of its n.
+
+Some methods pass the gradient on by other ``Rules`` than those of calculus.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -36,12 +39,35 @@ from circuitfind.transformer import (
     rotate,
 )
 
+T = TypeVar("T")
 Stream = Float[Tensor, "prompt pos d_model"]
 RECEIVERS = 96
 """How many receivers' gradients meet the senders' changes in one product: with fewer it waits for memory, and with more
 it multiplies more of what no edge needs."""
 PerHead = Float[Tensor, "head prompt pos d_head"]
 PerKvHead = Float[Tensor, "kv_head prompt pos d_head"]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How the parts of a model that aren't linear pass a gradient on; left alone, as calculus has it.
+
+    ``frozen_norms``: a norm multiplies by a constant, the inverse scale of the run. ``frozen_patterns``: who attends to
+    whom is constant, so that nothing goes back to queries and keys. ``temperature``: a softmax passes it as it would if
+    its scores were divided by so much, but for the factor 1 / temperature itself. ``activation_ratios``: an activation
+    f multiplies by the constant f(x) / x. ``gate_share``: how much of the gradient at their product each of the two
+    factors of a gated hidden layer gets; ``attention_share``: likewise of pattern and value, query and key.
+    """
+
+    frozen_norms: bool = False
+    frozen_patterns: bool = False
+    temperature: float = 1.0
+    activation_ratios: bool = False
+    gate_share: float = 1.0
+    attention_share: float = 1.0
+
+
+CALCULUS = Rules()
 
 
 @dataclass(frozen=True)
@@ -61,11 +87,13 @@ def norm(architecture: Architecture, x: Stream) -> Normed:
     return Normed(x * inverse, inverse)
 
 
-def norm_back(architecture: Architecture, normed: Normed, gradient: Stream) -> Stream:
-    """The gradient at what the norm reads, from that at its output."""
-    along = (gradient * normed.out).mean(-1, keepdim=True)
+def norm_back(architecture: Architecture, normed: Normed, gradient: Stream, frozen: bool = False) -> Stream:
+    """The gradient at what the norm reads, from that at its output; ``frozen``: as if its scale were constant."""
+    along = None if frozen else (gradient * normed.out).mean(-1, keepdim=True)
     if architecture.norm == "layer":
         gradient = gradient - gradient.mean(-1, keepdim=True)
+    if along is None:
+        return gradient * normed.inverse
     return torch.addcmul(gradient, normed.out, along, value=-1).mul_(normed.inverse)
 
 
@@ -79,6 +107,36 @@ def activate_back(activation: Activation, x: Tensor, gradient: Tensor) -> Tensor
         approximate = "tanh" if activation == "gelu_tanh" else "none"
         arrived = torch.ops.aten.gelu_backward(gradient, x, approximate=approximate)
     return arrived
+
+
+def activation_ratio(activation: Activation, x: Tensor) -> Tensor:
+    """f(x) / x, continued to where x is 0. For ReLU, which has no such limit, it is 0 there."""
+    if activation == "relu":
+        return (x > 0).to(x.dtype)
+    if activation == "silu":
+        return x.sigmoid()
+    if activation == "gelu":
+        below: Tensor = torch.special.ndtr(x)
+        return below
+    # gelu_tanh is x (1 + tanh u) / 2, and (1 + tanh u) / 2 the logistic function of 2 u
+    return torch.sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3))
+
+
+def soften(pattern: Float[Tensor, "*rows key"], temperature: float) -> Float[Tensor, "*rows key"]:
+    """What a softmax would put out if its scores were divided by ``temperature``."""
+    raised = pattern.pow(1 / temperature)
+    return raised / raised.sum(-1, keepdim=True)
+
+
+def without_final_norm(model: Transformer) -> Transformer:
+    """The model that reads at its end what is normed already.
+
+    Its final norm has an epsilon E beside which all it reads is nothing: x / sqrt(mean x² + E) is x / sqrt(E), exactly,
+    since E is a power of 4; the gain takes sqrt(E) back.
+    """
+    root = 2.0**40
+    architecture = replace(model.architecture, norm="rms", norm_eps=root**2)
+    return replace(model, architecture=architecture, final_gain=model.final_gain * root)
 
 
 @dataclass(frozen=True)
@@ -95,6 +153,17 @@ class HeadsRun:
     v: Float[Tensor, "head prompt key d_head"]
     pattern: Float[Tensor, "head prompt pos key"]
     z: PerHead
+
+
+@dataclass(frozen=True)
+class HeadsGradient:
+    """The gradients at a layer's queries, keys and values before bias and rotation, of each query head its own.
+
+    ``pattern``: that at its pattern, less its mean under the pattern, which changes nothing: a row's changes sum to 0.
+    """
+
+    slots: tuple[PerHead, PerHead, PerHead]
+    pattern: Float[Tensor, "head prompt pos key"]
 
 
 @dataclass(frozen=True)
@@ -117,10 +186,11 @@ class Run:
 
 
 class Sweeper:
-    """Runs a model and goes back through its runs."""
+    """Runs a model and goes back through its runs, by ``rules``."""
 
-    def __init__(self, model: Transformer) -> None:
+    def __init__(self, model: Transformer, rules: Rules = CALCULUS) -> None:
         self.model = model
+        self.rules = rules
         self.layout = Layout(model.architecture.graph)
         stages = range(2 * model.architecture.n_layers)
         width = 2 if model.architecture.parallel else 1
@@ -158,17 +228,20 @@ class Sweeper:
             if into is not None:
                 into.add_mlp(stage // 2, arrived, weight)
             return arrived
-        slots = self._back_heads(stage // 2, ran, gradient)
+        found = self._back_heads(stage // 2, ran, gradient)
         if into is not None:
-            into.add_heads(stage // 2, ran, slots, weight)
-        grouped = (_grouped(x, len(plain)) for x, plain in zip(slots, ran.plain, strict=True))
+            into.add_heads(stage // 2, ran, found, weight)
+        grouped = (_grouped(x, len(plain)) for x, plain in zip(found.slots, ran.plain, strict=True))
         wide = torch.cat([_side_by_side(x) for x in grouped], dim=1)
         arrived = (wide @ self._reads[stage // 2].T).reshape(gradient.shape)
-        return norm_back(self.model.architecture, ran.normed, arrived)
+        return norm_back(self.model.architecture, ran.normed, arrived, self.rules.frozen_norms)
 
-    def sweep(self, run: Run, gradient: Stream, into: Gradients | None, first: int = 0) -> Stream:
-        """Back from the gradient at what the logits read to the stream that step ``first`` reads."""
-        for step in reversed(self.steps[first:]):
+    def sweep(
+        self, run: Run, gradient: Stream, into: Gradients | None, first: int = 0, last: int | None = None
+    ) -> Stream:
+        """Back to the stream that step ``first`` reads from the gradient at the one that step ``last`` reads, which is
+        not gone through; None: at what the logits read."""
+        for step in reversed(self.steps[first:last]):
             gradient = sum((self.back(stage, run, gradient, into) for stage in step), gradient)
         return gradient
 
@@ -213,19 +286,31 @@ class Sweeper:
         pattern = scores.masked_fill_(hidden, -math.inf).softmax(-1)
         return HeadsRun(normed, (plain_q, plain_k, plain_v), q, k, v, pattern, pattern @ v)
 
-    def _back_heads(self, layer: int, ran: HeadsRun, gradient: Stream) -> tuple[PerHead, PerHead, PerHead]:
-        """The gradients at each head's q, k and v before bias and rotation, from that at what they write to."""
+    def _back_heads(self, layer: int, ran: HeadsRun, gradient: Stream) -> HeadsGradient:
+        """The gradients within each head from that at what they write to."""
         W_O, n_pos = self.model.layers[layer].W_O, gradient.shape[1]
         wide = gradient.flatten(0, 1) @ W_O.flatten(0, 1).T
         z = wide.reshape(*gradient.shape[:2], len(W_O), -1).permute(2, 0, 1, 3).contiguous()
         n_before = ran.k.shape[-2] - n_pos
-        scores = (z @ ran.v.transpose(-1, -2)).sub_((z * ran.z).sum(-1, keepdim=True)).mul_(ran.pattern)
-        scores.mul_(self.model.architecture.attention_scale[layer])
-        v = ran.pattern[..., n_before:].transpose(-1, -2) @ z
+        pattern = (z @ ran.v.transpose(-1, -2)).sub_((z * ran.z).sum(-1, keepdim=True))
+        scores = self._back_softmax(ran.pattern, pattern)
+        scores.mul_(self.model.architecture.attention_scale[layer] * self.rules.attention_share**2)
+        v = (ran.pattern[..., n_before:].transpose(-1, -2) @ z).mul_(self.rules.attention_share)
         k = scores[..., n_before:].transpose(-1, -2) @ ran.q
         table = rotary_table(self.model, self._positions(n_before, n_pos))
         turned = None if table is None else (table[0], -table[1])
-        return rotate(scores @ ran.k, turned), rotate(k, turned), v
+        return HeadsGradient((rotate(scores @ ran.k, turned), rotate(k, turned), v), pattern)
+
+    def _back_softmax(
+        self, pattern: Float[Tensor, "head prompt pos key"], gradient: Float[Tensor, "head prompt pos key"]
+    ) -> Float[Tensor, "head prompt pos key"]:
+        """The gradient at the scores, from that at the pattern less its mean under it."""
+        if self.rules.frozen_patterns:
+            return torch.zeros_like(gradient)
+        if self.rules.temperature == 1:
+            return gradient * pattern
+        softened = soften(pattern, self.rules.temperature)
+        return (gradient - (gradient * softened).sum(-1, keepdim=True)) * softened
 
     def _run_mlp(self, layer: int, stream: Stream) -> MlpRun:
         weights, activation = self.model.layers[layer], self.model.architecture.activation
@@ -241,11 +326,18 @@ class Sweeper:
         weights, activation = self.model.layers[layer], self.model.architecture.activation
         active = gradient.flatten(0, 1) @ weights.W_out.T
         if ran.gate is None or weights.W_gate is None:
-            rows = activate_back(activation, ran.hidden, active) @ weights.W_in.T
+            rows = self._back_activation(ran.hidden, active) @ weights.W_in.T
         else:
+            active.mul_(self.rules.gate_share)
             rows = active * activate(activation, ran.gate.clone()) @ weights.W_in.T
-            rows.addmm_(activate_back(activation, ran.gate, active.mul_(ran.hidden)), weights.W_gate.T)
-        return norm_back(self.model.architecture, ran.normed, rows.reshape(gradient.shape))
+            rows.addmm_(self._back_activation(ran.gate, active.mul_(ran.hidden)), weights.W_gate.T)
+        return norm_back(self.model.architecture, ran.normed, rows.reshape(gradient.shape), self.rules.frozen_norms)
+
+    def _back_activation(self, x: Float[Tensor, "row d_mlp"], gradient: Tensor) -> Float[Tensor, "row d_mlp"]:
+        activation = self.model.architecture.activation
+        if self.rules.activation_ratios:
+            return gradient * activation_ratio(activation, x)
+        return activate_back(activation, x, gradient)
 
     def _positions(self, n_before: int, n_pos: int) -> Int[Tensor, " pos"]:
         return torch.arange(n_before, n_before + n_pos, device=self.model.device)
@@ -266,24 +358,34 @@ def _side_by_side(x: Float[Tensor, "head prompt pos d_head"]) -> Float[Tensor, "
 
 
 class Gradients:
-    """Gradients at receivers' inputs, summed over runs; a stage that no run has come through has none."""
+    """Gradients at receivers' inputs, summed over runs; a stage that no run has come through has none.
 
-    def __init__(self, model: Transformer) -> None:
+    With ``at_patterns`` heads have those at their v inputs alone, and in place of those at q and k ``patterns``: for
+    each layer the gradients at its patterns, less their mean under the pattern, of the last run.
+    """
+
+    def __init__(self, model: Transformer, rules: Rules = CALCULUS, at_patterns: bool = False) -> None:
         self._model = model
+        self._frozen_norms = rules.frozen_norms
+        self._at_patterns = at_patterns
+        self.patterns: dict[int, Float[Tensor, "head prompt pos key"]] = {}
         self._slots: dict[int, list[PerHead]] = {}
         self._norms: dict[int, list[tuple[Stream, Float[Tensor, "receiver prompt pos 1"]]]] = {}
         self._mlps: dict[int, Stream] = {}
         self._final: Stream | None = None
 
-    def add_heads(self, layer: int, ran: HeadsRun, slots: tuple[PerHead, PerHead, PerHead], weight: float) -> None:
-        """The gradients at a layer's q, k and v of each head."""
+    def add_heads(self, layer: int, ran: HeadsRun, found: HeadsGradient, weight: float) -> None:
+        """The gradients within each head of a layer."""
+        if self._at_patterns:
+            self.patterns[layer] = found.pattern * weight
         scale = ran.normed.inverse * weight
-        scaled = [x * scale for x in slots]
-        along = [
-            (x * plain.repeat_interleave(len(x) // len(plain), dim=0)).sum(-1, keepdim=True)
-            for x, plain in zip(scaled, ran.plain, strict=True)
-        ]
-        self._norms.setdefault(layer, []).append((ran.normed.out, torch.cat(along) / ran.normed.out.shape[-1]))
+        scaled = [x * scale for x in self._kept(found.slots)]
+        if not self._frozen_norms:
+            along = [
+                (x * plain.repeat_interleave(len(x) // len(plain), dim=0)).sum(-1, keepdim=True)
+                for x, plain in zip(scaled, self._kept(ran.plain), strict=True)
+            ]
+            self._norms.setdefault(layer, []).append((ran.normed.out, torch.cat(along) / ran.normed.out.shape[-1]))
         if layer in self._slots:
             for total, x in zip(self._slots[layer], scaled, strict=True):
                 total.add_(x)
@@ -307,8 +409,20 @@ class Gradients:
             return self._final is not None
         return stage // 2 in (self._mlps if stage % 2 else self._slots)
 
-    def write(self, stage: int, to: Float[Tensor, "receiver prompt pos d_model"]) -> None:
-        """Write the gradients at the inputs of a stage that has some."""
+    def stack(self, stages: Sequence[int], like: Stream) -> Float[Tensor, "receiver prompt pos d_model"]:
+        """The gradients at the inputs of stages that have some, one stage after the other."""
+        n_slots = (1 if self._at_patterns else 3) * self._model.architecture.n_heads
+        logits = 2 * self._model.architecture.n_layers
+        counts = [1 if stage % 2 or stage == logits else n_slots for stage in stages]
+        stacked = like.new_empty(sum(counts), *like.shape)
+        for stage, part in zip(stages, torch.split(stacked, counts), strict=True):
+            self._write(stage, part)
+        return stacked
+
+    def _kept(self, slots: tuple[T, T, T]) -> tuple[T, ...]:
+        return slots[2:] if self._at_patterns else slots
+
+    def _write(self, stage: int, to: Float[Tensor, "receiver prompt pos d_model"]) -> None:
         if stage == 2 * self._model.architecture.n_layers:
             assert self._final is not None
             to[0] = self._final
@@ -320,12 +434,16 @@ class Gradients:
     def _write_heads(self, layer: int, to: Float[Tensor, "receiver prompt pos d_model"]) -> None:
         architecture, weights = self._model.architecture, self._model.layers[layer]
         own = kv_heads(architecture, range(architecture.n_heads))
-        reads = (weights.W_Q, weights.W_K[own], weights.W_V[own])
+        reads = self._kept((weights.W_Q, weights.W_K[own], weights.W_V[own]))
         for x, W, part in zip(self._slots[layer], reads, torch.split(to, architecture.n_heads), strict=True):
-            read = W - W.mean(1, keepdim=True) if architecture.norm == "layer" else W
-            torch.bmm(x.flatten(1, 2), read.transpose(1, 2), out=part.flatten(1, 2))
-        for normed, along in self._norms[layer]:
+            torch.bmm(x.flatten(1, 2), centred(architecture, W).transpose(1, 2), out=part.flatten(1, 2))
+        for normed, along in self._norms.get(layer, ()):
             to.addcmul_(normed, along, value=-1)
+
+
+def centred(architecture: Architecture, W: Float[Tensor, "*head d_model d_head"]) -> Tensor:
+    """What a head's input is multiplied by once it is scaled: LayerNorm takes the mean away too."""
+    return W - W.mean(-2, keepdim=True) if architecture.norm == "layer" else W
 
 
 def contract(
@@ -344,14 +462,23 @@ def contract(
     for stages in _groups([stage for stage in range(layout.n_stages) if gradients.has(stage)], layout):
         first, last = layout.rows(stages[0]).start, layout.rows(stages[-1]).stop
         n_readable = max(map(layout.n_readable, stages))
-        gradient = change.new_empty(last - first, *change.shape[1:])
-        for stage in stages:
-            rows = layout.rows(stage)
-            gradients.write(stage, gradient[rows.start - first : rows.stop - first])
-        for prompt, (start, stop) in enumerate(spans):
-            left, right = (x[:, prompt, start:stop].flatten(1).to(dtype) for x in (gradient, change[:n_readable]))
-            scores[prompt, first:last, :n_readable] = left @ right.T
+        gradient = gradients.stack(stages, change[0])
+        scores[:, first:last, :n_readable] = multiply(gradient, change[:n_readable], spans)
     return scores
+
+
+def multiply(
+    gradient: Float[Tensor, "receiver prompt pos d_model"],
+    change: Float[Tensor, "sender prompt pos d_model"],
+    spans: Sequence[tuple[int, int]],
+) -> Float[Tensor, "prompt receiver sender"]:
+    """Each gradient times each change, summed over each prompt's span of positions, in float32 or better."""
+    dtype = torch.promote_types(change.dtype, torch.float32)
+    products = []
+    for prompt, (start, stop) in enumerate(spans):
+        left, right = (x[:, prompt, start:stop].flatten(1).to(dtype) for x in (gradient, change))
+        products.append(left @ right.T)
+    return torch.stack(products)
 
 
 def _groups(stages: Sequence[int], layout: Layout) -> Iterator[list[int]]:

@@ -12,6 +12,9 @@ hurts. What differs is where the gradient is taken:
   MLP, the input - are replaced by ablated + k/steps (clean - ablated), k from 1 to steps; the mean over all steps of
   all groups. What is replaced is a constant: no gradient goes back through it, so that none reaches what it reads.
 
+Methods in files of their own go back through the clean run by other rules (``relp``, ``gim``) or see an attention
+pattern's change as it is (``atp``).
+
 Scores are each prompt's own. Nothing at a padded position, and nothing before the first token that differs, counts.
 """
 
@@ -31,14 +34,25 @@ from torch import Tensor
 
 from circuitfind.batch import Batch
 from circuitfind.errors import ModelError, UsageError
-from circuitfind.gradients import Gradients, Run, Stream, Sweeper, contract
+from circuitfind.gradients import (
+    CALCULUS,
+    Gradients,
+    Rules,
+    Run,
+    Stream,
+    Sweeper,
+    contract,
+    norm,
+    norm_back,
+    without_final_norm,
+)
 from circuitfind.metrics import MetricName, check_answers, make_objective
 from circuitfind.patching import AblationName, readable
 from circuitfind.progress import Progress
 from circuitfind.rerun import first_changed
 from circuitfind.search import split
 from circuitfind.threads import Threads
-from circuitfind.transformer import Transformer, embed, embed_positions
+from circuitfind.transformer import Transformer, embed, embed_positions, normalise
 
 STEPS = 5
 """MIB's."""
@@ -47,6 +61,7 @@ WORTH = 4
 """The positions before the first that changes are run apart if they are at least one in so many."""
 
 Tell = Callable[[], None]
+Slope = Callable[[Float[Tensor, "prompt d_model"]], Float[Tensor, "prompt d_model"]]
 
 
 class Block:
@@ -60,7 +75,7 @@ class Block:
         model = sweeper.model
         self.sweeper = sweeper
         self._ends = batch.end - first
-        self._spans = [
+        self.spans = [
             (begin - first, end + 1 - first)
             for begin, end in zip(first_changed(batch, ablation), batch.end.tolist(), strict=True)
         ]
@@ -73,7 +88,7 @@ class Block:
         ablated = self.ablated_input if ablation == "corrupted" else None
         changes = [self._input_change.unsqueeze(0), *sweeper.changes(self.clean, ablated)]
         self.change: Float[Tensor, "sender prompt pos d_model"] = torch.cat(changes)
-        self._slope = make_objective(metric, model, batch, self.at_answers(self.clean.final)).slope
+        self._slope = _make_slope(sweeper, metric, batch, self.at_answers(self.clean.final))
 
     @cached_property
     def ablated_input(self) -> Run:
@@ -108,7 +123,7 @@ class Block:
 
     def gradients(self, runs: Iterable[Run], tell: Tell) -> Gradients:
         """The gradients of whole runs, summed."""
-        total = Gradients(self.sweeper.model)
+        total = Gradients(self.sweeper.model, self.sweeper.rules)
         for run in runs:
             self.sweep(run, total)
             tell()
@@ -116,11 +131,29 @@ class Block:
 
     def scores(self, gradients: Gradients) -> Float[Tensor, "prompt receiver sender"]:
         """Every sender's change times these gradients."""
-        return contract(gradients, self.sweeper.layout, self.change, self._spans)
+        return contract(gradients, self.sweeper.layout, self.change, self.spans)
+
+
+def _make_slope(sweeper: Sweeper, metric: MetricName, batch: Batch, final: Float[Tensor, "prompt d_model"]) -> Slope:
+    """What gives the gradient of each prompt's objective at what the logits read, by the sweeper's rules.
+
+    ``final``: what they read in the clean run.
+    """
+    model = sweeper.model
+    if not sweeper.rules.frozen_norms:
+        return make_objective(metric, model, batch, final).slope
+    objective = make_objective(metric, without_final_norm(model), batch, normalise(model.architecture, final))
+
+    def slope(read: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "prompt d_model"]:
+        normed = norm(model.architecture, read.unsqueeze(1))
+        gradient = objective.slope(normed.out.squeeze(1)).unsqueeze(1)
+        return norm_back(model.architecture, normed, gradient, frozen=True).squeeze(1)
+
+    return slope
 
 
 @dataclass(frozen=True)
-class _Attribution:
+class Attribution:
     """What all have in common: a method says where it takes gradients."""
 
     metric: MetricName = "logit-diff"
@@ -142,7 +175,7 @@ class _Attribution:
         check_answers(self.metric, batch)
         self._check(model)
         batch = batch.to(model.device)
-        sweeper, first = Sweeper(model), _first_position(batch, self.ablation)
+        sweeper, first = Sweeper(model, self._rules()), _first_position(batch, self.ablation)
         groups = split(batch, batch_size)
         tell = _counter(progress, len(groups) * self._n_sweeps(sweeper))
 
@@ -159,8 +192,12 @@ class _Attribution:
     def _check(self, model: Transformer) -> None:
         """Raises UsageError if the method can't do this model."""
 
+    def _rules(self) -> Rules:
+        """How gradients go back."""
+        return CALCULUS
+
     def _n_sweeps(self, sweeper: Sweeper) -> int:
-        """How many times each block goes back through the model."""
+        """How often each block tells of progress: how many times it goes back through the model, or part of it."""
         raise NotImplementedError
 
     def _score(self, block: Block, tell: Tell) -> Float[Tensor, "prompt receiver sender"]:
@@ -188,16 +225,14 @@ def _counter(progress: Progress, total: int) -> Tell:
 
 
 @dataclass(frozen=True)
-class EAP(_Attribution):
-    """The gradient in the clean run (arXiv:2310.10348)."""
-
-    name: ClassVar[str] = "eap"
+class AtCleanRun(Attribution):
+    """Methods that go back through the clean run once."""
 
     def __post_init__(self) -> None:
         if self.metric == "kl":
             raise UsageError(
-                "eap takes its gradient in the clean run, where that of kl is zero: every score would be rounding.\n"
-                "Use --metric logit-diff, prob-diff or loss, or --method eap-ig or clean-corrupted."
+                f"{self.name} takes its gradient in the clean run, where that of kl is zero: every score would be "
+                "rounding.\nUse --metric logit-diff, prob-diff or loss, or --method eap-ig or clean-corrupted."
             )
 
     def _n_sweeps(self, sweeper: Sweeper) -> int:
@@ -208,7 +243,14 @@ class EAP(_Attribution):
 
 
 @dataclass(frozen=True)
-class CleanCorrupted(_Attribution):
+class EAP(AtCleanRun):
+    """The gradient in the clean run (arXiv:2310.10348)."""
+
+    name: ClassVar[str] = "eap"
+
+
+@dataclass(frozen=True)
+class CleanCorrupted(Attribution):
     """The mean gradient of the clean run and of the one whose input is ablated. Of kl the first is zero."""
 
     name: ClassVar[str] = "clean-corrupted"
@@ -224,7 +266,7 @@ class CleanCorrupted(_Attribution):
 
 
 @dataclass(frozen=True)
-class EAPIG(_Attribution):
+class EAPIG(Attribution):
     """The mean gradient as the input goes from ablated towards clean (arXiv:2403.17806)."""
 
     steps: int = STEPS
@@ -249,7 +291,7 @@ class EAPIG(_Attribution):
 
 
 @dataclass(frozen=True)
-class EAPIGActivations(_Attribution):
+class EAPIGActivations(Attribution):
     """The mean gradient as the outputs of one group after another go from ablated to clean.
 
     What reads the stream before the replaced output is the same in every run, and gradients go back through it

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import cache
 
 import pytest
 import torch
 
-from circuitfind.batch import Batch
 from circuitfind.errors import ModelError, UsageError
 from circuitfind.methods.eap import EAP, EAPIG, CleanCorrupted, EAPIGActivations
-from circuitfind.metrics import METRICS, MetricName, make_objective
-from circuitfind.patching import AblationName, at_end, readable, trace
-from circuitfind.progress import Progress, Silent
-from circuitfind.transformer import Layer, Transformer
+from circuitfind.metrics import METRICS, MetricName
+from circuitfind.patching import AblationName, readable
+from circuitfind.progress import Silent
+from tests.attributions import agrees, late, linear, literal, same_bits, score, total_effect
 from tests.oracles.attribution import attribution
-from tests.oracles.literal import Literal
-from tests.random_models import FAMILIES, random_batch, random_model, random_transformer
+from tests.random_models import FAMILIES, random_batch, random_transformer
 
 Method = EAP | CleanCorrupted | EAPIG | EAPIGActivations
 STEPS = 2
@@ -33,31 +30,12 @@ def make(name: str, metric: MetricName, ablation: AblationName = "corrupted", st
 METHODS = ("eap", "clean-corrupted", "eap-ig", "eap-ig-activations")
 
 
-def score(
-    method: Method, model: Transformer, batch: Batch, batch_size: int = 8, progress: Progress | None = None
-) -> torch.Tensor:
-    return method.score(model, batch, batch_size, progress or Silent())
-
-
-def late(batch: Batch) -> Batch:
-    """The batch with the first three tokens of clean and corrupted prompts the same: runs begin behind them."""
-    return replace(batch, corrupted=torch.cat((batch.clean[:, :3], batch.corrupted[:, 3:]), dim=1))
-
-
-@cache
-def literal(family: str, seed: int) -> Literal:
-    return Literal(random_model(family, seed))
-
-
 def agrees_with_oracle(family: str, name: str, metric: MetricName, ablation: AblationName, seed: int) -> None:
     model, batch = random_transformer(family, seed), random_batch(seed, (5, 7, 4))
     batch = late(batch) if metric in ("kl", "prob-diff") else batch
     expected = attribution(literal(family, seed), batch, name, metric, ablation, STEPS)
-    assert float(expected.nan_to_num(0).abs().max()) > 1e-3
     for batch_size in (8, 2, 1) if metric == "loss" else (3,):
-        found = score(make(name, metric, ablation), model, batch, batch_size)
-        assert torch.equal(found.isnan(), expected.isnan())
-        assert torch.allclose(found, expected, rtol=1e-8, atol=1e-8, equal_nan=True), batch_size
+        agrees(score(make(name, metric, ablation), model, batch, batch_size), expected)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -80,40 +58,7 @@ def test_every_score_under_zero_ablation_is_the_literal_one(family: str, name: s
     ("family", "dtype"), [("gpt2", torch.float32), ("llama", torch.float32), ("pythia", torch.float64)]
 )
 def test_batch_size_and_threads_change_no_bit(family: str, dtype: torch.dtype, name: str) -> None:
-    model, batch = random_transformer(family, 7, dtype=dtype), random_batch(7, (5, 7, 4, 6, 7, 3, 5))
-    batch = batch if family == "gpt2" else late(batch)
-    expected = score(make(name, "loss"), model, batch)
-    assert expected.dtype == dtype
-    before = torch.get_num_threads()
-    try:
-        for n_threads, batch_size in ((2, 4), (2, 3), (1, 1)):
-            torch.set_num_threads(n_threads)
-            found = score(make(name, "loss"), model, batch, batch_size)
-            assert torch.equal(found.nan_to_num(9), expected.nan_to_num(9)), (n_threads, batch_size)
-    finally:
-        torch.set_num_threads(before)
-
-
-def total_effect(model: Transformer, batch: Batch, metric: MetricName) -> torch.Tensor:
-    """How much higher the objective is on each corrupted prompt."""
-    finals = [at_end(trace(model, tokens).final, batch.end) for tokens in (batch.clean, batch.corrupted)]
-    clean, corrupted = make_objective(metric, model, batch, finals[0])(torch.stack(finals))
-    return corrupted - clean
-
-
-def linear(model: Transformer) -> Transformer:
-    """The model with norms that only divide by 1e9, attention spread evenly, and every hidden ReLU open."""
-    scale = 1e9
-
-    def straight(layer: Layer) -> Layer:
-        assert layer.b_Q is not None and layer.b_in is not None
-        open_hidden = layer.b_in.abs() + 1e4
-        layer = replace(layer, W_Q=layer.W_Q * 0, b_Q=layer.b_Q * 0, b_in=open_hidden)
-        return replace(layer, W_V=layer.W_V * scale, W_in=layer.W_in * scale)
-
-    architecture = replace(model.architecture, norm_eps=scale**2, activation="relu")
-    layers = tuple(map(straight, model.layers))
-    return replace(model, architecture=architecture, layers=layers, final_gain=model.final_gain * scale)
+    same_bits(make(name, "loss"), family, dtype)
 
 
 @pytest.mark.parametrize("name", ["eap", "clean-corrupted", "eap-ig"])
