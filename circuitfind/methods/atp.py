@@ -1,0 +1,280 @@
+"""Attribution patching that sees through saturated attention and cancelling effects (AtP*, arXiv:2403.00745).
+
+As ``eap``, with two repairs:
+
+- the QK fix. Where a softmax is saturated, its gradient says nothing of what a query or key does. So the change of the
+  attention pattern is computed as it is: score(u -> head's q) = sum over queries and keys of (pattern when u's edge
+  alone is ablated - clean pattern) . gradient at the pattern. Only what comes behind the pattern is linear. The paper
+  patches a whole query, or the key of one position; an edge here carries one sender's part of all positions, and so is
+  ablated in all of them at once. The norm before the head is that of the mixed input, never frozen. Edges into v, an
+  MLP and the logits score as in eap, and gradients go back through the softmax as in eap too.
+- GradDrop, against direct and indirect effects that cancel: one pass for each layer, in which no gradient goes back
+  through this layer's heads and MLP. The paper's node scores the sum of its absolute scores in all L passes over L - 1,
+  for in its own layer's pass it scores 0. Likewise an edge by its receiver's layer: its score is the mean of the
+  absolute scores in the passes that leave its receiver in; for the logits these are all. It is never negative.
+
+How a score between query and key moves is computed without the senders' changes being projected to queries and keys:
+it is the change itself times a vector of d_model, of which each position of a head has one for each key it sees, and
+each query it is seen from. Fewer than d_head of those make it the shorter way. With n = i c(x) the norm's output, c
+taking the mean away in a LayerNorm and i the inverse scale, w such a vector, b the bias's part of the score:
+
+    score' = b + (i' / i) (n . w + i c(change) . w), (i / i')² = 1 + 2 i mean(n change) + i² mean(c(change)²).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from circuitfind.errors import UsageError
+from circuitfind.gradients import Gradients, HeadsRun, Sweeper, centred, multiply
+from circuitfind.methods.eap import AtCleanRun, Block, Tell
+from circuitfind.transformer import Architecture, Transformer, kv_heads, rotary_table, rotate
+
+SCORES = 2**24
+"""How many attention scores, between queries and keys of all heads and senders, are held at once."""
+
+
+@dataclass(frozen=True)
+class AtP(AtCleanRun):
+    """The gradient in the clean run, repaired. ``qk_fix``: exact patterns; ``grad_drop``: a pass without each layer."""
+
+    qk_fix: bool = True
+    grad_drop: bool = False
+    name: ClassVar[str] = "atp"
+
+    def to_dict(self) -> dict[str, Any]:
+        score = "(ablated - clean) . gradient, into q and k that of attention patterns"
+        if not self.qk_fix:
+            score = "(ablated - clean) . gradient"
+        if self.grad_drop:
+            return super().to_dict() | {"score": f"mean |{score}| as each layer is dropped: never negative"}
+        return super().to_dict() | {"score": f"{score}: positive if ablation hurts"}
+
+    def _check(self, model: Transformer) -> None:
+        if self.grad_drop and model.architecture.n_layers < 2:
+            raise UsageError(
+                f"--grad-drop drops one layer after the other, and {model.architecture.name} has 1 layer: nothing "
+                "would be left.\nLeave out --grad-drop."
+            )
+
+    def _n_sweeps(self, sweeper: Sweeper) -> int:
+        return sweeper.model.architecture.n_layers
+
+    def _score(self, block: Block, tell: Tell) -> Float[Tensor, "prompt receiver sender"]:
+        sweeper, graph = block.sweeper, block.sweeper.layout.graph
+        gradients = [block.slope(block.clean)]  # the true one, then one for each layer that was dropped
+        into_logits = multiply(gradients[0].unsqueeze(0), block.change, block.spans)
+        scores = into_logits.new_zeros(len(into_logits), len(graph.receivers), len(graph.senders))
+        scores[:, -1:] = into_logits.abs() if self.grad_drop else into_logits
+        spread = _spread(sweeper.model.architecture, block.change)
+        for layer in reversed(range(graph.n_layers)):
+            past = gradients[0]
+            found = [Gradients(sweeper.model, at_patterns=self.qk_fix) for _ in gradients]
+            gradients = [
+                sweeper.sweep(block.clean, gradient, into, *_steps(sweeper, layer))
+                for gradient, into in zip(gradients, found, strict=True)
+            ]
+            if self.grad_drop:
+                gradients.append(past)
+            of_layer = self._over_passes(self._of_layer(block, layer, found, spread), layer)
+            first = sweeper.layout.row(layer, 0)
+            scores[:, first : first + of_layer.shape[1], : of_layer.shape[2]] = of_layer
+            tell()
+        return scores
+
+    def _of_layer(
+        self, block: Block, layer: int, found: Sequence[Gradients], spread: Float[Tensor, "sender prompt pos"]
+    ) -> Float[Tensor, "prompt pass receiver readable"]:
+        """The scores of all edges into a layer in each pass; ``readable``: the senders that its MLP reads."""
+        heads, mlp = 2 * layer, 2 * layer + 1
+        layout = block.sweeper.layout
+        n_readable, n_earlier = layout.n_readable(mlp), layout.n_readable(heads)
+        rows = torch.cat([gradients.stack([heads, mlp], block.stream) for gradients in found])
+        products = multiply(rows, block.change[:n_readable], block.spans)
+        products = products.reshape(len(products), len(found), -1, n_readable)
+        if not self.qk_fix:
+            return products
+        patterns = torch.stack([gradients.patterns[layer] for gradients in found])
+        effects = _effects(block, layer, patterns, spread[:n_earlier])
+        return torch.cat((functional.pad(effects, (0, n_readable - n_earlier)), products), dim=2)
+
+    def _over_passes(
+        self, scores: Float[Tensor, "prompt pass receiver sender"], layer: int
+    ) -> Float[Tensor, "prompt receiver sender"]:
+        """One score of those in all passes: the first as if no layer were dropped, each other with a later one dropped.
+
+        What is dropped before a receiver doesn't matter to it: the first pass stands for ``layer`` others.
+        """
+        if not self.grad_drop:
+            return scores[:, 0]
+        total = scores.abs()
+        return (layer * total[:, 0] + total[:, 1:].sum(1)) / (layer + total.shape[1] - 1)
+
+
+def _steps(sweeper: Sweeper, layer: int) -> tuple[int, int]:
+    """The first step of a layer and that of the next."""
+    n_each = len(sweeper.steps) // sweeper.model.architecture.n_layers
+    return layer * n_each, (layer + 1) * n_each
+
+
+def _spread(
+    architecture: Architecture, change: Float[Tensor, "sender prompt pos d_model"]
+) -> Float[Tensor, "sender prompt pos"]:
+    """The mean square of each change, less its mean in a LayerNorm."""
+    spread: Tensor = torch.linalg.vector_norm(change, dim=-1).square() / change.shape[-1]
+    return spread - change.mean(-1).square() if architecture.norm == "layer" else spread
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """The queries or keys of a layer's heads, the keys' once for each query head.
+
+    ``W`` and ``b`` make them of what the norm puts out; ``plain`` ones lack bias and rotation, ``full`` ones have both.
+    Before the block's first position there are only full keys.
+    """
+
+    W: Float[Tensor, "head d_head d_model"]
+    b: Float[Tensor, "head d_head"] | None
+    plain: Float[Tensor, "head pos d_head"]
+    full: Float[Tensor, "head key d_head"]
+
+    def read(
+        self, position: int, others: Float[Tensor, "head other d_head"]
+    ) -> tuple[Float[Tensor, "wide d_model"], Float[Tensor, " wide"], Float[Tensor, " wide"] | Float[Tensor, ""]]:
+        """What a normed stream at ``position`` is multiplied by to give the scores with ``others``, turned as if it
+        stood at 0; those of the run without the bias; the bias's part."""
+        rows = (others @ self.W).flatten(0, 1)
+        plain = (others @ self.plain[:, position].unsqueeze(-1)).flatten()
+        bias = plain.new_zeros(()) if self.b is None else (others @ self.b.unsqueeze(-1)).flatten()
+        return rows, plain, bias
+
+
+@dataclass(frozen=True)
+class _Attention:
+    """A layer's attention in one prompt: how its scores depend on what its heads read.
+
+    Queries, the norm's output and its inverse scale, and ``table``, cosine and sine, begin at the block's first
+    position; keys ``n_before`` positions before.
+    """
+
+    q: _Slot
+    k: _Slot
+    normed: Float[Tensor, "pos d_model"]
+    inverse: Float[Tensor, "pos 1"]
+    table: tuple[Tensor, Tensor] | None
+    scale: float
+    eps: float
+
+    @property
+    def n_before(self) -> int:
+        return self.k.full.shape[1] - self.q.full.shape[1]
+
+    def patterns(
+        self, change: Float[Tensor, "sender pos d_model"], spread: Float[Tensor, "sender pos"], span: tuple[int, int]
+    ) -> tuple[Float[Tensor, "sender head query key"], Float[Tensor, "sender head query key"]]:
+        """The patterns of the span's queries when each sender's edge into q, and when that into k, is ablated."""
+        start, stop = span
+        clean = self._clean_scores(start, stop)
+        of_q, of_k = (clean.expand(len(change), *clean.shape).clone() for _ in range(2))
+        for position in range(start, stop):
+            key = self.n_before + position
+            moved_q, moved_k = self._moved_scores(change[:, position], spread[:, position, None], position, stop)
+            of_q[:, :, position - start, : key + 1] = moved_q
+            of_k[:, :, position - start :, key] = moved_k
+        return of_q.softmax(-1), of_k.softmax(-1)
+
+    def _clean_scores(self, start: int, stop: int) -> Float[Tensor, "head query key"]:
+        scores = (self.q.full[:, start:stop] @ self.k.full.transpose(-1, -2)).mul_(self.scale)
+        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(self.n_before + start + 1)
+        return scores.masked_fill_(hidden, -math.inf)
+
+    def _moved_scores(
+        self, change: Float[Tensor, "sender d_model"], spread: Float[Tensor, "sender 1"], position: int, stop: int
+    ) -> tuple[Float[Tensor, "sender head seen"], Float[Tensor, "sender head seeing"]]:
+        """The scores of each head's query at ``position`` with the keys that it sees, and of its key there with the
+        queries that see it, as what they read is changed."""
+        seen, seeing = self.k.full[:, : self.n_before + position + 1], self.q.full[:, position:stop]
+        turn = None if self.table is None else (self.table[0][position], -self.table[1][position])
+        both = [
+            slot.read(position, rotate(others, turn) * self.scale)
+            for slot, others in ((self.q, seen), (self.k, seeing))
+        ]
+        vectors = torch.cat((both[0][0], both[1][0], self.normed[position : position + 1]))
+        products = (change @ vectors.T).mul_(self.inverse[position])
+        along = products[:, -1:] / change.shape[-1]
+        inverse = self.inverse[position]
+        ratio = (1 + 2 * along + inverse**2 * spread).clamp_min(self.eps * inverse**2).rsqrt()
+        parts = torch.split(products[:, :-1], [len(rows) for rows, _, _ in both], dim=1)
+        moved_q, moved_k = (
+            ((part + plain) * ratio + bias).reshape(len(change), len(self.q.full), -1)
+            for part, (_, plain, bias) in zip(parts, both, strict=True)
+        )
+        return moved_q, moved_k
+
+
+Weights = tuple[Float[Tensor, "head d_head d_model"], Float[Tensor, "head d_head"] | None]
+
+
+def _weights(model: Transformer, layer: int, dtype: torch.dtype) -> tuple[Weights, Weights]:
+    """What makes a layer's queries and keys, the latter once for each query head."""
+    architecture, weights = model.architecture, model.layers[layer]
+    own = kv_heads(architecture, range(architecture.n_heads))
+    b_K = None if weights.b_K is None else weights.b_K[own]
+
+    def prepared(W: Tensor, b: Tensor | None) -> Weights:
+        turned = centred(architecture, W).transpose(1, 2).to(dtype).contiguous()
+        return turned, None if b is None else b.to(dtype)
+
+    return prepared(weights.W_Q, weights.b_Q), prepared(weights.W_K[own], b_K)
+
+
+def _attention(
+    model: Transformer, layer: int, ran: HeadsRun, prompt: int, weights: tuple[Weights, Weights]
+) -> _Attention:
+    (W_Q, b_Q), (W_K, b_K) = weights
+    n_keys, n_pos = ran.k.shape[2], ran.q.shape[2]
+    plain_k = ran.plain[1][kv_heads(model.architecture, range(len(W_Q))), prompt]
+    return _Attention(
+        _Slot(W_Q, b_Q, ran.plain[0][:, prompt].to(W_Q.dtype), ran.q[:, prompt].to(W_Q.dtype)),
+        _Slot(W_K, b_K, plain_k.to(W_Q.dtype), ran.k[:, prompt].to(W_Q.dtype)),
+        ran.normed.out[prompt].to(W_Q.dtype),
+        ran.normed.inverse[prompt].to(W_Q.dtype),
+        rotary_table(model, torch.arange(n_keys - n_pos, n_keys, device=model.device)),
+        model.architecture.attention_scale[layer],
+        model.architecture.norm_eps,
+    )
+
+
+def _effects(
+    block: Block,
+    layer: int,
+    gradients: Float[Tensor, "pass head prompt pos key"],
+    spread: Float[Tensor, "sender prompt pos"],
+) -> Float[Tensor, "prompt pass receiver sender"]:
+    """What ablating each sender's edge into each head's q, then into each k, does to the pattern, times the gradient
+    there."""
+    model, ran = block.sweeper.model, block.clean.stages[2 * layer]
+    assert isinstance(ran, HeadsRun)
+    dtype = torch.promote_types(gradients.dtype, torch.float32)
+    weights, found = _weights(model, layer, dtype), []
+    for prompt, (start, stop) in enumerate(block.spans):
+        attention = _attention(model, layer, ran, prompt, weights)
+        at_pattern = gradients[:, :, prompt, start:stop].flatten(2).permute(1, 2, 0).to(dtype)
+        change = block.change[: len(spread), prompt].to(dtype)
+        at_once = max(1, SCORES // (2 * len(at_pattern) * at_pattern.shape[1]))
+        of_senders = [
+            [pattern.flatten(2).transpose(0, 1) @ at_pattern for pattern in attention.patterns(*some, (start, stop))]
+            for some in zip(
+                torch.split(change, at_once), torch.split(spread[:, prompt].to(dtype), at_once), strict=True
+            )
+        ]
+        found.append(torch.cat([torch.cat(of_some) for of_some in of_senders], dim=1))
+    return torch.stack(found).permute(0, 3, 1, 2)
