@@ -15,6 +15,7 @@ with leaving_at_once():
 
     from circuitfind import __version__
     from circuitfind.commands import export as export_command
+    from circuitfind.commands import methods as methods_command
     from circuitfind.commands import models, tasks
     from circuitfind.commands import run as run_command
     from circuitfind.errors import CircuitfindError
@@ -51,6 +52,7 @@ app.command("sweep", no_args_is_help=True, epilog=run_command.SWEEP_EXAMPLE, hel
     run_command.sweep
 )
 app.command("export", no_args_is_help=True)(export_command.export)
+app.command("methods", epilog=methods_command.EXAMPLE)(methods_command.methods)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
 

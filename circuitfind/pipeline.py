@@ -2,52 +2,52 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import platform
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from circuitfind import __version__
 from circuitfind.batch import Batch, tokenise
-from circuitfind.checkpoint import Keeper, Spent, State
+from circuitfind.checkpoint import Keeper
 from circuitfind.circuit import Circuit
 from circuitfind.errors import TaskError, UsageError
 from circuitfind.eta import Eta, WithTimeLeft, duration
 from circuitfind.evaluation.performance import Evaluation, evaluate, task_performance
 from circuitfind.export import writer
-from circuitfind.graph import Edge
-from circuitfind.memory import Shape, Workload, needed, peak, plan_memory, stored_weights
-from circuitfind.methods import find_method
-from circuitfind.methods.acdc import ACDC, DEFAULT_THRESHOLD
+from circuitfind.findings import Findings, Ready, make_circuit, make_files, make_record, method_block, task_block
+from circuitfind.memory import Shape, Workload, needed, plan_memory, stored_weights
+from circuitfind.methods.acdc import ACDC
+from circuitfind.methods.catalogue import CATALOGUE
 from circuitfind.methods.decisions import MARGINS, undecidable
 from circuitfind.methods.found import Found
+from circuitfind.methods.make import Method, Scorer, default_threshold, make_method
+from circuitfind.methods.scored import Scored
 from circuitfind.metrics import check_answers, find_metric
 from circuitfind.models.folder import read_config
 from circuitfind.models.load import HubTokenizer, load_tokenizer
 from circuitfind.models.model import Model, load_model
-from circuitfind.patching import find_ablation
 from circuitfind.preflight import DEFAULT_PROMPTS, Plan, RunOptions, make_plan, short_name
 from circuitfind.progress import Progress, Silent
 from circuitfind.prompts import PromptPair, Task
-from circuitfind.report import Evidence, recovery_warning, report, rounding_warning, task_line, task_warning
+from circuitfind.report import recovery_warning, rounding_warning, task_line, task_warning
 from circuitfind.resume import identity
-from circuitfind.runfolder import RUN_FILE, json_file, next_free, scores_file, write_run
+from circuitfind.runfolder import next_free, write_run
+from circuitfind.scoresfile import rounded
 from circuitfind.search import default_batch_size
-from circuitfind.taskfiles import write_prompts
+from circuitfind.sittings import Clock, Noted
+from circuitfind.size import Selection, find_select
+from circuitfind.uncertainty import Bootstrap, bootstrap
 
 __all__ = ["Plan", "RunOptions", "RunResult", "carry_out", "make_plan", "run"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 BATCH_SIZES = (64, 16, 4)
 """What is tried where the default takes too much memory; below the last no less would be held (``rerun.ROWS``)."""
-VERSIONED = ("torch", "transformer_lens", "transformers", "safetensors", "pygraphviz")
 
 
 @dataclass(frozen=True)
@@ -58,42 +58,16 @@ class RunResult:
     evaluation: Evaluation
     folder: Path
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Ready:
-    """What a search starts from. It depends on no threshold: the runs of a sweep share it.
-
-    ``options`` have their device settled; ``work`` has the batch size and how many bytes of tests may be in flight.
-    """
-
-    task: Task
-    options: RunOptions
-    tokenizer: HubTokenizer
-    pairs: Sequence[PromptPair]
-    batch: Batch
-    model: Model
-    work: Workload
-
-
-@dataclass(frozen=True)
-class Findings:
-    """Everything that a run came by; its files are written from it."""
-
-    ready: Ready
-    options: RunOptions
-    method: ACDC
-    found: Found
-    evaluation: Evaluation
-    undecidable: Sequence[Edge]
-    n_taken_over: int
+    found: Mapping[str, Any]
+    """How the circuit came about: what run.json says of the search, or of the selection and the bootstrap."""
 
 
 @dataclass(frozen=True)
 class TakenOver:
-    """What a run has from an earlier one that differs in the threshold alone: decisions, and an evaluation."""
+    """What a run has from an earlier one that differs in the threshold alone: decisions or scores, an evaluation."""
 
     start: Found | None = None
+    per_prompt: Float[Tensor, "prompt receiver sender"] | None = None
     evaluation: Evaluation | None = None
 
 
@@ -144,20 +118,84 @@ def make_ready(plan: Plan, notes: Noted, clock: Clock) -> Ready:
 def find_circuit(
     ready: Ready, options: RunOptions, notes: Noted, clock: Clock, keeper: Keeper, taken_over: TakenOver = TakenOver()
 ) -> Findings:
-    """The search that ``options`` ask for, from where an earlier one was cut off, and the evaluation of its outcome."""
-    method, options = settle(options)
-    transformer, batch, size = ready.model.transformer, ready.batch, ready.work.batch_size
+    """The circuit that ``options`` ask for, and its evaluation."""
+    options = settle(options)
+    method = make_method(options)
+    if isinstance(method, ACDC):
+        return search_circuit(ready, options, method, notes, clock, keeper, taken_over)
+    return score_circuit(ready, options, method, notes, clock, taken_over)
+
+
+def search_circuit(
+    ready: Ready,
+    options: RunOptions,
+    method: ACDC,
+    notes: Noted,
+    clock: Clock,
+    keeper: Keeper,
+    taken_over: TakenOver,
+) -> Findings:
+    """The outcome of a search, from where an earlier one was cut off, and its evaluation."""
+    transformer = ready.model.transformer
     with clock.time("search"):
         start = find_start(search_identity(ready, options, method), notes, clock, keeper) or taken_over.start
         found = search(ready, method, start, notes, keeper)
-    with clock.time("evaluation"):
-        notes.stage("evaluating the circuit")
-        evaluation = evaluate(transformer, batch, found.kept, method.ablation, size, taken_over.evaluation)
-        notes.warn_if(recovery_warning(evaluation))
+    evaluation = evaluate_circuit(ready, method, found.kept, notes, clock, taken_over.evaluation)
     near = undecidable(transformer.architecture.graph, found, method.threshold, transformer.dtype)
     notes.warn_if(rounding_warning(near, method.threshold, MARGINS[transformer.dtype]))
-    n_taken_over = start.n_tests if start is not None and start is taken_over.start else 0
-    return Findings(ready, options, method, found, evaluation, near, n_taken_over)
+    tests = {
+        "tested": found.n_tests,
+        "computed": found.n_evaluated,
+        "taken_over": start.n_tests if start is not None and start is taken_over.start else 0,
+        "n_undecidable": len(near),
+        "undecidable": list(map(str, near)),
+    }
+    return Findings(ready, options, method, found, evaluation, {"search": tests})
+
+
+def score_circuit(
+    ready: Ready, options: RunOptions, method: Scorer, notes: Noted, clock: Clock, taken_over: TakenOver
+) -> Findings:
+    """The circuit made of a method's scores, how sure it is, and its evaluation."""
+    graph = ready.model.transformer.architecture.graph
+    selection = Selection(options.edges, options.fraction, options.threshold, find_select(options.select))
+    selection.count(graph)  # what the graph does not have is refused before it is looked for
+    with clock.time("search"):
+        per_prompt = score(ready, method, notes) if taken_over.per_prompt is None else taken_over.per_prompt
+        scored = Scored.of(graph, per_prompt, selection)
+    if options.bootstrap is not None:
+        with clock.time("bootstrap"):
+            notes.stage(f"{options.bootstrap:,} resamples of the prompts")
+            draws = Bootstrap(options.bootstrap, seed=options.seed)
+            uncertainty = bootstrap(graph, rounded(graph, per_prompt), selection, draws)
+            scored = replace(scored, options=draws, uncertainty=uncertainty)
+    evaluation = evaluate_circuit(ready, method, scored.kept, notes, clock, taken_over.evaluation)
+    consensus = None
+    if scored.uncertainty is not None:
+        with clock.time("evaluation"):
+            size, kept = ready.work.batch_size, scored.uncertainty.consensus
+            consensus = evaluate(ready.model.transformer, ready.batch, kept, method.ablation, size, evaluation)
+    return Findings(ready, options, method, scored, evaluation, scored.record(), consensus)
+
+
+def score(ready: Ready, method: Scorer, notes: Noted) -> Float[Tensor, "prompt receiver sender"]:
+    """The method's scores."""
+    n_edges = ready.model.transformer.architecture.graph.n_edges
+    notes.stage(f"{method.name} scores the {n_edges:,} edges of {ready.model.name}")
+    return method.score(ready.model.transformer, ready.batch, ready.work.batch_size, notes)
+
+
+def evaluate_circuit(
+    ready: Ready, method: Method, kept: Bool[Tensor, "receiver sender"], notes: Noted, clock: Clock,
+    known: Evaluation | None,
+) -> Evaluation:  # fmt: skip
+    """How well the circuit does the task, with a warning where it does better than it should, or not at all."""
+    with clock.time("evaluation"):
+        notes.stage("evaluating the circuit")
+        size = ready.work.batch_size
+        evaluation = evaluate(ready.model.transformer, ready.batch, kept, method.ablation, size, known)
+        notes.warn_if(recovery_warning(evaluation, is_search=isinstance(method, ACDC)))
+    return evaluation
 
 
 def find_start(identity: dict[str, Any], notes: Noted, clock: Clock, keeper: Keeper) -> Found | None:
@@ -215,16 +253,14 @@ def write_findings(findings: Findings, folder: Path, notes: Noted, clock: Clock,
         "peak_memory_bytes": clock.spent().peak_memory,
     }
     write_run(folder, make_files(findings, circuit, pictures, record), options.force or is_claimed)
-    return RunResult(circuit, findings.evaluation, folder, tuple(notes.warnings))
+    return RunResult(circuit, findings.evaluation, folder, tuple(notes.warnings), findings.record)
 
 
-def settle(options: RunOptions) -> tuple[ACDC, RunOptions]:
-    """The method, and the options with no threshold left to decide."""
-    metric = find_metric(options.metric or "")
-    threshold = DEFAULT_THRESHOLD[metric] if options.threshold is None else options.threshold
-    ablation = find_ablation(options.ablation)
-    method = find_method(options.method)(threshold, metric, ablation, options.objective, options.schedule)
-    return method, replace(options, threshold=threshold)
+def settle(options: RunOptions) -> RunOptions:
+    """The options with no threshold left to decide."""
+    if options.threshold is None and not CATALOGUE[options.method or ""].scores:
+        return replace(options, threshold=default_threshold(options.metric or ""))
+    return options
 
 
 def find_device(name: str) -> str:
@@ -273,135 +309,3 @@ def report_task(model: Model, batch: Batch, batch_size: int, notes: Noted) -> No
     performance = task_performance(model.transformer, batch, batch_size)
     notes.stage(f"the full model on {batch.n_prompts} prompts of up to {batch.n_pos} tokens: {task_line(performance)}")
     notes.warn_if(task_warning(performance))
-
-
-def make_circuit(findings: Findings) -> Circuit:
-    """The kept edges with their scores and everything that identifies what they were found in."""
-    ready, found = findings.ready, findings.found
-    graph = ready.model.transformer.architecture.graph
-    places = found.kept.nonzero().tolist()
-    edges = {Edge(graph.senders[s], graph.receivers[r]): float(found.scores[r, s]) for r, s in places}
-    method = method_block(findings.method, findings.options)
-    return Circuit(graph, edges, ready.model.to_dict(), task_block(ready), method, findings.evaluation.to_dict())
-
-
-def task_block(ready: Ready) -> dict[str, Any]:
-    """The block ``task`` of a circuit file."""
-    return {
-        "name": ready.task.name,
-        "n_prompts": len(ready.pairs),
-        "seed": ready.options.seed,
-        "prompts_sha256": hashlib.sha256(write_prompts(ready.pairs).encode()).hexdigest(),
-        "bos": ready.tokenizer.adds_bos,
-    }
-
-
-def method_block(method: ACDC, options: RunOptions) -> dict[str, Any]:
-    """The block ``method`` of a circuit file."""
-    return method.to_dict() | {"dtype": options.dtype}
-
-
-def make_record(findings: Findings) -> dict[str, Any]:
-    """run.json without what the run took: everything needed to repeat it."""
-    ready, options, found = findings.ready, asdict(findings.options), findings.found
-    return {
-        "command": {key: str(value) if isinstance(value, Path) else value for key, value in options.items()},
-        "method": findings.method.to_dict(),
-        "model_sha256": ready.model.sha256,
-        "model_difference": ready.model.difference,
-        "bos": ready.tokenizer.adds_bos,
-        "n_pos": ready.batch.n_pos,
-        "search": {
-            "tested": found.n_tests,
-            "computed": found.n_evaluated,
-            "taken_over": findings.n_taken_over,
-            "n_undecidable": len(findings.undecidable),
-            "undecidable": list(map(str, findings.undecidable)),
-        },
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "circuitfind": __version__,
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in VERSIONED},
-        },
-        "platform": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def make_files(
-    findings: Findings, circuit: Circuit, pictures: dict[str, bytes], record: dict[str, Any]
-) -> dict[str, str | bytes]:
-    """The run's files by name; run.json, the last, says that all the others are there."""
-    ready = findings.ready
-    evidence = Evidence(circuit, findings.evaluation, ready.pairs[0], record, tuple(pictures))
-    return {
-        "circuit.json": circuit.to_json(),
-        "scores.safetensors": scores_file(circuit.graph, findings.found.scores, ready.model.transformer.dtype),
-        "prompts.jsonl": write_prompts(ready.pairs),
-        **pictures,
-        "report.md": report(evidence),
-        RUN_FILE: json_file(record),
-    }
-
-
-class Clock:
-    """Seconds that each part of a run took, in all its sittings; ``before`` is what the earlier ones took."""
-
-    def __init__(self, before: Spent | None = None) -> None:
-        self._before = before
-        self.seconds: dict[str, float] = dict(before.seconds) if before else {}
-        self._running: dict[str, float] = {}
-
-    def fork(self, state: State | None) -> Clock:
-        """That of one of several runs: what all of them needed counts for each, and what ``state`` says it took."""
-        clock = Clock(state.spent if state else None)
-        clock.seconds |= {part: clock.seconds.get(part, 0.0) + seconds for part, seconds in self.seconds.items()}
-        return clock
-
-    @contextmanager
-    def time(self, part: str) -> Iterator[None]:
-        self._running[part] = time.perf_counter()
-        yield
-        self.seconds = self._until_now()
-        del self._running[part]
-
-    def spent(self) -> Spent:
-        """What the run has taken so far, the part that is going on included."""
-        if self._before is None:
-            return Spent(self._until_now(), peak())
-        return Spent(self._until_now(), max(peak(), self._before.peak_memory), self._before.sittings + 1)
-
-    def _until_now(self) -> dict[str, float]:
-        now = time.perf_counter()
-        running = {part: self.seconds.get(part, 0.0) + now - start for part, start in tuple(self._running.items())}
-        return self.seconds | {part: round(seconds, 3) for part, seconds in running.items()}
-
-
-class Noted:
-    """Progress that passes everything on and keeps the warnings for the record."""
-
-    def __init__(self, progress: Progress, warnings: Sequence[str] = ()) -> None:
-        self._progress = progress
-        self.warnings: list[str] = []
-        for message in warnings:
-            self.warn(message)
-
-    def fork(self) -> Noted:
-        """That of one of several runs: its own warnings come on top of those told so far."""
-        notes = Noted(self._progress)
-        notes.warnings = list(self.warnings)
-        return notes
-
-    def stage(self, name: str) -> None:
-        self._progress.stage(name)
-
-    def update(self, done: float, total: float, note: str = "") -> None:
-        self._progress.update(done, total, note)
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
-        self._progress.warn(message)
-
-    def warn_if(self, message: str | None) -> None:
-        if message is not None:
-            self.warn(message)

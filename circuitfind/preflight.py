@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -18,12 +18,15 @@ from typing import TYPE_CHECKING
 
 from circuitfind.errors import ModelError, UsageError, unknown
 from circuitfind.export import FORMATS
+from circuitfind.methods.catalogue import CATALOGUE as METHODS
+from circuitfind.methods.options import settle_method
 from circuitfind.models.catalogue import DEFAULT_MODEL
 from circuitfind.models.folder import has_tokenizer, read_config, weight_files
 from circuitfind.models.locate import locate
 from circuitfind.progress import Progress
 from circuitfind.prompts import Task
 from circuitfind.runfolder import check_free, default_folder, next_free
+from circuitfind.size import SELECTS
 from circuitfind.taskfiles import load_task
 
 if TYPE_CHECKING:
@@ -31,11 +34,12 @@ if TYPE_CHECKING:
 
 CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "method": ("acdc",),
+        "method": tuple(METHODS),
         "metric": ("kl", "logit-diff", "prob-diff", "loss"),
         "ablation": ("corrupted", "zero"),
         "objective": ("improve", "match"),
         "schedule": ("sequential", "screened", "grouped"),
+        "way to select": SELECTS,
         "dtype": ("float32", "float64", "bfloat16"),
     }
 )
@@ -50,15 +54,16 @@ LEAST_BFLOAT16_THRESHOLD = 1e-3
 class RunOptions:
     """What a run is asked to do, as the command line or a caller says it.
 
-    ``metric`` None is the task's own, ``threshold`` None the method's default for the metric, ``n_prompts`` None as
-    many as there are up to DEFAULT_PROMPTS, ``batch_size`` None what suits the device, ``bos`` None what the model's
-    tokenizer does by itself, ``out`` None a new folder under results/ (with ``resume`` the latest there of the same),
-    ``memory`` (bytes) None whatever is available.
+    ``method`` None is acdc, or eap-ig where a number of edges is asked for; ``metric`` None the task's own,
+    ``threshold`` None acdc's default for the metric, ``n_prompts`` None as many as there are up to DEFAULT_PROMPTS,
+    ``batch_size`` None what suits the device, ``bos`` None what the model's tokenizer does by itself, ``out`` None a
+    new folder under results/ (with ``resume`` the latest there of the same), ``memory`` (bytes) None whatever is
+    available, ``steps`` None the method's own, ``bootstrap`` (resamples) None no bootstrap.
     """
 
     task: str
     model: str = DEFAULT_MODEL
-    method: str = "acdc"
+    method: str | None = None
     threshold: float | None = None
     metric: str | None = None
     ablation: str = "corrupted"
@@ -75,12 +80,17 @@ class RunOptions:
     resume: bool = False
     memory: int | None = None
     schedule: str = "sequential"
+    edges: int | None = None
+    fraction: float | None = None
+    select: str = "top"
+    steps: int | None = None
+    bootstrap: int | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that nothing speaks against so far: its task, its options with the metric settled, where its model lies and
-    where it will be written, and what the user should know beforehand. ``state`` is what it goes on from;
+    """A run that nothing speaks against so far: its task, its options with method and metric settled, where its model
+    lies and where it will be written, and what the user should know beforehand. ``state`` is what it goes on from;
     ``is_finished``: it was to be resumed, and there is nothing left to do.
     """
 
@@ -98,7 +108,8 @@ def make_plan(options: RunOptions, progress: Progress) -> Plan:
     check_words(options)
     check_numbers(options)
     task = load_task(options.task)
-    options = replace(options, metric=_known("metric", options.metric or task.metric))
+    options, said = settle_method(options, task.metric)
+    _known("metric", options.metric or "")
     if options.resume:
         folder, state = _resumed(task, options)
     else:
@@ -106,15 +117,17 @@ def make_plan(options: RunOptions, progress: Progress) -> Plan:
         check_free(folder, options.force)
     is_finished = options.resume and state is None
     model_folder = _model_folder(options.model, progress)
-    return Plan(task, options, model_folder, folder, cautions(options), state, is_finished)
+    return Plan(task, options, model_folder, folder, (*said, *cautions(options)), state, is_finished)
 
 
 def check_words(options: RunOptions) -> None:
     """Raises UsageError, with the nearest known one, for a word that an option does not take."""
-    for kind in ("method", "ablation", "objective", "schedule", "dtype"):
+    for kind in ("ablation", "objective", "schedule", "dtype"):
         _known(kind, getattr(options, kind))
-    if options.metric is not None:
-        _known("metric", options.metric)
+    for kind, asked in (("method", options.method), ("metric", options.metric)):
+        if asked is not None:
+            _known(kind, asked)
+    _known("way to select", options.select, plural="ways to select")
     for name in options.formats:
         _known("export format", name, FORMATS)
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", options.device):
@@ -127,7 +140,7 @@ def check_numbers(options: RunOptions) -> None:
         if value is not None and value < 1:
             raise UsageError(f"{name} is {value}; it must be 1 or more.")
     threshold = options.threshold
-    if threshold is None:
+    if threshold is None or (options.method and METHODS[options.method].scores):
         return
     if not (math.isfinite(threshold) and threshold >= 0):
         raise UsageError(f"--threshold is {threshold}; it must be a finite number, 0 or above.")
@@ -141,7 +154,8 @@ def check_numbers(options: RunOptions) -> None:
 def cautions(options: RunOptions) -> tuple[str, ...]:
     """What a user should know before the run: options that work, but may not do what is hoped for."""
     found = []
-    if options.metric in ("logit-diff", "prob-diff", "loss") and options.objective == "improve":
+    improves = options.objective == "improve" and "objective" in METHODS[options.method or ""].takes
+    if options.metric in ("logit-diff", "prob-diff", "loss") and improves:
         found.append(
             f"{options.metric} is improved, as published: what speaks against the answer is removed too, and the "
             "circuit may outdo the model. --objective match, or --metric kl, asks for the model's own behaviour."
@@ -154,11 +168,10 @@ def cautions(options: RunOptions) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _known(kind: str, name: str, known: Collection[str] | None = None) -> str:
+def _known(kind: str, name: str, known: Collection[str] | None = None, plural: str | None = None) -> None:
     choices = CHOICES[kind] if known is None else known
     if name not in choices:
-        raise UsageError(unknown(kind, name, choices))
-    return name
+        raise UsageError(unknown(kind, name, choices, plural))
 
 
 def _out_folder(task: Task, options: RunOptions) -> Path:
@@ -166,7 +179,7 @@ def _out_folder(task: Task, options: RunOptions) -> Path:
     if options.out is not None:
         return Path(os.path.expanduser(options.out))  # noqa: PTH111  Path's own raises where there is no such user
     model = short_name(options.model)
-    return next_free(default_folder(task.name, model, options.method, options.seed, datetime.now()))
+    return next_free(default_folder(task.name, model, options.method or "", options.seed, datetime.now()))
 
 
 def _resumed(task: Task, options: RunOptions) -> tuple[Path, State | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,19 @@ from circuitfind.circuit import Circuit
 from circuitfind.evaluation.performance import Evaluation, Performance
 from circuitfind.graph import Edge, Node
 from circuitfind.memory import gigabytes
+from circuitfind.methods.found import Found
+from circuitfind.methods.scored import Scored
 from circuitfind.prompts import PromptPair
+from circuitfind.uncertainty import Uncertainty
 
 FAILS_BELOW = 0.75
 OVER_RECOVERS, NO_BETTER_THAN_NOTHING = 1.2, 0.1
 N_STRONGEST, N_NAMED = 10, 3
+EMPTY = {
+    True: "No edge was kept: the threshold is above what any edge carries. Lower it.",
+    False: "No edge was kept: none of those chosen lies on a path from the input to the logits. Ask for more edges.",
+}
+"""What to tell of a circuit without edges, by whether a threshold made it."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,7 @@ class Evidence:
     example: PromptPair
     record: dict[str, Any]
     pictures: Sequence[str]
+    outcome: Found | Scored | None = None
 
 
 def task_line(performance: Performance) -> str:
@@ -48,21 +57,21 @@ def task_warning(performance: Performance) -> str | None:
     )
 
 
-def recovery_warning(evaluation: Evaluation) -> str | None:
+def recovery_warning(evaluation: Evaluation, is_search: bool = True) -> str | None:
     """What to tell a user whose circuit does better than the full model, or no better than none; else None.
 
-    The bounds are on the faithfulness of the logit difference: OVER_RECOVERS and NO_BETTER_THAN_NOTHING.
+    The bounds are on the faithfulness of the logit difference: OVER_RECOVERS and NO_BETTER_THAN_NOTHING. ``is_search``:
+    it comes from a search, not from a number of edges that was asked for.
     """
     faithfulness = evaluation.faithfulness("logit-diff")
     if faithfulness is None or NO_BETTER_THAN_NOTHING < faithfulness <= OVER_RECOVERS:
         return None
     share = f"its faithfulness (logit difference) is {faithfulness:.0%}"
     if faithfulness > OVER_RECOVERS:
-        return (
-            f"the circuit over-recovers: {share}, because what speaks against the answer was removed too. "
-            "Use --metric kl, or --objective match."
-        )
-    return f"the circuit does hardly more than the fully ablated model: {share}. Lower --threshold to keep more of it."
+        remedy = "Use --metric kl, or --objective match." if is_search else "Keep more edges, or another method's."
+        return f"the circuit over-recovers: {share}, because what speaks against the answer was removed too. {remedy}"
+    remedy = "Lower --threshold to keep more of it." if is_search else "Keep more edges."
+    return f"the circuit does hardly more than the fully ablated model: {share}. {remedy}"
 
 
 def rounding_warning(near: Sequence[Edge], threshold: float, margin: float) -> str | None:
@@ -86,8 +95,8 @@ def on_paths(circuit: Circuit) -> int:
     return sum(edge.sender in between and edge.receiver.node in between for edge in circuit.edges)
 
 
-def summary(circuit: Circuit, evaluation: Evaluation) -> list[tuple[str, str]]:
-    """The circuit in a few lines: what, and how much."""
+def summary(circuit: Circuit, evaluation: Evaluation, found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The circuit in a few lines: what, and how much. ``found``: what run.json says of how it came about."""
     faithfulness = evaluation.faithfulness("logit-diff")
     graph, heads = circuit.graph, [node for node in circuit.nodes if node.kind == "head"]
     mlps = [node for node in circuit.nodes if node.kind == "mlp"]
@@ -115,21 +124,31 @@ def summary(circuit: Circuit, evaluation: Evaluation) -> list[tuple[str, str]]:
             )
         )
         lines.append(("faithfulness", f"{faithfulness:.1%} of the logit difference"))
+    if "bootstrap" in found:
+        said = found["bootstrap"]
+        lines.append(
+            (
+                f"{said['resamples']:,} resamples",
+                f"two share {said['jaccard']:.0%} of their edges; consensus circuit of {said['n_consensus']:,}",
+            )
+        )
     return lines
 
 
 def report(evidence: Evidence) -> str:
     """The page, in Markdown."""
     circuit, record = evidence.circuit, evidence.record
+    uncertainty = evidence.outcome.uncertainty if isinstance(evidence.outcome, Scored) else None
     sections = [
         f"# {circuit.task['name']} in {circuit.model['name']}: a circuit of {len(circuit.edges):,} edges",
         _picture(evidence.pictures),
-        markdown_table(("", ""), summary(circuit, evidence.evaluation)),
+        markdown_table(("", ""), summary(circuit, evidence.evaluation, record)),
         *_warnings(record["warnings"]),
         "## Evidence",
         _evidence(evidence.evaluation),
         "## The strongest edges",
-        _strongest(circuit),
+        _strongest(circuit, uncertainty),
+        *_sureness(circuit, record, uncertainty),
         "## The prompts",
         _prompts(circuit, evidence.example),
         "## How it was found",
@@ -185,11 +204,40 @@ def _worst(run: Performance, name: str) -> float | None:
     return (max if name in ("kl", "loss") else min)(run.values[name])
 
 
-def _strongest(circuit: Circuit) -> str:
+def _strongest(circuit: Circuit, uncertainty: Uncertainty | None) -> str:
     if not circuit.edges:
-        return "No edge was kept: the threshold is above what any edge carries. Lower it."
+        return EMPTY["threshold" in circuit.method]
     strongest = sorted(circuit.edges.items(), key=lambda item: (-abs(item[1]), circuit.graph.order(item[0])))
-    return markdown_table(("edge", "score"), [(f"`{edge}`", show(score)) for edge, score in strongest[:N_STRONGEST]])
+    if uncertainty is None:
+        rows = [(f"`{edge}`", show(score)) for edge, score in strongest[:N_STRONGEST]]
+        return markdown_table(("edge", "score"), rows)
+    sure = [
+        (f"`{edge}`", show(score), *_interval(uncertainty, circuit.graph.order(edge)))
+        for edge, score in strongest[:N_STRONGEST]
+    ]
+    return markdown_table(("edge", "score", "confidence interval", "inclusion"), sure)
+
+
+def _interval(uncertainty: Uncertainty, place: tuple[int, int]) -> tuple[str, str]:
+    lower, upper = float(uncertainty.lower[place]), float(uncertainty.upper[place])
+    return f"{show(lower)} to {show(upper)}", f"{float(uncertainty.inclusion[place]):.0%}"
+
+
+def _sureness(circuit: Circuit, record: dict[str, Any], uncertainty: Uncertainty | None) -> list[str]:
+    """What other prompts of the same kind would have changed, as a bootstrap tells it."""
+    if uncertainty is None:
+        return []
+    said = record["bootstrap"]
+    inclusions = [float(uncertainty.inclusion[circuit.graph.order(edge)]) for edge in circuit.edges]
+    n_sure = sum(inclusion >= said["bar"] for inclusion in inclusions)
+    rows = [
+        ("resamples", f"{said['resamples']:,} of the prompts, with replacement, seed {said['seed']}"),
+        ("two resampled circuits share", f"{said['jaccard']:.0%} of their edges (mean Jaccard)"),
+        (f"edges in {said['bar']:.0%} of them or more", f"{n_sure:,} of the circuit's {len(circuit.edges):,}"),
+        ("consensus circuit", f"{said['n_consensus']:,} edges, in `consensus.json`"),
+        ("intervals", f"{said['level']:.0%}, percentiles of the resampled means; all are in `bootstrap.safetensors`"),
+    ]
+    return ["## How sure it is", markdown_table(("", ""), rows)]
 
 
 def _prompts(circuit: Circuit, example: PromptPair) -> str:
@@ -212,9 +260,13 @@ def _one_line(text: str) -> str:
     return text.replace("\n", "\\n").replace("`", "'")
 
 
-def _tests(search: dict[str, Any]) -> str:
-    """How many edges were tested, and for how many of them rounding decided."""
-    return (
+def _count(record: dict[str, Any]) -> tuple[str, str]:
+    """How many edges were tested, and for how many rounding decided; or how many were chosen by their scores."""
+    if "selection" in record:
+        selection = record["selection"]
+        return "edges", f"{selection['nominal']:,} chosen, {selection['kept']:,} left after pruning"
+    search = record["search"]
+    return "tests", (
         f"{search['tested']:,} tested, {search['computed']:,} computed, {search['taken_over']:,} taken over, "
         f"{search['n_undecidable']:,} undecidable"
     )
@@ -226,7 +278,7 @@ def _how(circuit: Circuit, record: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     rows = [
         ("method", f"{circuit.method['name']} ({method})"),
-        ("tests", _tests(record["search"])),
+        _count(record),
         (
             "model",
             f"{circuit.model['name']} ({circuit.model['architecture']}), sha256 `{circuit.model['sha256'][:16]}`",

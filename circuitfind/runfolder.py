@@ -10,16 +10,10 @@ import tempfile
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from circuitfind.errors import OutputError
 from circuitfind.export import FORMATS
-from circuitfind.graph import Graph
-
-if TYPE_CHECKING:
-    import torch
-    from jaxtyping import Float
-    from torch import Tensor
 
 RUN_FILE = "run.json"
 STATE_FILE = "search.safetensors"
@@ -28,6 +22,9 @@ RUN_FILES = frozenset(
     {
         "circuit.json",
         "scores.safetensors",
+        "prompt_scores.safetensors",
+        "bootstrap.safetensors",
+        "consensus.json",
         "prompts.jsonl",
         "report.md",
         RUN_FILE,
@@ -139,24 +136,6 @@ def _partial(folder: Path, name: str) -> Path:
 def _encode(text: str) -> bytes:
     """UTF-8; half a character, as in the name of a folder that is no text, stays as JSON spells it."""
     return text.encode(errors="backslashreplace")
-
-
-def scores_file(graph: Graph, scores: Float[Tensor, "receiver sender"], dtype: torch.dtype) -> bytes:
-    """scores.safetensors: every edge's score, NaN where there is no edge; float64 in a float64 run, else float32."""
-    import torch
-    from safetensors.torch import save
-
-    stored = scores.to(torch.float64 if dtype == torch.float64 else torch.float32).contiguous()
-    names = {"receivers": graph.receivers, "senders": graph.senders}
-    metadata = {key: json.dumps([str(node) for node in nodes]) for key, nodes in names.items()}
-    return _in_order(save({"scores": stored}, metadata))
-
-
-def _in_order(data: bytes) -> bytes:
-    """A safetensors file with the names in its head sorted: the library writes them in another order each time."""
-    size = int.from_bytes(data[:8], "little")
-    head = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
-    return data[:8] + head.ljust(size) + data[8 + size :]
 
 
 def json_file(value: Any) -> str:

@@ -1,7 +1,6 @@
-"""From scores to a circuit: how many edges, which ones, and what is pruned because it leads nowhere.
+"""From scores to a circuit: which edges, and what is pruned because it leads nowhere.
 
-How many is one of three: a number of edges, a share of all edges (``int(fraction * n_edges)``, as MIB counts,
-arXiv:2504.13151), or a threshold, which keeps every edge at or above it. Which ones is one of three:
+Which ones is one of three (how many: ``size.py``):
 
 - ``top``: the edges with the highest |score|;
 - ``top-signed``: the edges with the highest score;
@@ -19,83 +18,19 @@ edges from the input to the logits. So the real number of edges can be below the
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitfind.errors import UsageError, unknown
+from circuitfind.errors import UsageError
 from circuitfind.graph import Edge, Graph
 from circuitfind.patching import readable
-
-SelectName = Literal["top", "top-signed", "greedy"]
-SELECTS: tuple[SelectName, ...] = ("top", "top-signed", "greedy")
-
-
-def find_select(name: str) -> SelectName:
-    """The way to select of that name. Raises UsageError with the nearest one."""
-    for select in SELECTS:
-        if select == name:
-            return select
-    raise UsageError(unknown("way to select", name, SELECTS, "ways to select"))
-
-
-@dataclass(frozen=True)
-class Selection:
-    """How much to keep, exactly one of ``edges``, ``fraction`` (of all edges, in (0, 1]) and ``threshold`` (in the
-    score's unit), and how to choose it. Raises UsageError for anything else."""
-
-    edges: int | None = None
-    fraction: float | None = None
-    threshold: float | None = None
-    select: SelectName = "top"
-
-    def __post_init__(self) -> None:
-        find_select(self.select)
-        self._check_one()
-        if self.edges is not None and self.edges < 1:
-            raise UsageError(f"{self.edges} edges are asked for; give --edges a whole number, 1 or more.")
-        if self.fraction is not None and not 0 < self.fraction <= 1:
-            raise UsageError(f"The fraction is {self.fraction}; give --fraction a number above 0 and at most 1.")
-        if self.threshold is not None:
-            self._check_threshold(self.threshold)
-
-    def _check_one(self) -> None:
-        given = {"--edges": self.edges, "--fraction": self.fraction, "--threshold": self.threshold}
-        said = [f"{option} {value}" for option, value in given.items() if value is not None]
-        if len(said) != 1:
-            raise UsageError(
-                f"Give exactly one of --edges, --fraction and --threshold, not {' and '.join(said) or 'none'}."
-            )
-
-    def _check_threshold(self, threshold: float) -> None:
-        if not math.isfinite(threshold):
-            raise UsageError(f"The threshold is {threshold}; give --threshold a finite number.")
-        if threshold < 0 and self.select != "top-signed":
-            raise UsageError(
-                f"The threshold is {threshold}, below every |score|; give --threshold a number of 0 or more, "
-                "or --select top-signed."
-            )
-
-    def count(self, graph: Graph) -> int | None:
-        """The nominal number of edges in this graph; None where a threshold decides.
-
-        A fraction may come to 0 edges, as MIB's smallest ones do on a small graph. Raises UsageError where more are
-        asked for than the graph has.
-        """
-        if self.fraction is not None:
-            return int(self.fraction * graph.n_edges)
-        if self.edges is not None and self.edges > graph.n_edges:
-            raise UsageError(
-                f"{self.edges:,} edges are asked for; the model's graph has {graph.n_edges:,}. Ask for no more."
-            )
-        return self.edges
+from circuitfind.size import Selection
 
 
 @dataclass(frozen=True)

@@ -19,30 +19,24 @@ from circuitfind.checkpoint import Keeper, check_same
 from circuitfind.circuit import Circuit
 from circuitfind.export.chart import Point, draw_sweep
 from circuitfind.export.picture import PICTURE_FORMATS
+from circuitfind.findings import Findings, Ready, method_block, task_block
+from circuitfind.methods.acdc import ACDC
 from circuitfind.methods.decisions import start_from
-from circuitfind.pipeline import (
-    Clock,
-    Findings,
-    Noted,
-    Ready,
-    TakenOver,
-    find_circuit,
-    make_keeper,
-    make_ready,
-    method_block,
-    settle,
-    task_block,
-    write_findings,
-)
+from circuitfind.methods.make import make_method
+from circuitfind.methods.scored import Scored
+from circuitfind.pipeline import TakenOver, find_circuit, make_keeper, make_ready, settle, write_findings
 from circuitfind.preflight import Plan, RunOptions
 from circuitfind.progress import Progress, Silent
 from circuitfind.report import markdown_table, show
 from circuitfind.resume import identity
 from circuitfind.runfolder import RUN_FILE, claim, json_file, write_run
+from circuitfind.sittings import Clock, Noted
 from circuitfind.thresholds import SweepPlan, folder_name, make_sweep_plan
 
 FORMAT, VERSION = "circuitfind.sweep", 1
-COLUMNS = ("threshold", "edges", "nodes", "KL", "logit diff", "faithfulness", "accuracy", "tests", "seconds")
+COLUMNS = ("threshold", "edges", "nodes", "KL", "logit diff", "faithfulness", "accuracy")
+COUNTED = {"search": ("tests", "tested"), "selection": ("before pruning", "nominal")}
+"""What a row counts besides, by the block of run.json that has it: the column's title, and its key there."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +96,8 @@ def claimed(base: Plan) -> Iterator[Path]:
 def check_finished(run: Plan, ready: Ready) -> None:
     """Raises OutputError where the finished run in a resumed sweep is not of the same prompts, model and options."""
     circuit = Circuit.load(run.folder)
-    method, options = settle(run.options)
+    options = settle(run.options)
+    method = make_method(options)
     now = identity(ready.model.to_dict(), task_block(ready), method_block(method, options))
     check_same(run.folder, identity(circuit.model, circuit.task, circuit.method), now)
 
@@ -121,9 +116,14 @@ def take_over(earlier: Findings | None, options: RunOptions) -> TakenOver:
     """What a run of ``options`` need not find out again."""
     if earlier is None:
         return TakenOver()
-    model, (method, _) = earlier.ready.model.transformer, settle(options)
-    start = start_from(model.architecture.graph, earlier.found, earlier.method, method, model.dtype)
-    return TakenOver(start, earlier.evaluation)
+    outcome, method = earlier.outcome, make_method(settle(options))
+    if isinstance(outcome, Scored):
+        return TakenOver(per_prompt=outcome.per_prompt, evaluation=earlier.evaluation)
+    assert isinstance(method, ACDC)
+    assert isinstance(earlier.method, ACDC)
+    model = earlier.ready.model.transformer
+    start = start_from(model.architecture.graph, outcome, earlier.method, method, model.dtype)
+    return TakenOver(start, evaluation=earlier.evaluation)
 
 
 def make_table(folder: Path, thresholds: Sequence[float]) -> dict[str, Any]:
@@ -145,7 +145,9 @@ def make_table(folder: Path, thresholds: Sequence[float]) -> dict[str, Any]:
 def make_row(folder: Path) -> dict[str, Any]:
     """What one run found, and what it took."""
     circuit, record = Circuit.load(folder), json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    search = {key: value for key, value in record["search"].items() if key != "undecidable"}
+    counted = {block: dict(record[block]) for block in COUNTED if block in record}
+    for block in counted.values():
+        block.pop("undecidable", None)
     return {
         "threshold": circuit.method["threshold"],
         "folder": folder.name,
@@ -153,10 +155,20 @@ def make_row(folder: Path) -> dict[str, Any]:
         "n_nodes": len(circuit.nodes),
         "metrics": circuit.metrics["circuit"],
         "faithfulness": circuit.metrics["faithfulness"],
-        "search": search,
+        **counted,
         "seconds": record["timings"]["search"],
         "warnings": record["warnings"],
     }
+
+
+def columns(table: dict[str, Any]) -> tuple[str, ...]:
+    """The titles of ``cells_of``."""
+    return (*COLUMNS, COUNTED[_counted(table)][0], "seconds")
+
+
+def _counted(table: dict[str, Any]) -> str:
+    """Which block of COUNTED the table's rows have."""
+    return next(block for block in COUNTED if block in table["circuits"][0])
 
 
 def make_files(table: dict[str, Any], formats: Sequence[str]) -> dict[str, str | bytes]:
@@ -185,7 +197,7 @@ def page(table: dict[str, Any], pictures: Sequence[str]) -> str:
     sections = [
         f"# {what(table)}: {len(rows)} thresholds",
         f"![Edges against KL]({image})" if image else "",
-        markdown_table(COLUMNS, rows),
+        markdown_table(columns(table), rows),
         f"KL(full || circuit) in nats; {baseline(table)}. {method}. Seconds are those of the search.",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -199,7 +211,8 @@ def baseline(table: dict[str, Any]) -> str:
 
 
 def cells_of(table: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The table's rows as text, a cell for each of COLUMNS."""
+    """The table's rows as text, a cell for each of ``columns``."""
+    block = _counted(table)
     return [
         (
             f"{row['threshold']:g}",
@@ -209,7 +222,7 @@ def cells_of(table: dict[str, Any]) -> list[tuple[str, ...]]:
             show(row["metrics"]["logit-diff"]),
             "-" if row["faithfulness"] is None else f"{row['faithfulness']:.1%}",
             f"{row['metrics']['accuracy']:.0%}",
-            f"{row['search']['tested']:,}",
+            f"{row[block][COUNTED[block][1]]:,}",
             f"{row['seconds']:.1f}",
         )
         for row in table["circuits"]

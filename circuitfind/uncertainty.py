@@ -29,7 +29,8 @@ from torch import Tensor
 from circuitfind.errors import UsageError
 from circuitfind.graph import Graph
 from circuitfind.patching import readable
-from circuitfind.selection import Selection, check_finite, prune, select
+from circuitfind.selection import check_finite, prune, select
+from circuitfind.size import Selection
 
 EDGES = 8192
 """How many edges' means over all resamples stand in memory at once."""

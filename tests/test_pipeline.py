@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from circuitfind.circuit import Circuit
 from circuitfind.errors import ModelError, OutputError, UsageError
-from circuitfind.methods import METHODS
+from circuitfind.methods.make import METHODS
 from circuitfind.methods.acdc import DEFAULT_THRESHOLD
 from circuitfind.metrics import METRICS
 from circuitfind.models.catalogue import CATALOGUE

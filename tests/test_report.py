@@ -164,7 +164,7 @@ def test_edges_on_paths_lead_from_the_input_to_the_logits(names: list[str], expe
 
 
 def test_the_summary_counts_edges_heads_and_mlps() -> None:
-    lines = dict(summary(CIRCUIT, EVIDENCE.evaluation))
+    lines = dict(summary(CIRCUIT, EVIDENCE.evaluation, {}))
     assert lines["edges"] == "6 of 46 (13.04%), 4 on a path from input to logits"
     assert lines["nodes"] == "3 of 4 heads, 1 of 2 MLPs"
     assert lines["faithfulness"] == "80.0% of the logit difference"  # (3 + 1) / (4 + 1)

@@ -8,20 +8,14 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors import safe_open
-from safetensors.torch import load
 
 from circuitfind.errors import OutputError
-from circuitfind.graph import Graph
-from circuitfind.patching import readable
 from circuitfind.runfolder import (
     RUN_FILES,
     check_free,
     default_folder,
     json_file,
     next_free,
-    scores_file,
     write,
     write_run,
 )
@@ -122,35 +116,6 @@ def test_half_a_character_is_written_as_json_spells_it(tmp_path: Path) -> None:
     """The name of a model's folder need not be text."""
     path = write(tmp_path, "run.json", json_file({"model": "caf\udce9"}))
     assert json.loads(path.read_text(encoding="utf-8")) == {"model": "caf\udce9"}
-
-
-@pytest.mark.parametrize(
-    ("dtype", "stored"),
-    [(torch.float32, torch.float32), (torch.float64, torch.float64), (torch.bfloat16, torch.float32)],
-)
-def test_scores_survive_their_file_with_the_names_of_rows_and_columns(
-    dtype: torch.dtype, stored: torch.dtype, tmp_path: Path
-) -> None:
-    graph = Graph(2, 2)
-    edges = readable(graph)
-    scores = torch.where(edges, torch.rand(edges.shape, generator=torch.Generator().manual_seed(0)), torch.nan).double()
-    data = scores_file(graph, scores, dtype)
-    read = load(data)["scores"]
-    assert read.dtype == stored
-    assert torch.equal(read.nan_to_num(-1), scores.to(stored).nan_to_num(-1))
-    assert torch.equal(read.isfinite(), edges)
-    (tmp_path / "scores.safetensors").write_bytes(data)
-    with safe_open(tmp_path / "scores.safetensors", framework="pt") as file:
-        names = file.metadata()
-    assert json.loads(names["receivers"]) == [str(receiver) for receiver in graph.receivers]
-    assert json.loads(names["senders"]) == [str(sender) for sender in graph.senders]
-
-
-def test_the_same_scores_give_the_same_bytes() -> None:
-    graph = Graph(2, 2)
-    scores = torch.where(readable(graph), 0.5, torch.nan).double()
-    written = {scores_file(graph, scores, torch.float32) for _ in range(20)}  # safetensors shuffles its head
-    assert len(written) == 1
 
 
 def test_a_record_is_json_for_people_and_never_holds_nan() -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from circuitfind.errors import UsageError
 from circuitfind.graph import Edge, Graph
 from circuitfind.patching import readable
-from circuitfind.selection import SELECTS, Selected, Selection, SelectName, find_select, prune, select
+from circuitfind.selection import Selected, prune, select
+from circuitfind.size import SELECTS, Selection, SelectName, find_select
 from tests.oracles import selection as literal
 
 SMALL = Graph(2, 1)

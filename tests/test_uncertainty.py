@@ -16,7 +16,8 @@ from circuitfind import uncertainty
 from circuitfind.errors import UsageError
 from circuitfind.graph import Edge, Graph
 from circuitfind.patching import readable
-from circuitfind.selection import SELECTS, Selection, SelectName, select
+from circuitfind.selection import select
+from circuitfind.size import SELECTS, Selection, SelectName
 from circuitfind.uncertainty import Bootstrap, Uncertainty, bootstrap, mean_jaccard
 from tests.oracles import selection as literal
 

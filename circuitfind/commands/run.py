@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
@@ -39,12 +39,18 @@ def run(
     model: Annotated[
         str, typer.Option(help="A name of `circuitfind models list`, a hub name, a folder or a .gguf file.")
     ] = DEFAULT_MODEL,
-    method: Annotated[str, typer.Option(help="How to search: acdc.")] = "acdc",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="One of `circuitfind methods`. Default: acdc, or eap-ig with --edges or --fraction.",
+            show_default=False,
+        ),
+    ] = None,
     threshold: Annotated[
         str | None,
         typer.Option(
-            help="An edge is removed if the metric then rises by less, in the metric's unit. Default: 0.02 for kl. "
-            "Several with commas are a sweep.",
+            help="acdc: an edge is removed if the metric then rises by less, in its unit; default: 0.02 for kl. "
+            "Methods that score: the least score. Several with commas are a sweep.",
             show_default=False,
         ),
     ] = None,
@@ -55,6 +61,20 @@ def run(
     fraction: Annotated[
         float | None,
         typer.Option(help="Which share of all edges to keep; for methods that score edges.", show_default=False),
+    ] = None,
+    select: Annotated[
+        str, typer.Option(help="Which scores count: top (by size), top-signed, or greedy (from the logits back).")
+    ] = "top",
+    steps: Annotated[
+        int | None,
+        typer.Option(help="eap-ig: runs on the way from corrupted to clean. Default: 5.", show_default=False),
+    ] = None,
+    bootstrap: Annotated[
+        int | None,
+        typer.Option(
+            help="Resample the prompts so many times, e.g. 200: confidence intervals, a consensus circuit.",
+            show_default=False,
+        ),
     ] = None,
     metric: Annotated[
         str | None,
@@ -114,7 +134,6 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the summary.")] = False,
 ) -> None:
     """Find the circuit of a task in a model: the few edges that carry it, with the evidence and a picture."""
-    refuse_sizes(threshold, edges, fraction)
     from circuitfind.preflight import RunOptions
     from circuitfind.thresholds import parse_thresholds
 
@@ -122,6 +141,7 @@ def run(
     options = RunOptions(
         task, model, method, None, metric, ablation, objective, prompts, seed, parse_batch_size(batch_size),
         device, dtype, bos, out, force, parse_formats(format), resume, parse_memory(memory), schedule,
+        edges, fraction, select, steps, bootstrap,
     )  # fmt: skip
     if len(thresholds) > 1:
         from circuitfind.commands.sweep import sweep_and_print
@@ -150,7 +170,7 @@ def run_and_print(options: RunOptions, quiet: bool, as_json: bool) -> None:
     if result is None:
         print_finished(plan.folder, as_json)
     elif as_json:
-        typer.echo(result_json(result.circuit, result.folder, result.warnings))
+        typer.echo(result_json(result.circuit, result.folder, result.warnings, result.found))
     else:
         print_summary(result)
 
@@ -193,18 +213,6 @@ def how_to_go_on(keeper: Keeper, options: RunOptions) -> str:
     return f"What it has decided is kept. To go on with it:\n  {resume_command(options, keeper.folder)}\n"
 
 
-def refuse_sizes(threshold: str | None, edges: int | None, fraction: float | None) -> None:
-    """Raises UsageError for sizes that contradict each other, or that acdc, which finds its own, can't be given."""
-    given = {"--threshold": threshold, "--edges": edges, "--fraction": fraction}
-    names = [name for name, value in given.items() if value is not None]
-    if len(names) > 1:
-        raise UsageError(f"{' and '.join(names)} each set the circuit's size. Give one of them.")
-    if names and names != ["--threshold"]:
-        raise UsageError(
-            f"{names[0]} needs a method that scores edges; acdc finds its own number. Give --threshold instead."
-        )
-
-
 def parse_batch_size(text: str) -> int | None:
     """A number, or None for auto."""
     if text == "auto":
@@ -231,8 +239,8 @@ def parse_formats(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
 
 
-def result_json(circuit: Circuit, folder: Path, warnings: Sequence[str]) -> str:
-    """The circuit file's blocks without the edges, and where the run lies, as one document."""
+def result_json(circuit: Circuit, folder: Path, warnings: Sequence[str], found: Mapping[str, Any]) -> str:
+    """The circuit file's blocks without the edges, how it came about, and where the run lies, as one document."""
     document = {
         "folder": str(folder),
         "model": circuit.model,
@@ -241,6 +249,7 @@ def result_json(circuit: Circuit, folder: Path, warnings: Sequence[str]) -> str:
         "n_edges": len(circuit.edges),
         "n_nodes": len(circuit.nodes),
         "metrics": circuit.metrics,
+        **found,
         "warnings": list(warnings),
     }
     return json.dumps(document, indent=2, ensure_ascii=False)
@@ -254,7 +263,8 @@ def print_finished(folder: Path, as_json: bool) -> None:
     typer.echo(f"The run in {folder} is finished: there is nothing to resume.", err=True)
     if as_json:
         record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-        typer.echo(result_json(Circuit.load(folder), folder, record["warnings"]))
+        found = {block: record[block] for block in ("search", "selection", "bootstrap") if block in record}
+        typer.echo(result_json(Circuit.load(folder), folder, record["warnings"], found))
     else:
         print_places(folder)
 
@@ -266,7 +276,7 @@ def print_summary(result: RunResult) -> None:
     circuit = result.circuit
     what = f"{circuit.task['name']} in {circuit.model['name']}, {circuit.method['name']}"
     typer.echo(f"{what}: a circuit of {len(circuit.edges):,} edges")
-    for label, value in summary(circuit, result.evaluation):
+    for label, value in summary(circuit, result.evaluation, result.found):
         typer.echo(f"  {label:<20} {value}")
     print_places(result.folder)
 

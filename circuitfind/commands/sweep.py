@@ -57,10 +57,10 @@ def how_to_go_on(plan: SweepPlan, options: RunOptions, keepers: Sequence[Keeper]
 
 def print_table(result: SweepResult) -> None:
     """The circuits, one a line, and where the picture lies."""
-    from circuitfind.sweep import COLUMNS, baseline, cells_of, what
+    from circuitfind.sweep import baseline, cells_of, columns, what
 
     typer.echo(f"{what(result.table)}: {len(result.table['circuits'])} thresholds")
-    lines = [COLUMNS, *cells_of(result.table)]
+    lines = [columns(result.table), *cells_of(result.table)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         typer.echo("  " + "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from circuitfind.graph import Edge, Graph, Node
-from circuitfind.selection import Selection
+from circuitfind.size import Selection
 
 Scores = Mapping[Edge, float]
 

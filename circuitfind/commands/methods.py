@@ -1,0 +1,48 @@
+"""``circuitfind methods``: how a circuit can be found, what each way costs and what it can't do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, DEFAULT_SEARCH, MethodInfo
+
+EXAMPLE = "Example: circuitfind methods --json"
+_NOTE = (
+    "Costs are passes of the whole model over all prompts. Methods that score edges need the circuit's size: --edges, "
+    f"--fraction or --threshold. Without --method: {DEFAULT_SEARCH}; with --edges or --fraction: {DEFAULT_SCORES}."
+)
+
+
+def methods(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
+    """List the methods: what each does, where it was published, what it costs and what it can't do."""
+    if as_json:
+        defaults = {"search": DEFAULT_SEARCH, "scores": DEFAULT_SCORES}
+        print(json.dumps({"defaults": defaults, "methods": [asdict(info) for info in CATALOGUE.values()]}, indent=2))
+    elif sys.stdout.isatty():
+        _print_table()
+        print(_NOTE, file=sys.stderr)
+    else:
+        print("\n".join("\t".join(_row(info)) for info in CATALOGUE.values()))
+
+
+def _row(info: MethodInfo) -> tuple[str, ...]:
+    options = " ".join(f"--{option.replace('_', '-')}" for option in info.takes)
+    return info.name, info.about, info.paper, info.cost, options, info.limits
+
+
+def _print_table() -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE)
+    for title in ("method", "what it does", "paper", "cost", "options", "limits"):
+        table.add_column(title, no_wrap=title in ("method", "paper"), overflow="fold")
+    for info in CATALOGUE.values():
+        table.add_row(*_row(info))
+    Console().print(table)

@@ -1,0 +1,48 @@
+"""What a method that scores edges comes to: the scores of each prompt, and the circuit made of their means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuitfind.graph import Graph
+from circuitfind.selection import select
+from circuitfind.size import Selection
+from circuitfind.uncertainty import Bootstrap, Uncertainty
+
+
+@dataclass(frozen=True)
+class Scored:
+    """``per_prompt``: one row for each prompt, or one for all of them; ``scores``: its mean, float64; both NaN where
+    the graph has no edge. ``kept`` is the pruned circuit, ``n_nominal`` how many edges were chosen before pruning."""
+
+    per_prompt: Float[Tensor, "prompt receiver sender"]
+    scores: Float[Tensor, "receiver sender"]
+    kept: Bool[Tensor, "receiver sender"]
+    n_nominal: int
+    options: Bootstrap | None = None
+    uncertainty: Uncertainty | None = None
+
+    @classmethod
+    def of(cls, graph: Graph, per_prompt: Float[Tensor, "prompt receiver sender"], selection: Selection) -> Scored:
+        """The circuit that the selection makes of the mean scores. Raises UsageError as ``select`` does."""
+        mean = per_prompt.double().mean(0)
+        selected = select(graph, mean, selection)
+        return cls(per_prompt, mean, selected.kept, selected.n_nominal)
+
+    def record(self) -> dict[str, Any]:
+        """What run.json says of it."""
+        blocks: dict[str, Any] = {"selection": {"nominal": self.n_nominal, "kept": int(self.kept.sum())}}
+        if self.options is not None and self.uncertainty is not None:
+            blocks["bootstrap"] = {
+                "resamples": self.options.resamples,
+                "level": self.options.level,
+                "bar": self.options.bar,
+                "seed": self.options.seed,
+                "jaccard": self.uncertainty.jaccard,
+                "n_consensus": int(self.uncertainty.consensus.sum()),
+            }
+        return blocks

@@ -1,0 +1,151 @@
+"""A whole run of a method that scores edges, on tiny: from scores to a circuit, and how sure it is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from circuitfind.circuit import Circuit
+from circuitfind.errors import UsageError
+from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, MethodInfo
+from circuitfind.methods.make import METHODS
+from circuitfind.methods.options import OF_SCORES, settle_method
+from circuitfind.pipeline import RunOptions, RunResult, run
+from circuitfind.preflight import CHOICES
+from circuitfind.selection import prune
+from circuitfind.sweep import sweep
+
+REPEATABLE = (
+    "circuit.json", "consensus.json", "scores.safetensors", "prompt_scores.safetensors", "bootstrap.safetensors",
+    "circuit.dot", "prompts.jsonl",
+)  # fmt: skip
+N_EDGES, N_PROMPTS = 60, 9  # more than one block of 8, so that blocks of any size are ragged
+SCORING = [info for info in CATALOGUE.values() if info.scores]
+every_scorer = pytest.mark.parametrize("info", SCORING, ids=lambda info: info.name)
+
+
+def find(out: Path, **options: Any) -> RunResult:
+    chosen = {"task": "ioi", "model": "tiny", "n_prompts": N_PROMPTS, "edges": N_EDGES, "formats": (), "bootstrap": 20}
+    return run(RunOptions(**chosen | options, out=out))
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """The run that others are compared with."""
+    return find(tmp_path_factory.mktemp("runs") / "first")
+
+
+def test_where_a_number_of_edges_is_asked_for_the_method_is_one_that_scores(result: RunResult) -> None:
+    method = result.circuit.method
+    assert method["name"] == DEFAULT_SCORES
+    assert (method["edges"], method["select"], method["metric"]) == (N_EDGES, "top", "kl")
+
+
+def test_the_folder_holds_scores_of_prompts_and_what_a_bootstrap_makes_of_them(result: RunResult) -> None:
+    assert {path.name for path in result.folder.iterdir()} == {*REPEATABLE, "report.md", "run.json"}
+    record = json.loads((result.folder / "run.json").read_text())
+    assert record["selection"] == {"nominal": N_EDGES, "kept": len(result.circuit.edges)}
+    assert record["bootstrap"]["resamples"] == 20
+    assert 0 < record["bootstrap"]["jaccard"] <= 1
+    assert "search" not in record
+
+
+def test_the_circuit_is_the_pruned_choice_of_the_largest_mean_scores(result: RunResult) -> None:
+    graph = result.circuit.graph
+    scores = load_file(result.folder / "scores.safetensors")["scores"]
+    per_prompt = load_file(result.folder / "prompt_scores.safetensors")
+    each = torch.ldexp(per_prompt["scores"].float(), per_prompt["exponent"]).double()
+    places = [graph.order(edge) for edge in graph.edges()]
+    errors = (each.mean(0) - torch.tensor([float(scores[place]) for place in places])).abs()
+    assert bool((errors <= each.abs().mean(0) * 2**-10 + 1e-9).all())
+    largest = sorted(places, key=lambda place: -abs(float(scores[place])))[:N_EDGES]
+    chosen = torch.zeros(scores.shape, dtype=torch.bool)
+    chosen[[row for row, _ in largest], [sender for _, sender in largest]] = True
+    kept = prune(graph, chosen)
+    assert {graph.order(edge) for edge in result.circuit.edges} == {(r, s) for r, s in kept.nonzero().tolist()}
+
+
+def test_the_consensus_circuit_has_what_most_resamples_have(result: RunResult) -> None:
+    consensus, graph = Circuit.load(result.folder / "consensus.json"), result.circuit.graph
+    found = load_file(result.folder / "bootstrap.safetensors")
+    inclusion = {edge: float(found["inclusion"][graph.order(edge)]) for edge in graph.edges()}
+    assert consensus.edges
+    assert all(inclusion[edge] >= consensus.method["consensus"] - 1e-6 for edge in consensus.edges)
+    assert int(found["consensus"].sum()) == len(consensus.edges)
+    assert consensus.metrics["full"] == result.circuit.metrics["full"]
+    assert consensus.metrics["circuit"] != result.circuit.metrics["circuit"]
+    assert all(found["lower"][graph.order(e)] <= found["upper"][graph.order(e)] for e in graph.edges())
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 3}, {"batch_size": 9}, {}], ids=["threes", "all", "again"])
+def test_the_same_question_gives_the_same_bytes(options: dict[str, Any], result: RunResult, tmp_path: Path) -> None:
+    again = find(tmp_path / "again", **options)
+    for name in REPEATABLE:
+        assert (again.folder / name).read_bytes() == (result.folder / name).read_bytes(), name
+
+
+@every_scorer
+def test_every_method_makes_a_circuit_of_the_size_asked_for(info: MethodInfo, tmp_path: Path) -> None:
+    found = find(tmp_path / "run", method=info.name, bootstrap=None, n_prompts=4)
+    record = json.loads((found.folder / "run.json").read_text())
+    assert record["selection"]["nominal"] == N_EDGES
+    assert 0 < len(found.circuit.edges) <= N_EDGES
+    assert found.circuit.method["name"] == info.name
+    if "kl" in info.degenerate:
+        assert found.circuit.method["metric"] == "logit-diff"
+        assert any("logit-diff instead" in warning for warning in found.warnings)
+
+
+def test_a_threshold_keeps_what_scores_at_least_as_much_and_a_sweep_scores_once(tmp_path: Path) -> None:
+    options = RunOptions("ioi", "tiny", "eap-ig", n_prompts=4, out=tmp_path / "sweep", formats=())
+    swept = sweep(options, (0.5, 0.05))
+    for row in swept.table["circuits"]:
+        alone = run(RunOptions("ioi", "tiny", "eap-ig", row["threshold"], n_prompts=4, formats=(),
+                               out=tmp_path / row["folder"]))  # fmt: skip
+        scores = load_file(alone.folder / "scores.safetensors")["scores"]
+        assert row["selection"]["nominal"] == int((scores.abs() >= row["threshold"]).sum())
+        for name in ("circuit.json", "scores.safetensors"):
+            assert (swept.folder / row["folder"] / name).read_bytes() == (alone.folder / name).read_bytes()
+    assert "before pruning" in (swept.folder / "sweep.md").read_text()
+
+
+def test_more_edges_than_there_are_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="263 edges are asked for; the model's graph has 262"):
+        find(tmp_path / "run", edges=263)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_report_says_how_sure_it_is(result: RunResult) -> None:
+    report = (result.folder / "report.md").read_text()
+    assert "## How sure it is" in report
+    assert "confidence interval" in report
+    assert f"{N_EDGES} chosen, {len(result.circuit.edges)} left after pruning" in report
+
+
+def test_what_the_catalogue_says_of_a_method_is_true_of_it() -> None:
+    assert set(METHODS) == set(CATALOGUE) == set(CHOICES["method"])
+    for name, info in CATALOGUE.items():
+        of_all = {"threshold", "metric", "ablation"}
+        options = {field.name for field in fields(METHODS[name])}
+        assert options - of_all == set(info.takes), name
+        assert METHODS[name].name == name
+        for metric in info.degenerate:
+            with pytest.raises(UsageError, match=metric):
+                METHODS[name](metric=metric)
+
+
+def test_options_of_scores_are_options_of_a_run() -> None:
+    options = {field.name for field in fields(RunOptions)}
+    assert set(OF_SCORES) <= options
+    assert {option for info in CATALOGUE.values() for option in info.takes} <= options
+
+
+def test_a_method_that_is_named_keeps_the_metric_that_is_asked_for() -> None:
+    options, said = settle_method(RunOptions("ioi", method="eap", edges=3, metric="loss"), "kl")
+    assert (options.metric, said) == ("loss", ())
