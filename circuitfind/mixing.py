@@ -1,0 +1,400 @@
+"""Runs under a share of every edge at once, and the way back to the gradient of each share.
+
+A receiver reads ``base + sum over senders of share * excess``: base is what it reads when every edge is removed, a
+sender's excess what it writes in this very run beyond its ablated output. So the gradient of the objective with respect
+to a share is <gradient at what the receiver reads, excess of the sender>, and that with respect to an excess the sum of
+share times gradient over the receivers that read it. All of it is written out by hand, a stage at a time, as in
+``gradients.py``, whose notes on the norm hold here too; but no two receivers read the same stream.
+
+What keeps it small: only the positions that ablation changes are computed, side by side for a whole block of prompts
+(``rerun.Rows``); a sender that no receiver looks at is not computed; a receiver's gradient takes the place of what it
+read; and in a model of LayerNorms, which read no stream's mean, what is written is without it from the beginning, so
+that a LayerNorm is a division by a length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuitfind.batch import Batch
+from circuitfind.gradients import RECEIVERS, HeadsRun, MlpRun, Run, Sweeper
+from circuitfind.graph import SLOTS
+from circuitfind.masked import find_reach
+from circuitfind.metrics import MetricName, Objective, make_objective
+from circuitfind.patching import AblationName, at_end, readable, visible
+from circuitfind.rerun import Rows
+from circuitfind.transformer import Transformer, embed, embed_positions, kv_heads, rotary_table, rotate
+
+BASES = 2
+"""What stands before the senders' excess: what the layer's heads read when every edge is removed, and its MLP."""
+Shares = Float[Tensor, "receiver sender"]
+PerRow = Float[Tensor, "head row d_head"]
+AtRows = Float[Tensor, "row d_model"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """What all runs of a block of prompts have in common, at the rows that can change.
+
+    ``base``: what each stage's receivers read when every edge is removed. ``z`` and ``out``: what heads (before W_O)
+    and MLPs write ablated. ``keys`` and ``values``: those of the clean run at all positions. ``source``: the excess of
+    the input. ``is_real``: 1 for a prompt, 0 for one that only fills the block up.
+    """
+
+    rows: Rows
+    base: tuple[AtRows, ...]
+    z: tuple[PerRow, ...]
+    out: tuple[AtRows, ...]
+    keys: tuple[Float[Tensor, "head prompt pos d_head"], ...]
+    values: tuple[Float[Tensor, "head prompt pos d_head"], ...]
+    source: AtRows
+    rotary: tuple[Tensor, Tensor] | None
+    objective: Objective
+    is_real: Float[Tensor, " prompt"]
+
+    @cached_property
+    def real_rows(self) -> Float[Tensor, "row 1"]:
+        """1 for a row of its own, 0 for those that repeat the last one."""
+        real = torch.ones(len(self.rows), 1, device=self.source.device, dtype=self.source.dtype)
+        real[int(self.rows.ends[-1]) + 1 :] = 0
+        return real
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What a layer computes. Its receivers stand from ``place`` on among the live ones: the q, k and v inputs of its
+    live heads, then the MLP's; its senders likewise from ``sender`` on.
+
+    ``reads``: the receivers' shares of what stands before the layer, the two bases first. ``own``: the MLP's shares of
+    its own layer's heads.
+    """
+
+    heads: list[int]
+    has_mlp: bool
+    rows: list[int]
+    place: int
+    sender: int
+    reads: Float[Tensor, "receiver slot"]
+    own: Float[Tensor, " head"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One mask for every block: each edge's share, and of which ones the gradient is wanted.
+
+    ``senders``: those that must be computed; the others write nothing that is looked at. ``rows``: the receivers that
+    read for them; the logits, which come beside, read ``final``.
+    """
+
+    wanted: Bool[Tensor, "receiver sender"]
+    senders: Int[Tensor, " live"]
+    rows: Int[Tensor, " read"]
+    layers: list[LayerPlan]
+    final: Float[Tensor, " live"]
+
+
+@dataclass
+class Workspace:
+    """Memory that one block after another is computed in: fresh memory costs more than what is written there."""
+
+    kept: dict[str, Tensor] = field(default_factory=dict)
+
+    def take(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Memory of that shape, with whatever was left there."""
+        size = math.prod(shape)
+        if name not in self.kept or len(self.kept[name]) < size:
+            self.kept[name] = like.new_empty(size)
+        return self.kept[name][:size].view(*shape)
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """A layer's live heads in a run; ``plain``: queries, keys and values before bias and rotation."""
+
+    inverse: Float[Tensor, "receiver row 1"]
+    plain: Float[Tensor, "receiver row d_head"]
+    q: Float[Tensor, "head prompt pos d_head"]
+    k: Float[Tensor, "head prompt pos d_head"]
+    v: Float[Tensor, "head prompt pos d_head"]
+    pattern: Float[Tensor, "head prompt pos key"]
+    z: Float[Tensor, "head prompt pos d_head"]
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """One run. ``excess``: the bases of the last layer's heads and MLP, then each live sender's excess. ``receivers``:
+    what each live receiver reads. Both lie in a workspace, and last until the next run there."""
+
+    block: Block
+    plan: Plan
+    workspace: Workspace
+    excess: Float[Tensor, "slot row d_model"]
+    receivers: Float[Tensor, "receiver row d_model"]
+    heads: dict[int, _Heads]
+    mlps: dict[int, MlpRun]
+    final: Float[Tensor, "prompt d_model"]
+
+
+class Mixer(Sweeper):
+    """Runs a model under shares of its edges."""
+
+    def __init__(self, model: Transformer) -> None:
+        super().__init__(model)
+        self._writes = [self._centred(layer.W_O) for layer in model.layers]
+
+    def prepare(self, batch: Batch, n_real: int, metric: MetricName, ablation: AblationName) -> Block:
+        """A block of prompts, the first ``n_real`` of which count."""
+        model, rows = self.model, Rows(batch, ablation)
+        positions = embed_positions(model, batch.n_pos)
+        embedding = embed(model, batch.clean)
+        clean = self.run(embedding + positions)
+        gone = embed(model, batch.corrupted) if ablation == "corrupted" else torch.zeros_like(embedding)
+        ablated = self.run(gone + positions) if ablation == "corrupted" else None
+        final = at_end(clean.final, batch.end)
+        heads = [ran for ran in clean.stages.values() if isinstance(ran, HeadsRun)]
+        gone_z = self._ablated_z(ablated) if ablated is not None else [torch.zeros_like(ran.z) for ran in heads]
+        return Block(
+            rows=rows,
+            base=tuple(rows.take(self._centred(x)) for x in self._bases(gone + positions, ablated)),
+            z=tuple(map(rows.take, gone_z)),
+            out=tuple(rows.take(self._centred(x)) for x in self._ablated_out(ablated, embedding)),
+            keys=tuple(ran.k for ran in heads),
+            values=tuple(ran.v for ran in heads),
+            source=rows.take(self._centred(embedding - gone)),
+            rotary=rotary_table(model, rows.positions),
+            objective=make_objective(metric, model, batch, final),
+            is_real=torch.arange(batch.n_prompts, device=final.device).lt(n_real).to(final),
+        )
+
+    def plan(self, shares: Shares, wanted: Bool[Tensor, "receiver sender"] | None = None) -> Plan:
+        """What runs under ``shares`` must compute. By default all gradients are wanted."""
+        edges = readable(self.layout.graph)
+        wanted = edges if wanted is None else wanted & edges
+        live = find_reach(self.layout, ((shares != 0) & edges | wanted).double()).live
+        senders = torch.from_numpy(live.nonzero()[0])
+        layers = range(self.layout.graph.n_layers)
+        heads = [np.flatnonzero(live[self.layout.heads(layer)]).tolist() for layer in layers]
+        rows = [self._rows(layer, heads[layer], bool(live[self.layout.mlp(layer)])) for layer in layers]
+        index = torch.tensor([row for some in rows for row in some], dtype=torch.long)
+        shares = (shares * edges).to(self.model.dtype)[:, senders]
+        return Plan(
+            wanted,
+            senders,
+            index,
+            [self._plan_layer(layer, heads[layer], rows, shares, senders) for layer in layers],
+            shares[-1].to(self.model.device),
+        )
+
+    def _rows(self, layer: int, heads: list[int], has_mlp: bool) -> list[int]:
+        """The live receivers of a layer."""
+        slots = [self.layout.row(layer, slot, head) for slot in range(len(SLOTS)) for head in heads]
+        return slots + [self.layout.row(layer, len(SLOTS))] * has_mlp
+
+    def _plan_layer(
+        self,
+        layer: int,
+        heads: list[int],
+        rows: list[list[int]],
+        shares: Float[Tensor, "receiver live"],
+        senders: Int[Tensor, " live"],
+    ) -> LayerPlan:
+        own = rows[layer]
+        has_mlp = len(own) > len(SLOTS) * len(heads)
+        first = int((senders < self.layout.head(layer)).sum())
+        bases = torch.zeros(len(own), BASES)
+        bases[: len(SLOTS) * len(heads), 0] = bases[len(SLOTS) * len(heads) :, 1] = 1
+        device = self.model.device
+        return LayerPlan(
+            heads,
+            has_mlp,
+            own,
+            sum(map(len, rows[:layer])),
+            first,
+            torch.cat((bases.to(shares), shares[own, :first]), dim=1).to(device),
+            shares[self.layout.row(layer, len(SLOTS)), first : first + len(heads)].to(device),
+        )
+
+    # forwards
+
+    def mix(self, block: Block, plan: Plan, workspace: Workspace) -> Mixed:
+        """The block's run under a plan."""
+        shape = (len(block.rows), block.source.shape[-1])
+        excess = workspace.take("excess", (BASES + len(plan.senders), *shape), block.source)
+        receivers = workspace.take("receivers", (len(plan.rows), *shape), block.source)
+        if len(plan.senders) and plan.senders[0] == 0:
+            excess[BASES] = block.source
+        mixed = Mixed(block, plan, workspace, excess, receivers, {}, {}, block.base[-1][block.rows.ends])
+        for layer, todo in enumerate(plan.layers):
+            if todo.rows:
+                self._mix_layer(layer, todo, mixed)
+        mixed.final.add_(torch.tensordot(plan.final, excess[BASES:, block.rows.ends], dims=1))
+        return mixed
+
+    def _mix_layer(self, layer: int, todo: LayerPlan, mixed: Mixed) -> None:
+        mixed.excess[0], mixed.excess[1] = mixed.block.base[2 * layer], mixed.block.base[2 * layer + 1]
+        x = mixed.receivers[todo.place : todo.place + len(todo.rows)]
+        torch.mm(todo.reads, mixed.excess[: todo.reads.shape[1]].flatten(1), out=x.flatten(1))
+        written = mixed.excess[BASES + todo.sender :][: len(todo.heads) + todo.has_mlp]
+        if todo.heads:
+            self._mix_heads(layer, todo.heads, mixed, x[: len(SLOTS) * len(todo.heads)], written[: len(todo.heads)])
+        if todo.has_mlp:
+            x[-1].add_(torch.tensordot(todo.own, written[: len(todo.heads)], dims=1))
+            ran = mixed.mlps[layer] = self._run_mlp(layer, x[-1:])
+            torch.sub(self._centred(ran.out[0]), mixed.block.out[layer], out=written[-1])
+
+    def _mix_heads(
+        self,
+        layer: int,
+        heads: list[int],
+        mixed: Mixed,
+        x: Float[Tensor, "receiver row d_model"],
+        written: Float[Tensor, "head row d_model"],
+    ) -> None:
+        """From what a layer's live heads read to their excess."""
+        rows, block = mixed.block.rows, mixed.block
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+        inverse = inverse.add_(self.model.architecture.norm_eps).rsqrt_()
+        weights = self._weights(layer, heads)
+        plain = torch.cat([_product(part, W) for part, (W, _) in zip(x.chunk(3), weights, strict=True)]).mul_(inverse)
+        biased = [
+            part if b is None else part + b.unsqueeze(1) for part, (_, b) in zip(plain.chunk(3), weights, strict=True)
+        ]
+        clean_k, clean_v = block.keys[layer][heads], block.values[layer][heads]
+        q = rows.put(rotate(biased[0], block.rotary), torch.zeros_like(clean_k))
+        k, v = rows.put(rotate(biased[1], block.rotary), clean_k), rows.put(biased[2], clean_v)
+        scores = (q @ k.transpose(-1, -2)).mul_(self.model.architecture.attention_scale[layer])
+        pattern = scores.masked_fill_(~visible(scores.shape[-1], scores.device), -math.inf).softmax(-1)
+        z = pattern @ v
+        mixed.heads[layer] = _Heads(inverse, plain, q, k, v, pattern, z)
+        torch.bmm(rows.take(z) - block.z[layer][heads], _of(self._writes[layer], heads), out=written)
+
+    # backwards
+
+    def gradient(self, mixed: Mixed, slope: Float[Tensor, "prompt d_model"]) -> Shares:
+        """The gradient of the objective's sum with respect to each share, where it is wanted (0 elsewhere).
+
+        ``slope`` is that with respect to what the logits read. What receivers read is lost.
+        """
+        slope, senders = self._centred(slope), mixed.excess[BASES:]
+        given = mixed.workspace.take("given", senders.shape, senders).zero_()
+        given[:, mixed.block.rows.ends] = mixed.plan.final[:, None, None] * slope
+        for layer, todo in reversed(list(enumerate(mixed.plan.layers))):
+            if todo.rows:
+                self._layer_to_reads(layer, todo, mixed, given)
+        return self._contract(mixed, slope)
+
+    def _layer_to_reads(
+        self, layer: int, todo: LayerPlan, mixed: Mixed, given: Float[Tensor, "live row d_model"]
+    ) -> None:
+        """Put the gradients at what a layer's receivers read in the place of that, and add to what earlier senders are
+        ``given``: the gradients at their excess."""
+        x, n_heads = mixed.receivers[todo.place : todo.place + len(todo.rows)], len(todo.heads)
+        heads = given[todo.sender : todo.sender + n_heads]
+        if todo.has_mlp:
+            arrived = self._centred(given[todo.sender + n_heads].unsqueeze(0))
+            x[-1:] = self._back_mlp(layer, mixed.mlps.pop(layer), arrived)
+            heads.addcmul_(todo.own[:, None, None], x[-1:])
+        if todo.heads:
+            self._heads_to_reads(layer, todo.heads, mixed, heads, x[: len(SLOTS) * n_heads])
+        given[: todo.sender].flatten(1).addmm_(todo.reads[:, BASES:].T, x.flatten(1))
+
+    def _heads_to_reads(
+        self,
+        layer: int,
+        heads: list[int],
+        mixed: Mixed,
+        given: Float[Tensor, "head row d_model"],
+        x: Float[Tensor, "receiver row d_model"],
+    ) -> None:
+        """The gradient at a norm's input is W g / length - x (W g . x) / length^3 d_model, at the queries' g say."""
+        block, ran = mixed.block, mixed.heads.pop(layer)
+        z = torch.bmm(given, _of(self._writes[layer], heads).transpose(1, 2))
+        z = block.rows.put(z, torch.zeros_like(ran.z))
+        scores = (z @ ran.v.transpose(-1, -2)).sub_((z * ran.z).sum(-1, keepdim=True)).mul_(ran.pattern)
+        scores.mul_(self.model.architecture.attention_scale[layer])
+        full = (scores @ ran.k, scores.transpose(-1, -2) @ ran.q, ran.pattern.transpose(-1, -2) @ z)
+        q, k, v = (block.rows.take(part) * block.real_rows for part in full)
+        back = None if block.rotary is None else (block.rotary[0], -block.rotary[1])
+        slots = torch.cat((rotate(q, back), rotate(k, back), v)).mul_(ran.inverse)
+        x.mul_((slots * ran.plain).sum(-1, keepdim=True).mul_(ran.inverse).div_(-x.shape[-1]))
+        for part, slot, (W, _) in zip(x.chunk(3), slots.chunk(3), self._weights(layer, heads), strict=True):
+            grouped = part.view(len(W), -1, part.shape[-1])
+            grouped.baddbmm_(slot.reshape(len(W), -1, slot.shape[-1]), W.transpose(1, 2))
+
+    def _contract(self, mixed: Mixed, slope: Float[Tensor, "prompt d_model"]) -> Shares:
+        """Each live receiver's gradient times each live sender's excess."""
+        plan, dtype = mixed.plan, torch.promote_types(mixed.excess.dtype, torch.float32)
+        excess, ends = mixed.excess[BASES:], mixed.block.rows.ends
+        live = torch.zeros(len(plan.rows) + 1, len(plan.senders), dtype=dtype, device=excess.device)
+        live[-1] = excess[:, ends].flatten(1).to(dtype) @ slope.flatten().to(dtype)
+        for place, n_read, n_rows in self._groups(plan):
+            left, right = mixed.receivers[place : place + n_rows], excess[:n_read]
+            live[place : place + n_rows, :n_read] = left.flatten(1).to(dtype) @ right.flatten(1).to(dtype).T
+        gradient = torch.zeros(plan.wanted.shape, dtype=dtype)
+        rows = torch.cat((plan.rows, torch.tensor([len(gradient) - 1])))
+        gradient[rows.unsqueeze(1), plan.senders] = live.cpu()
+        return gradient * plan.wanted
+
+    def _groups(self, plan: Plan) -> Iterator[tuple[int, int, int]]:
+        """Live receivers that stand together, about RECEIVERS: the place of the first, how many live senders they read
+        at most, and how many they are."""
+        place = n_rows = 0
+        for todo in plan.layers:
+            n_rows += len(todo.rows)
+            is_last = todo is plan.layers[-1]
+            if n_rows >= RECEIVERS or (is_last and n_rows):
+                yield place, todo.sender + len(todo.heads), n_rows
+                place, n_rows = place + n_rows, 0
+
+    def _weights(self, layer: int, heads: list[int]) -> list[tuple[Tensor, Tensor | None]]:
+        """Weights and bias of these heads' q, k and v; where all are live, the weights of each key/value head once."""
+        weights, architecture = self.model.layers[layer], self.model.architecture
+        own = kv_heads(architecture, heads)
+        pairs = ((weights.W_Q, weights.b_Q, heads), (weights.W_K, weights.b_K, own), (weights.W_V, weights.b_V, own))
+        is_all = len(heads) == architecture.n_heads
+        return [(W if is_all else W[index], None if b is None else b[index]) for W, b, index in pairs]
+
+    # what is prepared
+
+    def _centred(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """``x`` without its mean, if no norm reads that."""
+        return x - x.mean(-1, keepdim=True) if self.model.architecture.norm == "layer" else x
+
+    def _bases(self, start: Float[Tensor, "prompt pos d_model"], ablated: Run | None) -> Iterator[Tensor]:
+        """What each stage's receivers read when every edge is removed."""
+        parallel, stream = self.model.architecture.parallel, start
+        for layer, weights in enumerate(self.model.layers):
+            if ablated is not None:
+                width = 1 if parallel else 2
+                yield ablated.reads[layer * width]
+                yield ablated.reads[layer * width + width - 1]
+            else:
+                yield stream
+                yield stream if parallel else stream + weights.b_O
+                stream = stream + (weights.b_O + weights.b_out)
+        yield stream if ablated is None else ablated.final
+
+    def _ablated_z(self, ablated: Run) -> list[Tensor]:
+        return [ran.z for ran in ablated.stages.values() if isinstance(ran, HeadsRun)]
+
+    def _ablated_out(self, ablated: Run | None, like: Tensor) -> list[Tensor]:
+        if ablated is None:
+            return [torch.zeros_like(like) for _ in self.model.layers]
+        return [ran.out for ran in ablated.stages.values() if isinstance(ran, MlpRun)]
+
+
+def _of(W: Float[Tensor, "head i o"], heads: list[int]) -> Float[Tensor, "live i o"]:
+    return W if len(heads) == len(W) else W[heads]
+
+
+def _product(x: Float[Tensor, "head row i"], W: Float[Tensor, "group i o"]) -> Float[Tensor, "head row o"]:
+    """Each head's rows times its weights, which neighbouring heads may share."""
+    return torch.bmm(x.reshape(len(W), -1, x.shape[-1]), W).reshape(*x.shape[:-1], W.shape[-1])
