@@ -88,12 +88,10 @@ class ActivationMagnitude:
 
         Neither ``batch_size`` nor threads change a score.
         """
-        groups = split(batch.to(model.device), batch_size)
-        sizes: list[Tensor] = []
         with Threads(model.device) as threads:
-            for group in groups:
-                sizes += threads.map(lambda part: self._sizes(model, *part), [group])
-                progress.update(sum(map(len, sizes)), batch.n_prompts)
+            groups = split(batch.to(model.device), batch_size)
+            sizes = threads.map(lambda group: self._sizes(model, *group), groups)
+        progress.update(1, 1)
         return spread(model, torch.cat(sizes))
 
     def _sizes(self, model: Transformer, block: Batch, n_real: int) -> Float[Tensor, "prompt sender"]:

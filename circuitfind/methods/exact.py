@@ -36,6 +36,7 @@ from circuitfind.transformer import Transformer
 
 ROWS_AT_ONCE = 512
 """How many rows of a block's tests go through the model side by side: enough for a fast product, few for the cache."""
+ROWS_ON_GPU = 16384
 TESTS_AT_ONCE = 64
 """How many tests wait for the objective together."""
 
@@ -83,7 +84,7 @@ class Exact:
         waiting = [receiver for receiver in graph.receivers if not is_scored(graph, receiver, scores)]
         done = total_work(graph) - sum(work(graph, receiver) for receiver in waiting)
         with Threads(model.device) as threads:
-            tests = Tests(model, batch.to(model.device), batch_size, self.metric, self.ablation, threads)
+            tests = EdgeTests(model, batch.to(model.device), batch_size, self.metric, self.ablation, threads)
             for receiver in reversed(waiting):
                 row, n_senders = graph.receiver_index[receiver], graph.n_readable(receiver)
                 scores[:, row, :n_senders] = finite(tests.rises(receiver, range(n_senders))).to(scores.dtype)
@@ -94,7 +95,7 @@ class Exact:
         return scores
 
 
-class Tests:
+class EdgeTests:
     """The full model on all prompts, and the objective as one edge after another is ablated alone."""
 
     def __init__(
@@ -122,9 +123,10 @@ class Tests:
 
     def _finals(self, receiver: Receiver, senders: Sequence[int]) -> Float[Tensor, "test prompt d_model"]:
         """What the logits read in each test, the work shared between the threads in few tests of one block each."""
+        n_rows = ROWS_AT_ONCE if self._full.device.type == "cpu" else ROWS_ON_GPU
         pieces = [
             (number, senders[i : i + n_tests])
-            for number, n_tests in enumerate(max(1, ROWS_AT_ONCE // block.n_rows) for block in self._blocks)
+            for number, n_tests in enumerate(max(1, n_rows // block.n_rows) for block in self._blocks)
             for i in range(0, len(senders), n_tests)
         ]
         finals = self._threads.map(lambda piece: self._blocks[piece[0]].remove(receiver, piece[1]), pieces)

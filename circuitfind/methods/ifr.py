@@ -75,15 +75,20 @@ class IFR:
 
         Neither ``batch_size`` nor threads change a score.
         """
-        groups, scores = split(batch.to(model.device), batch_size), []
+        scores: list[Tensor] = []
         with Threads(model.device) as threads:
-            for block, n_real in groups:
-                (run,) = threads.map(lambda tokens: trace(model, tokens), [block.clean])
-                flows = [Flow(model, run, prompt, end) for prompt, end in enumerate(block.end[:n_real].tolist())]
-                scores += threads.map(lambda flow: flow.trace_down(self.inputs), flows)
+            for block, n_real in split(batch.to(model.device), batch_size):
+                scores += self._score_block(model, block, n_real, threads)
                 progress.update(len(scores), batch.n_prompts)
         dtype = torch.promote_types(model.dtype, torch.float32)
         return torch.stack(scores).to("cpu", dtype).masked_fill_(~readable(model.architecture.graph), math.nan)
+
+    def _score_block(
+        self, model: Transformer, block: Batch, n_real: int, threads: Threads
+    ) -> list[Float[Tensor, "receiver sender"]]:
+        (run,) = threads.map(lambda tokens: trace(model, tokens), [block.clean])
+        places = list(enumerate(block.end[:n_real].tolist()))
+        return threads.map(lambda place: Flow(model, run, *place).trace_down(self.inputs), places)
 
 
 class Flow:

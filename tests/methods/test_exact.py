@@ -22,6 +22,7 @@ from tests.attributions import late, linear, literal, total_effect
 from tests.oracles.exact import exact
 from tests.oracles.literal import Literal
 from tests.random_models import FAMILIES, random_batch, random_model, random_transformer
+from tests.test_benchmarks import bench, ratio
 
 LENGTHS = (5, 7, 4)
 
@@ -163,3 +164,9 @@ def test_the_record_names_every_option_and_the_sign() -> None:
     record = Exact("kl").to_dict()
     assert record.pop("score") == "edge ablated alone - full model: positive if it hurts"
     assert record == {"name": "exact", "metric": "kl", "ablation": "corrupted"}
+
+
+def test_the_speed_benchmark_agrees_with_the_whole_model_and_prints_a_ratio() -> None:
+    output = bench("exact_speed", "--model", "tiny", "--samples", "20")
+    assert ratio(output) > 0
+    assert "20 scores again with the whole model" in output
