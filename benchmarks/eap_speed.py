@@ -1,7 +1,9 @@
 """Seconds that attribution takes, against one forward and backward pass of the bare model, in one process.
 
     python -m benchmarks.eap_speed [--model smollm2-135m] [--task ioi] [--prompts 32] [--metric logit-diff]
-                                   [--batch-size 8] [--methods eap,eap-ig]
+                                   [--batch-size 8] [--methods eap,eap-ig] [--rounds 3]
+
+Methods: eap, clean-corrupted, eap-ig, eap-ig-activations, relp, gim, atp, and atp with +grad-drop.
 
 The pass is the plain Hugging Face model's over the same clean prompts, logits at the last position alone, back to the
 embeddings with every weight frozen: less than what a user's own loss.backward() does. At its best batch size, and best
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,15 +24,20 @@ import torch
 from benchmarks.machine import machine
 from circuitfind.batch import Batch, tokenise
 from circuitfind.memory import gigabytes, peak
-from circuitfind.methods.eap import EAP, EAPIG, CleanCorrupted, EAPIGActivations
+from circuitfind.methods.atp import AtP
+from circuitfind.methods.eap import EAP, EAPIG, Attribution, CleanCorrupted, EAPIGActivations
+from circuitfind.methods.gim import GIM
+from circuitfind.methods.relp import RelP
 from circuitfind.models.families import read_transformer
 from circuitfind.models.load import load_bridge, load_tokenizer
 from circuitfind.models.locate import locate
 from circuitfind.progress import Silent
 from circuitfind.taskfiles import load_task
 
-METHODS = {method.name: method for method in (EAP, CleanCorrupted, EAPIG, EAPIGActivations)}
-ROUNDS = 3
+METHODS: dict[str, Callable[..., Attribution]] = {
+    **{method.name: method for method in (EAP, CleanCorrupted, EAPIG, EAPIGActivations, RelP, GIM, AtP)},
+    "atp+grad-drop": partial(AtP, grad_drop=True),
+}
 
 
 def main() -> None:
@@ -38,21 +46,21 @@ def main() -> None:
     batch = tokenise(load_task(options.task).make(tokenizer, options.prompts, 0), tokenizer)
     bridge = load_bridge(locate(options.model, Silent()), "cpu", torch.float32)
     model = read_transformer(bridge, batch.n_pos)
-    methods = [METHODS[name](metric=options.metric) for name in options.methods.split(",")]
+    methods = {name: METHODS[name](metric=options.metric) for name in options.methods.split(",")}
     works: dict[str, Callable[[], object]] = {
-        **{method.name: lambda m=method: m.score(model, batch, options.batch_size, Silent()) for method in methods},
+        **{n: lambda m=method: m.score(model, batch, options.batch_size, Silent()) for n, method in methods.items()},
         **{f"frozen {size}": lambda s=size: one_pass(bridge.original_model, batch, s, True) for size in (8, 32)},
         **{f"weights {size}": lambda s=size: one_pass(bridge.original_model, batch, s, False) for size in (8, 32)},
     }
-    seconds = best_of(works)
+    seconds = best_of(works, options.rounds)
     frozen, weights = (min(t for name, t in seconds.items() if name.startswith(k)) for k in ("frozen", "weights"))
     print(machine())
     print(f"{options.task}, {options.model}, {batch.n_prompts} prompts of up to {batch.n_pos} tokens, {options.metric}")
     print(f"one pass, weights frozen        {frozen:7.2f} s")
     print(f"one pass, weights' gradients    {weights:7.2f} s")
-    for method in methods:
-        took = seconds[method.name]
-        print(f"{method.name:<20}{took:7.2f} s   ratio {took / frozen:5.2f} x   to weights' {took / weights:5.2f} x")
+    for name in methods:
+        took = seconds[name]
+        print(f"{name:<20}{took:7.2f} s   ratio {took / frozen:5.2f} x   to weights' {took / weights:5.2f} x")
     print(f"peak memory {gigabytes(peak())}, the two models' included")
 
 
@@ -64,13 +72,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--methods", default="eap,eap-ig")
+    parser.add_argument("--rounds", type=int, default=3)
     return parser.parse_args()
 
 
-def best_of(works: dict[str, Callable[[], object]]) -> dict[str, float]:
+def best_of(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Seconds of each, best of several rounds in which they take turns."""
     seconds = dict.fromkeys(works, float("inf"))
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, work in works.items():
             start = time.perf_counter()
             work()
