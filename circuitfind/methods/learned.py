@@ -90,7 +90,7 @@ class Learned(ABC):
 
     metric: MetricName = "kl"
     ablation: AblationName = "corrupted"
-    steps: int = 1000
+    steps: int = 500
     learning_rate: float = 0.1
     seed: int = 0
     prompts_per_step: int = 8

@@ -25,9 +25,13 @@ START = math.log(5)
 
 @dataclass(frozen=True)
 class SubnetworkProbing(Learned):
-    """Edge gates with a penalty on how many are open (arXiv:2104.03514)."""
+    """Edge gates with a penalty on how many are open (arXiv:2104.03514).
 
-    penalty: float = 10.0
+    ``penalty`` is in the objective's unit: what all gates open cost more than none. Its default is ``lambda_reg`` in
+    the code of arXiv:2304.14997.
+    """
+
+    penalty: float = 50.0
     name: ClassVar[str] = "subnetwork-probing"
 
     def __post_init__(self) -> None:

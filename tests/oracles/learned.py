@@ -156,8 +156,12 @@ def prune(
     if initial is not None:
         edge = ranked(initial, start).requires_grad_()
     multipliers = [torch.zeros((), dtype=torch.float64, requires_grad=True) for _ in range(4)]
-    groups = [{"params": [edge, node]}, {"params": multipliers, "maximize": True}]
-    optimiser = torch.optim.AdamW(groups, lr=task.learning_rate, weight_decay=0.01)
+    pace = min(3000 / task.steps, 10)
+    groups = [
+        {"params": [edge, node], "lr": task.learning_rate, "weight_decay": 0.01 * pace},
+        {"params": multipliers, "lr": task.learning_rate * pace, "weight_decay": 0.01, "maximize": True},
+    ]
+    optimiser = torch.optim.AdamW(groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step / task.steps))
     for step, prompts in enumerate(task.prompts()):
         optimiser.zero_grad()
