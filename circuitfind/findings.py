@@ -114,7 +114,8 @@ def method_block(method: Method, options: RunOptions) -> dict[str, Any]:
     block = method.to_dict()
     if not isinstance(method, ACDC):
         given = {name: getattr(options, name) for name in SIZES if getattr(options, name) is not None}
-        block = {**block, **given, "select": options.select}
+        # what a removed edge carries is the circuit's, whatever its scores depend on
+        block = {**block, "ablation": options.ablation, **given, "select": options.select}
     return block | {"dtype": options.dtype}
 
 

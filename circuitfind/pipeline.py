@@ -25,12 +25,14 @@ from circuitfind.methods.acdc import ACDC
 from circuitfind.methods.catalogue import CATALOGUE
 from circuitfind.methods.decisions import MARGINS, undecidable
 from circuitfind.methods.found import Found
-from circuitfind.methods.make import Method, Scorer, default_threshold, make_method
+from circuitfind.methods.make import default_threshold, make_method
 from circuitfind.methods.scored import Scored
+from circuitfind.methods.scorer import Scorer
 from circuitfind.metrics import check_answers, find_metric
 from circuitfind.models.folder import read_config
 from circuitfind.models.load import HubTokenizer, load_tokenizer
 from circuitfind.models.model import Model, load_model
+from circuitfind.patching import find_ablation
 from circuitfind.preflight import DEFAULT_PROMPTS, Plan, RunOptions, make_plan, short_name
 from circuitfind.progress import Progress, Silent
 from circuitfind.prompts import PromptPair, Task
@@ -120,7 +122,7 @@ def find_circuit(
 ) -> Findings:
     """The circuit that ``options`` ask for, and its evaluation."""
     options = settle(options)
-    method = make_method(options)
+    method = make_method(options, ready.model.transformer.architecture.graph)
     if isinstance(method, ACDC):
         return search_circuit(ready, options, method, notes, clock, keeper, taken_over)
     return score_circuit(ready, options, method, notes, clock, taken_over)
@@ -140,7 +142,7 @@ def search_circuit(
     with clock.time("search"):
         start = find_start(search_identity(ready, options, method), notes, clock, keeper) or taken_over.start
         found = search(ready, method, start, notes, keeper)
-    evaluation = evaluate_circuit(ready, method, found.kept, notes, clock, taken_over.evaluation)
+    evaluation = evaluate_circuit(ready, options, found.kept, notes, clock, taken_over.evaluation)
     near = undecidable(transformer.architecture.graph, found, method.threshold, transformer.dtype)
     notes.warn_if(rounding_warning(near, method.threshold, MARGINS[transformer.dtype]))
     tests = {
@@ -169,12 +171,13 @@ def score_circuit(
             draws = Bootstrap(options.bootstrap, seed=options.seed)
             uncertainty = bootstrap(graph, rounded(graph, per_prompt), selection, draws)
             scored = replace(scored, options=draws, uncertainty=uncertainty)
-    evaluation = evaluate_circuit(ready, method, scored.kept, notes, clock, taken_over.evaluation)
+    evaluation = evaluate_circuit(ready, options, scored.kept, notes, clock, taken_over.evaluation)
     consensus = None
     if scored.uncertainty is not None:
         with clock.time("evaluation"):
             size, kept = ready.work.batch_size, scored.uncertainty.consensus
-            consensus = evaluate(ready.model.transformer, ready.batch, kept, method.ablation, size, evaluation)
+            ablation = find_ablation(options.ablation)
+            consensus = evaluate(ready.model.transformer, ready.batch, kept, ablation, size, evaluation)
     return Findings(ready, options, method, scored, evaluation, scored.record(), consensus)
 
 
@@ -186,15 +189,19 @@ def score(ready: Ready, method: Scorer, notes: Noted) -> Float[Tensor, "prompt r
 
 
 def evaluate_circuit(
-    ready: Ready, method: Method, kept: Bool[Tensor, "receiver sender"], notes: Noted, clock: Clock,
+    ready: Ready,
+    options: RunOptions,
+    kept: Bool[Tensor, "receiver sender"],
+    notes: Noted,
+    clock: Clock,
     known: Evaluation | None,
-) -> Evaluation:  # fmt: skip
+) -> Evaluation:
     """How well the circuit does the task, with a warning where it does better than it should, or not at all."""
     with clock.time("evaluation"):
         notes.stage("evaluating the circuit")
-        size = ready.work.batch_size
-        evaluation = evaluate(ready.model.transformer, ready.batch, kept, method.ablation, size, known)
-        notes.warn_if(recovery_warning(evaluation, is_search=isinstance(method, ACDC)))
+        size, ablation = ready.work.batch_size, find_ablation(options.ablation)
+        evaluation = evaluate(ready.model.transformer, ready.batch, kept, ablation, size, known)
+        notes.warn_if(recovery_warning(evaluation, is_search=not CATALOGUE[options.method or ""].scores))
     return evaluation
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from circuitfind.errors import ModelError, UsageError, unknown
 from circuitfind.export import FORMATS
 from circuitfind.methods.catalogue import CATALOGUE as METHODS
+from circuitfind.methods.catalogue import COMBINE, Setting
 from circuitfind.methods.options import settle_method
 from circuitfind.models.catalogue import DEFAULT_MODEL
 from circuitfind.models.folder import has_tokenizer, read_config, weight_files
@@ -40,6 +41,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "objective": ("improve", "match"),
         "schedule": ("sequential", "screened", "grouped"),
         "way to select": SELECTS,
+        "way to combine": COMBINE,
         "dtype": ("float32", "float64", "bfloat16"),
     }
 )
@@ -58,7 +60,8 @@ class RunOptions:
     ``threshold`` None acdc's default for the metric, ``n_prompts`` None as many as there are up to DEFAULT_PROMPTS,
     ``batch_size`` None what suits the device, ``bos`` None what the model's tokenizer does by itself, ``out`` None a
     new folder under results/ (with ``resume`` the latest there of the same), ``memory`` (bytes) None whatever is
-    available, ``steps`` None the method's own, ``bootstrap`` (resamples) None no bootstrap.
+    available, ``steps`` None the method's own, ``bootstrap`` (resamples) None no bootstrap. ``of`` names an ensemble's
+    methods, ``start_from`` the method whose scores learned masks start from; ``settings`` are a method's own options.
     """
 
     task: str
@@ -85,6 +88,11 @@ class RunOptions:
     select: str = "top"
     steps: int | None = None
     bootstrap: int | None = None
+    grad_drop: bool = False
+    of: tuple[str, ...] = ()
+    combine: str = "mean"
+    start_from: str | None = None
+    settings: tuple[tuple[str, Setting], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,6 +136,7 @@ def check_words(options: RunOptions) -> None:
         if asked is not None:
             _known(kind, asked)
     _known("way to select", options.select, plural="ways to select")
+    _known("way to combine", options.combine, plural="ways to combine")
     for name in options.formats:
         _known("export format", name, FORMATS)
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", options.device):

@@ -97,7 +97,7 @@ def check_finished(run: Plan, ready: Ready) -> None:
     """Raises OutputError where the finished run in a resumed sweep is not of the same prompts, model and options."""
     circuit = Circuit.load(run.folder)
     options = settle(run.options)
-    method = make_method(options)
+    method = make_method(options, ready.model.transformer.architecture.graph)
     now = identity(ready.model.to_dict(), task_block(ready), method_block(method, options))
     check_same(run.folder, identity(circuit.model, circuit.task, circuit.method), now)
 
@@ -116,12 +116,12 @@ def take_over(earlier: Findings | None, options: RunOptions) -> TakenOver:
     """What a run of ``options`` need not find out again."""
     if earlier is None:
         return TakenOver()
-    outcome, method = earlier.outcome, make_method(settle(options))
+    outcome, model = earlier.outcome, earlier.ready.model.transformer
     if isinstance(outcome, Scored):
         return TakenOver(per_prompt=outcome.per_prompt, evaluation=earlier.evaluation)
+    method = make_method(settle(options), model.architecture.graph)
     assert isinstance(method, ACDC)
     assert isinstance(earlier.method, ACDC)
-    model = earlier.ready.model.transformer
     start = start_from(model.architecture.graph, outcome, earlier.method, method, model.dtype)
     return TakenOver(start, evaluation=earlier.evaluation)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, DEFAULT_SEARCH, MethodInfo
+from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, DEFAULT_SEARCH, MethodInfo, Setting
 
 EXAMPLE = "Example: circuitfind methods --json"
 _NOTE = (
@@ -31,8 +31,15 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON
 
 
 def _row(info: MethodInfo) -> tuple[str, ...]:
-    options = " ".join(f"--{option.replace('_', '-')}" for option in info.takes)
+    options = " ".join(
+        [f"--{option.replace('_', '-')}" for option in info.takes]
+        + [f"--set {name}={_spell(value)}" for name, value in info.settings.items()]
+    )
     return info.name, info.about, info.paper, info.cost, options, info.limits
+
+
+def _spell(value: Setting) -> str:
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
 def _print_table() -> None:

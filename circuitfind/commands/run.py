@@ -76,6 +76,28 @@ def run(
             show_default=False,
         ),
     ] = None,
+    grad_drop: Annotated[
+        bool, typer.Option("--grad-drop", help="atp: a pass for each layer without its gradients, averaged.")
+    ] = False,
+    of: Annotated[
+        str, typer.Option(metavar="METHOD,METHOD...", help="ensemble: its methods.", show_default=False)
+    ] = "",
+    combine: Annotated[str, typer.Option(help="ensemble: mean, max, min or rank-mean of the scores.")] = "mean",
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD", help="edge-pruning, subnetwork-probing: scores to start from.", show_default=False
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A setting of the method, as `circuitfind methods` shows them.",
+            show_default=False,
+        ),
+    ] = None,
     metric: Annotated[
         str | None,
         typer.Option(help="kl, logit-diff, prob-diff or loss. Default: the task's.", show_default=False),
@@ -140,8 +162,9 @@ def run(
     thresholds = parse_thresholds(threshold)
     options = RunOptions(
         task, model, method, None, metric, ablation, objective, prompts, seed, parse_batch_size(batch_size),
-        device, dtype, bos, out, force, parse_formats(format), resume, parse_memory(memory), schedule,
-        edges, fraction, select, steps, bootstrap,
+        device, dtype, bos, out, force, parse_names(format), resume, parse_memory(memory), schedule,
+        edges, fraction, select, steps, bootstrap, grad_drop, parse_names(of), combine, start_from,
+        parse_settings(settings or ()),
     )  # fmt: skip
     if len(thresholds) > 1:
         from circuitfind.commands.sweep import sweep_and_print
@@ -223,6 +246,19 @@ def parse_batch_size(text: str) -> int | None:
         raise UsageError(f"--batch-size is '{text}'; it must be a whole number, or auto.") from None
 
 
+def parse_settings(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Names and values, in the order of the names. Raises UsageError for what is neither, or there twice."""
+    settings: dict[str, str] = {}
+    for text in given:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not (name and equals and value):
+            raise UsageError(f"--set is '{text}'; it must be NAME=VALUE, e.g. --set temperature=4.")
+        if name in settings:
+            raise UsageError(f"--set gives {name} twice. Give it once.")
+        settings[name] = value
+    return tuple(sorted(settings.items()))
+
+
 def parse_memory(text: str | None) -> int | None:
     """Bytes, from a number and its unit; None for whatever is available. A bare number would be taken for either."""
     if text is None:
@@ -234,7 +270,7 @@ def parse_memory(text: str | None) -> int | None:
     return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix or " "))
 
 
-def parse_formats(text: str) -> tuple[str, ...]:
+def parse_names(text: str) -> tuple[str, ...]:
     """Names between commas, each once."""
     return tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
 

@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
+
+Setting = bool | int | float | str | None
+NOT_ZERO = "zero ablation only in models with learned positions"
+NOT_KL = "no kl, which has no gradient at the clean run"
 
 
 @dataclass(frozen=True)
 class MethodInfo:
     """A method of the list. ``cost`` is in passes of the whole model over all prompts.
 
-    ``takes``: the options that it has beyond those of every method. ``scores``: it scores edges, so that the circuit's
-    size must be asked for. ``per_prompt``: each prompt has scores of its own, so that a bootstrap can be made of them.
-    ``degenerate``: metrics of which its scores would be rounding.
+    ``takes``: the options that it has beyond those of every method; ``settings``: what ``--set`` sets, by default.
+    ``scores``: it scores edges, so that the circuit's size must be asked for. ``per_prompt``: each prompt has scores of
+    its own, so that a bootstrap can be made of them. ``has_metric``: its scores depend on one. ``degenerate``: metrics
+    of which they would be rounding.
     """
 
     name: str
     about: str
     paper: str
     cost: str
-    limits: str
+    limits: str = ""
     takes: tuple[str, ...] = ()
+    settings: Mapping[str, Setting] = field(default_factory=dict)
     scores: bool = True
     per_prompt: bool = True
+    has_metric: bool = True
     degenerate: tuple[str, ...] = ()
 
 
+_LEARNED = {"learning_rate": 0.1, "prompts_per_step": 8}
 _METHODS = (
     MethodInfo(
         "acdc",
         "tests every edge, from the logits back, and removes it if the metric rises by less than the threshold",
         "arXiv:2304.14997",
-        "one part of a forward pass for each edge of a live node; far fewer with --schedule screened or grouped",
+        "a part of a forward pass for each edge of a live node; --schedule screened or grouped: far fewer",
         "finds its own number of edges: --threshold, no --edges",
         takes=("objective", "schedule"),
         scores=False,
@@ -43,7 +51,7 @@ _METHODS = (
         "edge attribution patching: first-order effect of ablating an edge, at the clean run",
         "arXiv:2310.10348",
         "2 forward, 1 backward",
-        "no kl, which has no gradient at the clean run; blind where a softmax or a norm is saturated",
+        f"{NOT_KL}; blind where a softmax or a norm is saturated",
         degenerate=("kl",),
     ),
     MethodInfo(
@@ -51,14 +59,14 @@ _METHODS = (
         "eap with the mean of the gradients at the clean and at the corrupted run",
         "arXiv:2403.17806",
         "2 forward, 2 backward",
-        "zero ablation only in models with learned positions",
+        NOT_ZERO,
     ),
     MethodInfo(
         "eap-ig",
         "eap with integrated gradients: the mean over steps from the corrupted to the clean input",
         "arXiv:2403.17806",
         "steps + 1 forward, steps backward",
-        "zero ablation only in models with learned positions",
+        NOT_ZERO,
         takes=("steps",),
     ),
     MethodInfo(
@@ -69,8 +77,105 @@ _METHODS = (
         "kl only with two steps or more",
         takes=("steps",),
     ),
+    MethodInfo(
+        "exact",
+        "every edge ablated alone, measured",
+        "arXiv:2403.17806 (as its reference)",
+        "a part of a forward pass for each edge",
+        "slow; sees no effect that takes two edges at once",
+    ),
+    MethodInfo(
+        "atp",
+        "eap with the attention pattern's change computed in full for q and k; --grad-drop against cancelling effects",
+        "arXiv:2403.00745",
+        "about 10 of eap; with --grad-drop one backward a layer",
+        NOT_KL,
+        takes=("grad_drop",),
+        settings={"qk_fix": True},
+        degenerate=("kl",),
+    ),
+    MethodInfo(
+        "relp",
+        "eap with the rules of layer-wise relevance propagation in the backward pass",
+        "arXiv:2508.21258",
+        "2 forward, 1 backward",
+        NOT_KL,
+        settings={"freeze_patterns": False},
+        degenerate=("kl",),
+    ),
+    MethodInfo(
+        "gim",
+        "eap with gradients that see past self-repair: softmax temperature, frozen norms, shared products",
+        "arXiv:2505.17630",
+        "2 forward, 1 backward",
+        NOT_KL,
+        settings={"temperature": 2.0},
+        degenerate=("kl",),
+    ),
+    MethodInfo(
+        "ifr",
+        "information flow routes: what share of each input came along an edge, traced back from the answer",
+        "arXiv:2403.00824",
+        "1 forward",
+        "knows no task: no metric, no corrupted prompts",
+        settings={"inputs": "qkv"},
+        has_metric=False,
+    ),
+    MethodInfo(
+        "subnetwork-probing",
+        "learned masks over all edges at once, with a penalty on those that are open",
+        "arXiv:2104.03514",
+        "steps forward and backward, of a few prompts each",
+        "a run of minutes; no scores of single prompts",
+        takes=("steps", "start_from"),
+        settings={**_LEARNED, "penalty": 50.0},
+        per_prompt=False,
+    ),
+    MethodInfo(
+        "edge-pruning",
+        "learned masks over edges and senders, led to the sparsity that --edges asks for",
+        "arXiv:2406.16778",
+        "steps forward and backward, of a few prompts each",
+        "a run of minutes; no scores of single prompts",
+        takes=("steps", "start_from"),
+        settings={**_LEARNED, "learning_rate": 0.8, "sparsity": 0.98, "node_sparsity": None},
+        per_prompt=False,
+    ),
+    MethodInfo(
+        "ensemble",
+        "several methods' scores, each in its own mean size, combined: --of eap-ig,relp --combine mean",
+        "arXiv:2504.13151",
+        "that of its methods together",
+        "a bootstrap only of methods with scores of single prompts, and not with rank-mean",
+        takes=("of", "combine", "steps", "grad_drop"),
+    ),
+    MethodInfo(
+        "hisp",
+        "head importance: the first-order effect of ablating a node, given to all of its edges",
+        "arXiv:1905.10650",
+        "2 forward, 1 backward",
+        f"{NOT_KL}; does not see where an edge goes",
+        degenerate=("kl",),
+    ),
+    MethodInfo(
+        "activation-magnitude",
+        "how much a node's output changes when it is ablated, given to all of its edges: a baseline",
+        "arXiv:2504.13151",
+        "2 forward",
+        "does not see where an edge goes",
+        has_metric=False,
+    ),
+    MethodInfo(
+        "random",
+        "edges in a random order, by --seed: chance",
+        "",
+        "none",
+        per_prompt=False,
+        has_metric=False,
+    ),
 )
 CATALOGUE: Mapping[str, MethodInfo] = MappingProxyType({info.name: info for info in _METHODS})
+COMBINE = ("mean", "max", "min", "rank-mean")
 DEFAULT_SEARCH = "acdc"
 """The method where no size is asked for."""
 DEFAULT_SCORES = "eap-ig"

@@ -3,50 +3,52 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Float
-from torch import Tensor
-
-from circuitfind.batch import Batch
+from circuitfind.graph import Graph
 from circuitfind.methods.acdc import ACDC, DEFAULT_THRESHOLD
+from circuitfind.methods.atp import AtP
+from circuitfind.methods.baselines import HISP, ActivationMagnitude, Random
+from circuitfind.methods.catalogue import CATALOGUE
 from circuitfind.methods.eap import EAP, EAPIG, CleanCorrupted, EAPIGActivations
+from circuitfind.methods.ensemble import Ensemble, WarmStart
+from circuitfind.methods.exact import Exact
+from circuitfind.methods.gim import GIM
+from circuitfind.methods.ifr import IFR
+from circuitfind.methods.learned import Learned
+from circuitfind.methods.probing import SubnetworkProbing
+from circuitfind.methods.pruning import EdgePruning
+from circuitfind.methods.relp import RelP
+from circuitfind.methods.scorer import Scorer
 from circuitfind.metrics import find_metric
-from circuitfind.patching import AblationName, find_ablation
-from circuitfind.progress import Progress
-from circuitfind.transformer import Transformer
+from circuitfind.patching import find_ablation
 
 if TYPE_CHECKING:
     from circuitfind.preflight import RunOptions
 
-
-@runtime_checkable
-class Scorer(Protocol):
-    """A method that scores every edge."""
-
-    name: ClassVar[str]
-
-    @property
-    def ablation(self) -> AblationName:
-        """What a removed edge carries."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The block ``method`` of a circuit file: every option."""
-
-    def score(
-        self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
-    ) -> Float[Tensor, "prompt receiver sender"]:
-        """Every edge's score on each prompt, or one for all of them; positive if ablating the edge hurts, NaN where the
-        graph has no edge."""
-
-
 Method = ACDC | Scorer
-SCORERS: dict[str, type[Any]] = {method.name: method for method in (EAP, CleanCorrupted, EAPIG, EAPIGActivations)}
-METHODS: dict[str, type[Any]] = {ACDC.name: ACDC, **SCORERS}
+METHODS: dict[str, type[Any]] = {
+    cls.name: cls
+    for cls in (
+        *(ACDC, EAP, CleanCorrupted, EAPIG, EAPIGActivations, Exact, AtP, RelP, GIM, IFR),
+        *(SubnetworkProbing, EdgePruning, Ensemble, HISP, ActivationMagnitude, Random),
+    )
+}
 
 
-def make_method(options: RunOptions) -> Method:
+def make_method(options: RunOptions, graph: Graph) -> Method:
     """The method of settled options. Raises UsageError for a value that it can't work with."""
+    name = options.method or ""
+    if name == Ensemble.name:
+        return Ensemble(tuple(_make(member, options, graph) for member in options.of), options.combine)
+    method: Method = _make(name, options, graph)
+    if options.start_from is not None and isinstance(method, Learned):
+        return WarmStart(method, _make(options.start_from, options, graph))
+    return method
+
+
+def _make(name: str, options: RunOptions, graph: Graph) -> Any:
+    """One method by itself, with those of the options that are fields of it."""
     values = {
         "threshold": options.threshold,
         "metric": find_metric(options.metric or ""),
@@ -54,11 +56,20 @@ def make_method(options: RunOptions) -> Method:
         "objective": options.objective,
         "schedule": options.schedule,
         "steps": options.steps,
+        "grad_drop": options.grad_drop,
+        "seed": options.seed,
+        "sparsity": sparsity(options, graph),
     }
-    cls = METHODS[options.method or ""]
-    chosen = {field.name: values[field.name] for field in fields(cls) if values[field.name] is not None}
-    method: Method = cls(**chosen)
-    return method
+    values |= {key: value for key, value in options.settings if key in CATALOGUE[name].settings}
+    chosen = {field.name: values.get(field.name) for field in fields(METHODS[name])}
+    return METHODS[name](**{key: value for key, value in chosen.items() if value is not None})
+
+
+def sparsity(options: RunOptions, graph: Graph) -> float | None:
+    """The share of edges that goes where a number of edges is asked for."""
+    if options.edges is not None:
+        return 1 - options.edges / graph.n_edges
+    return None if options.fraction is None else 1 - options.fraction
 
 
 def default_threshold(metric: str) -> float:

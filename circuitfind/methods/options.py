@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from circuitfind.errors import UsageError, unknown
-from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, DEFAULT_SEARCH, MethodInfo
-from circuitfind.size import Selection
+from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, DEFAULT_SEARCH, MethodInfo, Setting
+from circuitfind.size import Selection, find_select
 
 if TYPE_CHECKING:
     from circuitfind.preflight import RunOptions
@@ -18,10 +19,11 @@ OF_SCORES = ("edges", "fraction", "select", "bootstrap")
 INSTEAD = "logit-diff"
 """The metric of a method that can't have the task's own, where none is asked for."""
 LEAST_RESAMPLES = 2
+ENSEMBLE = "ensemble"
 
 
 def settle_method(options: RunOptions, task_metric: str) -> tuple[RunOptions, tuple[str, ...]]:
-    """The options with method and metric named, and what the user should know of that.
+    """The options with method, metric and settings as they will be, and what the user should know of that.
 
     Raises UsageError for a method that there is not, for options that it doesn't have, and for sizes that contradict
     each other, are missing or are out of range.
@@ -30,15 +32,23 @@ def settle_method(options: RunOptions, task_metric: str) -> tuple[RunOptions, tu
     if len(sizes) > 1:
         raise UsageError(f"{' and '.join(sizes)} each set the circuit's size. Give one of them.")
     asks_for_number = options.edges is not None or options.fraction is not None
-    name = options.method or (DEFAULT_SCORES if asks_for_number else DEFAULT_SEARCH)
-    if name not in CATALOGUE:
-        raise UsageError(unknown("method", name, CATALOGUE))
-    info = CATALOGUE[name]
+    info = find_info(options.method or (DEFAULT_SCORES if asks_for_number else DEFAULT_SEARCH))
+    members = [find_info(name) for name in (*options.of, *([options.start_from] if options.start_from else []))]
     _check_belonging(options, info)
     if info.scores:
         _check_scoring(options, info, bool(sizes))
-    metric, said = _settle_metric(options.metric, info, task_metric)
-    return replace(options, method=name, metric=metric), said
+        _check_members(options, info, members)
+    involved = members if info.name == ENSEMBLE else [info, *members]
+    metric, said = _settle_metric(options.metric, involved, task_metric)
+    settings = tuple(_settle_setting(name, value, involved) for name, value in options.settings)
+    return replace(options, method=info.name, metric=metric, settings=settings), said
+
+
+def find_info(name: str) -> MethodInfo:
+    """The method of that name. Raises UsageError with the nearest one."""
+    if name not in CATALOGUE:
+        raise UsageError(unknown("method", name, CATALOGUE))
+    return CATALOGUE[name]
 
 
 def _check_belonging(options: RunOptions, info: MethodInfo) -> None:
@@ -51,6 +61,8 @@ def _check_belonging(options: RunOptions, info: MethodInfo) -> None:
         )
     owned = {option for other in CATALOGUE.values() for option in other.takes} | set(OF_SCORES)
     takes = {*info.takes, *(OF_SCORES if info.scores else ())}
+    if options.start_from is not None and options.start_from in CATALOGUE:
+        takes |= set(CATALOGUE[options.start_from].takes)
     for option in sorted(owned - takes):
         if getattr(options, option) != defaults[option]:
             owners = [other.name for other in CATALOGUE.values() if option in other.takes]
@@ -64,29 +76,91 @@ def _check_scoring(options: RunOptions, info: MethodInfo, has_size: bool) -> Non
             f"{info.name} scores every edge and leaves open how many to keep.\n"
             "Give --edges N, --fraction F or --threshold T, e.g. --edges 200."
         )
-    Selection(options.edges, options.fraction, options.threshold, options.select)  # type: ignore[arg-type]
+    Selection(options.edges, options.fraction, options.threshold, find_select(options.select))
     if options.steps is not None and options.steps < 1:
         raise UsageError(f"--steps is {options.steps}; it must be 1 or more.")
-    if options.bootstrap is not None:
-        if not info.per_prompt:
-            raise UsageError(
-                f"--bootstrap draws prompts again, and {info.name} has no scores of single prompts. Leave it out."
-            )
-        if options.bootstrap < LEAST_RESAMPLES:
-            raise UsageError(f"--bootstrap is {options.bootstrap}; give it 2 resamples or more, such as 200.")
+    if options.bootstrap is not None and options.bootstrap < LEAST_RESAMPLES:
+        raise UsageError(f"--bootstrap is {options.bootstrap}; give it 2 resamples or more, such as 200.")
+    if options.bootstrap is not None and not _has_prompts(options, info):
+        raise UsageError(
+            f"--bootstrap draws prompts again, and {info.name} has no scores of single prompts here. Leave it out."
+        )
     if options.resume:
         raise UsageError(f"{info.name} keeps no state to go on from. Leave out --resume to run it anew.")
 
 
-def _settle_metric(asked: str | None, info: MethodInfo, task_metric: str) -> tuple[str, tuple[str, ...]]:
-    """The metric. Raises UsageError for one that is asked for and that the method can't have."""
-    if asked in info.degenerate:
+def _has_prompts(options: RunOptions, info: MethodInfo) -> bool:
+    """Whether there will be scores of single prompts."""
+    members = [CATALOGUE[name] for name in options.of if name in CATALOGUE]
+    return info.per_prompt and (options.combine != "rank-mean") and all(member.per_prompt for member in members)
+
+
+def _check_members(options: RunOptions, info: MethodInfo, members: Sequence[MethodInfo]) -> None:
+    """Raises UsageError for an ensemble that is none, or a method that can't be part of another."""
+    if info.name == ENSEMBLE and len(options.of) < 2:
+        raise UsageError("An ensemble needs two methods or more. Name them, e.g. --of eap-ig,relp.")
+    if len(set(options.of)) < len(options.of):
+        raise UsageError(f"--of is {','.join(options.of)}; name each method once.")
+    for member in members:
+        if not member.scores or member.name == ENSEMBLE or "start_from" in member.takes:
+            raise UsageError(
+                f"{member.name} can't be part of another method. Methods that can: {', '.join(_possible_members())}."
+            )
+
+
+def _possible_members() -> list[str]:
+    return [
+        info.name
+        for info in CATALOGUE.values()
+        if info.scores and info.name != ENSEMBLE and "start_from" not in info.takes
+    ]
+
+
+def _settle_metric(asked: str | None, involved: Sequence[MethodInfo], task_metric: str) -> tuple[str, tuple[str, ...]]:
+    """The metric. Raises UsageError for one that is asked for and that a method can't have."""
+    if asked is not None and not any(info.has_metric for info in involved):
+        raise UsageError(f"{involved[0].name} has no --metric: its scores depend on none. Leave it out.")
+    metric = asked or task_metric
+    unable = next((info for info in involved if metric in info.degenerate), None)
+    if unable is None:
+        return metric, ()
+    if asked is not None:
         raise UsageError(
-            f"{info.name} takes its gradient in the clean run, where that of {asked} is zero: every score would be "
+            f"{unable.name} takes its gradient in the clean run, where that of {asked} is zero: every score would be "
             f"rounding.\nUse another --metric, such as {INSTEAD}, or --method {DEFAULT_SCORES}."
         )
-    if asked is not None:
-        return asked, ()
-    if task_metric not in info.degenerate:
-        return task_metric, ()
-    return INSTEAD, (f"the task's metric {task_metric} has no gradient where {info.name} takes it: {INSTEAD} instead.",)
+    return INSTEAD, (f"the task's metric {metric} has no gradient where {unable.name} takes it: {INSTEAD} instead.",)
+
+
+def _settle_setting(name: str, value: Setting, involved: Sequence[MethodInfo]) -> tuple[str, Setting]:
+    """A setting in the type that it has. Raises UsageError for one that no method here has, or of another type."""
+    known = {key: default for info in involved for key, default in info.settings.items()}
+    key = name.replace("-", "_")
+    if key not in known:
+        raise UsageError(
+            unknown("setting", name, known)
+            if known
+            else f"{involved[0].name} has no settings. Leave out --set {name}={value}."
+        )
+    return key, parse_setting(key, value, known[key])
+
+
+def parse_setting(name: str, value: Setting, default: Setting) -> Setting:
+    """The value in the type of the default (a number where that is None).
+
+    >>> parse_setting("temperature", "4", 2.0)
+    4.0
+    """
+    if not isinstance(value, str) or isinstance(default, str):
+        return value
+    if isinstance(default, bool):
+        words = {"true": True, "false": False}
+        if value.lower() not in words:
+            raise UsageError(f"--set {name}={value}: it must be true or false.")
+        return words[value.lower()]
+    kind = int if isinstance(default, int) else float
+    try:
+        return kind(value)
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise UsageError(f"--set {name}={value}: it must be {what}.") from None
