@@ -153,7 +153,7 @@ class Onward:
         end_only = self._is_last(node.layer)
         changes = torch.cat((torch.zeros_like(change[:1]), change))
         clean = self._clean_slots(node)
-        slots = {name: x.expand(len(changes), *x.shape[1:]) for name, x in clean.items()}
+        slots = {name: x.expand(len(changes), *x.shape[1:]).contiguous() for name, x in clean.items()}  # as below
         new = self._project(receiver, self._take(changes, end_only and slot == "q"))
         slots[slot] = new.unsqueeze(-2) if end_only and slot == "q" else self._rows.put(new, clean[slot])
         z = attend(slots["q"], slots["k"], slots["v"], self._visible[end_only], self._scale(node.layer))
@@ -198,8 +198,8 @@ class Onward:
         """What all heads of a layer write together, without b_O."""
         end_only = self._is_last(layer)
         q, joined = self._project_all(layer, stream)
-        keys_values = self._rows.put(joined, self._keys_values[layer])
-        k, v = self._split(keys_values, 2, self._architecture.n_kv_heads).permute(3, 0, 1, 4, 2, 5)
+        keys_values = self._split(self._rows.put(joined, self._keys_values[layer]), 2, self._architecture.n_kv_heads)
+        k, v = keys_values.permute(3, 0, 1, 4, 2, 5).contiguous()  # from others, bits depend on the place in the batch
         z = attend(self._queries(q, end_only), k, v, self._visible_to_group[end_only], self._scale(layer))
         rows, W_O = self._ungrouped(z, end_only), self._model.layers[layer].W_O.flatten(0, 1)
         return (rows.flatten(0, 1) @ W_O).reshape(*rows.shape[:2], W_O.shape[-1])

@@ -15,13 +15,22 @@ from circuitfind.methods import exact as module
 from circuitfind.methods.eap import EAP
 from circuitfind.methods.exact import Exact
 from circuitfind.metrics import METRICS, MetricName
+from circuitfind.models.families import read_transformer
 from circuitfind.patching import ABLATIONS, AblationName, readable
 from circuitfind.progress import Silent
 from circuitfind.transformer import Transformer
 from tests.attributions import late, linear, literal, total_effect
 from tests.oracles.exact import exact
 from tests.oracles.literal import Literal
-from tests.random_models import FAMILIES, random_batch, random_model, random_transformer
+from tests.random_models import (
+    FAMILIES,
+    N_CTX,
+    bridge,
+    make_model,
+    random_batch,
+    random_model,
+    random_transformer,
+)
 from tests.test_benchmarks import bench, ratio
 
 LENGTHS = (5, 7, 4)
@@ -82,6 +91,16 @@ def test_batch_size_threads_and_tests_side_by_side_change_no_bit(
             assert same_bits(score(model, batch, metric, batch_size), expected), (n_threads, batch_size)
     finally:
         torch.set_num_threads(before)
+
+
+def test_where_a_prompt_stands_in_its_block_changes_no_bit() -> None:
+    """Three heads to a key/value head and an odd number of positions: where matrix products are not aligned."""
+    hugging_face = make_model("llama", 7, 2, 9, head_dim=64, num_key_value_heads=3)
+    model = read_transformer(bridge(hugging_face, torch.float32), N_CTX)
+    batch = random_batch(7, (15, 15, 13, 15, 15, 14, 9))
+    expected = score(model, batch, batch_size=4)
+    for batch_size in (1, 2, 7):
+        assert same_bits(score(model, batch, batch_size=batch_size), expected), batch_size
 
 
 @pytest.mark.parametrize("family", ["gpt2", "pythia"])
