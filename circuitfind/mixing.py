@@ -17,88 +17,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import partial
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from circuitfind.batch import Batch
-from circuitfind.gradients import RECEIVERS, HeadsRun, MlpRun, Run, Sweeper
+from circuitfind.gradients import RECEIVERS, MlpRun, Sweeper
 from circuitfind.graph import SLOTS
-from circuitfind.masked import find_reach
-from circuitfind.metrics import MetricName, Objective, make_objective
-from circuitfind.patching import AblationName, at_end, readable, visible
-from circuitfind.rerun import Rows
-from circuitfind.transformer import Transformer, embed, embed_positions, kv_heads, rotary_table, rotate
-
-BASES = 2
-"""What stands before the senders' excess: what the layer's heads read when every edge is removed, and its MLP."""
-Shares = Float[Tensor, "receiver sender"]
-PerRow = Float[Tensor, "head row d_head"]
-AtRows = Float[Tensor, "row d_model"]
-
-
-@dataclass(frozen=True)
-class Block:
-    """What all runs of a block of prompts have in common, at the rows that can change.
-
-    ``base``: what each stage's receivers read when every edge is removed. ``z`` and ``out``: what heads (before W_O)
-    and MLPs write ablated. ``keys`` and ``values``: those of the clean run at all positions. ``source``: the excess of
-    the input. ``is_real``: 1 for a prompt, 0 for one that only fills the block up.
-    """
-
-    rows: Rows
-    base: tuple[AtRows, ...]
-    z: tuple[PerRow, ...]
-    out: tuple[AtRows, ...]
-    keys: tuple[Float[Tensor, "head prompt pos d_head"], ...]
-    values: tuple[Float[Tensor, "head prompt pos d_head"], ...]
-    source: AtRows
-    rotary: tuple[Tensor, Tensor] | None
-    objective: Objective
-    is_real: Float[Tensor, " prompt"]
-
-    @cached_property
-    def real_rows(self) -> Float[Tensor, "row 1"]:
-        """1 for a row of its own, 0 for those that repeat the last one."""
-        real = torch.ones(len(self.rows), 1, device=self.source.device, dtype=self.source.dtype)
-        real[int(self.rows.ends[-1]) + 1 :] = 0
-        return real
-
-
-@dataclass(frozen=True)
-class LayerPlan:
-    """What a layer computes. Its receivers stand from ``place`` on among the live ones: the q, k and v inputs of its
-    live heads, then the MLP's; its senders likewise from ``sender`` on.
-
-    ``reads``: the receivers' shares of what stands before the layer, the two bases first. ``own``: the MLP's shares of
-    its own layer's heads.
-    """
-
-    heads: list[int]
-    has_mlp: bool
-    rows: list[int]
-    place: int
-    sender: int
-    reads: Float[Tensor, "receiver slot"]
-    own: Float[Tensor, " head"]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One mask for every block: each edge's share, and of which ones the gradient is wanted.
-
-    ``senders``: those that must be computed; the others write nothing that is looked at. ``rows``: the receivers that
-    read for them; the logits, which come beside, read ``final``.
-    """
-
-    wanted: Bool[Tensor, "receiver sender"]
-    senders: Int[Tensor, " live"]
-    rows: Int[Tensor, " read"]
-    layers: list[LayerPlan]
-    final: Float[Tensor, " live"]
+from circuitfind.mixing_block import Block, centred
+from circuitfind.mixing_plan import BASES, LayerPlan, Plan, Shares
+from circuitfind.patching import visible
+from circuitfind.transformer import Transformer, kv_heads, rotate
 
 
 @dataclass
@@ -148,79 +78,8 @@ class Mixer(Sweeper):
 
     def __init__(self, model: Transformer) -> None:
         super().__init__(model)
-        self._writes = [self._centred(layer.W_O) for layer in model.layers]
-
-    def prepare(self, batch: Batch, n_real: int, metric: MetricName, ablation: AblationName) -> Block:
-        """A block of prompts, the first ``n_real`` of which count."""
-        model, rows = self.model, Rows(batch, ablation)
-        positions = embed_positions(model, batch.n_pos)
-        embedding = embed(model, batch.clean)
-        clean = self.run(embedding + positions)
-        gone = embed(model, batch.corrupted) if ablation == "corrupted" else torch.zeros_like(embedding)
-        ablated = self.run(gone + positions) if ablation == "corrupted" else None
-        final = at_end(clean.final, batch.end)
-        heads = [ran for ran in clean.stages.values() if isinstance(ran, HeadsRun)]
-        gone_z = self._ablated_z(ablated) if ablated is not None else [torch.zeros_like(ran.z) for ran in heads]
-        return Block(
-            rows=rows,
-            base=tuple(rows.take(self._centred(x)) for x in self._bases(gone + positions, ablated)),
-            z=tuple(map(rows.take, gone_z)),
-            out=tuple(rows.take(self._centred(x)) for x in self._ablated_out(ablated, embedding)),
-            keys=tuple(ran.k for ran in heads),
-            values=tuple(ran.v for ran in heads),
-            source=rows.take(self._centred(embedding - gone)),
-            rotary=rotary_table(model, rows.positions),
-            objective=make_objective(metric, model, batch, final),
-            is_real=torch.arange(batch.n_prompts, device=final.device).lt(n_real).to(final),
-        )
-
-    def plan(self, shares: Shares, wanted: Bool[Tensor, "receiver sender"] | None = None) -> Plan:
-        """What runs under ``shares`` must compute. By default all gradients are wanted."""
-        edges = readable(self.layout.graph)
-        wanted = edges if wanted is None else wanted & edges
-        live = find_reach(self.layout, ((shares != 0) & edges | wanted).double()).live
-        senders = torch.from_numpy(live.nonzero()[0])
-        layers = range(self.layout.graph.n_layers)
-        heads = [np.flatnonzero(live[self.layout.heads(layer)]).tolist() for layer in layers]
-        rows = [self._rows(layer, heads[layer], bool(live[self.layout.mlp(layer)])) for layer in layers]
-        index = torch.tensor([row for some in rows for row in some], dtype=torch.long)
-        shares = (shares * edges).to(self.model.dtype)[:, senders]
-        return Plan(
-            wanted,
-            senders,
-            index,
-            [self._plan_layer(layer, heads[layer], rows, shares, senders) for layer in layers],
-            shares[-1].to(self.model.device),
-        )
-
-    def _rows(self, layer: int, heads: list[int], has_mlp: bool) -> list[int]:
-        """The live receivers of a layer."""
-        slots = [self.layout.row(layer, slot, head) for slot in range(len(SLOTS)) for head in heads]
-        return slots + [self.layout.row(layer, len(SLOTS))] * has_mlp
-
-    def _plan_layer(
-        self,
-        layer: int,
-        heads: list[int],
-        rows: list[list[int]],
-        shares: Float[Tensor, "receiver live"],
-        senders: Int[Tensor, " live"],
-    ) -> LayerPlan:
-        own = rows[layer]
-        has_mlp = len(own) > len(SLOTS) * len(heads)
-        first = int((senders < self.layout.head(layer)).sum())
-        bases = torch.zeros(len(own), BASES)
-        bases[: len(SLOTS) * len(heads), 0] = bases[len(SLOTS) * len(heads) :, 1] = 1
-        device = self.model.device
-        return LayerPlan(
-            heads,
-            has_mlp,
-            own,
-            sum(map(len, rows[:layer])),
-            first,
-            torch.cat((bases.to(shares), shares[own, :first]), dim=1).to(device),
-            shares[self.layout.row(layer, len(SLOTS)), first : first + len(heads)].to(device),
-        )
+        self._centre = partial(centred, model.architecture)
+        self._writes = [self._centre(layer.W_O) for layer in model.layers]
 
     # forwards
 
@@ -248,7 +107,7 @@ class Mixer(Sweeper):
         if todo.has_mlp:
             x[-1].add_(torch.tensordot(todo.own, written[: len(todo.heads)], dims=1))
             ran = mixed.mlps[layer] = self._run_mlp(layer, x[-1:])
-            torch.sub(self._centred(ran.out[0]), mixed.block.out[layer], out=written[-1])
+            torch.sub(self._centre(ran.out[0]), mixed.block.out[layer], out=written[-1])
 
     def _mix_heads(
         self,
@@ -283,7 +142,7 @@ class Mixer(Sweeper):
 
         ``slope`` is that with respect to what the logits read. What receivers read is lost.
         """
-        slope, senders = self._centred(slope), mixed.excess[BASES:]
+        slope, senders = self._centre(slope), mixed.excess[BASES:]
         given = mixed.workspace.take("given", senders.shape, senders).zero_()
         given[:, mixed.block.rows.ends] = mixed.plan.final[:, None, None] * slope
         for layer, todo in reversed(list(enumerate(mixed.plan.layers))):
@@ -299,7 +158,7 @@ class Mixer(Sweeper):
         x, n_heads = mixed.receivers[todo.place : todo.place + len(todo.rows)], len(todo.heads)
         heads = given[todo.sender : todo.sender + n_heads]
         if todo.has_mlp:
-            arrived = self._centred(given[todo.sender + n_heads].unsqueeze(0))
+            arrived = self._centre(given[todo.sender + n_heads].unsqueeze(0))
             x[-1:] = self._back_mlp(layer, mixed.mlps.pop(layer), arrived)
             heads.addcmul_(todo.own[:, None, None], x[-1:])
         if todo.heads:
@@ -361,34 +220,6 @@ class Mixer(Sweeper):
         pairs = ((weights.W_Q, weights.b_Q, heads), (weights.W_K, weights.b_K, own), (weights.W_V, weights.b_V, own))
         is_all = len(heads) == architecture.n_heads
         return [(W if is_all else W[index], None if b is None else b[index]) for W, b, index in pairs]
-
-    # what is prepared
-
-    def _centred(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """``x`` without its mean, if no norm reads that."""
-        return x - x.mean(-1, keepdim=True) if self.model.architecture.norm == "layer" else x
-
-    def _bases(self, start: Float[Tensor, "prompt pos d_model"], ablated: Run | None) -> Iterator[Tensor]:
-        """What each stage's receivers read when every edge is removed."""
-        parallel, stream = self.model.architecture.parallel, start
-        for layer, weights in enumerate(self.model.layers):
-            if ablated is not None:
-                width = 1 if parallel else 2
-                yield ablated.reads[layer * width]
-                yield ablated.reads[layer * width + width - 1]
-            else:
-                yield stream
-                yield stream if parallel else stream + weights.b_O
-                stream = stream + (weights.b_O + weights.b_out)
-        yield stream if ablated is None else ablated.final
-
-    def _ablated_z(self, ablated: Run) -> list[Tensor]:
-        return [ran.z for ran in ablated.stages.values() if isinstance(ran, HeadsRun)]
-
-    def _ablated_out(self, ablated: Run | None, like: Tensor) -> list[Tensor]:
-        if ablated is None:
-            return [torch.zeros_like(like) for _ in self.model.layers]
-        return [ran.out for ran in ablated.stages.values() if isinstance(ran, MlpRun)]
 
 
 def _of(W: Float[Tensor, "head i o"], heads: list[int]) -> Float[Tensor, "live i o"]:

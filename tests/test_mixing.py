@@ -10,6 +10,8 @@ import torch
 from circuitfind.batch import Batch
 from circuitfind.metrics import METRICS, MetricName
 from circuitfind.mixing import Mixer, Workspace
+from circuitfind.mixing_block import prepare_block
+from circuitfind.mixing_plan import make_plan
 from circuitfind.patching import ABLATIONS, AblationName, prepare, readable, run_patched
 from circuitfind.transformer import Transformer
 from tests.oracles.learned import objective
@@ -43,8 +45,8 @@ def gradient(
 ) -> tuple[float, torch.Tensor]:
     """The objective's mean and its gradient."""
     mixer = Mixer(model)
-    block = mixer.prepare(batch, batch.n_prompts, metric, ablation)
-    mixed = mixer.mix(block, mixer.plan(shares, wanted), Workspace())
+    block = prepare_block(mixer, batch, batch.n_prompts, metric, ablation)
+    mixed = mixer.mix(block, make_plan(model, shares, wanted), Workspace())
     value = float(block.objective(mixed.final.unsqueeze(0)).mean())
     return value, mixer.gradient(mixed, block.objective.slope(mixed.final) / batch.n_prompts)
 
@@ -70,8 +72,8 @@ def test_the_objective_and_its_gradient_in_every_share_are_the_literal_ones(
 def test_with_all_shares_one_the_run_is_the_full_model(family: str) -> None:
     model, batch = random_transformer(family, 1), random_batch(1)
     mixer = Mixer(model)
-    block = mixer.prepare(batch, batch.n_prompts, "kl", "corrupted")
-    mixed = mixer.mix(block, mixer.plan(readable(model.architecture.graph).double()), Workspace())
+    block = prepare_block(mixer, batch, batch.n_prompts, "kl", "corrupted")
+    mixed = mixer.mix(block, make_plan(model, readable(model.architecture.graph).double()), Workspace())
     assert torch.allclose(block.objective(mixed.final.unsqueeze(0)), torch.zeros(1, 3, dtype=torch.float64), atol=1e-9)
 
 
@@ -79,12 +81,12 @@ def test_with_all_shares_one_the_run_is_the_full_model(family: str) -> None:
 def test_with_shares_zero_and_one_the_run_is_that_of_run_patched(family: str) -> None:
     model, batch = random_transformer(family, 2, 3, 2), random_batch(2)
     mixer = Mixer(model)
-    block = mixer.prepare(batch, batch.n_prompts, "loss", "corrupted")
+    block = prepare_block(mixer, batch, batch.n_prompts, "loss", "corrupted")
     baseline, workspace = prepare(model, batch, "corrupted"), Workspace()
     for seed, kept in enumerate((0.05, 0.3, 0.7, 0.95)):
         shares = random_shares(model, seed, kept, 1 - kept)
         nothing = torch.zeros_like(shares, dtype=torch.bool)
-        mixed = mixer.mix(block, mixer.plan(shares, nothing), workspace)
+        mixed = mixer.mix(block, make_plan(model, shares, nothing), workspace)
         expected = block.objective(run_patched(baseline, shares > 0).unsqueeze(0))
         assert torch.allclose(block.objective(mixed.final.unsqueeze(0)), expected, atol=1e-9), kept
 
@@ -94,7 +96,7 @@ def test_gradients_that_are_wanted_do_not_depend_on_the_others(family: str) -> N
     model, batch = random_transformer(family, 4, 3, 4), random_batch(4)
     shares = random_shares(model, 4, 0.1, 0.75)
     wanted = (shares > 0) & (shares < 1)
-    plan = Mixer(model).plan(shares, wanted)
+    plan = make_plan(model, shares, wanted)
     assert 1 < len(plan.senders) < len(model.architecture.graph.senders)
     value, all_of_them = gradient(model, batch, shares, "loss", "corrupted")
     same, found = gradient(model, batch, shares, "loss", "corrupted", wanted)
@@ -108,7 +110,7 @@ def test_prompts_that_only_fill_a_block_up_move_nothing(family: str) -> None:
     model, batch = random_transformer(family, 5), random_batch(5)
     shares = random_shares(model, 5)
     filled = Mixer(model)
-    block = filled.prepare(batch.rows([0, 1, 2, 2]), 3, "loss", "corrupted")
-    mixed = filled.mix(block, filled.plan(shares), Workspace())
+    block = prepare_block(filled, batch.rows([0, 1, 2, 2]), 3, "loss", "corrupted")
+    mixed = filled.mix(block, make_plan(model, shares), Workspace())
     found = filled.gradient(mixed, block.objective.slope(mixed.final) * block.is_real.unsqueeze(1) / 3)
     assert torch.allclose(found, gradient(model, batch, shares, "loss", "corrupted")[1], rtol=1e-9, atol=1e-12)

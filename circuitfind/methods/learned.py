@@ -25,7 +25,9 @@ from circuitfind.batch import Batch
 from circuitfind.errors import ModelError, UsageError
 from circuitfind.graph import Graph
 from circuitfind.metrics import MetricName, check_answers
-from circuitfind.mixing import Block, Mixer, Workspace
+from circuitfind.mixing import Mixer, Workspace
+from circuitfind.mixing_block import Block, prepare_block
+from circuitfind.mixing_plan import Shares, make_plan
 from circuitfind.patching import AblationName, readable
 from circuitfind.progress import Progress
 from circuitfind.search import split
@@ -36,8 +38,6 @@ BLOCK = 4
 """How many prompts a thread computes together: their runs fit in its cache, and the threads share even small steps."""
 TOLD = 10
 """The objective is computed, to be shown, once in so many steps."""
-
-Shares = Float[Tensor, "receiver sender"]
 
 
 class DivergedError(ModelError):
@@ -178,7 +178,7 @@ class _Data:
         self._n_each = -(-method.prompts_per_step // size)
 
         def prepare(group: tuple[Batch, int]) -> Block:
-            return self._mixer.prepare(*group, method.metric, method.ablation)
+            return prepare_block(self._mixer, *group, method.metric, method.ablation)
 
         self._blocks = threads.map(prepare, split(batch, size))
         self.objective = math.nan
@@ -200,7 +200,7 @@ class _Data:
         self, blocks: list[Block], shares: Shares, wanted: Bool[Tensor, "receiver sender"], shown: bool
     ) -> Shares:
         """The gradient of the objective's mean over these blocks' prompts, in float64 on the CPU."""
-        plan = self._mixer.plan(shares, wanted)
+        plan = make_plan(self._mixer.model, shares, wanted)
         n_prompts = sum(float(block.is_real.sum()) for block in blocks)
 
         def run(block: Block) -> tuple[Tensor, float]:

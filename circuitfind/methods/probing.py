@@ -17,7 +17,8 @@ from torch import Tensor
 from circuitfind.errors import UsageError
 from circuitfind.graph import Graph
 from circuitfind.methods.gates import draw, odds, probability_open, sample, warm_start
-from circuitfind.methods.learned import Learned, Masks, Shares
+from circuitfind.methods.learned import Learned, Masks
+from circuitfind.mixing_plan import Shares
 
 START = math.log(5)
 """Log alpha at first: sigmoid of it stretches to 0.9, ``mask_init_p`` in the code of arXiv:2304.14997."""

@@ -23,7 +23,8 @@ from torch import Tensor
 from circuitfind.errors import UsageError
 from circuitfind.graph import Graph
 from circuitfind.methods.gates import draw, odds, sample, warm_start
-from circuitfind.methods.learned import Learned, Masks, Shares
+from circuitfind.methods.learned import Learned, Masks
+from circuitfind.mixing_plan import Shares
 
 PUBLISHED_STEPS = 3000
 FASTEST = 10.0
