@@ -1,9 +1,10 @@
-"""A sweep: one question at several thresholds, each a complete run in a folder of its own, and a table of them all.
+"""A sweep: one question at several sizes, each a complete run in a folder of its own, and a table of them all.
 
-What depends on no threshold is made once: the model, loaded and checked, the prompts, how well the full model does and
-the fully ablated one. From one threshold to the next smaller the search takes over every decision up to the first that
-differs; no larger threshold before that one shares more, since whatever two thresholds decide alike those between them
-do too. The files of each run are the same, to the byte, as those of that run alone.
+What depends on no size is made once: the model, loaded and checked, the prompts, how well the full model does and the
+fully ablated one; and a method that scores edges scores once. From one threshold to the next smaller a search takes
+over every decision up to the first that differs; no larger threshold before that one shares more, since whatever two
+thresholds decide alike those between them do too. The files of each run are the same, to the byte, as those of that
+run alone. (Learned masks are trained anew for each size that is their target.)
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from circuitfind.findings import Findings, Ready, method_block, task_block
 from circuitfind.methods.acdc import ACDC
 from circuitfind.methods.decisions import start_from
 from circuitfind.methods.make import make_method
+from circuitfind.methods.options import SIZES
 from circuitfind.methods.scored import Scored
 from circuitfind.pipeline import TakenOver, find_circuit, make_keeper, make_ready, settle, write_findings
 from circuitfind.preflight import Plan, RunOptions
@@ -31,10 +33,12 @@ from circuitfind.report import markdown_table, show
 from circuitfind.resume import identity
 from circuitfind.runfolder import RUN_FILE, claim, json_file, write_run
 from circuitfind.sittings import Clock, Noted
-from circuitfind.thresholds import SweepPlan, folder_name, make_sweep_plan
+from circuitfind.sizes import PLURAL, Size, SweepPlan, folder_name, make_sweep_plan
 
 FORMAT, VERSION = "circuitfind.sweep", 1
-COLUMNS = ("threshold", "edges", "nodes", "KL", "logit diff", "faithfulness", "accuracy")
+COLUMNS = ("edges", "nodes", "KL", "logit diff", "faithfulness", "accuracy")
+ASKED = {"threshold": "threshold", "edges": "asked for", "fraction": "fraction"}
+"""The title of what was asked for, by what it is the size of."""
 COUNTED = {"search": ("tests", "tested"), "selection": ("before pruning", "nominal")}
 """What a row counts besides, by the block of run.json that has it: the column's title, and its key there."""
 
@@ -47,10 +51,15 @@ class SweepResult:
     folder: Path
 
 
-def sweep(options: RunOptions, thresholds: Sequence[float], progress: Progress | None = None) -> SweepResult:
-    """Find the circuit at each of the thresholds and write the sweep's folder. Raises CircuitfindError."""
+def sweep(
+    options: RunOptions, sizes: Sequence[Size], progress: Progress | None = None, of: str = "threshold"
+) -> SweepResult:
+    """Find the circuit at each of the sizes (``of``: threshold, edges or fraction) and write the sweep's folder.
+
+    Raises CircuitfindError.
+    """
     progress = progress or Silent()
-    return carry_out_sweep(make_sweep_plan(options, tuple(thresholds), progress), progress)
+    return carry_out_sweep(make_sweep_plan(options, tuple(sizes), progress, of), progress)
 
 
 def carry_out_sweep(
@@ -58,21 +67,21 @@ def carry_out_sweep(
 ) -> SweepResult:
     """The sweep itself. ``watch`` is told of each run's keeper before its search begins."""
     folder = plan.base.folder
-    if not all(plan.run_at(threshold, folder).is_finished for threshold in plan.thresholds):
+    if not all(plan.run_at(size, folder).is_finished for size in plan.sizes):
         folder = find_circuits(plan, Noted(progress, plan.base.cautions), watch)
     progress.stage("drawing the sweep")
-    table = make_table(folder, plan.thresholds)
+    table = make_table(folder, plan)
     write_run(folder, make_files(table, plan.base.options.formats), force=True)
     return SweepResult(table, folder)
 
 
 def find_circuits(plan: SweepPlan, notes: Noted, watch: Callable[[Keeper], None]) -> Path:
-    """Every run that is not finished yet, from the largest threshold to the smallest; the folder where they lie."""
+    """Every run that is not finished yet, from the smallest circuit to the largest; the folder where they lie."""
     clock, earlier = Clock(), None
     ready = make_ready(plan.base, notes, clock)
     with claimed(plan.base) as folder:
-        for threshold in plan.thresholds:
-            run = plan.run_at(threshold, folder)
+        for size in plan.sizes:
+            run = plan.run_at(size, folder)
             if run.is_finished:
                 check_finished(run, ready)
             else:
@@ -105,7 +114,7 @@ def check_finished(run: Plan, ready: Ready) -> None:
 def find_and_write(
     ready: Ready, run: Plan, earlier: Findings | None, keeper: Keeper, notes: Noted, clock: Clock
 ) -> Findings:
-    """One of the runs, with all that ``earlier``, that of the next larger threshold, has for it."""
+    """One of the runs, with all that ``earlier``, that of the size before, has for it."""
     options = replace(run.options, device=ready.options.device)
     findings = find_circuit(ready, options, notes, clock, keeper, take_over(earlier, options))
     write_findings(findings, run.folder, notes, clock, keeper.has_folder)
@@ -117,39 +126,40 @@ def take_over(earlier: Findings | None, options: RunOptions) -> TakenOver:
     if earlier is None:
         return TakenOver()
     outcome, model = earlier.outcome, earlier.ready.model.transformer
-    if isinstance(outcome, Scored):
-        return TakenOver(per_prompt=outcome.per_prompt, evaluation=earlier.evaluation)
     method = make_method(settle(options), model.architecture.graph)
+    if isinstance(outcome, Scored):
+        per_prompt = outcome.per_prompt if method == earlier.method else None
+        return TakenOver(per_prompt=per_prompt, evaluation=earlier.evaluation)
     assert isinstance(method, ACDC)
     assert isinstance(earlier.method, ACDC)
     start = start_from(model.architecture.graph, outcome, earlier.method, method, model.dtype)
     return TakenOver(start, evaluation=earlier.evaluation)
 
 
-def make_table(folder: Path, thresholds: Sequence[float]) -> dict[str, Any]:
+def make_table(folder: Path, plan: SweepPlan) -> dict[str, Any]:
     """sweep.json: what the runs have in common, and a row for each; read from their files."""
-    rows = [make_row(folder / folder_name(threshold)) for threshold in thresholds]
-    first = Circuit.load(folder / folder_name(thresholds[0]))
+    rows = [make_row(folder / folder_name(size, plan.of), plan.of) for size in plan.sizes]
+    first = Circuit.load(folder / folder_name(plan.sizes[0], plan.of))
     return {
         "format": FORMAT,
         "version": VERSION,
         "model": first.model,
         "task": first.task,
-        "method": {key: value for key, value in first.method.items() if key != "threshold"},
+        "method": {key: value for key, value in first.method.items() if key != plan.of},
         "graph": {"n_edges": first.graph.n_edges, "n_nodes": first.graph.n_nodes},
         "metrics": {run: first.metrics[run] for run in ("full", "ablated")},
         "circuits": rows,
     }
 
 
-def make_row(folder: Path) -> dict[str, Any]:
+def make_row(folder: Path, of: str) -> dict[str, Any]:
     """What one run found, and what it took."""
     circuit, record = Circuit.load(folder), json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
     counted = {block: dict(record[block]) for block in COUNTED if block in record}
     for block in counted.values():
         block.pop("undecidable", None)
     return {
-        "threshold": circuit.method["threshold"],
+        of: circuit.method[of],
         "folder": folder.name,
         "n_edges": len(circuit.edges),
         "n_nodes": len(circuit.nodes),
@@ -161,9 +171,14 @@ def make_row(folder: Path) -> dict[str, Any]:
     }
 
 
+def size_of(table: dict[str, Any]) -> str:
+    """What the sizes of a table are sizes of."""
+    return next(of for of in SIZES if of in table["circuits"][0])
+
+
 def columns(table: dict[str, Any]) -> tuple[str, ...]:
     """The titles of ``cells_of``."""
-    return (*COLUMNS, COUNTED[_counted(table)][0], "seconds")
+    return (ASKED[size_of(table)], *COLUMNS, COUNTED[_counted(table)][0], "seconds")
 
 
 def _counted(table: dict[str, Any]) -> str:
@@ -173,8 +188,9 @@ def _counted(table: dict[str, Any]) -> str:
 
 def make_files(table: dict[str, Any], formats: Sequence[str]) -> dict[str, str | bytes]:
     """The sweep's own files by name."""
-    points = [Point(row["threshold"], row["n_edges"], row["metrics"]["kl"]) for row in table["circuits"]]
-    title, ablated = f"{what(table)}; labels are thresholds", table["metrics"]["ablated"]["kl"]
+    of = size_of(table)
+    points = [Point(row[of], row["n_edges"], row["metrics"]["kl"]) for row in table["circuits"]]
+    title, ablated = f"{what(table)}; labels are {PLURAL[of]}", table["metrics"]["ablated"]["kl"]
     pictures = {
         f"sweep.{format}": draw_sweep(points, ablated, title, format) for format in formats if format in PICTURE_FORMATS
     }
@@ -195,7 +211,7 @@ def page(table: dict[str, Any], pictures: Sequence[str]) -> str:
     ]
     method = ", ".join(f"{key} {value}" for key, value in table["method"].items() if key != "name")
     sections = [
-        f"# {what(table)}: {len(rows)} thresholds",
+        f"# {what(table)}: {len(rows)} {PLURAL[size_of(table)]}",
         f"![Edges against KL]({image})" if image else "",
         markdown_table(columns(table), rows),
         f"KL(full || circuit) in nats; {baseline(table)}. {method}. Seconds are those of the search.",
@@ -212,10 +228,10 @@ def baseline(table: dict[str, Any]) -> str:
 
 def cells_of(table: dict[str, Any]) -> list[tuple[str, ...]]:
     """The table's rows as text, a cell for each of ``columns``."""
-    block = _counted(table)
+    block, of = _counted(table), size_of(table)
     return [
         (
-            f"{row['threshold']:g}",
+            f"{row[of]:,}" if of == "edges" else f"{row[of]:g}",
             f"{row['n_edges']:,}",
             f"{row['n_nodes']:,}",
             show(row["metrics"]["kl"]),

@@ -16,8 +16,8 @@ from safetensors import safe_open
 
 from circuitfind.circuit import Circuit
 from circuitfind.errors import ModelError, OutputError, UsageError
-from circuitfind.methods.make import METHODS
 from circuitfind.methods.acdc import DEFAULT_THRESHOLD
+from circuitfind.methods.make import METHODS
 from circuitfind.metrics import METRICS
 from circuitfind.models.catalogue import CATALOGUE
 from circuitfind.patching import ABLATIONS

@@ -217,3 +217,25 @@ def test_learned_masks_take_the_size_for_their_target_and_may_start_from_scores(
     method = found.circuit.method
     assert method["sparsity"] == pytest.approx(1 - N_EDGES / 262)
     assert (method["start_from"]["name"], method["start_from"]["steps"]) == ("eap-ig", 3)
+
+
+def test_several_numbers_of_edges_are_a_sweep_that_scores_once(tmp_path: Path) -> None:
+    options = RunOptions("ioi", "tiny", "eap-ig", n_prompts=4, out=tmp_path / "sweep", formats=("svg",))
+    swept = sweep(options, (100, 20), of="edges")
+    assert [row["edges"] for row in swept.table["circuits"]] == [20, 100]
+    assert [row["folder"] for row in swept.table["circuits"]] == ["edges-20", "edges-100"]
+    assert "edges" not in swept.table["method"]
+    page = (swept.folder / "sweep.md").read_text()
+    assert "2 numbers of edges" in page and "| asked for |" in page and "| before pruning |" in page
+    for n_edges in (20, 100):
+        alone = run(RunOptions("ioi", "tiny", "eap-ig", edges=n_edges, n_prompts=4, formats=(),
+                               out=tmp_path / str(n_edges)))  # fmt: skip
+        for name in ("circuit.json", "scores.safetensors", "prompt_scores.safetensors"):
+            assert (swept.folder / f"edges-{n_edges}" / name).read_bytes() == (alone.folder / name).read_bytes()
+
+
+def test_learned_masks_are_trained_anew_for_every_target(tmp_path: Path) -> None:
+    options = RunOptions("ioi", "tiny", "edge-pruning", n_prompts=4, out=tmp_path / "sweep", formats=(), steps=3)
+    swept = sweep(options, (20, 100), of="edges")
+    sparsities = [Circuit.load(swept.folder / row["folder"]).method["sparsity"] for row in swept.table["circuits"]]
+    assert sparsities == pytest.approx([1 - 20 / 262, 1 - 100 / 262])

@@ -15,15 +15,16 @@ from circuitfind.app import call
 from circuitfind.errors import ModelError, OutputError, UsageError
 from circuitfind.pipeline import RunOptions, run
 from circuitfind.progress import Silent
+from circuitfind.sizes import folder_name, make_sweep_plan, parse_sizes
 from circuitfind.sweep import SweepResult, cells_of, sweep
-from circuitfind.thresholds import folder_name, make_sweep_plan, parse_thresholds
 
 REPEATABLE = ("circuit.json", "circuit.dot", "prompts.jsonl", "scores.safetensors")
 THRESHOLDS = (0.1, 0.5, 0.05, 20.0)  # in no order; the last removes all
 
 
 def options(out: Path | None, **chosen: Any) -> RunOptions:
-    return RunOptions(**{"task": "ioi", "model": "tiny", "n_prompts": 4, "formats": ()} | chosen, out=out)
+    usual: dict[str, Any] = {"task": "ioi", "model": "tiny", "n_prompts": 4, "formats": ()}
+    return RunOptions(**usual | chosen, out=out)
 
 
 def do_sweep(out: Path, thresholds: tuple[float, ...] = THRESHOLDS, **chosen: Any) -> SweepResult:
@@ -142,14 +143,14 @@ def test_the_page_has_a_row_for_each_threshold_that_leads_to_its_report(result: 
 )
 def test_a_list_of_thresholds_that_means_nothing(text: str, says: str) -> None:
     with pytest.raises(UsageError) as refused:
-        parse_thresholds(text)
+        parse_sizes(text, "threshold")
     assert says in str(refused.value)
 
 
 def test_thresholds_may_be_many_and_written_in_any_way() -> None:
-    assert parse_thresholds(" 0.1, 5e-2,1") == (0.1, 0.05, 1.0) and parse_thresholds(None) == ()
+    assert parse_sizes(" 0.1, 5e-2,1", "threshold") == (0.1, 0.05, 1.0) and parse_sizes(None, "threshold") == ()
     hundred = [number / 1000 for number in range(100)]
-    assert parse_thresholds(",".join(map(str, hundred))) == tuple(hundred)
+    assert parse_sizes(",".join(map(str, hundred)), "threshold") == tuple(hundred)
 
 
 def test_no_two_thresholds_share_a_folder() -> None:

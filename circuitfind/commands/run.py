@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from circuitfind.preflight import Plan, RunOptions
     from circuitfind.progress import Progress
 
-SWEEP_HELP = "Find the circuit at several thresholds, with a table and a picture of edges against KL."
+SWEEP_HELP = "Find the circuit at several thresholds or numbers of edges: a table, and a picture of edges against KL."
 SWEEP_EXAMPLE = "Example: circuitfind sweep ioi --model tiny --threshold 0.1,0.05,0.02"
 EXAMPLE = "Example: circuitfind run ioi --model tiny --threshold 0.02 --format svg,pdf"
 
@@ -55,12 +54,12 @@ def run(
         ),
     ] = None,
     edges: Annotated[
-        int | None,
-        typer.Option(help="How many edges to keep; for methods that score edges.", show_default=False),
+        str | None,
+        typer.Option(help="Methods that score: how many edges to keep. Several are a sweep.", show_default=False),
     ] = None,
     fraction: Annotated[
-        float | None,
-        typer.Option(help="Which share of all edges to keep; for methods that score edges.", show_default=False),
+        str | None,
+        typer.Option(help="Methods that score: which share of all edges to keep.", show_default=False),
     ] = None,
     select: Annotated[
         str, typer.Option(help="Which scores count: top (by size), top-signed, or greedy (from the logits back).")
@@ -79,8 +78,8 @@ def run(
     grad_drop: Annotated[
         bool, typer.Option("--grad-drop", help="atp: a pass for each layer without its gradients, averaged.")
     ] = False,
-    of: Annotated[
-        str, typer.Option(metavar="METHOD,METHOD...", help="ensemble: its methods.", show_default=False)
+    of_methods: Annotated[
+        str, typer.Option("--of", metavar="METHOD,METHOD...", help="ensemble: its methods.", show_default=False)
     ] = "",
     combine: Annotated[str, typer.Option(help="ensemble: mean, max, min or rank-mean of the scores.")] = "mean",
     start_from: Annotated[
@@ -157,28 +156,29 @@ def run(
 ) -> None:
     """Find the circuit of a task in a model: the few edges that carry it, with the evidence and a picture."""
     from circuitfind.preflight import RunOptions
-    from circuitfind.thresholds import parse_thresholds
+    from circuitfind.sizes import find_sizes, with_size
 
-    thresholds = parse_thresholds(threshold)
+    of, sizes = find_sizes({"threshold": threshold, "edges": edges, "fraction": fraction})
     options = RunOptions(
         task, model, method, None, metric, ablation, objective, prompts, seed, parse_batch_size(batch_size),
         device, dtype, bos, out, force, parse_names(format), resume, parse_memory(memory), schedule,
-        edges, fraction, select, steps, bootstrap, grad_drop, parse_names(of), combine, start_from,
+        None, None, select, steps, bootstrap, grad_drop, parse_names(of_methods), combine, start_from,
         parse_settings(settings or ()),
     )  # fmt: skip
-    if len(thresholds) > 1:
+    if len(sizes) > 1:
         from circuitfind.commands.sweep import sweep_and_print
 
-        sweep_and_print(options, thresholds, quiet, as_json)
+        sweep_and_print(options, sizes, of, quiet, as_json)
     else:
-        run_and_print(replace(options, threshold=thresholds[0] if thresholds else None), quiet, as_json)
+        run_and_print(with_size(options, sizes[0], of) if sizes else options, quiet, as_json)
 
 
 @wraps(run)  # the same options
 def sweep(**options: Any) -> None:
-    from circuitfind.thresholds import parse_thresholds, refuse_too_few
+    from circuitfind.sizes import find_sizes, refuse_too_few
 
-    refuse_too_few(parse_thresholds(options["threshold"]))
+    of, sizes = find_sizes({name: options[name] for name in ("threshold", "edges", "fraction")})
+    refuse_too_few(sizes, of)
     run(**options)
 
 

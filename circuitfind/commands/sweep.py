@@ -1,4 +1,4 @@
-"""``circuitfind run`` with several thresholds, and ``circuitfind sweep``: the circuit at each, and a table of them."""
+"""``circuitfind run`` with several sizes, and ``circuitfind sweep``: the circuit at each, and a table of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from circuitfind.commands.run import resumably
 from circuitfind.commands.terminal import TerminalProgress
-from circuitfind.thresholds import SweepPlan, make_sweep_plan
+from circuitfind.sizes import PLURAL, Size, SweepPlan, make_sweep_plan
 
 if TYPE_CHECKING:
     from circuitfind.checkpoint import Keeper
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from circuitfind.sweep import SweepResult
 
 
-def sweep_and_print(options: RunOptions, thresholds: tuple[float, ...], quiet: bool, as_json: bool) -> None:
+def sweep_and_print(options: RunOptions, sizes: tuple[Size, ...], of: str, quiet: bool, as_json: bool) -> None:
     """The sweep, and its table on stdout."""
     with TerminalProgress(quiet) as progress:
-        result = carry_out_safely(make_sweep_plan(options, thresholds, progress), options, progress)
+        result = carry_out_safely(make_sweep_plan(options, sizes, progress, of), options, progress)
     if as_json:
         typer.echo(json.dumps({"folder": str(result.folder), **result.table}, indent=2, ensure_ascii=False))
     else:
@@ -51,15 +51,15 @@ def how_to_go_on(plan: SweepPlan, options: RunOptions, keepers: Sequence[Keeper]
     if not keepers or not (len(keepers) > 1 or keepers[0].can_resume):
         return ""
     command = resume_command(options, keepers[-1].folder.parent)
-    thresholds = ",".join(f"{threshold!r}" for threshold in plan.thresholds)
-    return f"What it has found is kept. To go on with it:\n  {command} --threshold {thresholds}\n"
+    sizes = ",".join(f"{size!r}" for size in plan.sizes)
+    return f"What it has found is kept. To go on with it:\n  {command} --{plan.of} {sizes}\n"
 
 
 def print_table(result: SweepResult) -> None:
     """The circuits, one a line, and where the picture lies."""
-    from circuitfind.sweep import baseline, cells_of, columns, what
+    from circuitfind.sweep import baseline, cells_of, columns, size_of, what
 
-    typer.echo(f"{what(result.table)}: {len(result.table['circuits'])} thresholds")
+    typer.echo(f"{what(result.table)}: {len(result.table['circuits'])} {PLURAL[size_of(result.table)]}")
     lines = [columns(result.table), *cells_of(result.table)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:

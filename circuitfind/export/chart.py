@@ -47,18 +47,21 @@ MOST_LABELS = 12
 
 @dataclass(frozen=True)
 class Point:
-    """One circuit of a sweep; ``kl`` in nats."""
+    """One circuit of a sweep; ``size`` is what was asked for, ``kl`` in nats."""
 
-    threshold: float
+    size: float
     n_edges: int
     kl: float
 
 
 def draw_sweep(points: Sequence[Point], ablated: float, title: str, format: str) -> bytes:
-    """The picture as ``svg``, ``png`` or ``pdf``, the same bytes each time. ``ablated``: KL with everything ablated."""
+    """The picture as ``svg``, ``png`` or ``pdf``, the same bytes each time; the line joins the points in their order.
+
+    ``ablated``: KL with everything ablated.
+    """
     file = io.BytesIO()
     with look():
-        figure = make_figure(sorted(points, key=lambda point: -point.threshold), ablated, title)
+        figure = make_figure(points, ablated, title)
         figure.savefig(file, format=format, metadata=METADATA[format])
     return file.getvalue()
 
@@ -86,7 +89,7 @@ def _font() -> str:
 
 
 def make_figure(points: Sequence[Point], ablated: float, title: str) -> Figure:
-    """The figure of ``points``, which come from the largest threshold to the smallest."""
+    """The figure of ``points``, which come from the smallest circuit to the largest."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.8, 3.2), layout="constrained")
@@ -133,9 +136,9 @@ def _label(axes: Axes, points: Sequence[Point], ablated: float) -> None:
 
 
 def _place(axes: Axes, group: Sequence[Point], taken: list[Bbox]) -> None:
-    """The thresholds of the points in one place, beside them where nothing else is."""
+    """What was asked for at the points in one place, beside them where nothing else is."""
     first, last = group[0], group[-1]
-    text = f"{first.threshold:.3g}" if first is last else f"{first.threshold:.3g}–{last.threshold:.3g}"
+    text = _spell(first.size) if first is last else f"{_spell(first.size)}–{_spell(last.size)}"
     for dx, dy in OFFSETS:
         side = {1: "left", 0: "center", -1: "right"}[(dx > 0) - (dx < 0)]
         label = _write(axes, text, (first.n_edges, first.kl), (dx, dy), side)
@@ -144,6 +147,11 @@ def _place(axes: Axes, group: Sequence[Point], taken: list[Bbox]) -> None:
             taken.append(extent)
             return
         label.remove()
+
+
+def _spell(size: float) -> str:
+    """A number of edges in full, anything else to three digits."""
+    return f"{size:,}" if isinstance(size, int) else f"{size:.3g}"
 
 
 def _write(

@@ -1,0 +1,121 @@
+"""The sizes of a sweep and the plan of each: what can be known of a sweep before torch is imported.
+
+A size is a threshold, a number of edges or a fraction of all of them: ``of`` says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from circuitfind.errors import OutputError, UsageError
+from circuitfind.methods.options import SIZES
+from circuitfind.preflight import Plan, RunOptions, check_numbers, make_plan, short_name
+from circuitfind.progress import Progress
+from circuitfind.runfolder import RUN_FILE, STATE_FILE
+
+EXAMPLES = {
+    "threshold": "--threshold 0.1,0.05,0.02",
+    "edges": "--edges 100,500,2000",
+    "fraction": "--fraction 0.001,0.01,0.1",
+}
+PLURAL = {"threshold": "thresholds", "edges": "numbers of edges", "fraction": "fractions"}
+Size = float | int
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """One question at several ``sizes``, from the smallest circuit to the largest; ``of`` is what they are sizes of.
+
+    ``base`` is the plan of a run at the first of them, except for its folder: that is the sweep's, which holds theirs.
+    """
+
+    base: Plan
+    sizes: tuple[Size, ...]
+    of: str = "threshold"
+
+    def run_at(self, size: Size, folder: Path) -> Plan:
+        """The plan of the run at ``size`` in a sweep that lies in ``folder``: resumed if there is some of it."""
+        place = folder / folder_name(size, self.of)
+        resume = self.base.options.resume and any((place / name).exists() for name in (STATE_FILE, RUN_FILE))
+        options = replace(with_size(self.base.options, size, self.of), out=place, resume=resume)
+        plan = replace(self.base, options=options, folder=place)
+        if not resume:
+            return plan
+        from circuitfind.resume import asked, find_state
+
+        state = find_state(place, asked(options, plan.task.name, short_name(options.model)))
+        return replace(plan, state=state, is_finished=state is None)
+
+
+def parse_sizes(text: str | None, of: str) -> tuple[Size, ...]:
+    """The numbers between commas; none if there is no text. Raises UsageError for what is no number or there twice."""
+    sizes: list[Size] = []
+    kind, what = (int, "a whole number") if of == "edges" else (float, "a number")
+    for item in text.split(",") if text is not None else ():
+        try:
+            size: Size = kind(item) + 0  # -0.0 is 0
+        except ValueError:
+            wrong = f"has '{item.strip()}' in it" if item.strip() and "," in str(text) else f"is '{text}'"
+            raise UsageError(f"--{of} {wrong}; give {what}, or several as in {EXAMPLES[of]}.") from None
+        if size in sizes:
+            raise UsageError(f"--{of} has {size:g} in it twice. Give each once, as in {EXAMPLES[of]}.")
+        sizes.append(size)
+    return tuple(sizes)
+
+
+def find_sizes(given: dict[str, str | None]) -> tuple[str, tuple[Size, ...]]:
+    """What sizes were given of (a threshold where none were), and the sizes. Raises UsageError where two kinds were."""
+    names = [of for of in SIZES if given[of] is not None]
+    if len(names) > 1:
+        raise UsageError(f"{' and '.join(f'--{of}' for of in names)} each set the circuit's size. Give one of them.")
+    of = names[0] if names else "threshold"
+    return of, parse_sizes(given[of], of)
+
+
+def with_size(options: RunOptions, size: Size, of: str) -> RunOptions:
+    """The options with this size in them."""
+    if of == "edges":
+        return replace(options, edges=int(size))
+    return replace(options, fraction=size) if of == "fraction" else replace(options, threshold=size)
+
+
+def refuse_too_few(sizes: Sequence[Size], of: str = "threshold") -> None:
+    """Raises UsageError for fewer sizes than make a sweep."""
+    if len(sizes) < 2:
+        raise UsageError(f"A sweep needs two {PLURAL[of]} or more. Give several, as in {EXAMPLES[of]}.")
+
+
+def make_sweep_plan(
+    options: RunOptions, sizes: tuple[Size, ...], progress: Progress, of: str = "threshold"
+) -> SweepPlan:
+    """The plan of a sweep. Raises CircuitfindError for whatever is wrong with it or, resumed, with a run in it."""
+    refuse_too_few(sizes, of)
+    if options.resume and (options.force or options.out is None):
+        raise UsageError("A sweep is resumed in its folder: give --out and --resume, and no --force.")
+    for size in sizes:
+        check_numbers(with_size(options, size, of))
+    ordered = tuple(sorted(sizes, reverse=of == "threshold"))
+    # a folder that is not empty is what a resumed sweep wants
+    first = replace(with_size(options, ordered[0], of), resume=False, force=options.force or options.resume)
+    base = make_plan(first, progress)
+    settled = replace(base.options, resume=options.resume, force=options.force)
+    plan = SweepPlan(replace(base, options=settled), ordered, of)
+    if options.resume:
+        check_resumable(plan)
+    return plan
+
+
+def check_resumable(plan: SweepPlan) -> None:
+    """Raises OutputError where there is no sweep in the folder, or a run of something else, or one still at work."""
+    folder = plan.base.folder
+    if not any(folder.glob(f"{plan.of}-*")):
+        raise OutputError(f"{folder} holds no sweep to resume. Leave out --resume to begin one there.")
+    for size in plan.sizes:
+        plan.run_at(size, folder)
+
+
+def folder_name(size: Size, of: str = "threshold") -> str:
+    """Where the run at ``size`` lies in the sweep's folder, e.g. ``threshold-0.05`` or ``edges-500``."""
+    return f"{of}-{size:g}" if size == float(f"{size:g}") and of != "edges" else f"{of}-{size}"
