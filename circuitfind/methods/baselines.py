@@ -1,13 +1,16 @@
 """What a method must beat: head importance, the size of what ablation changes, and chance.
 
-The first two score senders: every edge out of a sender has the sender's score, so that a circuit of n edges takes the
-sender with the highest score first, with all of its edges. They don't see where an edge goes.
+The first two score heads and MLPs. An edge has the lesser score of its two ends on each prompt; of one end where the
+other is the input or the logits, which are never removed; input->logits the highest of all. So a circuit of n edges is
+what the best nodes have between them, as in ACDC's comparison (arXiv:2304.14997), which removes nodes with all of their
+edges. (Were a node's score given to its outgoing edges alone, the best n would be all edges out of a few nodes, to
+anywhere: on smollm2-135m no path is left of the best 500.) These methods don't see where an edge goes.
 
-- ``hisp``, head importance (Michel et al. 2019, arXiv:1905.10650, where it is for pruning heads; compared with ACDC in
-  arXiv:2304.14997). For a sender with output x on a prompt: |sum over positions and d_model of (ablated - clean) x .
-  gradient of the objective at x|. Under zero ablation that is |x . gradient|, as Michel et al. have it; under corrupted
-  ablation what ACDC's authors make of it. Theirs divide by the 2-norm of each layer's scores and ACDC's comparison
-  scores a head's q, k and v apart; here scores stay in the metric's unit and a head has one.
+- ``hisp``, head importance (Michel et al. 2019, arXiv:1905.10650, where it prunes heads). For a node with the output
+  x on a prompt: |sum over positions and d_model of (ablated - clean) x . gradient of the objective at x|. Under zero
+  ablation that is |x . gradient|, as Michel et al. have it; under corrupted ablation what ACDC's authors make of it.
+  Theirs divide by the 2-norm of each layer's scores, and ACDC's comparison scores a head's q, k and v apart; here
+  scores stay in the metric's unit and a head has one.
 - ``activation-magnitude``: the 2-norm of (ablated - clean) x over all positions up to the answer and d_model, in the
   residual stream's unit. No gradient and no metric.
 - ``random``: chance, the same on every machine.
@@ -37,7 +40,7 @@ from circuitfind.transformer import Transformer
 
 @dataclass(frozen=True)
 class HISP:
-    """Head importance, of every sender. The gradient is that of the clean run."""
+    """Head importance, of heads and MLPs. The gradient is that of the clean run."""
 
     metric: MetricName = "logit-diff"
     ablation: AblationName = "corrupted"
@@ -53,7 +56,7 @@ class HISP:
 
     def to_dict(self) -> dict[str, Any]:
         """The block ``method`` of a circuit file: every option, and what the scores are."""
-        meaning = "|(ablated - clean) . gradient| of the sender: the same for all its edges, never negative"
+        meaning = "|(ablated - clean) . gradient| of a node, the lesser of an edge's two ends: never negative"
         return {"name": self.name, **asdict(self), "score": meaning}
 
     def score(
@@ -61,16 +64,16 @@ class HISP:
     ) -> Float[Tensor, "prompt receiver sender"]:
         """Every edge's score on each prompt, in the metric's unit; NaN where the graph has no edge.
 
-        What a sender writes is read along its edges alone: its gradient is the sum of theirs, and what stands between
+        What a node writes is read along its edges alone: its gradient is the sum of theirs, and what stands between
         the bars the sum of its edges' ``eap``. Raises as that does.
         """
         edges = EAP(self.metric, self.ablation).score(model, batch, batch_size, progress)
-        return spread(model, edges.double().nansum(1).abs().to(edges.dtype))
+        return between(model, edges.double().nansum(1).abs().to(edges.dtype))
 
 
 @dataclass(frozen=True)
 class ActivationMagnitude:
-    """How much of each sender's output ablation changes."""
+    """How much of each node's output ablation changes."""
 
     ablation: AblationName = "corrupted"
     name: ClassVar[str] = "activation-magnitude"
@@ -78,7 +81,7 @@ class ActivationMagnitude:
 
     def to_dict(self) -> dict[str, Any]:
         """The block ``method`` of a circuit file: every option, and what the scores are."""
-        meaning = "|ablated - clean| of the sender: the same for all its edges, no metric, never negative"
+        meaning = "|ablated - clean| of a node, the lesser of an edge's two ends: no metric, never negative"
         return {"name": self.name, **asdict(self), "metric": None, "score": meaning}
 
     def score(
@@ -92,7 +95,7 @@ class ActivationMagnitude:
             groups = split(batch.to(model.device), batch_size)
             sizes = threads.map(lambda group: self._sizes(model, *group), groups)
         progress.update(1, 1)
-        return spread(model, torch.cat(sizes))
+        return between(model, torch.cat(sizes))
 
     def _sizes(self, model: Transformer, block: Batch, n_real: int) -> Float[Tensor, "prompt sender"]:
         change = prepare(model, block, self.ablation).change
@@ -138,7 +141,10 @@ def random_order(n: int, seed: int) -> list[int]:
     return sorted(range(n), key=keys.__getitem__)
 
 
-def spread(model: Transformer, scores: Float[Tensor, "prompt sender"]) -> Float[Tensor, "prompt receiver sender"]:
-    """Every sender's score at each of its edges."""
-    edges = readable(model.architecture.graph)
-    return scores.unsqueeze(1).expand(-1, len(edges), -1).masked_fill(~edges, math.nan)
+def between(model: Transformer, scores: Float[Tensor, "prompt sender"]) -> Float[Tensor, "prompt receiver sender"]:
+    """Every edge's score from those of its ends; what the input has does not count."""
+    graph, edges = model.architecture.graph, readable(model.architecture.graph)
+    highest = scores[:, 1:].amax(1, keepdim=True)
+    nodes = torch.cat((highest, scores[:, 1:]), dim=1)
+    ends = [graph.sender_index.get(receiver.node, 0) for receiver in graph.receivers]  # the logits: as the input
+    return torch.minimum(nodes.unsqueeze(1), nodes[:, ends].unsqueeze(2)).masked_fill(~edges, math.nan)

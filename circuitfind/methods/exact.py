@@ -1,8 +1,8 @@
 """Every edge patched alone: what attribution approximates, measured.
 
 score(u -> v) = the objective in the full model with the edge u -> v alone ablated, less the full model's own. The
-objective is what a search minimises, so that a positive score says that ablating the edge hurts. (EAP-IG's and MIB's
-``exact`` is the same difference of the metric itself; ours differs in sign for metrics where higher is better.)
+objective is what a search minimises, so that a positive score says that ablating the edge hurts. (The ``exact`` of
+EAP-IG's code is the same difference of whatever it is given; MIB gives it the metric as a loss, which is this sign.)
 
 Each test is one changed node and from there on the plain model (``onward.py``); for KL and the loss log Z is computed
 over the whole vocabulary. What a test costs grows with the layers behind its receiver, and all edges together with the

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from circuitfind.errors import UsageError
+from circuitfind.graph import Node
 from circuitfind.methods.baselines import HISP, ActivationMagnitude, Random, random_order
 from circuitfind.metrics import MetricName
 from circuitfind.patching import ABLATIONS, AblationName, readable
@@ -42,12 +43,18 @@ def test_batch_size_and_threads_change_no_bit(family: str, dtype: torch.dtype, m
 
 
 @pytest.mark.parametrize("method", [HISP("loss"), ActivationMagnitude()])
-def test_all_edges_of_a_sender_have_one_score(method: Scorer) -> None:
-    model = random_transformer("pythia", 1)
-    scores = score(method, model, random_batch(1))
-    assert torch.equal(~scores.isnan(), readable(model.architecture.graph).expand(3, -1, -1))
-    assert torch.equal(scores.nan_to_num(0).amax(1), scores[:, -1])
-    assert torch.equal(scores.nan_to_num(9e9).amin(1), scores[:, -1])
+def test_the_best_edges_are_those_between_the_best_nodes(method: Scorer) -> None:
+    model, batch = random_transformer("gpt2", 1, 3, 2), random_batch(1, (5,))
+    graph, (scores,) = model.architecture.graph, score(method, model, batch)
+    assert torch.equal(~scores.isnan(), readable(graph))
+    nodes = graph.senders[1:]
+    values = {node: float(scores[-1, graph.sender_index[node]]) for node in nodes}
+    for n_best in range(1, len(nodes) + 1):
+        best = sorted(nodes, key=values.__getitem__)[-n_best:]
+        among = {Node("input"), Node("logits"), *best}
+        bar = min(values[node] for node in best)
+        chosen = {edge for edge in graph.edges() if scores[graph.order(edge)] >= bar}
+        assert chosen == {edge for edge in graph.edges() if edge.sender in among and edge.receiver.node in among}
 
 
 def test_head_importance_refuses_kl() -> None:

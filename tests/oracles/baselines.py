@@ -1,4 +1,4 @@
-"""The baselines that score senders, literally: one prompt and one sender at a time, in float64."""
+"""The baselines that score nodes, literally: one prompt and one sender at a time, in float64."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def hisp(literal: Literal, batch: Batch, metric: str, ablation: str) -> Tensor:
         )
         return {node: abs(float(((ablated[node] - now[node]) * gradients[node]).sum())) for node in now}
 
-    return of_senders(literal, batch, ablation, importance)
+    return of_nodes(literal, batch, ablation, importance)
 
 
 def magnitude(literal: Literal, batch: Batch, ablation: str) -> Tensor:
@@ -32,21 +32,23 @@ def magnitude(literal: Literal, batch: Batch, ablation: str) -> Tensor:
     def size(i: int, clean: Tensor, now: Outputs, ablated: Outputs) -> dict[Node, float]:
         return {node: float((ablated[node] - now[node]).square().sum().sqrt()) for node in now}
 
-    return of_senders(literal, batch, ablation, size)
+    return of_nodes(literal, batch, ablation, size)
 
 
-def of_senders(
+def of_nodes(
     literal: Literal, batch: Batch, ablation: str, value: Callable[[int, Tensor, Outputs, Outputs], dict[Node, float]]
 ) -> Tensor:
-    """Each sender's value at all of its edges."""
+    """For each edge the lesser value of those of its ends that are heads or MLPs."""
     graph = literal.graph
     scores = torch.full((batch.n_prompts, len(graph.receivers), len(graph.senders)), torch.nan, dtype=torch.float64)
     for i, end in enumerate(batch.end.tolist()):
         clean, corrupted = batch.clean[i, : end + 1], batch.corrupted[i, : end + 1]
         _, now = run(literal, clean, frozenset(graph.edges()), {})
         values = value(i, clean, now, ablated_outputs(literal, clean, corrupted, ablation))
+        del values[Node("input")]
         for edge in graph.edges():
-            scores[(i, *graph.order(edge))] = values[edge.sender]
+            ends = [values[node] for node in (edge.sender, edge.receiver.node) if node in values]
+            scores[(i, *graph.order(edge))] = min(ends or [max(values.values())])
     return scores
 
 
