@@ -24,7 +24,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property, reduce
+from functools import reduce
 from threading import Lock
 from typing import Any, ClassVar
 
@@ -68,10 +68,19 @@ class Block:
     """A block of prompts: its clean run, what each sender changes by, and runs from other streams.
 
     Everything begins at ``first``, a position before which no prompt of the whole batch changes; the keys and values of
-    those before it are the clean run's.
+    those before it are the clean run's. A run takes twice the room of all senders' changes, so that none is held longer
+    than it is needed: the run that the changes are told from stays only with ``keep_ablated``.
     """
 
-    def __init__(self, sweeper: Sweeper, batch: Batch, first: int, metric: MetricName, ablation: AblationName) -> None:
+    def __init__(
+        self,
+        sweeper: Sweeper,
+        batch: Batch,
+        first: int,
+        metric: MetricName,
+        ablation: AblationName,
+        keep_ablated: bool = False,
+    ) -> None:
         model = sweeper.model
         self.sweeper = sweeper
         self._ends = batch.end - first
@@ -85,15 +94,32 @@ class Block:
         self.clean = self.run(self.stream)
         gone = embed(model, batch.corrupted) if ablation == "corrupted" else torch.zeros_like(embedding)
         self._input_change = (gone - embedding)[:, first:]
-        ablated = self.ablated_input if ablation == "corrupted" else None
-        changes = [self._input_change.unsqueeze(0), *sweeper.changes(self.clean, ablated)]
-        self.change: Float[Tensor, "sender prompt pos d_model"] = torch.cat(changes)
+        ablated = self._run_ablated() if ablation == "corrupted" else None
+        self.change = self._changes(ablated)
+        self._ablated = ablated if keep_ablated else None
         self._slope = _make_slope(sweeper, metric, batch, self.at_answers(self.clean.final))
 
-    @cached_property
-    def ablated_input(self) -> Run:
-        """The run whose input is ablated: under interchange the corrupted run."""
+    def _run_ablated(self) -> Run:
         return self.run(self.stream + self._input_change)
+
+    def _changes(self, ablated: Run | None) -> Float[Tensor, "sender prompt pos d_model"]:
+        """What each sender gains when it is ablated, written where it stays."""
+        change = self.stream.new_empty(len(self.sweeper.model.architecture.graph.senders), *self.stream.shape)
+        change[0] = self._input_change
+        place = 1
+        for gained in self.sweeper.changes(self.clean, ablated):
+            change[place : place + len(gained)] = gained
+            place += len(gained)
+        return change
+
+    def take_ablated_input(self) -> Run:
+        """The run whose input is ablated: under interchange the corrupted run. It is held here no longer."""
+        ran, self._ablated = self._ablated, None
+        return ran or self._run_ablated()
+
+    def forget_clean_stages(self) -> None:
+        """Of the clean run only what its steps and the logits read is needed from here on."""
+        self.clean = Run(self.clean.reads, {}, self.clean.final)
 
     def at_answers(self, x: Stream) -> Float[Tensor, "prompt d_model"]:
         """The rows of the answer positions."""
@@ -126,6 +152,7 @@ class Block:
         total = Gradients(self.sweeper.model, self.sweeper.rules)
         for run in runs:
             self.sweep(run, total)
+            del run  # before there is another
             tell()
         return total
 
@@ -159,6 +186,8 @@ class Attribution:
     metric: MetricName = "logit-diff"
     ablation: AblationName = "corrupted"
     name: ClassVar[str]
+    goes_through_ablated: ClassVar[bool] = False
+    """Whether gradients go through the run whose input is ablated."""
 
     def to_dict(self) -> dict[str, Any]:
         """The block ``method`` of a circuit file: every option, and the convention of the scores."""
@@ -180,7 +209,7 @@ class Attribution:
         tell = _counter(progress, len(groups) * self._n_sweeps(sweeper))
 
         def score_block(group: tuple[Batch, int]) -> Tensor:
-            block = Block(sweeper, group[0], first, self.metric, self.ablation)
+            block = Block(sweeper, group[0], first, self.metric, self.ablation, self.goes_through_ablated)
             return self._score(block, tell)[: group[1]].cpu()
 
         with Threads(model.device) as threads:
@@ -254,6 +283,7 @@ class CleanCorrupted(Attribution):
     """The mean gradient of the clean run and of the one whose input is ablated. Of kl the first is zero."""
 
     name: ClassVar[str] = "clean-corrupted"
+    goes_through_ablated: ClassVar[bool] = True
 
     def _check(self, model: Transformer) -> None:
         _check_input(self.name, self.ablation, model)
@@ -262,7 +292,11 @@ class CleanCorrupted(Attribution):
         return 2
 
     def _score(self, block: Block, tell: Tell) -> Float[Tensor, "prompt receiver sender"]:
-        return block.scores(block.gradients([block.clean, block.ablated_input], tell)) / 2
+        return block.scores(block.gradients(self._runs(block), tell)) / 2
+
+    def _runs(self, block: Block) -> Iterator[Run]:
+        yield block.take_ablated_input()
+        yield block.clean
 
 
 @dataclass(frozen=True)
@@ -271,6 +305,7 @@ class EAPIG(Attribution):
 
     steps: int = STEPS
     name: ClassVar[str] = "eap-ig"
+    goes_through_ablated: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check_steps(self.steps)
@@ -282,10 +317,11 @@ class EAPIG(Attribution):
         return self.steps
 
     def _score(self, block: Block, tell: Tell) -> Float[Tensor, "prompt receiver sender"]:
+        block.forget_clean_stages()
         return block.scores(block.gradients(self._runs(block), tell)) / self.steps
 
     def _runs(self, block: Block) -> Iterator[Run]:
-        yield block.ablated_input
+        yield block.take_ablated_input()
         for k in range(1, self.steps):
             yield block.moved(slice(1), 1 - k / self.steps, first=0)
 
