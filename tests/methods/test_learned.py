@@ -258,7 +258,7 @@ def test_a_learning_rate_that_is_too_high_is_said_to_be() -> None:
         (SubnetworkProbing, {"learning_rate": 0.0}, "learning rate is 0.0"),
         (EdgePruning, {"learning_rate": math.nan}, "learning rate is nan"),
         (SubnetworkProbing, {"penalty": -1.0}, "penalty is -1.0"),
-        (EdgePruning, {"sparsity": 1.2}, "target sparsity is 1.2"),
+        (EdgePruning, {"sparsity": 1.3}, "target sparsity is 1.3"),
         (EdgePruning, {"node_sparsity": -0.1}, "target node sparsity is -0.1"),
         (EdgePruning, {"prompts_per_step": 0}, "0 prompts a step"),
     ],
