@@ -15,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from circuitfind.errors import TaskError
+from circuitfind.outputs import Outputs
 from circuitfind.prompts import PromptPair, Tokenizer, check_pairs
 
 
@@ -23,6 +24,7 @@ class Batch:
     """Aligned prompt pairs. ``end`` is each prompt's answer position: its last token.
 
     ``answers`` and ``wrong_answers`` hold, for each prompt, the first tokens of its right and wrong answers.
+    ``constants`` is what senders write when they are ablated by a mean (``means.py``).
     """
 
     clean: Int[Tensor, "prompt pos"]
@@ -30,6 +32,7 @@ class Batch:
     end: Int[Tensor, " prompt"]
     answers: tuple[tuple[int, ...], ...]
     wrong_answers: tuple[tuple[int, ...], ...]
+    constants: Outputs | None = None
 
     @property
     def n_prompts(self) -> int:
@@ -42,7 +45,7 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         moved = {name: getattr(self, name).to(device) for name in ("clean", "corrupted", "end")}
-        return replace(self, **moved)
+        return replace(self, **moved, constants=self.constants and self.constants.to(device))
 
     def rows(self, index: Sequence[int]) -> Batch:
         """The prompts of these numbers, in this order; a number may come twice."""
@@ -53,6 +56,7 @@ class Batch:
             self.end[chosen],
             tuple(self.answers[i] for i in chosen),
             tuple(self.wrong_answers[i] for i in chosen),
+            self.constants,
         )
 
 

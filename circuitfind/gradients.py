@@ -19,7 +19,7 @@ Some methods pass the gradient on by other ``Rules`` than those of calculus.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -28,6 +28,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitfind.masked import Layout
+from circuitfind.outputs import Outputs
 from circuitfind.transformer import (
     Activation,
     Architecture,
@@ -203,6 +204,22 @@ class Sweeper:
     def run(self, stream: Stream, before: Run | None = None, first: int = 0) -> Run:
         """The run from step ``first`` on, which reads ``stream``; ``before`` is that of the positions before."""
         stages: dict[int, HeadsRun | MlpRun] = {}
+        return replace(self._walk(stream, before, first, stages.__setitem__), stages=stages)
+
+    def run_for_outputs(self, embedding: Stream, stream: Stream, before: Run | None = None) -> tuple[Outputs, Run]:
+        """What every sender writes in the run that reads ``stream``, and the run, of whose stages nothing is held."""
+        written: dict[int, Tensor] = {}
+
+        def note(stage: int, ran: HeadsRun | MlpRun) -> None:
+            written[stage] = ran.out if isinstance(ran, MlpRun) else ran.z
+
+        run = self._walk(stream, before, 0, note)
+        return _outputs(embedding, written), run
+
+    def _walk(
+        self, stream: Stream, before: Run | None, first: int, see: Callable[[int, HeadsRun | MlpRun], None]
+    ) -> Run:
+        """A run without stages: each is shown to ``see`` as it comes."""
         reads = {first: stream}
         for number, step in enumerate(self.steps[first:], start=first + 1):
             after = stream
@@ -210,12 +227,14 @@ class Sweeper:
                 weights = self.model.layers[stage // 2]
                 if stage % 2:
                     ran = self._run_mlp(stage // 2, stream)
-                    stages[stage], after = ran, after + (ran.out + weights.b_out)
+                    after = after + (ran.out + weights.b_out)
+                    see(stage, ran)
                 else:
                     heads = self._run_heads(stage // 2, stream, before)
-                    stages[stage], after = heads, after + (self._write(stage // 2, heads.z) + weights.b_O)
+                    after = after + (self._write(stage // 2, heads.z) + weights.b_O)
+                    see(stage, heads)
             reads[number] = stream = after
-        return Run(reads, stages, stream)
+        return Run(reads, {}, stream)
 
     def back(self, stage: int, run: Run, gradient: Stream, into: Gradients | None, weight: float = 1.0) -> Stream:
         """From the gradient at the stream that a stage writes to: what the stage adds to it at the one it reads.
@@ -245,14 +264,16 @@ class Sweeper:
             gradient = sum((self.back(stage, run, gradient, into) for stage in step), gradient)
         return gradient
 
-    def changes(self, clean: Run, ablated: Run | None) -> Iterator[Float[Tensor, "sender prompt pos d_model"]]:
-        """Stage by stage, what each sender writes in ``ablated`` (None: zero) less what it writes in ``clean``."""
-        for stage, now in clean.stages.items():
-            gone = ablated.stages[stage] if ablated is not None else None
-            if isinstance(now, MlpRun):
-                yield (gone.out - now.out if isinstance(gone, MlpRun) else -now.out).unsqueeze(0)
-            else:
-                yield self._write_each(stage // 2, gone.z - now.z if isinstance(gone, HeadsRun) else -now.z)
+    def changes(self, clean: Outputs, ablated: Outputs) -> Float[Tensor, "sender prompt pos d_model"]:
+        """What each sender writes in ``ablated`` less what it writes in ``clean``."""
+        graph = self.model.architecture.graph
+        change = clean.embedding.new_empty(len(graph.senders), *clean.embedding.shape)
+        change[0] = ablated.embedding - clean.embedding
+        for layer in range(graph.n_layers):
+            heads, mlp = self.layout.heads(layer), self.layout.mlp(layer)
+            change[heads] = self._write_each(layer, ablated.z[layer] - clean.z[layer])
+            change[mlp] = ablated.mlp_out[layer] - clean.mlp_out[layer]
+        return change
 
     def _write(self, layer: int, z: PerHead) -> Stream:
         """What a layer's heads write together, without b_O."""
@@ -345,6 +366,17 @@ class Sweeper:
     def _ungrouped(self, x: PerKvHead) -> PerHead:
         """Every query head's own copy."""
         return x.repeat_interleave(self.model.architecture.n_heads // len(x), dim=0)
+
+
+def outputs_of(embedding: Stream, run: Run) -> Outputs:
+    """What every sender writes in a whole run."""
+    return _outputs(embedding, {s: ran.out if isinstance(ran, MlpRun) else ran.z for s, ran in run.stages.items()})
+
+
+def _outputs(embedding: Stream, written: Mapping[int, Tensor]) -> Outputs:
+    """``written``: by stage, z of a layer's heads or what an MLP writes."""
+    z, out = (tuple(written[stage] for stage in sorted(written) if stage % 2 == kind) for kind in (0, 1))
+    return Outputs(embedding, z, out)
 
 
 def _grouped(x: PerHead, n_kv_heads: int) -> PerKvHead:

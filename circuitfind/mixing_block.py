@@ -11,11 +11,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitfind.batch import Batch
-from circuitfind.gradients import HeadsRun, MlpRun, Run, Sweeper
+from circuitfind.gradients import HeadsRun, Sweeper
 from circuitfind.metrics import MetricName, Objective, make_objective
-from circuitfind.patching import AblationName, at_end
+from circuitfind.outputs import Outputs
+from circuitfind.patching import AblationName, at_end, constant_outputs
 from circuitfind.rerun import Rows
-from circuitfind.transformer import Architecture, Transformer, embed, embed_positions, rotary_table
+from circuitfind.transformer import (
+    Architecture,
+    Transformer,
+    embed,
+    embed_positions,
+    rotary_table,
+    write_heads,
+)
 
 PerRow = Float[Tensor, "head row d_head"]
 AtRows = Float[Tensor, "row d_model"]
@@ -55,19 +63,17 @@ def prepare_block(sweeper: Sweeper, batch: Batch, n_real: int, metric: MetricNam
     positions = embed_positions(model, batch.n_pos)
     embedding = embed(model, batch.clean)
     clean = sweeper.run(embedding + positions)
-    gone = embed(model, batch.corrupted) if ablation == "corrupted" else torch.zeros_like(embedding)
-    ablated = sweeper.run(gone + positions) if ablation == "corrupted" else None
+    gone = _gone(sweeper, batch, ablation)
     final = at_end(clean.final, batch.end)
     heads = [ran for ran in clean.stages.values() if isinstance(ran, HeadsRun)]
-    gone_z = _ablated_z(ablated) if ablated is not None else [torch.zeros_like(ran.z) for ran in heads]
     return Block(
         rows=rows,
-        base=tuple(rows.take(centred(model.architecture, x)) for x in _bases(model, gone + positions, ablated)),
-        z=tuple(map(rows.take, gone_z)),
-        out=tuple(rows.take(centred(model.architecture, x)) for x in _ablated_out(model, ablated, embedding)),
+        base=tuple(rows.take(centred(model.architecture, x)) for x in gone.bases),
+        z=tuple(rows.take(z.expand_as(ran.z)) for z, ran in zip(gone.outputs.z, heads, strict=True)),
+        out=tuple(rows.take(centred(model.architecture, out.expand_as(embedding))) for out in gone.outputs.mlp_out),
         keys=tuple(ran.k for ran in heads),
         values=tuple(ran.v for ran in heads),
-        source=rows.take(centred(model.architecture, embedding - gone)),
+        source=rows.take(centred(model.architecture, embedding - gone.outputs.embedding)),
         rotary=rotary_table(model, rows.positions),
         objective=make_objective(metric, model, batch, final),
         is_real=torch.arange(batch.n_prompts, device=final.device).lt(n_real).to(final),
@@ -79,26 +85,34 @@ def centred(architecture: Architecture, x: Float[Tensor, "*rows d_model"]) -> Fl
     return x - x.mean(-1, keepdim=True) if architecture.norm == "layer" else x
 
 
-def _bases(model: Transformer, start: Float[Tensor, "prompt pos d_model"], ablated: Run | None) -> Iterator[Tensor]:
-    """What each stage's receivers read when every edge is removed."""
-    parallel, stream = model.architecture.parallel, start
+@dataclass(frozen=True)
+class _Gone:
+    """What every sender writes when it is ablated, and what each stage's receivers read when every edge is removed."""
+
+    outputs: Outputs
+    bases: tuple[Float[Tensor, "prompt pos d_model"], ...]
+
+
+def _gone(sweeper: Sweeper, batch: Batch, ablation: AblationName) -> _Gone:
+    model = sweeper.model
+    positions = embed_positions(model, batch.n_pos)
+    if ablation != "corrupted":
+        outputs = constant_outputs(model, batch, ablation)
+        return _Gone(outputs, tuple(_bases(model, outputs, positions, batch)))
+    embedding = embed(model, batch.corrupted)
+    outputs, run = sweeper.run_for_outputs(embedding, embedding + positions)
+    width = 1 if model.architecture.parallel else 2
+    reads = [run.reads[layer * width + place] for layer in range(len(model.layers)) for place in (0, width - 1)]
+    return _Gone(outputs, (*reads, run.final))
+
+
+def _bases(model: Transformer, gone: Outputs, positions: Tensor, batch: Batch) -> Iterator[Tensor]:
+    """The sums of constant outputs, and of what no ablation touches."""
+    shape = (*batch.clean.shape, gone.embedding.shape[-1])
+    stream = (gone.embedding + positions).expand(shape)
     for layer, weights in enumerate(model.layers):
-        if ablated is not None:
-            width = 1 if parallel else 2
-            yield ablated.reads[layer * width]
-            yield ablated.reads[layer * width + width - 1]
-        else:
-            yield stream
-            yield stream if parallel else stream + weights.b_O
-            stream = stream + (weights.b_O + weights.b_out)
-    yield stream if ablated is None else ablated.final
-
-
-def _ablated_z(ablated: Run) -> list[Tensor]:
-    return [ran.z for ran in ablated.stages.values() if isinstance(ran, HeadsRun)]
-
-
-def _ablated_out(model: Transformer, ablated: Run | None, like: Tensor) -> list[Tensor]:
-    if ablated is None:
-        return [torch.zeros_like(like) for _ in model.layers]
-    return [ran.out for ran in ablated.stages.values() if isinstance(ran, MlpRun)]
+        yield stream
+        heads = write_heads(model, layer, gone.z[layer], range(len(gone.z[layer]))).sum(0) + weights.b_O
+        yield stream if model.architecture.parallel else stream + heads
+        stream = stream + (heads + gone.mlp_out[layer] + weights.b_out)
+    yield stream

@@ -1,10 +1,11 @@
 """Runs of a transformer with chosen edges ablated.
 
 In a patched run (on clean tokens) a receiver reads, for every kept edge, what the sender writes in this same run, and
-for every removed edge what it writes when ablated: its output in the corrupted run (interchange, arXiv:2304.14997) or
-zero. All of it is held as differences from the clean run: a receiver's input is its clean input, plus
-``ablated - clean`` for each removed edge, plus ``now - clean`` for each kept one. So a run with every edge kept is the
-clean run to the last bit, and position embeddings and output biases, which are no sender's, are never ablated.
+for every removed edge what it writes when ablated: its output in the corrupted run (interchange, arXiv:2304.14997),
+zero, or its mean over other prompts (``means.py``). All of it is held as differences from the clean run: a receiver's
+input is its clean input, plus ``ablated - clean`` for each removed edge, plus ``now - clean`` for each kept one. So a
+run with every edge kept is the clean run to the last bit, and position embeddings and output biases, which are no
+sender's, are never ablated.
 
 ``run_patched`` computes a whole patched run for any set of edges; ``rerun.py`` only what a change reaches.
 """
@@ -22,6 +23,7 @@ from torch import Tensor
 from circuitfind.batch import Batch
 from circuitfind.errors import UsageError, unknown
 from circuitfind.graph import SLOTS, Graph
+from circuitfind.outputs import Outputs
 from circuitfind.transformer import (
     Transformer,
     attend,
@@ -34,8 +36,10 @@ from circuitfind.transformer import (
     write_heads,
 )
 
-AblationName = Literal["corrupted", "zero"]
-ABLATIONS: tuple[AblationName, ...] = ("corrupted", "zero")
+AblationName = Literal["corrupted", "zero", "mean", "mean-positional"]
+ABLATIONS: tuple[AblationName, ...] = ("corrupted", "zero", "mean", "mean-positional")
+OF_MEANS: tuple[AblationName, ...] = ("mean", "mean-positional")
+"""They need the batch's ``constants``."""
 
 
 def find_ablation(name: str) -> AblationName:
@@ -136,23 +140,46 @@ class Baseline:
 def prepare(model: Transformer, batch: Batch, ablation: AblationName) -> Baseline:
     """The clean run of a block of prompts and every sender's change under ablation."""
     clean = trace(model, batch.clean)
-    ablated = trace(model, batch.corrupted) if ablation == "corrupted" else None
-    return Baseline(model, batch, clean, ablation_changes(model, clean, ablated), ablation)
+    change = ablation_changes(model, clean, ablated_outputs(model, batch, ablation))
+    return Baseline(model, batch, clean, change, ablation)
 
 
-def ablation_changes(
-    model: Transformer, clean: Trace, ablated: Trace | None
-) -> Float[Tensor, "sender prompt pos d_model"]:
-    """Each sender's output in ``ablated`` (None: zero) minus that in ``clean``."""
+def outputs_of(run: Trace) -> Outputs:
+    """What every sender writes in a run."""
+    return Outputs(run.embedding, tuple(attention.z for attention in run.attention), run.mlp_out)
+
+
+def constant_outputs(model: Transformer, batch: Batch, ablation: AblationName) -> Outputs:
+    """What every sender writes when it is ablated by a constant: zero, or the batch's means.
+
+    Raises UsageError where the batch has none.
+    """
+    if ablation in OF_MEANS:
+        if batch.constants is None:
+            raise UsageError(f"{ablation} ablation needs the means over other prompts: give the batch its constants.")
+        return batch.constants
+    shape, zero = model.architecture, model.W_E.new_zeros
+    z = zero(shape.n_heads, 1, 1, shape.d_head)
+    return Outputs(zero(1, 1, shape.d_model), (z,) * shape.n_layers, (zero(1, 1, shape.d_model),) * shape.n_layers)
+
+
+def ablated_outputs(model: Transformer, batch: Batch, ablation: AblationName) -> Outputs:
+    """What every sender writes when it is ablated."""
+    if ablation == "corrupted":
+        return outputs_of(trace(model, batch.corrupted))
+    return constant_outputs(model, batch, ablation)
+
+
+def ablation_changes(model: Transformer, clean: Trace, ablated: Outputs) -> Float[Tensor, "sender prompt pos d_model"]:
+    """Each sender's output in ``ablated`` minus that in ``clean``."""
     graph = model.architecture.graph
     change = clean.embedding.new_empty(len(graph.senders), *clean.embedding.shape)
-    change[0] = -clean.embedding if ablated is None else ablated.embedding - clean.embedding
+    change[0] = ablated.embedding - clean.embedding
     for layer in range(graph.n_layers):
         first = 1 + layer * (graph.n_heads + 1)
-        z, out = clean.attention[layer].z, clean.mlp_out[layer]
-        gained = -z if ablated is None else ablated.attention[layer].z - z
+        gained = ablated.z[layer] - clean.attention[layer].z
         change[first : first + graph.n_heads] = write_heads(model, layer, gained, range(graph.n_heads))
-        change[first + graph.n_heads] = -out if ablated is None else ablated.mlp_out[layer] - out
+        change[first + graph.n_heads] = ablated.mlp_out[layer] - clean.mlp_out[layer]
     return change
 
 

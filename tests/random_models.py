@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -23,7 +24,9 @@ from transformers import (
 )
 
 from circuitfind.batch import Batch
+from circuitfind.means import mean_outputs
 from circuitfind.models.families import read_transformer
+from circuitfind.patching import OF_MEANS, AblationName
 from circuitfind.transformer import Transformer
 
 FAMILIES = ("gpt2", "llama", "pythia", "pythia-sequential")
@@ -120,3 +123,14 @@ def random_batch(seed: int, lengths: tuple[int, ...] = (5, 7, 4)) -> Batch:
             for row in answers
         ),
     )
+
+
+REFERENCE = random_batch(77, (6, 3, 5))
+"""The prompts that mean ablation takes its means over."""
+
+
+def with_means(model: Transformer, batch: Batch, ablation: AblationName) -> Batch:
+    """The batch with the constants that the ablation needs, if it needs any."""
+    if ablation not in OF_MEANS:
+        return batch
+    return replace(batch, constants=mean_outputs(model, REFERENCE, batch.n_pos, ablation, batch_size=2))

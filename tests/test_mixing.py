@@ -16,7 +16,7 @@ from circuitfind.patching import ABLATIONS, AblationName, prepare, readable, run
 from circuitfind.transformer import Transformer
 from tests.oracles.learned import objective
 from tests.oracles.literal import Literal
-from tests.random_models import FAMILIES, random_batch, random_model, random_transformer
+from tests.random_models import FAMILIES, random_batch, random_model, random_transformer, with_means
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -45,7 +45,7 @@ def gradient(
 ) -> tuple[float, torch.Tensor]:
     """The objective's mean and its gradient."""
     mixer = Mixer(model)
-    block = prepare_block(mixer, batch, batch.n_prompts, metric, ablation)
+    block = prepare_block(mixer, with_means(model, batch, ablation), batch.n_prompts, metric, ablation)
     mixed = mixer.mix(block, make_plan(model, shares, wanted), Workspace())
     value = float(block.objective(mixed.final.unsqueeze(0)).mean())
     return value, mixer.gradient(mixed, block.objective.slope(mixed.final) / batch.n_prompts)

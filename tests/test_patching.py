@@ -24,7 +24,7 @@ from circuitfind.patching import (
 )
 from circuitfind.transformer import unembed
 from tests.oracles.literal import Literal, ablated_outputs, run
-from tests.random_models import FAMILIES, random_batch, random_model, random_transformer
+from tests.random_models import FAMILIES, random_batch, random_model, random_transformer, with_means
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 every_ablation = pytest.mark.parametrize("ablation", ABLATIONS)
@@ -44,7 +44,8 @@ def random_kept(graph: Graph, seed: int, share: float) -> torch.Tensor:
 
 
 def prepared(family: str, ablation: AblationName, dtype: torch.dtype = torch.float64) -> Baseline:
-    return prepare(random_transformer(family, 1, dtype=dtype), random_batch(1), ablation)
+    model = random_transformer(family, 1, dtype=dtype)
+    return prepare(model, with_means(model, random_batch(1), ablation), ablation)
 
 
 def literal_logits(family: str, batch: Batch, kept: torch.Tensor, ablation: str) -> torch.Tensor:
@@ -109,7 +110,8 @@ def test_any_edges_kept_give_the_logits_of_the_literal_run(
 ) -> None:
     model, batch = random_transformer(family, 1), random_batch(seed, tuple(lengths))
     kept = random_kept(model.architecture.graph, seed, share)
-    ours = unembed(model, run_patched(prepare(model, batch, ablation), kept)).log_softmax(-1)
+    baseline = prepare(model, with_means(model, batch, ablation), ablation)
+    ours = unembed(model, run_patched(baseline, kept)).log_softmax(-1)
     literal = literal_logits(family, batch, kept, ablation).log_softmax(-1)
     # rotary tables are made once in float32 by both; what else rounds is float64
     assert torch.allclose(ours, literal, atol=1e-9)

@@ -44,10 +44,12 @@ from circuitfind.gradients import (
     contract,
     norm,
     norm_back,
+    outputs_of,
     without_final_norm,
 )
 from circuitfind.metrics import MetricName, check_answers, make_objective
-from circuitfind.patching import AblationName, readable
+from circuitfind.outputs import Outputs
+from circuitfind.patching import AblationName, constant_outputs, readable
 from circuitfind.progress import Progress
 from circuitfind.rerun import first_changed
 from circuitfind.search import split
@@ -69,7 +71,7 @@ class Block:
 
     Everything begins at ``first``, a position before which no prompt of the whole batch changes; the keys and values of
     those before it are the clean run's. A run takes twice the room of all senders' changes, so that none is held longer
-    than it is needed: the run that the changes are told from stays only with ``keep_ablated``.
+    than it is needed: of the clean run and that with the input ablated the stages are held if that is said.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Block:
         first: int,
         metric: MetricName,
         ablation: AblationName,
+        keep_clean: bool = True,
         keep_ablated: bool = False,
     ) -> None:
         model = sweeper.model
@@ -91,35 +94,32 @@ class Block:
         embedding, positions = embed(model, batch.clean), embed_positions(model, batch.n_pos)
         self._before = sweeper.run((embedding + positions)[:, :first]) if first else None
         self.stream = (embedding + positions)[:, first:]
-        self.clean = self.run(self.stream)
-        gone = embed(model, batch.corrupted) if ablation == "corrupted" else torch.zeros_like(embedding)
-        self._input_change = (gone - embedding)[:, first:]
-        ablated = self._run_ablated() if ablation == "corrupted" else None
-        self.change = self._changes(ablated)
-        self._ablated = ablated if keep_ablated else None
+        gone = self._ablate(model, batch, first, ablation, keep_ablated)
+        now, self.clean = self._look_at(embedding[:, first:], self.stream, keep_clean)
+        self.change = sweeper.changes(now, gone)
         self._slope = _make_slope(sweeper, metric, batch, self.at_answers(self.clean.final))
 
-    def _run_ablated(self) -> Run:
-        return self.run(self.stream + self._input_change)
+    def _ablate(self, model: Transformer, batch: Batch, first: int, ablation: AblationName, keep: bool) -> Outputs:
+        """What every sender writes when it is ablated. Under interchange that takes a run, which is held or not."""
+        self._ablated: Run | None = None
+        if ablation != "corrupted":
+            return from_position(constant_outputs(model, batch, ablation), first)
+        embedding = embed(model, batch.corrupted)
+        stream = (embedding + embed_positions(model, batch.n_pos))[:, first:]
+        outputs, self._ablated = self._look_at(embedding[:, first:], stream, keep)
+        return outputs
 
-    def _changes(self, ablated: Run | None) -> Float[Tensor, "sender prompt pos d_model"]:
-        """What each sender gains when it is ablated, written where it stays."""
-        change = self.stream.new_empty(len(self.sweeper.model.architecture.graph.senders), *self.stream.shape)
-        change[0] = self._input_change
-        place = 1
-        for gained in self.sweeper.changes(self.clean, ablated):
-            change[place : place + len(gained)] = gained
-            place += len(gained)
-        return change
+    def _look_at(self, embedding: Stream, stream: Stream, keep: bool) -> tuple[Outputs, Run]:
+        """What every sender writes in the run that reads ``stream``; and the run, with its stages or without."""
+        if not keep:
+            return self.sweeper.run_for_outputs(embedding, stream, self._before)
+        run = self.run(stream)
+        return outputs_of(embedding, run), run
 
     def take_ablated_input(self) -> Run:
         """The run whose input is ablated: under interchange the corrupted run. It is held here no longer."""
         ran, self._ablated = self._ablated, None
-        return ran or self._run_ablated()
-
-    def forget_clean_stages(self) -> None:
-        """Of the clean run only what its steps and the logits read is needed from here on."""
-        self.clean = Run(self.clean.reads, {}, self.clean.final)
+        return ran if ran is not None and ran.stages else self.run(self.stream + self.change[0])
 
     def at_answers(self, x: Stream) -> Float[Tensor, "prompt d_model"]:
         """The rows of the answer positions."""
@@ -161,6 +161,15 @@ class Block:
         return contract(gradients, self.sweeper.layout, self.change, self.spans)
 
 
+def from_position(constants: Outputs, first: int) -> Outputs:
+    """Constants without the positions before ``first``, where there is one for each."""
+
+    def cut(x: Tensor) -> Tensor:
+        return x if x.shape[-2] == 1 else x[..., first:, :]
+
+    return Outputs(cut(constants.embedding), tuple(map(cut, constants.z)), tuple(map(cut, constants.mlp_out)))
+
+
 def _make_slope(sweeper: Sweeper, metric: MetricName, batch: Batch, final: Float[Tensor, "prompt d_model"]) -> Slope:
     """What gives the gradient of each prompt's objective at what the logits read, by the sweeper's rules.
 
@@ -186,8 +195,9 @@ class Attribution:
     metric: MetricName = "logit-diff"
     ablation: AblationName = "corrupted"
     name: ClassVar[str]
+    goes_through_clean: ClassVar[bool] = True
     goes_through_ablated: ClassVar[bool] = False
-    """Whether gradients go through the run whose input is ablated."""
+    """Whether gradients go through the clean run, and through the one whose input is ablated."""
 
     def to_dict(self) -> dict[str, Any]:
         """The block ``method`` of a circuit file: every option, and the convention of the scores."""
@@ -209,7 +219,8 @@ class Attribution:
         tell = _counter(progress, len(groups) * self._n_sweeps(sweeper))
 
         def score_block(group: tuple[Batch, int]) -> Tensor:
-            block = Block(sweeper, group[0], first, self.metric, self.ablation, self.goes_through_ablated)
+            through = (self.goes_through_clean, self.goes_through_ablated)
+            block = Block(sweeper, group[0], first, self.metric, self.ablation, *through)
             return self._score(block, tell)[: group[1]].cpu()
 
         with Threads(model.device) as threads:
@@ -305,6 +316,7 @@ class EAPIG(Attribution):
 
     steps: int = STEPS
     name: ClassVar[str] = "eap-ig"
+    goes_through_clean: ClassVar[bool] = False
     goes_through_ablated: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -317,7 +329,6 @@ class EAPIG(Attribution):
         return self.steps
 
     def _score(self, block: Block, tell: Tell) -> Float[Tensor, "prompt receiver sender"]:
-        block.forget_clean_stages()
         return block.scores(block.gradients(self._runs(block), tell)) / self.steps
 
     def _runs(self, block: Block) -> Iterator[Run]:

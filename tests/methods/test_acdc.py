@@ -21,16 +21,17 @@ from circuitfind.methods.acdc import ACDC, visiting_order
 from circuitfind.methods.found import Found
 from circuitfind.methods.rule import judge
 from circuitfind.partition import enclose_log_partition
+from circuitfind.patching import ABLATIONS
 from circuitfind.progress import Silent
 from circuitfind.search import Chain
 from circuitfind.transformer import Transformer
 from tests.oracles.acdc import acdc as literal_acdc
 from tests.oracles.acdc import order
 from tests.oracles.literal import Literal
-from tests.random_models import FAMILIES, random_batch, random_model, random_transformer
+from tests.random_models import FAMILIES, random_batch, random_model, random_transformer, with_means
 
 METRICS = ("kl", "logit-diff", "prob-diff", "loss")
-ROUNDING = {"corrupted": 1e-9, "zero": 1e-5}
+ROUNDING = dict.fromkeys(ABLATIONS, 1e-9) | {"zero": 1e-5}
 """How far float64 may take a score. Where every input is removed, zero ablation leaves a stream of rounding errors,
 which each norm on its way multiplies by up to 1 / sqrt(eps) = 1,000."""
 
@@ -52,7 +53,8 @@ def agrees_with_oracle(
     rounding = ROUNDING[str(options.get("ablation", "corrupted"))]
     if outcome.margin <= rounding:
         return False
-    found = find(random_transformer(family, model_seed, n_layers, n_heads), batch, **options)
+    model = random_transformer(family, model_seed, n_layers, n_heads)
+    found = find(model, with_means(model, batch, options.get("ablation", "corrupted")), **options)  # type: ignore[arg-type]
     assert kept_edges(literal.graph, found) == outcome.kept
     for edge, score in outcome.scores.items():
         assert found.scores[literal.graph.order(edge)].item() == pytest.approx(score, abs=rounding)
@@ -90,7 +92,7 @@ def test_matching_the_full_model_agrees_with_the_literal_algorithm(family: str) 
     lengths=st.lists(st.integers(2, 8), min_size=1, max_size=4),
     threshold=st.sampled_from([0.0, 0.003, 0.05, 0.3, 2.0]),
     metric=st.sampled_from(METRICS),
-    ablation=st.sampled_from(["corrupted", "zero"]),
+    ablation=st.sampled_from(ABLATIONS),
 )
 def test_any_model_and_prompts_agree_with_the_literal_algorithm(
     family: str, shape: tuple[int, int], seed: int, lengths: list[int], threshold: float, metric: str, ablation: str

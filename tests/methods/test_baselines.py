@@ -12,7 +12,7 @@ from circuitfind.metrics import MetricName
 from circuitfind.patching import ABLATIONS, AblationName, readable
 from tests.attributions import Scorer, agrees, literal, same_bits, score
 from tests.oracles.baselines import hisp, magnitude
-from tests.random_models import FAMILIES, random_batch, random_transformer
+from tests.random_models import FAMILIES, random_batch, random_transformer, with_means
 
 BITS = [("gpt2", torch.float32), ("llama", torch.float32), ("pythia", torch.float64)]
 
@@ -22,7 +22,7 @@ BITS = [("gpt2", torch.float32), ("llama", torch.float32), ("pythia", torch.floa
 @pytest.mark.parametrize("family", FAMILIES)
 def test_head_importance_is_the_literal_one(family: str, metric: MetricName, ablation: AblationName) -> None:
     model, batch = random_transformer(family, 3), random_batch(3, (5, 7, 4))
-    expected = hisp(literal(family, 3), batch, metric, ablation)
+    expected, batch = hisp(literal(family, 3), batch, metric, ablation), with_means(model, batch, ablation)
     for batch_size in (8, 2):
         agrees(score(HISP(metric, ablation), model, batch, batch_size), expected)
 
@@ -31,7 +31,7 @@ def test_head_importance_is_the_literal_one(family: str, metric: MetricName, abl
 @pytest.mark.parametrize("family", FAMILIES)
 def test_activation_magnitude_is_the_literal_one(family: str, ablation: AblationName) -> None:
     model, batch = random_transformer(family, 3), random_batch(3, (5, 7, 4))
-    expected = magnitude(literal(family, 3), batch, ablation)
+    expected, batch = magnitude(literal(family, 3), batch, ablation), with_means(model, batch, ablation)
     for batch_size in (8, 2):
         agrees(score(ActivationMagnitude(ablation), model, batch, batch_size), expected)
 

@@ -11,11 +11,11 @@ import torch
 from circuitfind.errors import ModelError, UsageError
 from circuitfind.methods.eap import EAP, EAPIG, CleanCorrupted, EAPIGActivations
 from circuitfind.metrics import METRICS, MetricName
-from circuitfind.patching import AblationName, readable
+from circuitfind.patching import OF_MEANS, AblationName, readable
 from circuitfind.progress import Silent
 from tests.attributions import agrees, late, linear, literal, same_bits, score, total_effect
 from tests.oracles.attribution import attribution
-from tests.random_models import FAMILIES, random_batch, random_transformer
+from tests.random_models import FAMILIES, random_batch, random_transformer, with_means
 
 Method = EAP | CleanCorrupted | EAPIG | EAPIGActivations
 STEPS = 2
@@ -34,6 +34,7 @@ def agrees_with_oracle(family: str, name: str, metric: MetricName, ablation: Abl
     model, batch = random_transformer(family, seed), random_batch(seed, (5, 7, 4))
     batch = late(batch) if metric in ("kl", "prob-diff") else batch
     expected = attribution(literal(family, seed), batch, name, metric, ablation, STEPS)
+    batch = with_means(model, batch, ablation)
     for batch_size in (8, 2, 1) if metric == "loss" else (3,):
         agrees(score(make(name, metric, ablation), model, batch, batch_size), expected)
 
@@ -51,6 +52,13 @@ def test_every_score_is_the_literal_one(family: str, name: str, metric: MetricNa
 def test_every_score_under_zero_ablation_is_the_literal_one(family: str, name: str) -> None:
     if family == "gpt2" or name in ("eap", "eap-ig-activations"):  # the others are refused: see below
         agrees_with_oracle(family, name, "loss", "zero", 4)
+
+
+@pytest.mark.parametrize("ablation", OF_MEANS)
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_score_under_mean_ablation_is_the_literal_one(family: str, name: str, ablation: AblationName) -> None:
+    agrees_with_oracle(family, name, "loss", ablation, 5)
 
 
 @pytest.mark.parametrize("name", METHODS)

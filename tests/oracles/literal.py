@@ -14,6 +14,7 @@ from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb 
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb as rotate_all
 
 from circuitfind.graph import Edge, Graph, Node, Receiver
+from tests.random_models import REFERENCE
 
 Outputs = dict[Node, Tensor]
 
@@ -147,7 +148,24 @@ def run(literal: Literal, tokens: Tensor, kept: Collection[Edge], ablated: Outpu
 
 
 def ablated_outputs(literal: Literal, clean: Tensor, corrupted: Tensor, ablation: str) -> Outputs:
-    """What every sender writes on the corrupted prompt, or zeros."""
+    """What every sender writes on the corrupted prompt, or zeros, or its means over the prompts of ``REFERENCE``."""
     everything = frozenset(literal.graph.edges())
+    if ablation.startswith("mean"):
+        return means(literal, len(clean), ablation == "mean-positional")
     _, written = run(literal, clean if ablation == "zero" else corrupted, everything, {})
     return {node: torch.zeros_like(x) for node, x in written.items()} if ablation == "zero" else written
+
+
+def means(literal: Literal, n_pos: int, positional: bool) -> Outputs:
+    """The mean of what every sender writes over all positions of all reference prompts, or at each position."""
+    everything = frozenset(literal.graph.edges())
+    lengths = (REFERENCE.end + 1).tolist()
+    runs = [run(literal, REFERENCE.clean[i, :length], everything, {})[1] for i, length in enumerate(lengths)]
+
+    def mean(node: Node, position: int) -> Tensor:
+        here = [written[node][position] for written in runs if position < len(written[node])]
+        return torch.stack(here or [row for written in runs for row in written[node]]).mean(0)
+
+    beyond = max(lengths)
+    places = [position if positional else beyond for position in range(n_pos)]
+    return {node: torch.stack([mean(node, place) for place in places]) for node in runs[0]}

@@ -1,0 +1,79 @@
+"""Mean ablation: what every sender writes on average over a set of prompts of its own.
+
+``mean``: over all prompts and their positions up to the answer's, each counting the same. ``mean-positional``: over the
+prompts, position by position (tokens, not words, are counted: the prompts should be built alike). A position that no
+prompt reaches has the mean over all.
+
+Sums are taken prompt by prompt in float64, so that the batch size changes no bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuitfind.batch import Batch
+from circuitfind.outputs import Outputs
+from circuitfind.patching import AblationName, outputs_of, trace
+from circuitfind.search import split
+from circuitfind.threads import Threads
+from circuitfind.transformer import Transformer
+
+
+class _Sum:
+    """The sum over prompts of one tensor, position by position."""
+
+    def __init__(self) -> None:
+        self._total: Tensor | None = None
+
+    def add(self, x: Float[Tensor, "*head pos d"]) -> None:
+        self._total = x.double() if self._total is None else self._total + x.double()
+
+    def mean(
+        self, counts: Float[Tensor, " pos"], n_pos: int, positional: bool, dtype: torch.dtype
+    ) -> Float[Tensor, "*head 1 mean d"]:
+        """Of the positions that were counted: one for each, or one for all."""
+        assert self._total is not None
+        over_all = self._total.sum(-2, keepdim=True) / counts.sum()
+        if not positional:
+            return over_all.unsqueeze(-3).to(dtype)
+        each = over_all.repeat_interleave(n_pos, dim=-2)
+        reached = min(n_pos, int((counts > 0).sum()))
+        each[..., :reached, :] = self._total[..., :reached, :] / counts[:reached, None]
+        return each.unsqueeze(-3).to(dtype)
+
+
+def mean_outputs(model: Transformer, reference: Batch, n_pos: int, ablation: AblationName, batch_size: int) -> Outputs:
+    """Each sender's mean output over the clean prompts of ``reference``, for prompts of up to ``n_pos`` positions."""
+    reference = reference.to(model.device)
+    counts = torch.stack([_counted(reference, i) for i in range(reference.n_prompts)]).sum(0).double()
+    n_layers = model.architecture.n_layers
+    sums = [_Sum() for _ in range(1 + 2 * n_layers)]
+    with Threads(model.device) as threads:
+        for outputs in _each(model, reference, batch_size, threads):
+            for total, x in zip(sums, outputs, strict=True):
+                total.add(x)
+    positional = ablation == "mean-positional"
+    means = [total.mean(counts, n_pos, positional, model.dtype) for total in sums]
+    return Outputs(means[0], tuple(means[1 : 1 + n_layers]), tuple(means[1 + n_layers :]))
+
+
+def _each(model: Transformer, reference: Batch, batch_size: int, threads: Threads) -> Iterator[list[Tensor]]:
+    """What one prompt after another writes: the embedding, each layer's z, each MLP's output; 0 behind the answer."""
+    start = 0
+    for block, n_real in split(reference, batch_size):
+        (outputs,) = threads.map(lambda tokens: outputs_of(trace(model, tokens)), [block.clean])
+        for i in range(n_real):
+            counted = _counted(reference, start + i).unsqueeze(-1)
+            heads = [z[:, i] for z in outputs.z]
+            streams = [outputs.embedding[i], *heads, *(out[i] for out in outputs.mlp_out)]
+            yield [x.masked_fill(~counted, 0.0) for x in streams]
+        start += n_real
+
+
+def _counted(batch: Batch, prompt: int) -> Bool[Tensor, " pos"]:
+    """The positions of a prompt up to its answer's."""
+    return torch.arange(batch.n_pos, device=batch.end.device) <= batch.end[prompt]
