@@ -42,6 +42,7 @@ class Ready:
     """What a method starts from. It depends on no threshold: the runs of a sweep share it.
 
     ``options`` have their device settled; ``work`` has the batch size and how many bytes of tests may be in flight.
+    ``reference`` are the prompts over which a mean ablation takes its means.
     """
 
     task: Task
@@ -51,6 +52,7 @@ class Ready:
     batch: Batch
     model: Model
     work: Workload
+    reference: Sequence[PromptPair] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def _circuit_of(
     ready, graph, scores = findings.ready, findings.graph, findings.outcome.scores
     places = kept.nonzero().tolist()
     edges = {Edge(graph.senders[s], graph.receivers[r]): float(scores[r, s]) for r, s in places}
-    method = {**method_block(findings.method, findings.options), **said}
+    method = {**method_block(ready, findings.method, findings.options), **said}
     return Circuit(graph, edges, ready.model.to_dict(), task_block(ready), method, evaluation.to_dict())
 
 
@@ -104,18 +106,25 @@ def task_block(ready: Ready) -> dict[str, Any]:
         "name": ready.task.name,
         "n_prompts": len(ready.pairs),
         "seed": ready.options.seed,
-        "prompts_sha256": hashlib.sha256(write_prompts(ready.pairs).encode()).hexdigest(),
+        "prompts_sha256": _sha256(ready.pairs),
         "bos": ready.tokenizer.adds_bos,
     }
 
 
-def method_block(method: Method, options: RunOptions) -> dict[str, Any]:
+def _sha256(pairs: Sequence[PromptPair]) -> str:
+    """Of the prompts as their file spells them."""
+    return hashlib.sha256(write_prompts(pairs).encode()).hexdigest()
+
+
+def method_block(ready: Ready, method: Method, options: RunOptions) -> dict[str, Any]:
     """The block ``method`` of a circuit file: what the method was given, and how a circuit was made of its scores."""
     block = method.to_dict()
     if not isinstance(method, ACDC):
         given = {name: getattr(options, name) for name in SIZES if getattr(options, name) is not None}
         # what a removed edge carries is the circuit's, whatever its scores depend on
         block = {**block, "ablation": options.ablation, **given, "select": options.select}
+    if ready.reference:
+        block["means"] = {"n_prompts": len(ready.reference), "prompts_sha256": _sha256(ready.reference)}
     return block | {"dtype": options.dtype}
 
 
@@ -151,6 +160,7 @@ def make_files(
         "scores.safetensors": scores_file(circuit.graph, findings.outcome.scores, ready.model.transformer.dtype),
         **bootstrap_files(findings),
         "prompts.jsonl": write_prompts(ready.pairs),
+        **({"reference.jsonl": write_prompts(ready.reference)} if ready.reference else {}),
         **pictures,
         "report.md": report(evidence),
         RUN_FILE: json_file(record),

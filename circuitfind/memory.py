@@ -30,6 +30,8 @@ TESTS = 64
 """How many tests run side by side at the most (``methods/acdc.py``)."""
 BLOCK_ROWS = 4
 """A block of prompts is made up to a multiple of this (``rerun.py``)."""
+RUN_STREAMS = 55
+"""How many streams a layer takes in the runs of a scored block and their gradients, as measured (``methods/eap.py``)."""
 VOCAB_SLICE = 2048
 """How many tokens' logits stand in memory at once (``partition.py``)."""
 ITEMSIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
@@ -75,7 +77,8 @@ class Stored:
 class Workload:
     """Everything that the memory a run needs depends on; ``itemsize`` is that of the dtype it computes in.
 
-    ``bytes_in_flight`` is what the tests in flight on one thread may hold.
+    ``bytes_in_flight`` is what the tests in flight on one thread may hold; ``of_scores``: there are no tests, edges are
+    scored.
     """
 
     shape: Shape
@@ -86,6 +89,7 @@ class Workload:
     batch_size: int
     n_threads: int
     bytes_in_flight: int = BYTES_IN_FLIGHT
+    of_scores: bool = False
 
 
 def stored_weights(folder: Path) -> Stored:
@@ -112,7 +116,7 @@ def _count(path: Path) -> int:
 
 def needed(work: Workload) -> int:
     """Bytes at the peak of a run."""
-    return LIBRARIES + _weights(work) + _search(work)
+    return LIBRARIES + _weights(work) + (_scoring(work) if work.of_scores else _search(work))
 
 
 def _weights(work: Workload) -> int:
@@ -126,6 +130,15 @@ def _search(work: Workload) -> int:
     """The runs of all prompts; and on each thread a block that is opened, or, later, its tests."""
     n_together = min(work.n_threads, len(_blocks(work)))
     return _runs(work) + max(n_together * _opening(work) + _yardstick(work), n_together * _tests(work))
+
+
+def _scoring(work: Workload) -> int:
+    """The scores of all prompts three times over (as they come, together, and in float64 one after another); and on
+    each thread a block: every sender's change, and of each layer RUN_STREAMS streams of runs and their gradients."""
+    shape, n_together = work.shape, min(work.n_threads, len(_blocks(work)))
+    n_scores = work.n_prompts * _n_receivers(shape) * _n_senders(shape)
+    block = max(_blocks(work)) * _stream(work) * (_n_senders(shape) + RUN_STREAMS * shape.n_layers)
+    return 3 * n_scores * work.itemsize + n_together * block
 
 
 def _blocks(work: Workload) -> list[int]:
@@ -146,8 +159,12 @@ def _runs(work: Workload) -> int:
     each receiver half a one in the present run: many hold the answer position alone.
     """
     shape = work.shape
-    n_receivers = 1 + shape.n_layers * (3 * shape.n_heads + 1)
-    return sum(_blocks(work)) * _stream(work) * (_n_senders(shape) + 10 * shape.n_layers + n_receivers // 2)
+    each = _n_senders(shape) + 10 * shape.n_layers + _n_receivers(shape) // 2
+    return sum(_blocks(work)) * _stream(work) * each
+
+
+def _n_receivers(shape: Shape) -> int:
+    return 1 + shape.n_layers * (3 * shape.n_heads + 1)
 
 
 def _n_senders(shape: Shape) -> int:

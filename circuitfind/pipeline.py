@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from circuitfind.eta import Eta, WithTimeLeft, duration
 from circuitfind.evaluation.performance import Evaluation, evaluate, task_performance
 from circuitfind.export import writer
 from circuitfind.findings import Findings, Ready, make_circuit, make_files, make_record, method_block, task_block
+from circuitfind.means import mean_outputs
 from circuitfind.memory import Shape, Workload, needed, plan_memory, stored_weights
 from circuitfind.methods.acdc import ACDC
 from circuitfind.methods.catalogue import CATALOGUE
@@ -32,7 +33,7 @@ from circuitfind.metrics import check_answers, find_metric
 from circuitfind.models.folder import read_config
 from circuitfind.models.load import HubTokenizer, load_tokenizer
 from circuitfind.models.model import Model, load_model
-from circuitfind.patching import find_ablation
+from circuitfind.patching import OF_MEANS, find_ablation
 from circuitfind.preflight import DEFAULT_PROMPTS, Plan, RunOptions, make_plan, short_name
 from circuitfind.progress import Progress, Silent
 from circuitfind.prompts import PromptPair, Task
@@ -47,6 +48,8 @@ from circuitfind.uncertainty import Bootstrap, bootstrap
 
 __all__ = ["Plan", "RunOptions", "RunResult", "carry_out", "make_plan", "run"]
 
+REFERENCE_PROMPTS = 64
+"""Over how many prompts a mean ablation takes its means."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 BATCH_SIZES = (64, 16, 4)
 """What is tried where the default takes too much memory; below the last no less would be held (``rerun.ROWS``)."""
@@ -114,7 +117,14 @@ def make_ready(plan: Plan, notes: Noted, clock: Clock) -> Ready:
         model = load_model(short_name(options.model), plan.model_folder, batch, options.device, DTYPES[options.dtype])
     with clock.time("task"):
         report_task(model, batch, work.batch_size, notes)
-    return Ready(plan.task, options, tokenizer, pairs, batch, model, work)
+    reference: list[PromptPair] = []
+    if options.ablation in OF_MEANS:
+        with clock.time("means"):
+            reference = make_reference(plan.task, tokenizer, pairs, options, notes)
+            ablation, size = find_ablation(options.ablation), work.batch_size
+            means = mean_outputs(model.transformer, tokenise(reference, tokenizer), batch.n_pos, ablation, size)
+            batch = replace(batch, constants=means)
+    return Ready(plan.task, options, tokenizer, pairs, batch, model, work, reference)
 
 
 def find_circuit(
@@ -233,7 +243,7 @@ def search(ready: Ready, method: ACDC, start: Found | None, notes: Noted, keeper
 
 def search_identity(ready: Ready, options: RunOptions, method: ACDC) -> dict[str, Any]:
     """All that the search's outcome depends on, to the last bit: a state is taken up only where it is the same."""
-    blocks = identity(ready.model.to_dict(), task_block(ready), method_block(method, options))
+    blocks = identity(ready.model.to_dict(), task_block(ready), method_block(ready, method, options))
     device = options.device.partition(":")[0]
     return blocks | {"device": device, "circuitfind": __version__, "torch": torch.__version__}
 
@@ -298,6 +308,7 @@ def workload(plan: Plan, options: RunOptions, batch: Batch) -> Workload:
         n_pos=batch.n_pos,
         batch_size=options.batch_size or default_batch_size(batch.n_prompts, options.device),
         n_threads=torch.get_num_threads() if options.device == "cpu" else 1,
+        of_scores=CATALOGUE[options.method or ""].scores,
     )
 
 
@@ -309,6 +320,22 @@ def make_prompts(task: Task, tokenizer: HubTokenizer, options: RunOptions, notes
     if options.n_prompts and len(pairs) < options.n_prompts:
         notes.warn(f"{options.n_prompts} prompts were asked for; there are {len(pairs)}.")
     return pairs
+
+
+def make_reference(
+    task: Task, tokenizer: HubTokenizer, pairs: Sequence[PromptPair], options: RunOptions, notes: Noted
+) -> list[PromptPair]:
+    """The prompts for the means: up to REFERENCE_PROMPTS of the task's with another seed, none of them the run's own,
+    and none with more tokens. Where there are no others, the run's own."""
+    known = {pair.clean for pair in pairs}
+    longest = max(len(tokenizer.encode(pair.clean)) for pair in pairs)
+    drawn = task.make(tokenizer, REFERENCE_PROMPTS + len(pairs), options.seed + 1)
+    others = [pair for pair in drawn if pair.clean not in known and len(tokenizer.encode(pair.clean)) <= longest]
+    reference = others[:REFERENCE_PROMPTS] or list(pairs)
+    if not others:
+        notes.warn("the means are over the run's own prompts: the task has no others.")
+    notes.stage(f"the mean outputs of {len(reference)} other prompts")
+    return reference
 
 
 def report_task(model: Model, batch: Batch, batch_size: int, notes: Noted) -> None:

@@ -37,7 +37,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "method": tuple(METHODS),
         "metric": ("kl", "logit-diff", "prob-diff", "loss"),
-        "ablation": ("corrupted", "zero"),
+        "ablation": ("corrupted", "zero", "mean", "mean-positional"),
         "objective": ("improve", "match"),
         "schedule": ("sequential", "screened", "grouped"),
         "way to select": SELECTS,

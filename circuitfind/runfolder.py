@@ -26,6 +26,7 @@ RUN_FILES = frozenset(
         "bootstrap.safetensors",
         "consensus.json",
         "prompts.jsonl",
+        "reference.jsonl",
         "report.md",
         RUN_FILE,
         STATE_FILE,

@@ -107,7 +107,7 @@ def check_finished(run: Plan, ready: Ready) -> None:
     circuit = Circuit.load(run.folder)
     options = settle(run.options)
     method = make_method(options, ready.model.transformer.architecture.graph)
-    now = identity(ready.model.to_dict(), task_block(ready), method_block(method, options))
+    now = identity(ready.model.to_dict(), task_block(ready), method_block(ready, method, options))
     check_same(run.folder, identity(circuit.model, circuit.task, circuit.method), now)
 
 

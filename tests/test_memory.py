@@ -43,6 +43,22 @@ def test_a_run_needs_its_weights_twice_and_a_stream_for_every_node() -> None:
     assert needed(work) == LIBRARIES + 2000 + 15 * 800 + tests
 
 
+def test_a_scored_run_needs_every_change_and_the_runs_of_a_block_on_each_thread() -> None:
+    # the same model: blocks of 4 x 5 tokens, a stream of 800 bytes; 3 senders and 55 streams for the layer; 2 prompts'
+    # scores of 5 receivers and 3 senders, three times over. One block, so that the second thread has none
+    work = Workload(
+        Shape(1, 1, 10, 40, 10**6),
+        Stored(1000, 250),
+        4,
+        n_prompts=2,
+        n_pos=5,
+        batch_size=8,
+        n_threads=2,
+        of_scores=True,
+    )
+    assert needed(work) == LIBRARIES + 2000 + 58 * 800 + 3 * 2 * 5 * 3 * 4
+
+
 def test_a_large_vocabulary_is_held_twice_more_while_a_search_opens() -> None:
     # blocks of 4 x 5 tokens: 10 streams of 800 bytes of the corrupted run; 10 x 1,000,000 weights, twice, in float32
     work = Workload(

@@ -239,3 +239,31 @@ def test_learned_masks_are_trained_anew_for_every_target(tmp_path: Path) -> None
     swept = sweep(options, (20, 100), of="edges")
     sparsities = [Circuit.load(swept.folder / row["folder"]).method["sparsity"] for row in swept.table["circuits"]]
     assert sparsities == pytest.approx([1 - 20 / 262, 1 - 100 / 262])
+
+
+@pytest.mark.parametrize("ablation", ["mean", "mean-positional"])
+def test_a_mean_ablation_takes_its_means_over_other_prompts_of_the_task(ablation: str, tmp_path: Path) -> None:
+    found = find(tmp_path / "run", ablation=ablation, bootstrap=None)
+    reference = [json.loads(line)["clean"] for line in (found.folder / "reference.jsonl").read_text().splitlines()]
+    own = {json.loads(line)["clean"] for line in (found.folder / "prompts.jsonl").read_text().splitlines()}
+    assert len(reference) == found.circuit.method["means"]["n_prompts"] == 64
+    assert own.isdisjoint(reference)
+    assert found.circuit.method["ablation"] == ablation
+    again = find(tmp_path / "again", ablation=ablation, bootstrap=None, batch_size=3)
+    for name in ("circuit.json", "scores.safetensors", "reference.jsonl"):
+        assert (again.folder / name).read_bytes() == (found.folder / name).read_bytes(), name
+
+
+def test_a_search_under_mean_ablation_keeps_its_means_in_the_record(tmp_path: Path) -> None:
+    options = RunOptions("ioi", "tiny", threshold=0.5, n_prompts=4, ablation="mean", formats=(), out=tmp_path / "run")
+    found = run(options)
+    assert found.circuit.method["means"]["n_prompts"] == 64
+    assert found.circuit.method["name"] == "acdc"
+
+
+def test_a_task_without_other_prompts_takes_the_means_over_its_own_and_says_so(tmp_path: Path) -> None:
+    source = find(tmp_path / "source", bootstrap=None, n_prompts=3)
+    task = str(source.folder / "prompts.jsonl")
+    found = find(tmp_path / "run", task=task, n_prompts=None, ablation="mean", bootstrap=None)
+    assert any("the task has no others" in warning for warning in found.warnings)
+    assert found.circuit.method["means"]["n_prompts"] == 3

@@ -101,7 +101,9 @@ def run(
         str | None,
         typer.Option(help="kl, logit-diff, prob-diff or loss. Default: the task's.", show_default=False),
     ] = None,
-    ablation: Annotated[str, typer.Option(help="What a removed edge carries: corrupted or zero.")] = "corrupted",
+    ablation: Annotated[
+        str, typer.Option(help="What a removed edge carries: corrupted, zero, mean or mean-positional.")
+    ] = "corrupted",
     objective: Annotated[
         str,
         typer.Option(

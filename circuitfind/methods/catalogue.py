@@ -82,7 +82,7 @@ _METHODS = (
         "every edge ablated alone, measured",
         "arXiv:2403.17806 (as its reference)",
         "a part of a forward pass for each edge",
-        "slow; sees no effect that takes two edges at once",
+        "hours beyond small models; sees no effect that takes two edges at once",
     ),
     MethodInfo(
         "atp",
