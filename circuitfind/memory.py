@@ -31,7 +31,7 @@ TESTS = 64
 BLOCK_ROWS = 4
 """A block of prompts is made up to a multiple of this (``rerun.py``)."""
 RUN_STREAMS = 55
-"""How many streams a layer takes in the runs of a scored block and their gradients, as measured (``methods/eap.py``)."""
+"""How many streams a layer takes in the runs of a scored block and their gradients, by measurement."""
 VOCAB_SLICE = 2048
 """How many tokens' logits stand in memory at once (``partition.py``)."""
 ITEMSIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
