@@ -43,6 +43,14 @@ def test_the_run_benchmark_prints_a_line_a_model() -> None:
     assert re.search(r"^tiny +[\d.]+ s +[\d.]+ s +[\d.]+ s +[\d.]+ GB", output, re.MULTILINE), output
 
 
+def test_the_benchmark_of_methods_prints_a_row_for_each() -> None:
+    output = bench("methods", "--model", "tiny", "--tasks", "ioi:4", "--methods", "eap", "random",
+                   "--edges", "20", "200", "--acdc", "0.1")  # fmt: skip
+    rows = [line.split("|")[1:-1] for line in output.splitlines() if line.startswith("| ")]
+    assert [row[0].strip() for row in rows] == ["method", "---", "eap", "random", "acdc, 0.1"]
+    assert all(re.fullmatch(r" \d+: [\d.e-]+, -?\d+% ", row[1]) for row in rows[2:]), output
+
+
 def test_whole_batches_divide_the_mean_score_by_their_size() -> None:
     ours = np.random.default_rng(0).normal(size=(8, 30))
     np.testing.assert_allclose(parity.as_divided(ours, 4), ours.mean(0) / 4)
