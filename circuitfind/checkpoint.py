@@ -232,6 +232,12 @@ class Keeper:
             self._complaint = reason
             self._warn(f"the search goes on but can't be saved, and is lost if it is cut off now. {reason}")
 
+    def rescue(self, name: str, data: bytes) -> Path:
+        """Write a file of a run that ends without its others. Raises OutputError where that can't be done."""
+        if not self.has_folder:
+            self.folder, self.has_folder = claim(self.folder, self._is_new, self._force), True
+        return write(self.folder, name, data)
+
     def finish(self) -> None:
         """The search has ended: if some of it is on disk, so shall be all of it."""
         if self.has_folder:

@@ -3,7 +3,8 @@
     CircuitfindError
     ├── UsageError     options that contradict each other or are out of range
     ├── TaskError      a task or prompts file that is unknown, unreadable or wrong
-    ├── ModelError     a model that is unknown, can't be reached, read, or reproduced
+    ├── ModelError     a model that is unknown, can't be reached, read, or reproduced; numbers that overflow in it
+    │   └── DivergedError  learned masks that became NaN, with the last scores that were sound (methods/learned.py)
     ├── CircuitError   a circuit file that is unreadable or impossible
     └── OutputError    a place that can't be written, or that holds something already
 

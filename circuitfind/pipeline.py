@@ -15,7 +15,7 @@ from circuitfind import __version__
 from circuitfind.batch import Batch, tokenise
 from circuitfind.checkpoint import Keeper
 from circuitfind.circuit import Circuit
-from circuitfind.errors import TaskError, UsageError
+from circuitfind.errors import ModelError, TaskError, UsageError
 from circuitfind.eta import Eta, WithTimeLeft, duration
 from circuitfind.evaluation.performance import Evaluation, evaluate, task_performance
 from circuitfind.export import writer
@@ -26,6 +26,7 @@ from circuitfind.methods.acdc import ACDC
 from circuitfind.methods.catalogue import CATALOGUE
 from circuitfind.methods.decisions import MARGINS, undecidable
 from circuitfind.methods.found import Found
+from circuitfind.methods.learned import DivergedError
 from circuitfind.methods.make import default_threshold, make_method
 from circuitfind.methods.scored import Scored
 from circuitfind.methods.scorer import Scorer
@@ -40,7 +41,7 @@ from circuitfind.prompts import PromptPair, Task
 from circuitfind.report import recovery_warning, rounding_warning, task_line, task_warning
 from circuitfind.resume import identity
 from circuitfind.runfolder import next_free, write_run
-from circuitfind.scoresfile import rounded
+from circuitfind.scoresfile import rounded, scores_file
 from circuitfind.search import default_batch_size
 from circuitfind.sittings import Clock, Noted
 from circuitfind.size import Selection, find_select
@@ -135,7 +136,7 @@ def find_circuit(
     method = make_method(options, ready.model.transformer.architecture.graph)
     if isinstance(method, ACDC):
         return search_circuit(ready, options, method, notes, clock, keeper, taken_over)
-    return score_circuit(ready, options, method, notes, clock, taken_over)
+    return score_circuit(ready, options, method, notes, clock, keeper, taken_over)
 
 
 def search_circuit(
@@ -166,14 +167,22 @@ def search_circuit(
 
 
 def score_circuit(
-    ready: Ready, options: RunOptions, method: Scorer, notes: Noted, clock: Clock, taken_over: TakenOver
+    ready: Ready,
+    options: RunOptions,
+    method: Scorer,
+    notes: Noted,
+    clock: Clock,
+    keeper: Keeper,
+    taken_over: TakenOver,
 ) -> Findings:
     """The circuit made of a method's scores, how sure it is, and its evaluation."""
     graph = ready.model.transformer.architecture.graph
     selection = Selection(options.edges, options.fraction, options.threshold, find_select(options.select))
     selection.count(graph)  # what the graph does not have is refused before it is looked for
     with clock.time("search"):
-        per_prompt = score(ready, method, notes) if taken_over.per_prompt is None else taken_over.per_prompt
+        per_prompt = taken_over.per_prompt
+        if per_prompt is None:
+            per_prompt = score(ready, method, notes, keeper)
         scored = Scored.of(graph, per_prompt, selection)
     if options.bootstrap is not None:
         with clock.time("bootstrap"):
@@ -191,11 +200,16 @@ def score_circuit(
     return Findings(ready, options, method, scored, evaluation, scored.record(), consensus)
 
 
-def score(ready: Ready, method: Scorer, notes: Noted) -> Float[Tensor, "prompt receiver sender"]:
-    """The method's scores."""
-    n_edges = ready.model.transformer.architecture.graph.n_edges
-    notes.stage(f"{method.name} scores the {n_edges:,} edges of {ready.model.name}")
-    return method.score(ready.model.transformer, ready.batch, ready.work.batch_size, notes)
+def score(ready: Ready, method: Scorer, notes: Noted, keeper: Keeper) -> Float[Tensor, "prompt receiver sender"]:
+    """The method's scores. Of one that diverges those of its last sound step are left in the run's folder."""
+    model = ready.model.transformer
+    notes.stage(f"{method.name} scores the {model.architecture.graph.n_edges:,} edges of {ready.model.name}")
+    try:
+        return method.score(model, ready.batch, ready.work.batch_size, notes)
+    except DivergedError as error:
+        data = scores_file(model.architecture.graph, error.scores.double().mean(0), model.dtype)
+        path = keeper.rescue("scores.safetensors", data)
+        raise ModelError(f"{error}\nThe scores after the last sound step are in {path}.") from None
 
 
 def evaluate_circuit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from circuitfind.circuit import Circuit
-from circuitfind.errors import UsageError
+from circuitfind.errors import ModelError, UsageError
+from circuitfind.methods import learned, pruning
 from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, MethodInfo
 from circuitfind.methods.make import METHODS
 from circuitfind.methods.options import OF_SCORES, settle_method
@@ -267,3 +269,24 @@ def test_a_task_without_other_prompts_takes_the_means_over_its_own_and_says_so(t
     found = find(tmp_path / "run", task=task, n_prompts=None, ablation="mean", bootstrap=None)
     assert any("the task has no others" in warning for warning in found.warnings)
     assert found.circuit.method["means"]["n_prompts"] == 3
+
+
+def test_masks_that_diverge_end_the_run_and_leave_the_last_sound_scores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sound: list[torch.Tensor] = []
+    update = pruning._Pruning.update
+
+    def spoil(masks: Any, step: int, gradient: torch.Tensor) -> None:
+        if step == 2:
+            sound.append(learned._scores(masks, torch.float32))
+            gradient = gradient * math.nan
+        update(masks, step, gradient)
+
+    monkeypatch.setattr(pruning._Pruning, "update", spoil)
+    with pytest.raises(ModelError, match=r"diverged at step 3 of 5[\s\S]*last sound step are in") as ended:
+        find(tmp_path / "run", method="edge-pruning", steps=5, bootstrap=None, n_prompts=4)
+    assert str(tmp_path / "run" / "scores.safetensors") in str(ended.value)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"scores.safetensors"}
+    left = load_file(tmp_path / "run" / "scores.safetensors")["scores"]
+    assert torch.equal(left.nan_to_num(), sound[0][0].nan_to_num())
