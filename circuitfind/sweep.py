@@ -33,7 +33,7 @@ from circuitfind.report import markdown_table, show
 from circuitfind.resume import identity
 from circuitfind.runfolder import RUN_FILE, claim, json_file, write_run
 from circuitfind.sittings import Clock, Noted
-from circuitfind.sizes import PLURAL, Size, SweepPlan, folder_name, make_sweep_plan
+from circuitfind.sweepplan import PLURAL, Size, SweepPlan, folder_name, make_sweep_plan
 
 FORMAT, VERSION = "circuitfind.sweep", 1
 COLUMNS = ("edges", "nodes", "KL", "logit diff", "faithfulness", "accuracy")

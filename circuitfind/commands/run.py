@@ -158,7 +158,7 @@ def run(
 ) -> None:
     """Find the circuit of a task in a model: the few edges that carry it, with the evidence and a picture."""
     from circuitfind.preflight import RunOptions
-    from circuitfind.sizes import find_sizes, with_size
+    from circuitfind.sweepplan import find_sizes, with_size
 
     of, sizes = find_sizes({"threshold": threshold, "edges": edges, "fraction": fraction})
     options = RunOptions(
@@ -177,7 +177,7 @@ def run(
 
 @wraps(run)  # the same options
 def sweep(**options: Any) -> None:
-    from circuitfind.sizes import find_sizes, refuse_too_few
+    from circuitfind.sweepplan import find_sizes, refuse_too_few
 
     of, sizes = find_sizes({name: options[name] for name in ("threshold", "edges", "fraction")})
     refuse_too_few(sizes, of)

@@ -11,7 +11,7 @@ import typer
 
 from circuitfind.commands.run import resumably
 from circuitfind.commands.terminal import TerminalProgress
-from circuitfind.sizes import PLURAL, Size, SweepPlan, make_sweep_plan
+from circuitfind.sweepplan import PLURAL, Size, SweepPlan, make_sweep_plan
 
 if TYPE_CHECKING:
     from circuitfind.checkpoint import Keeper
