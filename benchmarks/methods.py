@@ -84,7 +84,7 @@ def run(task: str, n_prompts: str, model: str, out: Path, *options: str) -> bool
 
 def cell(row: dict[str, Any]) -> str:
     """A circuit in a few numbers."""
-    faithfulness = "-" if row["faithfulness"] is None else f"{row['faithfulness']:.0%}"
+    faithfulness = "-" if row["faithfulness"] is None else f"{round(row['faithfulness'], 2) + 0.0:.0%}"
     return f"{row['n_edges']:,}: {show(row['metrics']['kl'])}, {faithfulness}"
 
 

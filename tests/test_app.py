@@ -27,6 +27,7 @@ COMMANDS = {
     ("tasks", "list"): "list",
     ("tasks", "show"): "show",
     ("tasks", "check"): "check",
+    ("methods",): "methods",
     ("models",): "models",
     ("models", "list"): "list",
     ("models", "pull"): "pull",

@@ -8,7 +8,7 @@ import torch
 from circuitfind.graph import Edge, Graph
 from circuitfind.masked import Layout, Runner, find_reach
 from circuitfind.patching import ABLATIONS, AblationName, prepare, readable, run_patched
-from tests.random_models import FAMILIES, random_batch, random_transformer
+from tests.random_models import FAMILIES, random_batch, random_transformer, with_means
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -19,7 +19,8 @@ def random_mask(graph: Graph, seed: int, share: float) -> torch.Tensor:
 
 
 def runner(family: str, ablation: AblationName = "corrupted", dtype: torch.dtype = torch.float64) -> Runner:
-    return Runner(prepare(random_transformer(family, 1, 3, 2, dtype=dtype), random_batch(1), ablation))
+    model = random_transformer(family, 1, 3, 2, dtype=dtype)
+    return Runner(prepare(model, with_means(model, random_batch(1), ablation), ablation))
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
