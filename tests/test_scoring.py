@@ -16,6 +16,7 @@ from circuitfind.circuit import Circuit
 from circuitfind.errors import ModelError, UsageError
 from circuitfind.methods import learned, pruning
 from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, MethodInfo
+from circuitfind.methods.eap import EAPIG
 from circuitfind.methods.make import METHODS
 from circuitfind.methods.options import OF_SCORES, settle_method
 from circuitfind.pipeline import RunOptions, RunResult, run
@@ -152,7 +153,7 @@ def test_what_the_catalogue_says_of_a_method_is_true_of_it(info: MethodInfo) -> 
     defaults = {field.name: field.default for field in fields(method)}
     assert method.name == info.name
     if info.name == "ensemble":
-        assert set(defaults) < set(info.takes)  # the rest is for its methods
+        assert set(defaults) == set(info.takes)
         return
     assert defaults.keys() - of_all == set(info.takes) - {"start_from"} | set(info.settings)
     assert {name: defaults[name] for name in info.settings} == info.settings
@@ -189,6 +190,7 @@ def test_a_method_that_is_named_keeps_the_metric_that_is_asked_for() -> None:
         ({"method": "ensemble", "of": ("eap", "random"), "bootstrap": 9}, "no scores of single prompts here"),
         ({"method": "edge-pruning", "start_from": "edge-pruning"}, "edge-pruning can't be part of another method"),
         ({"method": "eap", "start_from": "eap-ig"}, "eap has no --start-from; it is for subnetwork-probing, edge-pr"),
+        ({"method": "ensemble", "of": ("clean-corrupted", "ifr"), "steps": 3}, "ensemble has no --steps; it is for"),
         ({"method": "ifr", "metric": "loss"}, "ifr has no --metric: its scores depend on none"),
         ({"method": "random", "bootstrap": 9}, "random has no scores of single prompts here"),
         ({"method": "gim", "settings": (("temprature", "3"),)}, "No setting named 'temprature'. Did you mean 'temper"),
@@ -218,7 +220,8 @@ def test_learned_masks_take_the_size_for_their_target_and_may_start_from_scores(
     found = find(tmp_path / "run", method="edge-pruning", start_from="eap-ig", steps=3, bootstrap=None, n_prompts=4)
     method = found.circuit.method
     assert method["sparsity"] == pytest.approx(1 - N_EDGES / 262)
-    assert (method["start_from"]["name"], method["start_from"]["steps"]) == ("eap-ig", 3)
+    assert (method["steps"], method["start_from"]["name"]) == (3, "eap-ig")
+    assert method["start_from"]["steps"] == EAPIG().steps  # --steps are those of the masks
 
 
 def test_several_numbers_of_edges_are_a_sweep_that_scores_once(tmp_path: Path) -> None:

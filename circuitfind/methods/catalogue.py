@@ -147,7 +147,7 @@ _METHODS = (
         "arXiv:2504.13151",
         "that of its methods together",
         "a bootstrap only of methods with scores of single prompts, and not with rank-mean",
-        takes=("of", "combine", "steps", "grad_drop"),
+        takes=("of", "combine"),
     ),
     MethodInfo(
         "hisp",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from circuitfind.graph import Graph
@@ -43,7 +43,7 @@ def make_method(options: RunOptions, graph: Graph) -> Method:
         return Ensemble(tuple(_make(member, options, graph) for member in options.of), options.combine)
     method: Method = _make(name, options, graph)
     if options.start_from is not None and isinstance(method, Learned):
-        return WarmStart(method, _make(options.start_from, options, graph))
+        return WarmStart(method, _make(options.start_from, replace(options, steps=None), graph))
     return method
 
 

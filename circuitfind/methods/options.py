@@ -34,7 +34,7 @@ def settle_method(options: RunOptions, task_metric: str) -> tuple[RunOptions, tu
     asks_for_number = options.edges is not None or options.fraction is not None
     info = find_info(options.method or (DEFAULT_SCORES if asks_for_number else DEFAULT_SEARCH))
     members = [find_info(name) for name in (*options.of, *([options.start_from] if options.start_from else []))]
-    _check_belonging(options, info)
+    _check_belonging(options, info, members)
     if info.scores:
         _check_scoring(options, info, bool(sizes))
         _check_members(options, info, members)
@@ -51,8 +51,8 @@ def find_info(name: str) -> MethodInfo:
     return CATALOGUE[name]
 
 
-def _check_belonging(options: RunOptions, info: MethodInfo) -> None:
-    """Raises UsageError for an option of other methods."""
+def _check_belonging(options: RunOptions, info: MethodInfo, members: Sequence[MethodInfo]) -> None:
+    """Raises UsageError for an option that neither the method nor a part of it has."""
     defaults: dict[str, Any] = {field.name: field.default for field in fields(options)}
     if not info.scores and (options.edges is not None or options.fraction is not None):
         given = "--edges" if options.edges is not None else "--fraction"
@@ -60,9 +60,7 @@ def _check_belonging(options: RunOptions, info: MethodInfo) -> None:
             f"{given} needs a method that scores edges; {info.name} finds its own number. Give --threshold instead."
         )
     owned = {option for other in CATALOGUE.values() for option in other.takes} | set(OF_SCORES)
-    takes = {*info.takes, *(OF_SCORES if info.scores else ())}
-    if options.start_from is not None and options.start_from in CATALOGUE:
-        takes |= set(CATALOGUE[options.start_from].takes)
+    takes = {option for part in (info, *members) for option in part.takes} | set(OF_SCORES if info.scores else ())
     for option in sorted(owned - takes):
         if getattr(options, option) != defaults[option]:
             owners = [other.name for other in CATALOGUE.values() if option in other.takes]
