@@ -22,6 +22,7 @@ COMMANDS = {
     (): "circuitfind",
     ("run",): "run",
     ("sweep",): "sweep",
+    ("diff",): "diff",
     ("export",): "export",
     ("tasks",): "tasks",
     ("tasks", "list"): "list",

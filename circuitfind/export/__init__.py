@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 from circuitfind.circuit import Circuit
+from circuitfind.comparison import Comparison
 from circuitfind.errors import OutputError, UsageError, unknown
 from circuitfind.export.dot import circuit_to_dot
 from circuitfind.export.picture import PICTURE_FORMATS, render
 
-__all__ = ["FORMATS", "TEXT_FORMATS", "circuit_to_dot", "export_circuit", "render", "writer"]
+__all__ = ["FORMATS", "TEXT_FORMATS", "circuit_to_dot", "export_circuit", "export_comparison", "render", "writer"]
 
 
 def _dot(circuit: Circuit) -> bytes:
@@ -46,7 +48,24 @@ def export_circuit(circuit: Circuit, format: str, path: Path) -> None:
 
     Raises UsageError for an unknown format and OutputError where ``path`` can't be written.
     """
-    content = writer(format)(circuit)
+    _write(path, writer(format)(circuit))
+
+
+def export_comparison(comparison: Comparison, path: Path) -> None:
+    """Writes both circuits in one picture, in the format that ``path`` ends in; what was there is replaced.
+
+    An edge has the score that it has now, one that was lost the score that it had. Raises as ``export_circuit`` does.
+    """
+    format = path.suffix.removeprefix(".").lower()
+    writer(format)
+    before, after = comparison.before, comparison.after
+    both = replace(after, edges={**before.edges, **after.edges})
+    marks = {e: "gained" if e in comparison.gained else "lost" if e in comparison.lost else "both" for e in both.edges}
+    dot = circuit_to_dot(both, marks=marks)
+    _write(path, dot.encode() if format == "dot" else render(dot, format))
+
+
+def _write(path: Path, content: bytes) -> None:
     try:
         _replace(path, content)
     except OSError as error:

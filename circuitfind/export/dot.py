@@ -10,17 +10,25 @@ extreme scores don't flatten the rest, and one changed score doesn't change ever
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from circuitfind.circuit import Circuit
 from circuitfind.export.drawing import MOST_EDGES, Drawing, draw
 from circuitfind.export.layout import Box
 from circuitfind.export.legend import background, caption, legend_width
-from circuitfind.export.style import FONT, INK, NODE_STYLES, stroke_of
+from circuitfind.export.style import FONT, INK, NODE_STYLES
 from circuitfind.graph import Edge, Node
 
 
-def circuit_to_dot(circuit: Circuit, most_edges: int = MOST_EDGES) -> str:
-    """The picture of ``circuit`` as DOT text; of more than ``most_edges`` edges, the strongest are drawn."""
-    drawing = draw(circuit, most_edges)
+def circuit_to_dot(
+    circuit: Circuit, most_edges: int = MOST_EDGES, marks: Mapping[Edge, str] = MappingProxyType({})
+) -> str:
+    """The picture of ``circuit`` as DOT text; of more than ``most_edges`` edges, the strongest are drawn.
+
+    ``marks``: edges that are drawn as one of ``style.MARKS``.
+    """
+    drawing = draw(circuit, most_edges, marks)
     statements = [*_header(drawing), *_defaults(drawing), *_nodes(drawing), *_edges(drawing)]
     return "\n".join(["digraph circuit {", *(f"  {statement}" for statement in statements), "}"]) + "\n"
 
@@ -82,7 +90,7 @@ def _edges(drawing: Drawing) -> list[str]:
 
 
 def _edge(drawing: Drawing, edge: Edge, score: float) -> str:
-    stroke, share = stroke_of(edge), drawing.widths.share(score)
+    stroke, share = drawing.stroke(edge), drawing.widths.share(score)
     opacity = drawing.sizes.opacity + (1 - drawing.sizes.opacity) * share
     attributes = {
         "key": f'"{edge.receiver}"',

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from circuitfind.circuit import Circuit
 from circuitfind.export.layout import Layout, Sizes, choose_sizes, lay_out
 from circuitfind.export.route import Curve, Obstacles, route
-from circuitfind.export.style import Widths, reference, stroke_of
+from circuitfind.export.style import MARKS, Stroke, Widths, reference, stroke_of
 from circuitfind.graph import Edge, Graph, Node
 
 MOST_EDGES = 2000  # more than these on one page are a grey cloud: the strongest are drawn, and the caption says so
@@ -26,6 +27,13 @@ class Drawing:
     layout: Layout
     widths: Widths
     rows: tuple[Obstacles, ...]
+    marks: Mapping[Edge, str] = field(default_factory=dict)
+    """Names of ``style.MARKS`` for edges that are drawn as one of them."""
+
+    def stroke(self, edge: Edge) -> Stroke:
+        """How the edge is drawn."""
+        stroke = stroke_of(edge)
+        return replace(MARKS[self.marks[edge]], port=stroke.port) if edge in self.marks else stroke
 
     def curve(self, edge: Edge, gap: float) -> Curve:
         """The edge's curve, ending ``gap`` points below its receiver."""
@@ -45,8 +53,8 @@ def _clamp(value: float) -> float:
     return max(-0.5, min(0.5, value))
 
 
-def draw(circuit: Circuit, most_edges: int = MOST_EDGES) -> Drawing:
-    """The picture of ``circuit``; of more than ``most_edges`` edges, the strongest."""
+def draw(circuit: Circuit, most_edges: int = MOST_EDGES, marks: Mapping[Edge, str] = MappingProxyType({})) -> Drawing:
+    """The picture of ``circuit``, some of its edges marked; of more than ``most_edges`` edges, the strongest."""
     edges = strongest(circuit.edges, most_edges)
     sizes = choose_sizes(len(edges))
     layout = lay_out(circuit.graph, _touched(circuit.graph, edges), sizes)
@@ -55,7 +63,7 @@ def draw(circuit: Circuit, most_edges: int = MOST_EDGES) -> Drawing:
         Obstacles(tuple(sorted((layout.boxes[node] for node in row), key=lambda box: box.x)), LANE * sizes.column)
         for row in layout.rows
     )
-    return Drawing(circuit, edges, sizes, layout, widths, rows)
+    return Drawing(circuit, edges, sizes, layout, widths, rows, marks)
 
 
 def strongest(edges: Mapping[Edge, float], most: int) -> dict[Edge, float]:

@@ -5,11 +5,12 @@ Drawn as an xdot background, so that they are no nodes of the file: https://grap
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from circuitfind.export.drawing import Drawing
-from circuitfind.export.style import FONT, INK, STRIP, STROKES, stroke_of
+from circuitfind.export.style import FONT, INK, MARKS, STRIP, STROKES
 
 LETTER = 0.5  # the mean width of a letter, in font sizes
 SAMPLE = 26.0  # the length of a line shown in the legend, in points
@@ -45,8 +46,10 @@ def caption(drawing: Drawing) -> str:
 
 def entries(drawing: Drawing) -> list[Entry]:
     """The legend of the edges drawn: only what occurs among them."""
-    present = {stroke_of(edge) for edge in drawing.edges}
-    lines = [Entry(s.label, s.colour, s.style) for s in STROKES.values() if s in present]
+    present = {drawing.stroke(edge).label for edge in drawing.edges}
+    lines = [Entry(s.label, s.colour, s.style) for s in STROKES.values() if s.label in present]
+    counts = Counter(drawing.marks.values())
+    lines += [Entry(f"{s.label}: {counts[mark]:,}", s.colour, s.style) for mark, s in MARKS.items() if counts[mark]]
     if any(score < 0 for score in drawing.edges.values()):
         lines.append(Entry("negative score", negative=True))
     if full := drawing.widths.reference:

@@ -31,6 +31,13 @@ STROKES = {
     "": Stroke("into MLP, logits", "#4d4d4d", "solid", None),
 }
 
+MARKS = {
+    "both": Stroke("in both", "#b3b3b3", "solid", None),
+    "lost": Stroke("lost", "#d55e00", "dashed", None),
+    "gained": Stroke("gained", "#0072b2", "solid", None),
+}
+"""How an edge is drawn where two circuits are compared, whatever it enters."""
+
 NODE_STYLES = {
     "input": 'style=filled, fillcolor="#333333", fontcolor=white',
     "head": 'style="filled,rounded", fillcolor=white',

@@ -1,0 +1,178 @@
+"""Two circuits of models of one shape side by side: what was gained, what was lost, and what has another score.
+
+Edges are compared by name, so that models may differ in their weights (a fine-tuned checkpoint, another revision) but
+not in their layers, heads and blocks. Scores are comparable where the same method gave both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from circuitfind.circuit import Circuit
+from circuitfind.errors import CircuitError, UsageError
+from circuitfind.graph import Edge, Graph, Node
+
+CHANGED = 0.1
+"""By which share of the larger of two scores they must differ to count as changed."""
+ROLES = ("q", "k", "v", "mlp", "logits")
+"""What an edge leads into."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How much two sets have in common. Of two empty ones everything: they are the same."""
+
+    n_before: int
+    n_after: int
+    n_common: int
+
+    @property
+    def jaccard(self) -> float:
+        """What both have, of what either has."""
+        n_either = self.n_before + self.n_after - self.n_common
+        return self.n_common / n_either if n_either else 1.0
+
+    @property
+    def precision(self) -> float | None:
+        """What of the second is in the first; None if the second is empty."""
+        return self.n_common / self.n_after if self.n_after else None
+
+    @property
+    def recall(self) -> float | None:
+        """What of the first is in the second; None if the first is empty."""
+        return self.n_common / self.n_before if self.n_before else None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "before": self.n_before,
+            "after": self.n_after,
+            "common": self.n_common,
+            "jaccard": self.jaccard,
+            "precision": self.precision,
+            "recall": self.recall,
+        }
+
+
+def overlap(before: Collection[Any], after: Collection[Any]) -> Overlap:
+    """Of two sets of anything."""
+    return Overlap(len(before), len(after), len(set(before) & set(after)))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What has become of the circuit ``before``. ``tolerance``: which relative change of a score does not count."""
+
+    before: Circuit
+    after: Circuit
+    tolerance: float = CHANGED
+
+    @cached_property
+    def edges(self) -> Overlap:
+        return overlap(self.before.edges, self.after.edges)
+
+    @cached_property
+    def nodes(self) -> Overlap:
+        return overlap(self.before.nodes, self.after.nodes)
+
+    @cached_property
+    def lost(self) -> Mapping[Edge, float]:
+        """Edges that are no longer there with the score that they had, the largest first."""
+        return _largest_first({e: x for e, x in self.before.edges.items() if e not in self.after.edges})
+
+    @cached_property
+    def gained(self) -> Mapping[Edge, float]:
+        """New edges with their score, the largest first."""
+        return _largest_first({e: x for e, x in self.after.edges.items() if e not in self.before.edges})
+
+    @cached_property
+    def changed(self) -> Mapping[Edge, tuple[float, float]]:
+        """Edges of both whose score has changed, before and after; the largest change first."""
+        pairs = {e: (x, self.after.edges[e]) for e, x in self.before.edges.items() if e in self.after.edges}
+        changed = {e: (x, y) for e, (x, y) in pairs.items() if abs(x - y) > self.tolerance * max(abs(x), abs(y))}
+        return dict(sorted(changed.items(), key=lambda item: -abs(item[1][0] - item[1][1])))
+
+    @property
+    def lost_nodes(self) -> tuple[Node, ...]:
+        return tuple(node for node in self.before.nodes if node not in self.after.nodes)
+
+    @property
+    def gained_nodes(self) -> tuple[Node, ...]:
+        return tuple(node for node in self.after.nodes if node not in self.before.nodes)
+
+    @property
+    def is_same(self) -> bool:
+        """Whether both have the same edges, whatever their scores."""
+        return not self.lost and not self.gained
+
+    def by_layer(self) -> dict[str, Overlap]:
+        """The edges into each layer and into the logits, those alone that either circuit has some of."""
+        names = [*map(str, range(self.before.graph.n_layers)), "logits"]
+        return self._by(names, lambda edge: "logits" if edge.receiver.node.layer < 0 else str(edge.receiver.node.layer))
+
+    def by_role(self) -> dict[str, Overlap]:
+        """The edges by what they lead into: q, k or v inputs of heads, MLPs, the logits."""
+        return self._by(ROLES, lambda edge: edge.receiver.slot or edge.receiver.node.kind)
+
+    def _by(self, names: Collection[str], name: Any) -> dict[str, Overlap]:
+        parts = {}
+        for wanted in names:
+            sides = ([edge for edge in c.edges if name(edge) == wanted] for c in (self.before, self.after))
+            part = overlap(*sides)
+            if part.n_before or part.n_after:
+                parts[wanted] = part
+        return parts
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain values, edges and nodes by their names."""
+        return {
+            "before": _identity(self.before),
+            "after": _identity(self.after),
+            "tolerance": self.tolerance,
+            "edges": self.edges.to_dict(),
+            "nodes": self.nodes.to_dict(),
+            "lost": {str(edge): score for edge, score in self.lost.items()},
+            "gained": {str(edge): score for edge, score in self.gained.items()},
+            "changed": {str(edge): list(scores) for edge, scores in self.changed.items()},
+            "lost_nodes": list(map(str, self.lost_nodes)),
+            "gained_nodes": list(map(str, self.gained_nodes)),
+            "by_layer": {name: part.to_dict() for name, part in self.by_layer().items()},
+            "by_role": {name: part.to_dict() for name, part in self.by_role().items()},
+        }
+
+
+def compare(before: Circuit, after: Circuit, tolerance: float = CHANGED) -> Comparison:
+    """The comparison. Raises CircuitError for models of different shapes, UsageError for a tolerance below 0 or not
+    below 1."""
+    if not 0 <= tolerance < 1:
+        raise UsageError(f"--tolerance is {tolerance}; give it a share, 0 or more and below 1, such as {CHANGED}.")
+    if before.graph != after.graph:
+        raise CircuitError(
+            f"The circuits are of different graphs: {describe_shape(before.graph)} and {describe_shape(after.graph)}.\n"
+            "Compare circuits of models of one shape."
+        )
+    return Comparison(before, after, tolerance)
+
+
+def describe_shape(graph: Graph) -> str:
+    """A graph's shape in a few words."""
+    blocks = "parallel" if graph.parallel else "sequential"
+    return f"{graph.n_layers} layers of {graph.n_heads} heads in {blocks} blocks"
+
+
+def _identity(circuit: Circuit) -> dict[str, Any]:
+    """What tells a circuit from others: of which model and task, found how."""
+    return {
+        "model": circuit.model.get("name"),
+        "sha256": circuit.model.get("sha256"),
+        "task": circuit.task.get("name"),
+        "method": circuit.method.get("name"),
+        "n_edges": len(circuit.edges),
+    }
+
+
+def _largest_first(edges: Mapping[Edge, float]) -> dict[Edge, float]:
+    """By |score|; of equal ones the first in graph order first."""
+    return dict(sorted(edges.items(), key=lambda item: -abs(item[1])))
