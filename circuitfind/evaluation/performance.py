@@ -6,7 +6,7 @@ Faithfulness is (m(circuit) - m(ablated)) / (m(full) - m(ablated)), each m a mea
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,7 +36,7 @@ class Performance:
         return mean if math.isfinite(mean) else None
 
     def to_dict(self) -> dict[str, float | None]:
-        return {name: self.mean(name) for name in NAMES}
+        return {name: self.mean(name) for name in self.values}
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ def task_performance(model: Transformer, batch: Batch, batch_size: int) -> Perfo
     def measure_block(group: tuple[Batch, int]) -> dict[str, Tensor]:
         block, n_real = group
         final = at_end(trace(model, block.clean).final, block.end)
-        return _measure(model, block, final, final, n_real)
+        return measure(model, block, unembed(model, final).double(), final, n_real)
 
     with Threads(model.device) as threads:
-        return _join(threads.map(measure_block, split(batch.to(model.device), batch_size)))
+        return join(threads.map(measure_block, split(batch.to(model.device), batch_size)))
 
 
 def evaluate(
@@ -98,32 +98,38 @@ def evaluate(
         finals = {"circuit": run_patched(baseline, kept)}
         if known is None:
             finals |= {"full": baseline.final, "ablated": run_patched(baseline, torch.zeros_like(kept))}
-        return {name: _measure(model, block, baseline.final, final, n_real) for name, final in finals.items()}
+        full = unembed(model, baseline.final).double()
+        return {name: measure(model, block, full, final, n_real) for name, final in finals.items()}
 
     with Threads(model.device) as threads:
         blocks = threads.map(measure_block, split(batch.to(model.device), batch_size))
-    runs = {name: _join([block[name] for block in blocks]) for name in blocks[0]}
+    runs = {name: join([block[name] for block in blocks]) for name in blocks[0]}
     return Evaluation(**runs) if known is None else replace(known, **runs)
 
 
-def _measure(
+def measure(
     model: Transformer,
     batch: Batch,
-    full: Float[Tensor, "prompt d_model"],
+    full: Float[Tensor, "prompt d_vocab"],
     final: Float[Tensor, "prompt d_model"],
     n_real: int,
-) -> dict[str, Tensor]:
-    """Every measure of each real prompt; ``full``, ``final``: what the logits read in the full and in this run."""
+    names: Sequence[str] = NAMES,
+) -> dict[str, Float[Tensor, " real_prompt"]]:
+    """These measures of each real prompt.
+
+    ``full``: the full model's logits, float64; ``final``: what the logits read in this run.
+    """
     logits = unembed(model, final).double()
-    values = {
-        "kl": kl(unembed(model, full).double().log_softmax(-1), logits),
-        "logit-diff": logit_diff(logits, batch),
-        "prob-diff": prob_diff(logits, batch),
-        "loss": loss(logits, batch),
-        "accuracy": correct(logits, batch),
+    ways = {
+        "kl": lambda: kl(full.log_softmax(-1), logits),
+        "logit-diff": lambda: logit_diff(logits, batch),
+        "prob-diff": lambda: prob_diff(logits, batch),
+        "loss": lambda: loss(logits, batch),
+        "accuracy": lambda: correct(logits, batch),
     }
-    return {name: value[:n_real] for name, value in values.items()}
+    return {name: ways[name]()[:n_real] for name in names}
 
 
-def _join(blocks: list[dict[str, Tensor]]) -> Performance:
-    return Performance({name: tuple(torch.cat([block[name] for block in blocks]).tolist()) for name in NAMES})
+def join(blocks: Sequence[Mapping[str, Tensor]]) -> Performance:
+    """The measures of all blocks' prompts, in their order."""
+    return Performance({name: tuple(torch.cat([block[name] for block in blocks]).tolist()) for name in blocks[0]})

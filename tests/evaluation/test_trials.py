@@ -1,0 +1,67 @@
+"""Circuits run one after another agree with each run on its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from circuitfind.evaluation.performance import NAMES, evaluate
+from circuitfind.evaluation.trials import Kept, Trials
+from circuitfind.patching import AblationName
+from circuitfind.threads import Threads
+from tests.random_models import FAMILIES, random_batch, random_transformer, with_means
+
+LENGTHS = (5, 7, 4, 6, 7, 3, 5)
+
+
+def some(edges: Kept, share: float, seed: int) -> Kept:
+    return edges & (torch.rand(edges.shape, generator=torch.Generator().manual_seed(seed)) < share)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("ablation", ["corrupted", "mean"])
+def test_every_circuit_is_worth_what_it_is_worth_by_itself(family: str, ablation: AblationName) -> None:
+    model = random_transformer(family, seed=3)
+    batch = with_means(model, random_batch(4, LENGTHS), ablation)
+    with Threads(model.device) as threads:
+        trials = Trials(model, batch, ablation, 4, threads)
+        circuits = [some(trials.edges, share, seed) for seed, share in enumerate((0.9, 0.5, 0.2))]
+        found = [trials.evaluate(kept) for kept in circuits]
+    for kept, evaluation in zip(circuits, found, strict=True):
+        expected = evaluate(model, batch, kept, ablation, 4)
+        for name in NAMES:
+            for run in ("full", "circuit", "ablated"):
+                values, wanted = (getattr(e, run).values[name] for e in (evaluation, expected))
+                assert values == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+
+
+def measured(threads: Threads, batch_size: int, settle: bool, **models: Any) -> list[tuple[float, ...]]:
+    trials = Trials(models["model"], models["batch"], "corrupted", batch_size, threads)
+    circuit = some(trials.edges, 0.6, 1)
+    if settle:
+        trials.settle(circuit)
+    found = []
+    for row, sender in circuit.nonzero().tolist()[::9]:
+        without = circuit.clone()
+        without[row, sender] = False
+        found.append(trials.run(without, ("kl", "logit-diff")).values["kl"])
+    return found
+
+
+def test_neither_batch_size_nor_earlier_runs_change_a_bit() -> None:
+    models = {"model": random_transformer("gpt2", seed=5), "batch": random_batch(6, LENGTHS)}
+    with Threads(models["model"].device) as threads:
+        expected = measured(threads, 4, settle=False, **models)
+        assert len(set(expected)) > 1
+        assert measured(threads, 4, settle=True, **models) == expected
+        assert measured(threads, 64, settle=True, **models) == expected
+
+
+def test_only_what_is_asked_for_is_measured() -> None:
+    model, batch = random_transformer("gpt2", seed=5), random_batch(6, LENGTHS)
+    with Threads(model.device) as threads:
+        trials = Trials(model, batch, "corrupted", 4, threads)
+        assert tuple(trials.run(trials.edges, ("kl",)).values) == ("kl",)
+        assert trials.run(trials.edges, ("kl",)).values["kl"] == pytest.approx([0.0] * len(LENGTHS), abs=1e-12)
