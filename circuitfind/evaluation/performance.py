@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -20,6 +21,9 @@ from circuitfind.search import split
 from circuitfind.threads import Threads
 from circuitfind.transformer import Transformer, unembed
 
+RESAMPLES, LEVEL = 1000, 0.95
+ZERO = 1e-9
+"""Where full and ablated model differ by no more, there is nothing to be faithful to."""
 NAMES = ("kl", "logit-diff", "prob-diff", "loss", "accuracy")
 
 
@@ -50,18 +54,35 @@ class Evaluation:
     def faithfulness(self, metric: str) -> float | None:
         """1: the circuit does as the full model, 0: as the ablated one; None where those two do not differ."""
         full, circuit, ablated = (run.mean(metric) for run in (self.full, self.circuit, self.ablated))
-        if full is None or circuit is None or ablated is None or math.isclose(full, ablated, abs_tol=1e-9):
+        if full is None or circuit is None or ablated is None or math.isclose(full, ablated, abs_tol=ZERO):
             return None
         return (circuit - ablated) / (full - ablated)
+
+    def interval(self, metric: str) -> tuple[float, float] | None:
+        """A 95% confidence interval of the faithfulness, from the prompts drawn again RESAMPLES times with replacement
+        (percentiles, seed 0); None where there is no faithfulness, or in too many of the draws."""
+        if self.faithfulness(metric) is None:
+            return None
+        full, circuit, ablated = (np.array(run.values[metric]) for run in (self.full, self.circuit, self.ablated))
+        draws = np.random.default_rng(0).integers(len(full), size=(RESAMPLES, len(full)))
+        above, below = ((run - ablated)[draws].sum(1) for run in (circuit, full))
+        sound = np.abs(below) > ZERO * len(full)
+        if sound.mean() < LEVEL:
+            return None
+        low, high = np.quantile(above[sound] / below[sound], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return float(low), float(high)
 
     def to_dict(self) -> dict[str, object]:
         """The block ``metrics`` of a circuit file; ``faithfulness`` is the logit difference's where there is one."""
         by_metric = {name: self.faithfulness(name) for name in ("logit-diff", "kl", "prob-diff")}
+        chosen = "kl" if by_metric["logit-diff"] is None else "logit-diff"
+        interval = self.interval(chosen)
         return {
             "full": self.full.to_dict(),
             "circuit": self.circuit.to_dict(),
             "ablated": self.ablated.to_dict(),
-            "faithfulness": by_metric["kl"] if by_metric["logit-diff"] is None else by_metric["logit-diff"],
+            "faithfulness": by_metric[chosen],
+            "faithfulness_interval": None if interval is None else list(interval),
             "faithfulness_by_metric": by_metric,
         }
 

@@ -60,7 +60,9 @@ def test_a_mean_is_that_of_all_prompts_and_rounded_once() -> None:
 def test_the_block_of_the_file_is_json_and_names_every_run() -> None:
     block = evaluation(4.0, 3.0, 0.0).to_dict()
     assert json.loads(json.dumps(block, allow_nan=False)) == block
-    assert list(block) == ["full", "circuit", "ablated", "faithfulness", "faithfulness_by_metric"]
+    names = ["full", "circuit", "ablated", "faithfulness", "faithfulness_interval", "faithfulness_by_metric"]
+    assert list(block) == names
+    assert block["faithfulness_interval"] == [0.75, 0.75]
     assert block["faithfulness"] == 0.75 and block["full"] == dict.fromkeys(NAMES, 4.0)
 
 
@@ -136,3 +138,24 @@ def test_the_runs_that_no_circuit_changes_may_be_taken_over() -> None:
     kept = [random_kept(model, seed) for seed in (1, 2)]
     known = evaluate(model, batch, kept[0], "corrupted", 2)
     assert evaluate(model, batch, kept[1], "corrupted", 2, known) == evaluate(model, batch, kept[1], "corrupted", 2)
+
+
+def test_the_interval_of_prompts_that_agree_is_a_point() -> None:
+    found = Evaluation(measured(4.0, 2.0, 8.0), measured(3.0, 1.5, 6.0), measured(0.0, 0.0, 0.0))
+    assert found.interval("logit-diff") == pytest.approx((0.75, 0.75))
+
+
+def test_the_interval_holds_the_faithfulness_and_grows_with_what_prompts_disagree_on() -> None:
+    def width(*circuit: float) -> float:
+        found = Evaluation(measured(*[4.0] * 8), measured(*circuit), measured(*[0.0] * 8))
+        faithfulness, interval = found.faithfulness("logit-diff"), found.interval("logit-diff")
+        assert faithfulness is not None
+        assert interval is not None
+        assert interval[0] <= faithfulness <= interval[1]
+        return interval[1] - interval[0]
+
+    assert 0 < width(3, 3, 3, 3, 3, 3, 3, 2.9) < width(1, 2, 3, 4, 3, 2, 1, 0)
+
+
+def test_without_a_faithfulness_there_is_no_interval() -> None:
+    assert evaluation(1.0, 0.5, 1.0).interval("logit-diff") is None

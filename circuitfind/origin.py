@@ -1,0 +1,103 @@
+"""Where a circuit comes from: the model, the task and the prompts that it was found on, as its file and folder say.
+
+A run folder has run.json, which holds every option, and the prompts themselves; a circuit.json by itself names the
+model and the task, whose prompts are made again from their number and seed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from circuitfind.circuit import Circuit
+from circuitfind.errors import CircuitError, CircuitfindError
+from circuitfind.methods.catalogue import DEFAULT_SEARCH
+from circuitfind.preflight import CHOICES, RunOptions
+from circuitfind.prompts import Task
+from circuitfind.runfolder import RUN_FILE
+from circuitfind.taskfiles import load_task
+
+PROMPTS_FILE = "prompts.jsonl"
+SCORES_FILE = "scores.safetensors"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """``options`` are those of the run that found the circuit, as far as they are known; ``task`` what makes prompts of
+    its kind, None where that is not here; ``prompts`` the run's own, ``scores`` those of all edges, where there are
+    such files."""
+
+    circuit: Circuit
+    options: RunOptions
+    task: Task | None
+    prompts: Path | None
+    scores: Path | None
+
+    @property
+    def metric(self) -> str:
+        return self.options.metric or "kl"
+
+
+def find_origin(path: Path, model: str | None = None, task: str | None = None) -> Origin:
+    """The origin of a circuit.json or of what a run folder holds. ``model``, ``task``: others in place of its own.
+
+    Raises CircuitError where the circuit is damaged, or names no model, or no task that is here.
+    """
+    circuit = Circuit.load(path)
+    folder = path if path.is_dir() else path.parent
+    record = read_record(folder, circuit)
+    options = options_of(circuit, record)
+    named = model or options.model
+    if not named:
+        raise CircuitError(f"{path} names no model. Say which with --model.")
+    files = {
+        name: folder / name if record and (folder / name).is_file() else None for name in (PROMPTS_FILE, SCORES_FILE)
+    }
+    prompts = files[PROMPTS_FILE] if task is None else None
+    found = find_task(task or options.task, is_asked=task is not None)
+    if found is None and prompts is None:
+        raise CircuitError(f"{path} is of the task '{options.task}', which is not here. Name its file with --task.")
+    return Origin(circuit, replace(options, model=named), found, prompts, files[SCORES_FILE])
+
+
+def read_record(folder: Path, circuit: Circuit) -> dict[str, Any]:
+    """run.json beside a circuit that is that run's; else nothing."""
+    file = folder / RUN_FILE
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    is_its = isinstance(record, dict) and record.get("model_sha256") == circuit.model.get("sha256")
+    return record if is_its and isinstance(record.get("command"), dict) else {}
+
+
+def options_of(circuit: Circuit, record: dict[str, Any]) -> RunOptions:
+    """The options of the run as far as an evaluation needs them: its record's, else what the circuit's blocks tell."""
+    said, task, method = record.get("command", {}), circuit.task, circuit.method
+    return RunOptions(
+        task=said.get("task") or task.get("name") or "",
+        model=said.get("model") or circuit.model.get("name") or "",
+        method=_one_of("method", method.get("name"), DEFAULT_SEARCH),
+        metric=method.get("metric") or said.get("metric"),
+        ablation=_one_of("ablation", method.get("ablation"), "corrupted"),
+        dtype=_one_of("dtype", method.get("dtype"), "float32"),
+        n_prompts=task.get("n_prompts"),
+        seed=task.get("seed") or 0,
+        bos=task.get("bos"),
+    )
+
+
+def _one_of(kind: str, value: object, otherwise: str) -> str:
+    return str(value) if value in CHOICES[kind] else otherwise
+
+
+def find_task(name: str, is_asked: bool) -> Task | None:
+    """The task of that name or file. Raises TaskError where it is asked for and is not here; else None."""
+    try:
+        return load_task(name)
+    except CircuitfindError:
+        if is_asked:
+            raise
+        return None
