@@ -33,6 +33,8 @@ class Circuit:
     task: Mapping[str, Any] = field(default_factory=dict)
     method: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    tolerances: Mapping[str, Any] = field(default_factory=dict)
+    """How far a later run may be from what is stored (``gate.py``); most files have none."""
 
     def __post_init__(self) -> None:
         for edge, score in self.edges.items():
@@ -65,7 +67,8 @@ class Circuit:
         lines = [f"  {json.dumps(key)}: {_spell(value)}," for key, value in head.items()]
         edges = ",\n".join(f"    {json.dumps(str(edge))}: {_spell(score)}" for edge, score in self.edges.items())
         lines.append('  "edges": {\n' + edges + "\n  }," if edges else '  "edges": {},')
-        lines.append(f'  "metrics": {_spell(self.metrics)}')
+        tolerances = f',\n  "tolerances": {_spell(self.tolerances)}' if self.tolerances else ""
+        lines.append(f'  "metrics": {_spell(self.metrics)}' + tolerances)
         return "{\n" + "\n".join(lines) + "\n}\n"
 
     @staticmethod
@@ -79,7 +82,8 @@ class Circuit:
             raise CircuitError(f"{source}: its graph has {n_edges} edges; a model of its shape has {graph.n_edges}.")
         try:
             edges = {Edge.parse(name): _number(name, score) for name, score in data["edges"].items()}
-            return Circuit(graph, edges, model, data["task"], data["method"], data["metrics"])
+            blocks = (data[name] for name in ("task", "method", "metrics", "tolerances"))
+            return Circuit(graph, edges, model, *blocks)
         except CircuitError as error:
             raise CircuitError(f"{source}: {error}") from None
 
@@ -125,7 +129,8 @@ def _parse(text: str, source: str) -> dict[str, Any]:
         raise CircuitError(
             f"{source} has version {data.get('version')}; this circuitfind reads version {VERSION}. Upgrade it."
         )
-    for block in ("model", "task", "method", "graph", "edges", "metrics"):
+    data.setdefault("tolerances", {})
+    for block in ("model", "task", "method", "graph", "edges", "metrics", "tolerances"):
         if not isinstance(data.get(block), dict):
             raise CircuitError(f'{source} lacks the block "{block}".')
         if block != "edges":

@@ -100,6 +100,14 @@ def _circuit_of(
     return Circuit(graph, edges, ready.model.to_dict(), task_block(ready), method, evaluation.to_dict())
 
 
+def kept_of(circuit: Circuit) -> Bool[Tensor, "receiver sender"]:
+    """The circuit's edges as a mask."""
+    kept = torch.zeros(len(circuit.graph.receivers), len(circuit.graph.senders), dtype=torch.bool)
+    for edge in circuit.edges:
+        kept[circuit.graph.order(edge)] = True
+    return kept
+
+
 def task_block(ready: Ready) -> dict[str, Any]:
     """The block ``task`` of a circuit file."""
     return {

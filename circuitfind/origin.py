@@ -7,13 +7,13 @@ model and the task, whose prompts are made again from their number and seed.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from circuitfind.circuit import Circuit
 from circuitfind.errors import CircuitError, CircuitfindError
-from circuitfind.methods.catalogue import DEFAULT_SEARCH
+from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SEARCH
 from circuitfind.preflight import CHOICES, RunOptions
 from circuitfind.prompts import Task
 from circuitfind.runfolder import RUN_FILE
@@ -87,6 +87,29 @@ def options_of(circuit: Circuit, record: dict[str, Any]) -> RunOptions:
         seed=task.get("seed") or 0,
         bos=task.get("bos"),
     )
+
+
+def search_options(origin: Origin) -> RunOptions:
+    """The options that find the circuit anew: those of ``origin`` and all that its block ``method`` says.
+
+    Raises CircuitError where this version has no such method.
+    """
+    method = origin.circuit.method
+    info = CATALOGUE.get(str(method.get("name")))
+    if info is None:
+        raise CircuitError(
+            f"The circuit was found by '{method.get('name')}', a method that this circuitfind hasn't got."
+        )
+    said = {field.name: _plain(method[field.name]) for field in fields(RunOptions) if field.name in method}
+    settings = tuple((name, method[name]) for name in sorted(info.settings) if name in method)
+    return replace(origin.options, **said, method=info.name, settings=settings)
+
+
+def _plain(value: Any) -> Any:
+    """An option as it is asked for; of other methods their names."""
+    if isinstance(value, dict):
+        return value.get("name")
+    return tuple(map(_plain, value)) if isinstance(value, list) else value
 
 
 def _one_of(kind: str, value: object, otherwise: str) -> str:

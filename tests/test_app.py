@@ -22,6 +22,7 @@ COMMANDS = {
     (): "circuitfind",
     ("run",): "run",
     ("sweep",): "sweep",
+    ("check",): "check",
     ("diff",): "diff",
     ("export",): "export",
     ("tasks",): "tasks",

@@ -1,0 +1,165 @@
+"""A known circuit's discovery, or its evaluation alone, run again and compared with what is stored."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from circuitfind.circuit import Circuit
+from circuitfind.comparison import Comparison, compare, describe_shape
+from circuitfind.errors import CircuitError, CircuitfindError
+from circuitfind.evaluation.performance import Evaluation
+from circuitfind.findings import Ready, kept_of, make_circuit, task_block
+from circuitfind.gate import Finding, Status, Tolerances, Verdict, at_least, falls_by, rises_by, stays
+from circuitfind.origin import Origin, find_origin, search_options
+from circuitfind.pipeline import evaluate_circuit, find_circuit, make_keeper, make_plan, make_ready
+from circuitfind.preflight import Plan, RunOptions
+from circuitfind.progress import Progress, Silent
+from circuitfind.report import task_warning
+from circuitfind.sittings import Clock, Noted
+
+NAMED = 5
+"""How many edges are named for a person."""
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """``model``, ``task``: others in place of the circuit's own. ``tolerances``: over those of the circuit's file."""
+
+    model: str | None = None
+    task: str | None = None
+    evaluate_only: bool = False
+    tolerances: Mapping[str, float] = field(default_factory=dict)
+    device: str = "auto"
+    batch_size: int | None = None
+    memory: int | None = None
+
+
+def check(path: Path, options: CheckOptions, progress: Progress | None = None) -> Verdict:
+    """The verdict on one circuit. What keeps it from being run is its reason; nothing is raised for it."""
+    start = time.perf_counter()
+    try:
+        verdict = _check(path, options, progress or Silent())
+    except CircuitfindError as error:
+        verdict = Verdict(path, "could not run", reason=str(error).replace("\n", " "))
+    return replace(verdict, seconds=round(time.perf_counter() - start, 3))
+
+
+def _check(path: Path, options: CheckOptions, progress: Progress) -> Verdict:
+    origin = find_origin(path, options.model, options.task)
+    tolerances = Tolerances().with_values(origin.circuit.tolerances).with_values(options.tolerances)
+    notes, clock = Noted(progress), Clock()
+    with tempfile.TemporaryDirectory(prefix="circuitfind-") as folder:
+        plan = make_plan(what_to_run(origin, options, Path(folder)), notes)
+        ready = make_ready(plan, notes, clock)
+        check_shape(origin.circuit, ready)
+        kept = kept_of(origin.circuit)
+        evaluation = evaluate_circuit(
+            ready, replace(ready.options, ablation=origin.options.ablation), kept, notes, clock, None
+        )
+        if gone := task_warning(evaluation.full):
+            return Verdict(path, "drifted", reason=f"the task is gone, not the circuit: {gone}")
+        findings = judge(origin.circuit, evaluation, tolerances)
+        found = None if options.evaluate_only else discover(plan, ready, notes, clock)
+    comparison = None if found is None else compare(origin.circuit, found)
+    if comparison is not None:
+        findings += judge_discovery(comparison, tolerances)
+    details = (*other_prompts(origin.circuit, ready), *(() if comparison is None else describe(comparison)))
+    status: Status = "holds" if all(finding.holds for finding in findings) else "drifted"
+    return Verdict(path, status, findings, details, report={} if comparison is None else comparison.to_dict())
+
+
+def what_to_run(origin: Origin, options: CheckOptions, folder: Path) -> RunOptions:
+    """The run that finds the circuit anew, or one with the same prompts where it is not to be found."""
+    asked = replace(origin.options, method="acdc", threshold=None) if options.evaluate_only else search_options(origin)
+    task = str(origin.prompts) if origin.prompts is not None and origin.task is None else asked.task
+    return replace(
+        asked,
+        task=options.task or task,
+        out=folder / "run",
+        formats=(),
+        device=options.device,
+        batch_size=options.batch_size,
+        memory=options.memory,
+    )
+
+
+def check_shape(circuit: Circuit, ready: Ready) -> None:
+    """Raises CircuitError where the model has another shape."""
+    graph = ready.model.transformer.architecture.graph
+    if graph != circuit.graph:
+        shapes = describe_shape(circuit.graph), describe_shape(graph)
+        raise CircuitError(f"The circuit is of a model of {shapes[0]}; {ready.model.name} has {shapes[1]}.")
+
+
+def discover(plan: Plan, ready: Ready, notes: Noted, clock: Clock) -> Circuit:
+    """The circuit that the same search finds now."""
+    return make_circuit(find_circuit(ready, ready.options, notes, clock, make_keeper(plan)))
+
+
+def judge(circuit: Circuit, now: Evaluation, tolerances: Tolerances) -> tuple[Finding, ...]:
+    """The stored circuit in the present model, against what is stored of it."""
+    stored = circuit.metrics
+    metric = "logit-diff" if now.faithfulness("logit-diff") is not None else "kl"
+    interval = _interval(stored.get("faithfulness_interval"))
+    was, faithfulness = _number(stored.get("faithfulness")), now.faithfulness(metric)
+    return (
+        falls_by("accuracy", _stored(stored, "full", "accuracy"), now.full.mean("accuracy"), tolerances.accuracy),
+        stays(
+            "faithfulness",
+            was,
+            faithfulness,
+            tolerances.faithfulness,
+            [(interval, faithfulness), (now.interval(metric), was)],
+        ),
+        rises_by("kl", _stored(stored, "circuit", "kl"), now.circuit.mean("kl"), tolerances.kl),
+    )
+
+
+def judge_discovery(comparison: Comparison, tolerances: Tolerances) -> tuple[Finding, ...]:
+    """The circuit found now, against the edges and heads of the stored one."""
+    before, after = ({node for node in c.nodes if node.kind == "head"} for c in (comparison.before, comparison.after))
+    missing = sorted(before - after, key=comparison.before.graph.sender_index.__getitem__)
+    share = 1 - len(missing) / len(before) if before else 1.0
+    note = f"missing: {', '.join(map(str, missing))}" if missing else ""
+    return (
+        at_least("edges", comparison.edges.jaccard, tolerances.jaccard),
+        at_least("heads", share, tolerances.heads, note),
+    )
+
+
+def describe(comparison: Comparison) -> tuple[str, ...]:
+    """What changed, most important first, for a person."""
+    lines = []
+    for title, edges in (("lost", comparison.lost), ("gained", comparison.gained)):
+        if edges:
+            shown = ", ".join(f"{edge} ({score:+.3g})" for edge, score in list(edges.items())[:NAMED])
+            more = f" and {len(edges) - NAMED:,} more" if len(edges) > NAMED else ""
+            lines.append(f"{len(edges):,} edges {title}, the largest first: {shown}{more}")
+    return tuple(lines)
+
+
+def other_prompts(circuit: Circuit, ready: Ready) -> tuple[str, ...]:
+    """Says so where the prompts are not those that the circuit was found on."""
+    stored, now = circuit.task.get("prompts_sha256"), task_block(ready)["prompts_sha256"]
+    return () if stored in (None, now) else ("the prompts are not those that the circuit was found on",)
+
+
+def _stored(metrics: Mapping[str, Any], run: str, name: str) -> float | None:
+    block = metrics.get(run)
+    return _number(block.get(name)) if isinstance(block, dict) else None
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _interval(value: object) -> tuple[float, float] | None:
+    if not isinstance(value, Sequence) or len(value) != 2:
+        return None
+    low, high = map(_number, value)
+    return None if low is None or high is None else (low, high)

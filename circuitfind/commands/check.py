@@ -1,0 +1,85 @@
+"""``circuitfind check``: do known circuits still hold? The gate of a CI job."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from circuitfind.commands.terminal import TerminalProgress
+from circuitfind.errors import OutputError
+from circuitfind.gate import Tolerances, exit_code, parse_tolerances
+from circuitfind.gatereport import annotations, junit, lines_of, tally
+
+EXAMPLE = "Example: circuitfind check results/known/*.json --junit report.xml"
+
+
+def check(
+    circuits: Annotated[list[Path], typer.Argument(metavar="CIRCUIT...", help="Circuit.json files, or run folders.")],
+    evaluate_only: Annotated[
+        bool, typer.Option("--evaluate-only", help="Evaluate the stored circuit; do not look for it anew.")
+    ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="M", help="Another model of the same shape: a checkpoint.", show_default=False),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", metavar="TASK", help="The task's name or file, if it is elsewhere.", show_default=False),
+    ] = None,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tolerance",
+            metavar="NAME=X",
+            help="accuracy, faithfulness, kl, jaccard or heads; over what the file says. Several with commas.",
+            show_default=False,
+        ),
+    ] = None,
+    junit_file: Annotated[
+        Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit's XML too.", show_default=False)
+    ] = None,
+    device: Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda or mps.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Find known circuits anew, or evaluate them, and compare with what is stored.
+
+    Exits with 0 where all hold, 1 where one has drifted, 2 where one could not be run.
+    """
+    given = parse_tolerances(tolerance or [])
+    Tolerances().with_values(given)
+    if junit_file is not None and not junit_file.absolute().parent.is_dir():
+        raise OutputError(f"Cannot write {junit_file}: there is no folder {junit_file.parent}. Make it first.")
+    from circuitfind.checking import CheckOptions
+    from circuitfind.checking import check as check_one
+
+    options = CheckOptions(model, task, evaluate_only, given, device)
+    verdicts = []
+    with TerminalProgress(quiet) as progress:
+        for circuit in circuits:
+            progress.stage(f"checking {circuit}")
+            verdicts.append(check_one(circuit, options, progress))
+    if junit_file is not None:
+        write(junit_file, junit(verdicts))
+    if as_json:
+        document = {"verdicts": [verdict.to_dict() for verdict in verdicts], "exit_code": exit_code(verdicts)}
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        typer.echo("\n".join(line for verdict in verdicts for line in lines_of(verdict)))
+        typer.echo(tally(verdicts))
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        print("\n".join(annotations(verdicts)), file=sys.stderr)
+    raise typer.Exit(exit_code(verdicts))
+
+
+def write(path: Path, text: str) -> None:
+    """A report, replaced at every run as CI expects. Raises OutputError where it can't be written."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {error.strerror}. Give another file.") from None
