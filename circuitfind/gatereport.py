@@ -47,7 +47,7 @@ def junit(verdicts: Sequence[Verdict]) -> str:
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
 
 
-def annotations(verdicts: Sequence[Verdict]) -> Iterator[str]:
+def workflow_commands(verdicts: Sequence[Verdict]) -> Iterator[str]:
     """GitHub's workflow commands, one for each circuit that does not hold.
 
     https://docs.github.com/actions/reference/workflow-commands-for-github-actions

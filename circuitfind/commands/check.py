@@ -13,7 +13,7 @@ import typer
 from circuitfind.commands.terminal import TerminalProgress
 from circuitfind.errors import OutputError
 from circuitfind.gate import Tolerances, exit_code, parse_tolerances
-from circuitfind.gatereport import annotations, junit, lines_of, tally
+from circuitfind.gatereport import junit, lines_of, tally, workflow_commands
 
 EXAMPLE = "Example: circuitfind check results/known/*.json --junit report.xml"
 
@@ -73,7 +73,7 @@ def check(
         typer.echo("\n".join(line for verdict in verdicts for line in lines_of(verdict)))
         typer.echo(tally(verdicts))
     if os.environ.get("GITHUB_ACTIONS") == "true":
-        print("\n".join(annotations(verdicts)), file=sys.stderr)
+        print("\n".join(workflow_commands(verdicts)), file=sys.stderr)
     raise typer.Exit(exit_code(verdicts))
 
 
