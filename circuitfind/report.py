@@ -89,8 +89,8 @@ def shortlist_warning(evaluation: Evaluation, n_edges: int, metric: str) -> str 
     if faithfulness is None or faithfulness >= SHORTLIST_LOSES_BELOW:
         return None
     return (
-        f"before any test, the {n_edges:,} candidates alone have a faithfulness ({metric}) of {faithfulness:z.0%}: what "
-        "is lost with all other edges no test brings back. Ask for more candidates, or for another method's."
+        f"before any test, the {n_edges:,} candidates have a faithfulness ({metric}) of {faithfulness:z.0%}: what is "
+        "lost with all other edges no test brings back. Ask for more candidates, or for another method's."
     )
 
 
