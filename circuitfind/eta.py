@@ -12,12 +12,11 @@ import time
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitfind.graph import Graph
-from circuitfind.methods.found import Found
-from circuitfind.patching import readable
+from circuitfind.methods.found import Found, in_question
 from circuitfind.progress import Progress
 
 FEWEST_TESTS = 100
@@ -44,10 +43,10 @@ class Left:
 
 
 class Eta:
-    """Watches a search and tells how long it still takes."""
+    """Watches a search, of all edges or of a shortlist, and tells how long it still takes."""
 
-    def __init__(self, graph: Graph) -> None:
-        self._edges = readable(graph)
+    def __init__(self, graph: Graph, shortlist: Bool[Tensor, "receiver sender"] | None = None) -> None:
+        self._edges = in_question(graph, shortlist)
         self._n_edges = self._edges.sum(1).double()
         depths = [1.0 - _layer(graph, row) / graph.n_layers for row in range(len(graph.receivers))]
         self._depth = torch.tensor(depths, dtype=torch.float64)

@@ -21,6 +21,7 @@ from circuitfind.evaluation.performance import Evaluation
 from circuitfind.graph import Edge, Graph
 from circuitfind.memory import Workload
 from circuitfind.methods.acdc import ACDC
+from circuitfind.methods.candidates import Shortlist
 from circuitfind.methods.found import Found
 from circuitfind.methods.make import Method
 from circuitfind.methods.options import SIZES
@@ -60,7 +61,7 @@ class Findings:
     """Everything that a run came by; its files are written from it.
 
     ``record`` is what run.json says of how the circuit came about; ``consensus`` the evaluation of a bootstrap's
-    consensus circuit.
+    consensus circuit; ``shortlist`` the candidates that were tested, None where all edges were.
     """
 
     ready: Ready
@@ -70,6 +71,7 @@ class Findings:
     evaluation: Evaluation
     record: Mapping[str, Any]
     consensus: Evaluation | None = None
+    shortlist: Shortlist | None = None
 
     @property
     def graph(self) -> Graph:
@@ -78,7 +80,10 @@ class Findings:
 
 def make_circuit(findings: Findings) -> Circuit:
     """The kept edges with their scores and everything that identifies what they were found in."""
-    return _circuit_of(findings, findings.outcome.kept, findings.evaluation, {})
+    method, said = findings.method, {}
+    if findings.shortlist is not None and isinstance(method, ACDC) and method.candidates is not None:
+        said = {"candidates": {**method.candidates.to_dict(), "kept": findings.shortlist.n_edges}}
+    return _circuit_of(findings, findings.outcome.kept, findings.evaluation, said)
 
 
 def make_consensus(findings: Findings) -> Circuit | None:

@@ -32,6 +32,8 @@ BLOCK_ROWS = 4
 """A block of prompts is made up to a multiple of this (``rerun.py``)."""
 RUN_STREAMS = 55
 """How many streams a layer takes in the runs of a scored block and their gradients, by measurement."""
+OPENED_READS = 6
+"""How many streams each head takes where a run is made that lacks edges: one for each input, and their norms."""
 VOCAB_SLICE = 2048
 """How many tokens' logits stand in memory at once (``partition.py``)."""
 ITEMSIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
@@ -78,7 +80,7 @@ class Workload:
     """Everything that the memory a run needs depends on; ``itemsize`` is that of the dtype it computes in.
 
     ``bytes_in_flight`` is what the tests in flight on one thread may hold; ``of_scores``: there are no tests, edges are
-    scored.
+    scored; ``has_candidates``: edges are scored, and then some of them tested.
     """
 
     shape: Shape
@@ -90,6 +92,7 @@ class Workload:
     n_threads: int
     bytes_in_flight: int = BYTES_IN_FLIGHT
     of_scores: bool = False
+    has_candidates: bool = False
 
 
 def stored_weights(folder: Path) -> Stored:
@@ -116,7 +119,8 @@ def _count(path: Path) -> int:
 
 def needed(work: Workload) -> int:
     """Bytes at the peak of a run."""
-    return LIBRARIES + _weights(work) + (_scoring(work) if work.of_scores else _search(work))
+    parts = [_scoring] if work.of_scores else [_scoring, _search] if work.has_candidates else [_search]
+    return LIBRARIES + _weights(work) + max(part(work) for part in parts)
 
 
 def _weights(work: Workload) -> int:
@@ -172,8 +176,10 @@ def _n_senders(shape: Shape) -> int:
 
 
 def _opening(work: Workload) -> int:
-    """The corrupted run of a block, which is gone when its changes are there."""
-    return max(_blocks(work)) * _stream(work) * 10 * work.shape.n_layers
+    """The corrupted run of a block, which is gone when its changes are there; and where a search starts from candidates
+    what a layer's heads read (``reduced.py``), with its norm."""
+    n_reads = OPENED_READS * work.shape.n_heads if work.has_candidates else 0
+    return max(_blocks(work)) * _stream(work) * (10 * work.shape.n_layers + n_reads)
 
 
 def _yardstick(work: Workload) -> int:

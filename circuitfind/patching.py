@@ -22,7 +22,7 @@ from torch import Tensor
 
 from circuitfind.batch import Batch
 from circuitfind.errors import UsageError, unknown
-from circuitfind.graph import SLOTS, Graph
+from circuitfind.graph import SLOTS, Graph, Receiver
 from circuitfind.outputs import Outputs
 from circuitfind.transformer import (
     Transformer,
@@ -135,6 +135,11 @@ class Baseline:
     def final(self) -> Float[Tensor, "prompt d_model"]:
         """What the logits read at the answer position in the clean run."""
         return at_end(self.clean.final, self.batch.end)
+
+    def read(self, receiver: Receiver) -> Float[Tensor, "prompt pos d_model"]:
+        """What the receiver reads in the clean run."""
+        streams = {"head": self.clean.attention_in, "mlp": self.clean.mlp_in, "logits": (self.clean.final,)}
+        return streams[receiver.node.kind][receiver.node.layer]
 
 
 def prepare(model: Transformer, batch: Batch, ablation: AblationName) -> Baseline:

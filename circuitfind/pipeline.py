@@ -23,6 +23,7 @@ from circuitfind.findings import Findings, Ready, make_circuit, make_files, make
 from circuitfind.means import mean_outputs
 from circuitfind.memory import Shape, Workload, needed, plan_memory, stored_weights
 from circuitfind.methods.acdc import ACDC
+from circuitfind.methods.candidates import Shortlist
 from circuitfind.methods.catalogue import CATALOGUE
 from circuitfind.methods.decisions import MARGINS, undecidable
 from circuitfind.methods.found import Found
@@ -38,7 +39,7 @@ from circuitfind.patching import OF_MEANS, find_ablation
 from circuitfind.preflight import DEFAULT_PROMPTS, Plan, RunOptions, make_plan, short_name
 from circuitfind.progress import Progress, Silent
 from circuitfind.prompts import PromptPair, Task
-from circuitfind.report import recovery_warning, rounding_warning, task_line, task_warning
+from circuitfind.report import recovery_warning, rounding_warning, shortlist_warning, task_line, task_warning
 from circuitfind.resume import identity
 from circuitfind.runfolder import next_free, write_run
 from circuitfind.scoresfile import rounded, scores_file
@@ -70,11 +71,13 @@ class RunResult:
 
 @dataclass(frozen=True)
 class TakenOver:
-    """What a run has from an earlier one that differs in the threshold alone: decisions or scores, an evaluation."""
+    """What a run has from an earlier one that differs in the threshold alone: decisions or scores, an evaluation, the
+    candidates."""
 
     start: Found | None = None
     per_prompt: Float[Tensor, "prompt receiver sender"] | None = None
     evaluation: Evaluation | None = None
+    shortlist: Shortlist | None = None
 
 
 def run(options: RunOptions, progress: Progress | None = None) -> RunResult:
@@ -150,11 +153,16 @@ def search_circuit(
 ) -> Findings:
     """The outcome of a search, from where an earlier one was cut off, and its evaluation."""
     transformer = ready.model.transformer
+    earlier = keeper.start(search_identity(ready, options, method), clock.spent, notes.warn)
+    shortlist = find_shortlist(ready, method, notes, clock, taken_over)
+    edges, known = (None, taken_over.evaluation) if shortlist is None else (shortlist.edges, shortlist.evaluation)
     with clock.time("search"):
-        start = find_start(search_identity(ready, options, method), notes, clock, keeper) or taken_over.start
-        found = search(ready, method, start, notes, keeper)
-    evaluation = evaluate_circuit(ready, options, found.kept, notes, clock, taken_over.evaluation)
-    near = undecidable(transformer.architecture.graph, found, method.threshold, transformer.dtype)
+        if earlier is not None:
+            notes.stage(f"going on with {keeper.folder}: {taken_up(earlier, clock, edges)}")
+        start = earlier or taken_over.start
+        found = search(ready, method, start, notes, keeper, edges)
+    evaluation = evaluate_circuit(ready, options, found.kept, notes, clock, known)
+    near = undecidable(transformer.architecture.graph, found, method.threshold, transformer.dtype, edges)
     notes.warn_if(rounding_warning(near, method.threshold, MARGINS[transformer.dtype]))
     tests = {
         "tested": found.n_tests,
@@ -163,7 +171,26 @@ def search_circuit(
         "n_undecidable": len(near),
         "undecidable": list(map(str, near)),
     }
-    return Findings(ready, options, method, found, evaluation, {"search": tests})
+    record = {"search": tests}
+    if shortlist is not None and method.candidates is not None:
+        record["candidates"] = shortlist.to_dict(method.candidates.n_edges)
+    return Findings(ready, options, method, found, evaluation, record, shortlist=shortlist)
+
+
+def find_shortlist(ready: Ready, method: ACDC, notes: Noted, clock: Clock, taken_over: TakenOver) -> Shortlist | None:
+    """The candidates and how well they do by themselves, with a warning where that is bad; None: all are tested."""
+    if method.candidates is None:
+        return None
+    shortlist, model = taken_over.shortlist, ready.model.transformer
+    if shortlist is None:
+        with clock.time("candidates"):
+            name, size = method.candidates.method.name, ready.work.batch_size
+            notes.stage(f"{name} chooses candidates of the {model.architecture.graph.n_edges:,} edges")
+            edges = method.candidates.choose(model, ready.batch, size, notes)
+            known = evaluate(model, ready.batch, edges, method.ablation, size, taken_over.evaluation)
+            shortlist = Shortlist(edges, known)
+    notes.warn_if(shortlist_warning(shortlist.evaluation, shortlist.n_edges, method.metric))
+    return shortlist
 
 
 def score_circuit(
@@ -229,19 +256,19 @@ def evaluate_circuit(
     return evaluation
 
 
-def find_start(identity: dict[str, Any], notes: Noted, clock: Clock, keeper: Keeper) -> Found | None:
-    """What an earlier sitting of the same search had decided, if there was one."""
-    start = keeper.start(identity, clock.spent, notes.warn)
-    if start is not None:
-        notes.stage(f"going on with {keeper.folder}: {taken_up(start, clock)}")
-    return start
-
-
-def search(ready: Ready, method: ACDC, start: Found | None, notes: Noted, keeper: Keeper) -> Found:
+def search(
+    ready: Ready,
+    method: ACDC,
+    start: Found | None,
+    notes: Noted,
+    keeper: Keeper,
+    shortlist: Bool[Tensor, "receiver sender"] | None,
+) -> Found:
     """The method's outcome; what it has decided so far is kept all the while, and how long it still takes is told."""
     graph, name = ready.model.transformer.architecture.graph, ready.model.name
-    notes.stage(f"{method.name} on the {graph.n_edges:,} edges of {name}, threshold {method.threshold:g}")
-    eta = Eta(graph)
+    among = "" if shortlist is None else f"{int(shortlist.sum()):,} candidates of "
+    notes.stage(f"{method.name} on {among}the {graph.n_edges:,} edges of {name}, threshold {method.threshold:g}")
+    eta = Eta(graph, shortlist)
 
     def save(found: Found) -> None:
         keeper.save(found)
@@ -249,7 +276,7 @@ def search(ready: Ready, method: ACDC, start: Found | None, notes: Noted, keeper
 
     size, in_flight = ready.work.batch_size, ready.work.bytes_in_flight
     progress = WithTimeLeft(notes, eta)
-    found = method.find(ready.model.transformer, ready.batch, size, progress, start, save, in_flight)
+    found = method.find(ready.model.transformer, ready.batch, size, progress, start, save, in_flight, shortlist)
     keeper.save(found)
     keeper.finish()
     return found
@@ -262,10 +289,11 @@ def search_identity(ready: Ready, options: RunOptions, method: ACDC) -> dict[str
     return blocks | {"device": device, "circuitfind": __version__, "torch": torch.__version__}
 
 
-def taken_up(start: Found, clock: Clock) -> str:
+def taken_up(start: Found, clock: Clock, shortlist: Bool[Tensor, "receiver sender"] | None) -> str:
     """How far an earlier sitting came."""
-    n_decided, n_edges = int(start.decided.sum()), int(start.scores.isfinite().sum())
-    return f"{n_decided / n_edges:.0%} decided, {start.summary}, after {duration(clock.seconds.get('search', 0.0))}"
+    among = start.scores.isfinite() if shortlist is None else shortlist
+    share = start.n_decided(among) / max(1, int(among.sum()))
+    return f"{share:.0%} decided, {start.summary}, after {duration(clock.seconds.get('search', 0.0))}"
 
 
 def write_findings(findings: Findings, folder: Path, notes: Noted, clock: Clock, is_claimed: bool = False) -> RunResult:
@@ -323,6 +351,7 @@ def workload(plan: Plan, options: RunOptions, batch: Batch) -> Workload:
         batch_size=options.batch_size or default_batch_size(batch.n_prompts, options.device),
         n_threads=torch.get_num_threads() if options.device == "cpu" else 1,
         of_scores=CATALOGUE[options.method or ""].scores,
+        has_candidates=options.candidates is not None,
     )
 
 

@@ -61,7 +61,8 @@ class RunOptions:
     ``batch_size`` None what suits the device, ``bos`` None what the model's tokenizer does by itself, ``out`` None a
     new folder under results/ (with ``resume`` the latest there of the same), ``memory`` (bytes) None whatever is
     available, ``steps`` None the method's own, ``bootstrap`` (resamples) None no bootstrap. ``of`` names an ensemble's
-    methods, ``start_from`` the method whose scores learned masks start from; ``settings`` are a method's own options.
+    methods, ``start_from`` the method whose scores learned masks start from; ``settings`` are a method's own options;
+    ``candidates`` (``METHOD:N``) the edges that a search tests, None all.
     """
 
     task: str
@@ -93,6 +94,7 @@ class RunOptions:
     combine: str = "mean"
     start_from: str | None = None
     settings: tuple[tuple[str, Setting], ...] = ()
+    candidates: str | None = None
 
 
 @dataclass(frozen=True)

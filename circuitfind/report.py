@@ -13,6 +13,7 @@ from circuitfind.evaluation.performance import Evaluation, Performance
 from circuitfind.graph import Edge, Node
 from circuitfind.memory import gigabytes
 from circuitfind.methods.found import Found
+from circuitfind.methods.options import spell_candidates
 from circuitfind.methods.scored import Scored
 from circuitfind.prompts import PromptPair
 from circuitfind.uncertainty import Uncertainty
@@ -20,6 +21,7 @@ from circuitfind.uncertainty import Uncertainty
 FAILS_BELOW = 0.75
 OVER_RECOVERS, NO_BETTER_THAN_NOTHING = 1.2, 0.1
 N_STRONGEST, N_NAMED = 10, 3
+SHORTLIST_LOSES_BELOW = 0.8
 EMPTY = {
     True: "No edge was kept: the threshold is above what any edge carries. Lower it.",
     False: "No edge was kept: none of those chosen lies on a path from the input to the logits. Ask for more edges.",
@@ -74,6 +76,24 @@ def recovery_warning(evaluation: Evaluation, is_search: bool = True) -> str | No
     return f"the circuit does hardly more than the fully ablated model: {share}. {remedy}"
 
 
+def shortlist_warning(evaluation: Evaluation, n_edges: int, metric: str) -> str | None:
+    """What to tell a user whose candidates lose much before any test: the search can't bring it back; else None.
+
+    The bound is on the faithfulness of the run's own metric, which the search goes by.
+    """
+    if n_edges == 0:
+        return (
+            "none of the candidates lies on a path from the input to the logits: none is tested. Ask for more of them."
+        )
+    faithfulness = evaluation.faithfulness(metric)
+    if faithfulness is None or faithfulness >= SHORTLIST_LOSES_BELOW:
+        return None
+    return (
+        f"before any test, the {n_edges:,} candidates have a faithfulness ({metric}) of {faithfulness:z.0%}: what is "
+        "lost with all other edges no test brings back. Ask for more candidates, or for another method's."
+    )
+
+
 def rounding_warning(near: Sequence[Edge], threshold: float, margin: float) -> str | None:
     """What to tell a user of tests that came out within ``margin`` of the threshold; None where none did."""
     if not near:
@@ -124,6 +144,8 @@ def summary(circuit: Circuit, evaluation: Evaluation, found: Mapping[str, Any]) 
             )
         )
         lines.append(("faithfulness", f"{faithfulness:.1%} of the logit difference"))
+    if "candidates" in found:
+        lines.append(("candidates", _candidates(circuit, found["candidates"])))
     if "bootstrap" in found:
         said = found["bootstrap"]
         lines.append(
@@ -133,6 +155,22 @@ def summary(circuit: Circuit, evaluation: Evaluation, found: Mapping[str, Any]) 
             )
         )
     return lines
+
+
+def _candidates(circuit: Circuit, said: Mapping[str, Any]) -> str:
+    """What was left to be tested, and what that does by itself."""
+    share = said["faithfulness_by_metric"].get(circuit.method["metric"])
+    shown = "" if share is None else f", faithfulness ({circuit.method['metric']}) {share:z.1%}"
+    return (
+        f"{said['kept']:,} after pruning, of {said['asked']:,} by {circuit.method['candidates']['method']['name']}; "
+        f"alone KL {show(said['metrics']['kl'])} nats{shown}"
+    )
+
+
+def options_line(method: Mapping[str, Any]) -> str:
+    """The options in the block ``method`` of a circuit file, on one line."""
+    spelled = {**method, "candidates": spell_candidates(method.get("candidates"))} if "candidates" in method else method
+    return ", ".join(f"{key} {value}" for key, value in spelled.items() if key != "name")
 
 
 def report(evidence: Evidence) -> str:
@@ -206,7 +244,8 @@ def _worst(run: Performance, name: str) -> float | None:
 
 def _strongest(circuit: Circuit, uncertainty: Uncertainty | None) -> str:
     if not circuit.edges:
-        return EMPTY["threshold" in circuit.method]
+        has_candidates = circuit.method.get("candidates", {}).get("kept", 1) > 0
+        return EMPTY["threshold" in circuit.method and has_candidates]
     strongest = sorted(circuit.edges.items(), key=lambda item: (-abs(item[1]), circuit.graph.order(item[0])))
     if uncertainty is None:
         rows = [(f"`{edge}`", show(score)) for edge, score in strongest[:N_STRONGEST]]
@@ -273,11 +312,10 @@ def _count(record: dict[str, Any]) -> tuple[str, str]:
 
 
 def _how(circuit: Circuit, record: dict[str, Any]) -> str:
-    method = ", ".join(f"{key} {value}" for key, value in circuit.method.items() if key != "name")
     timings = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in record["timings"].items())
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     rows = [
-        ("method", f"{circuit.method['name']} ({method})"),
+        ("method", f"{circuit.method['name']} ({options_line(circuit.method)})"),
         _count(record),
         (
             "model",

@@ -101,7 +101,8 @@ class Mlp:
 
 
 class Rerun:
-    """The present patched run of one block of prompts. It starts as the clean run with every edge kept.
+    """The present patched run of one block of prompts. It starts as the clean run with every edge kept, or where only a
+    shortlist of edges is to be tested, as that run (``reduced.py``).
 
     A row is one prompt's answer position for whatever is looked at there alone, else one of ``Rows``.
     """
@@ -142,7 +143,7 @@ class Rerun:
         if node.kind == "mlp":
             self._mlps[node] = self._open_mlp(node)
             self.bytes_per_test += self._bytes_written(self._mlps[node].out)
-        self._inputs[receiver] = self._clean_input(receiver)
+        self._inputs[receiver] = self._looked_at(self.baseline.read(receiver), self._end_only(receiver))
         self._stages[self._stage(receiver)].append(receiver)
 
     def zero_change(self, receiver: Receiver) -> Float[Tensor, "row d_model"]:
@@ -215,11 +216,6 @@ class Rerun:
         if not end_only:
             return Mlp(end_only, self._rows.take(clean.mlp_out[node.layer]))
         return Mlp(end_only, mlp(self.model, node.layer, at_end(clean.mlp_in[node.layer], self._end)))
-
-    def _clean_input(self, receiver: Receiver) -> Tensor:
-        clean, layer = self.baseline.clean, receiver.node.layer
-        streams = {"head": clean.attention_in, "mlp": clean.mlp_in, "logits": (clean.final,)}
-        return self._looked_at(streams[receiver.node.kind][layer], self._end_only(receiver))
 
     # pushing a change through
 

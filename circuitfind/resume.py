@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitfind.checkpoint import State, check_same, read_state
 from circuitfind.errors import CircuitfindError, OutputError
+from circuitfind.methods.options import spell_candidates
 from circuitfind.runfolder import RUN_FILE, STATE_FILE
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def identity(model: Mapping[str, Any], task: Mapping[str, Any], method: Mapping[
         "model_sha256": model["sha256"],
         "method": method["name"],
         **{key: value for key, value in method.items() if key != "name"},
+        "candidates": spell_candidates(method.get("candidates")),
     }
 
 
@@ -51,6 +53,7 @@ def asked(options: RunOptions, task: str, model: str) -> dict[str, Any]:
         "ablation": options.ablation,
         "objective": options.objective,
         "schedule": options.schedule,
+        "candidates": options.candidates or "none",
         "dtype": options.dtype,
     }
     return {key: value for key, value in known.items() if value is not None}

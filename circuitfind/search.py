@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitfind.batch import Batch
@@ -20,7 +20,8 @@ from circuitfind.errors import ModelError
 from circuitfind.graph import Node, Receiver
 from circuitfind.metrics import ENCLOSED, MetricName, make_objective
 from circuitfind.partition import make_yardstick
-from circuitfind.patching import AblationName, Baseline, prepare
+from circuitfind.patching import AblationName, Baseline, at_end, prepare, trace
+from circuitfind.reduced import prepare_reduced
 from circuitfind.rerun import ROWS, Rerun
 from circuitfind.threads import Threads
 from circuitfind.transformer import Transformer
@@ -41,10 +42,14 @@ def split(batch: Batch, batch_size: int) -> list[tuple[Batch, int]]:
 
 
 class _BlockSearch:
-    """The part of a search that one block computes: what the logits read, of its ``n_real`` real prompts."""
+    """The part of a search that one block computes: what the logits read, of its ``n_real`` real prompts.
 
-    def __init__(self, baseline: Baseline, n_real: int) -> None:
+    ``full``: what they read in the full model.
+    """
+
+    def __init__(self, baseline: Baseline, n_real: int, full: Float[Tensor, "prompt d_model"]) -> None:
         self.rerun = Rerun(baseline)
+        self.full = full[:n_real]
         self._n_real = n_real
         self._final = baseline.final
         self._change: Tensor | None = None
@@ -90,6 +95,21 @@ class _BlockSearch:
     def path(self) -> _Path:
         assert self._path is not None
         return self._path
+
+
+def _open_block(
+    model: Transformer,
+    batch: Batch,
+    n_real: int,
+    ablation: AblationName,
+    shortlist: Bool[Tensor, "receiver sender"] | None,
+) -> _BlockSearch:
+    """A block at the start: the clean run, or the one in which the shortlist alone is left."""
+    if shortlist is None:
+        baseline = prepare(model, batch, ablation)
+        return _BlockSearch(baseline, n_real, baseline.final)
+    full = at_end(trace(model, batch.clean).final, batch.end)
+    return _BlockSearch(prepare_reduced(model, batch, ablation, shortlist), n_real, full)
 
 
 class _Path:
@@ -205,7 +225,7 @@ class Search:
     """A patched run over all prompts whose edges are removed receiver by receiver, in reverse forward order.
 
     ``prompts`` is each prompt's objective in the present run, in its own unit (nats, logits, probability); ``value``
-    their mean.
+    their mean. With a ``shortlist`` all other edges are removed from the start.
     """
 
     def __init__(
@@ -218,17 +238,19 @@ class Search:
         batch_size: int,
         match: bool = False,
         bytes_in_flight: int = BYTES_IN_FLIGHT,
+        shortlist: Bool[Tensor, "receiver sender"] | None = None,
     ) -> None:
         self._threads = threads
         self._bytes_in_flight = bytes_in_flight
         batch = batch.to(model.device)
 
         def open_block(group: tuple[Batch, int]) -> _BlockSearch:
-            return _BlockSearch(prepare(model, group[0], ablation), group[1])
+            return _open_block(model, *group, ablation, shortlist)
 
         self._blocks = threads.map(open_block, split(batch, batch_size))
         yardstick = make_yardstick(model) if metric in ENCLOSED else None
-        self._objective = make_objective(metric, model, batch, self._final, match, yardstick, threads.map)
+        full = torch.cat([block.full for block in self._blocks])
+        self._objective = make_objective(metric, model, batch, full, match, yardstick, threads.map)
         self._look()
 
     @property

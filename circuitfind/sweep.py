@@ -29,7 +29,7 @@ from circuitfind.methods.scored import Scored
 from circuitfind.pipeline import TakenOver, find_circuit, make_keeper, make_ready, settle, write_findings
 from circuitfind.preflight import Plan, RunOptions
 from circuitfind.progress import Progress, Silent
-from circuitfind.report import markdown_table, show
+from circuitfind.report import markdown_table, options_line, show
 from circuitfind.resume import identity
 from circuitfind.runfolder import RUN_FILE, claim, json_file, write_run
 from circuitfind.sittings import Clock, Noted
@@ -132,8 +132,10 @@ def take_over(earlier: Findings | None, options: RunOptions) -> TakenOver:
         return TakenOver(per_prompt=per_prompt, evaluation=earlier.evaluation)
     assert isinstance(method, ACDC)
     assert isinstance(earlier.method, ACDC)
-    start = start_from(model.architecture.graph, outcome, earlier.method, method, model.dtype)
-    return TakenOver(start, evaluation=earlier.evaluation)
+    shortlist = earlier.shortlist
+    among = None if shortlist is None else shortlist.edges
+    start = start_from(model.architecture.graph, outcome, earlier.method, method, model.dtype, among)
+    return TakenOver(start, evaluation=earlier.evaluation, shortlist=shortlist)
 
 
 def make_table(folder: Path, plan: SweepPlan) -> dict[str, Any]:
@@ -209,12 +211,12 @@ def page(table: dict[str, Any], pictures: Sequence[str]) -> str:
         (f"[{cells[0]}]({row['folder']}/report.md)", *cells[1:])
         for row, cells in zip(table["circuits"], cells_of(table), strict=True)
     ]
-    method = ", ".join(f"{key} {value}" for key, value in table["method"].items() if key != "name")
+    options = options_line(table["method"])
     sections = [
         f"# {what(table)}: {len(rows)} {PLURAL[size_of(table)]}",
         f"![Edges against KL]({image})" if image else "",
         markdown_table(columns(table), rows),
-        f"KL(full || circuit) in nats; {baseline(table)}. {method}. Seconds are those of the search.",
+        f"KL(full || circuit) in nats; {baseline(table)}. {options}. Seconds are those of the search.",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 

@@ -117,6 +117,15 @@ def run(
             "threshold; faster. grouped: many edges a test; another circuit."
         ),
     ] = "sequential",
+    candidates: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD:N",
+            help="acdc: test only the N edges with the largest scores of another method, e.g. eap-ig:5000; all others "
+            "are removed first. Default: test all.",
+            show_default=False,
+        ),
+    ] = None,
     prompts: Annotated[
         int | None,
         typer.Option(help="How many prompt pairs. Default: 16, or all if there are fewer.", show_default=False),
@@ -165,7 +174,7 @@ def run(
         task, model, method, None, metric, ablation, objective, prompts, seed, parse_batch_size(batch_size),
         device, dtype, bos, out, force, parse_names(format), resume, parse_memory(memory), schedule,
         None, None, select, steps, bootstrap, grad_drop, parse_names(of_methods), combine, start_from,
-        parse_settings(settings or ()),
+        parse_settings(settings or ()), candidates,
     )  # fmt: skip
     if len(sizes) > 1:
         from circuitfind.commands.sweep import sweep_and_print

@@ -14,16 +14,19 @@ the others go through the whole vocabulary (``partition.py``): again the same de
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from circuitfind.batch import Batch
 from circuitfind.errors import UsageError
 from circuitfind.graph import SLOTS, Graph, Node, Receiver
-from circuitfind.methods.found import Found, Save, nothing_decided, save_nothing
+from circuitfind.methods.candidates import Candidates
+from circuitfind.methods.found import Found, Save, in_question, save_nothing, take_up
 from circuitfind.methods.grouped import Grouped
 from circuitfind.methods.rule import Judge, make_judge
 from circuitfind.methods.screened import make_screen
@@ -55,6 +58,7 @@ class ACDC:
     model's value on each prompt, which removes what speaks against the answer only where the full model would.
     ``schedule``: "sequential" is the published algorithm; "screened" the same order and rule, but what is far from the
     threshold is decided by gradients (``screened.py``); "grouped" tests many edges at once (``grouped.py``).
+    ``candidates``: the only edges to be tested; all others are removed first.
     """
 
     threshold: float
@@ -62,6 +66,7 @@ class ACDC:
     ablation: AblationName = "corrupted"
     objective: str = "improve"
     schedule: str = "sequential"
+    candidates: Candidates | None = None
     name: ClassVar[str] = "acdc"
 
     def __post_init__(self) -> None:
@@ -74,7 +79,10 @@ class ACDC:
 
     def to_dict(self) -> dict[str, Any]:
         """The block ``method`` of a circuit file: every option, and the order of visits that the result depends on."""
-        return {"name": self.name, **asdict(self), "order": ORDERS[self.schedule]}
+        options = asdict(replace(self, candidates=None))
+        options.pop("candidates")
+        said = {"candidates": self.candidates.to_dict()} if self.candidates else {}
+        return {"name": self.name, **options, **said, "order": ORDERS[self.schedule]}
 
     def find(
         self,
@@ -85,38 +93,43 @@ class ACDC:
         start: Found | None = None,
         save: Save = save_nothing,
         bytes_in_flight: int = BYTES_IN_FLIGHT,
+        shortlist: Bool[Tensor, "receiver sender"] | None = None,
     ) -> Found:
         """Visit every receiver and decide on every edge.
 
         ``start`` takes up what an earlier search of the same model, batch and options had decided; the outcome is the
         same to the last bit. ``save`` is called with what is decided so far after every chain of tests. The tests side
-        by side on one thread hold at most ``bytes_in_flight``, which changes no outcome.
+        by side on one thread hold at most ``bytes_in_flight``, which changes no outcome. ``shortlist``: the candidates,
+        where they have been chosen already.
         """
+        if shortlist is None and self.candidates is not None:
+            shortlist = self.candidates.choose(model, batch, batch_size, progress)
         if self.schedule == "grouped":
             grouped = Grouped(self.threshold, self.metric, self.ablation, self.objective == "match")
-            return grouped.find(model, batch, batch_size, progress, start, save)
+            return grouped.find(model, batch, batch_size, progress, start, save, shortlist)
         check_answers(self.metric, batch)
         graph = model.architecture.graph
-        found = start.copy() if start else nothing_decided(graph)
-        tolerance = self.tolerance(model.dtype)
+        among, found = in_question(graph, shortlist), take_up(graph, start, shortlist)
+        n_edges, tolerance = int(among.sum()), self.tolerance(model.dtype)
         with Threads(model.device) as threads:
             match = self.objective == "match"
             search = Search(
-                model, batch, self.ablation, self.metric, threads, batch_size, match, bytes_in_flight=bytes_in_flight
+                model, batch, self.ablation, self.metric, threads, batch_size, match, bytes_in_flight, shortlist
             )
             judges = {"sequential": make_judge, "screened": make_screen}
             judge = judges[self.schedule](search, self.threshold, tolerance)
             for receiver in visiting_order(graph):
-                if search.is_live(receiver.node):
-                    for decided in self._decide(search, judge, graph, receiver, found):
+                senders = among[graph.receiver_index[receiver]].nonzero().flatten().tolist()
+                if search.is_live(receiver.node) and senders:
+                    for decided in self._decide(search, judge, graph, receiver, senders, found):
                         found = decided
                         save(found)
                         note = f"{found.summary}, {self.metric} {search.value:.4g}"
-                        progress.update(int(found.decided.sum()), graph.n_edges, note)
+                        progress.update(found.n_decided(among), n_edges, note)
                 else:
                     found.decided[graph.receiver_index[receiver], : graph.n_readable(receiver)] = True
         save(found)
-        progress.update(graph.n_edges, graph.n_edges, found.summary)
+        progress.update(n_edges, n_edges, found.summary)
         return found
 
     def tolerance(self, dtype: torch.dtype) -> float:
@@ -125,9 +138,11 @@ class ACDC:
             return 0.0
         return next((tolerance for tolerance in TOLERANCES if self.threshold >= 4 * tolerance), 0.0)
 
-    def _decide(self, search: Search, judge: Judge, graph: Graph, receiver: Receiver, found: Found) -> Iterator[Found]:
-        """Try the receiver's edges from the latest sender to the earliest; what is decided after each chain."""
-        row, order = graph.receiver_index[receiver], list(reversed(range(graph.n_readable(receiver))))
+    def _decide(
+        self, search: Search, judge: Judge, graph: Graph, receiver: Receiver, senders: Sequence[int], found: Found
+    ) -> Iterator[Found]:
+        """Try the edges from these senders, the latest first; what is decided after each chain."""
+        row, order = graph.receiver_index[receiver], list(reversed(senders))
         waiting = [sender for sender in order if not found.decided[row, sender]]
         kept = [sender for sender in order if found.kept[row, sender]]
         earlier = order[: len(order) - len(waiting)]

@@ -14,28 +14,35 @@ from torch import Tensor
 
 from circuitfind.graph import Edge, Graph
 from circuitfind.methods.acdc import ACDC, chain_length, visiting_order
-from circuitfind.methods.found import Found, nothing_decided
+from circuitfind.methods.found import Found, in_question, nothing_decided
 from circuitfind.methods.rule import ROUNDING
-from circuitfind.patching import readable
 
 MARGINS = {torch.float32: 1e-6, torch.float64: 1e-12, torch.bfloat16: 1e-3}
 """How far from the threshold a score must be for a dtype to tell the side, in the metric's unit."""
 
 
-def is_tested(graph: Graph, found: Found) -> Bool[Tensor, "receiver sender"]:
+Shortlist = Bool[Tensor, "receiver sender"] | None
+"""The only edges that a search tested; None: all."""
+
+
+def is_tested(graph: Graph, found: Found, shortlist: Shortlist = None) -> Bool[Tensor, "receiver sender"]:
     """Which edges a finished search tested: those into the logits and into nodes that a kept edge leaves."""
     leaves = found.kept.any(0).tolist()
     live = [receiver.node.kind == "logits" or leaves[graph.sender_index[receiver.node]] for receiver in graph.receivers]
-    return readable(graph) & torch.tensor(live).unsqueeze(1)
+    return in_question(graph, shortlist) & torch.tensor(live).unsqueeze(1)
 
 
-def undecidable(graph: Graph, found: Found, threshold: float, dtype: torch.dtype) -> list[Edge]:
+def undecidable(
+    graph: Graph, found: Found, threshold: float, dtype: torch.dtype, shortlist: Shortlist = None
+) -> list[Edge]:
     """The edges whose test came out so near the threshold that rounding in ``dtype`` decided, in graph order."""
-    near = is_tested(graph, found) & ((found.scores - threshold).abs() < MARGINS[dtype])
+    near = is_tested(graph, found, shortlist) & ((found.scores - threshold).abs() < MARGINS[dtype])
     return [Edge(graph.senders[sender], graph.receivers[receiver]) for receiver, sender in near.nonzero().tolist()]
 
 
-def start_from(graph: Graph, found: Found, earlier: ACDC, method: ACDC, dtype: torch.dtype) -> Found | None:
+def start_from(
+    graph: Graph, found: Found, earlier: ACDC, method: ACDC, dtype: torch.dtype, shortlist: Shortlist = None
+) -> Found | None:
     """Where a search with ``method`` may start from what one with ``earlier``, of another threshold alone, ``found``.
 
     None where the two compute their tests in different ways, and where the order of tests depends on their outcome.
@@ -44,18 +51,20 @@ def start_from(graph: Graph, found: Found, earlier: ACDC, method: ACDC, dtype: t
     if method.schedule != "sequential" or tolerance != earlier.tolerance(dtype):
         return None
     slack = 2 * tolerance + ROUNDING if tolerance else 0.0
-    return decided_alike(graph, found, earlier.threshold, method.threshold, slack)
+    return decided_alike(graph, found, earlier.threshold, method.threshold, slack, shortlist)
 
 
-def decided_alike(graph: Graph, found: Found, earlier: float, threshold: float, slack: float = 0.0) -> Found:
+def decided_alike(
+    graph: Graph, found: Found, earlier: float, threshold: float, slack: float = 0.0, shortlist: Shortlist = None
+) -> Found:
     """What a search at ``threshold`` decides without a test of its own, after ``found`` at the threshold ``earlier``.
 
     All up to the first test that the two decide differently, that one included: its score is the same, too. Where
     scores are known to ``slack`` only, it ends before the first test that is so near to either threshold, or between
     them, and further back where its chain of tests begins: a score's last digits depend on what else is in its chain.
     """
-    order = decision_order(graph)
-    tested, scores = (x.flatten()[order] for x in (is_tested(graph, found), found.scores))
+    order = decision_order(graph, shortlist)
+    tested, scores = (x.flatten()[order] for x in (is_tested(graph, found, shortlist), found.scores))
     stays = tested & ~(scores < threshold)
     low, high = min(earlier, threshold) - slack, max(earlier, threshold) + slack
     differs = (tested & (scores >= low) & (scores < high)).nonzero().flatten()
@@ -80,7 +89,8 @@ def _begin_of_chain(rows: Int[Tensor, " edge"], stays: Bool[Tensor, " edge"], pl
     return begin
 
 
-def decision_order(graph: Graph) -> Int[Tensor, " edge"]:
+def decision_order(graph: Graph, shortlist: Shortlist = None) -> Int[Tensor, " edge"]:
     """Every edge's place in a flattened [receiver, sender] matrix, in the order in which ACDC decides on them."""
     rows = ((graph.receiver_index[receiver], graph.n_readable(receiver)) for receiver in visiting_order(graph))
-    return torch.tensor([row * len(graph.senders) + sender for row, n in rows for sender in reversed(range(n))])
+    order = torch.tensor([row * len(graph.senders) + sender for row, n in rows for sender in reversed(range(n))])
+    return order[in_question(graph, shortlist).flatten()[order]]

@@ -33,6 +33,10 @@ class Found:
         """The same with tensors of its own."""
         return replace(self, kept=self.kept.clone(), scores=self.scores.clone(), decided=self.decided.clone())
 
+    def n_decided(self, among: Bool[Tensor, "receiver sender"]) -> int:
+        """On how many of these edges the search has decided."""
+        return int((self.decided & among).sum())
+
     @property
     def summary(self) -> str:
         return f"{self.n_tests:,} tests, {int(self.kept.sum()):,} edges kept"
@@ -47,6 +51,17 @@ def nothing_decided(graph: Graph) -> Found:
     edges = readable(graph)
     scores = torch.where(edges, 0.0, math.nan).double()
     return Found(torch.zeros_like(edges), scores, torch.zeros_like(edges), n_tests=0, n_evaluated=0)
+
+
+def in_question(graph: Graph, shortlist: Bool[Tensor, "receiver sender"] | None) -> Bool[Tensor, "receiver sender"]:
+    """The edges that a search may test: those of its shortlist, or all."""
+    return readable(graph) if shortlist is None else shortlist
+
+
+def take_up(graph: Graph, start: Found | None, shortlist: Bool[Tensor, "receiver sender"] | None) -> Found:
+    """Where a search begins: at ``start`` if there is one. All that is in no shortlist is decided: it goes, score 0."""
+    found = start.copy() if start else nothing_decided(graph)
+    return replace(found, decided=found.decided | (readable(graph) & ~in_question(graph, shortlist)))
 
 
 def save_nothing(found: Found) -> None:

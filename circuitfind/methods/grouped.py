@@ -23,13 +23,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitfind.attribution import attribute
 from circuitfind.batch import Batch
 from circuitfind.masked import Layout, Mask, Masked, Runner
-from circuitfind.methods.found import Found, Save, nothing_decided, save_nothing
+from circuitfind.methods.found import Found, Save, in_question, save_nothing, take_up
 from circuitfind.metrics import MetricName, Objective, check_answers, make_objective
 from circuitfind.patching import AblationName, Baseline, prepare, readable
 from circuitfind.progress import Progress
@@ -43,6 +43,7 @@ HOPELESS = 4.0
 Places = Int[Tensor, " edge"]
 """Edges by their places in a flattened [receiver, sender] matrix."""
 Scores = Float[Tensor, " edge"]
+Edges = Bool[Tensor, "receiver sender"]
 
 
 class _Block:
@@ -107,21 +108,20 @@ class _Present:
         self.kept = self.kept.clone()
         self.kept[list(rows)] = 0
 
-    def order(self, rows: Sequence[int], stage: int) -> tuple[Places, Scores]:
-        """All edges into these receivers of a stage, from the smallest attribution to the largest, and these.
+    def order(self, rows: Sequence[int], stage: int, among: Edges) -> tuple[Places, Scores]:
+        """All edges ``among`` these into receivers of a stage, from the smallest attribution to the largest, and these.
 
         Taken where half of each is removed; a tie goes by the order of the graph.
         """
-        n_readable = self._layout.n_readable(stage)
-        kept = self.kept.clone()
-        kept[list(rows), :n_readable] = 0.5
+        tested = torch.zeros_like(among)
+        tested[list(rows)] = among[list(rows)]
+        kept = self.kept.masked_fill(tested, 0.5)
         runs = self._threads.map(lambda block: block.rerun(kept), self._blocks)
         finals = [run.final[: len(block.clean_final)] for block, run in zip(self._blocks, runs, strict=True)]
         slopes = torch.split(self._objective.slope(torch.cat(finals)), [len(final) for final in finals])
         each = list(zip(self._blocks, runs, slopes, strict=True))
         parts = self._threads.map(lambda one: one[0].score(*one[1:], stage).cpu(), each)
-        scores = torch.cat(parts).mean(0)[list(rows), :n_readable].flatten()
-        places = torch.tensor([row * kept.shape[1] + sender for row in rows for sender in range(n_readable)])
+        scores, places = torch.cat(parts).mean(0)[tested], tested.flatten().nonzero().flatten()
         order = scores.argsort(stable=True)
         return places[order], scores[order]
 
@@ -148,22 +148,25 @@ class Grouped:
         progress: Progress,
         start: Found | None = None,
         save: Save = save_nothing,
+        shortlist: Edges | None = None,
     ) -> Found:
         """Decide on every edge. ``start`` takes up what an earlier search of the same model, batch and options had
-        decided, to the same outcome to the last bit; ``save`` is called with what is decided after every decision."""
+        decided, to the same outcome to the last bit; ``save`` is called with what is decided after every decision. With
+        a ``shortlist`` all other edges are removed first."""
         check_answers(self.metric, batch)
         graph = model.architecture.graph
-        layout, found = Layout(graph), start.copy() if start else nothing_decided(graph)
+        layout, among, found = Layout(graph), in_question(graph, shortlist), take_up(graph, start, shortlist)
+        n_edges = int(among.sum())
         with Threads(model.device) as threads:
             present = self._open(model, batch, batch_size, threads, found)
             for stage in reversed(range(layout.n_stages)):
-                for decided in self._decide(present, layout, stage, found):
+                for decided in self._decide(present, layout, stage, among, found):
                     found = decided
                     save(found)
                     note = f"{found.summary}, {self.metric} {present.value:.4g}"
-                    progress.update(int(found.decided.sum()), graph.n_edges, note)
+                    progress.update(found.n_decided(among), n_edges, note)
         save(found)
-        progress.update(graph.n_edges, graph.n_edges, found.summary)
+        progress.update(n_edges, n_edges, found.summary)
         return found
 
     def _open(self, model: Transformer, batch: Batch, batch_size: int, threads: Threads, found: Found) -> _Present:
@@ -178,7 +181,7 @@ class Grouped:
         undecided = readable(model.architecture.graph) & ~found.decided
         return _Present(blocks, objective, threads, (found.kept | undecided).double())
 
-    def _decide(self, present: _Present, layout: Layout, stage: int, found: Found) -> Iterator[Found]:
+    def _decide(self, present: _Present, layout: Layout, stage: int, among: Edges, found: Found) -> Iterator[Found]:
         """Decide on the edges into a stage's receivers; what is found after every decision."""
         rows = layout.rows(stage)
         live = [row for row in rows if is_live(layout, row, found)]
@@ -187,7 +190,7 @@ class Grouped:
             found.decided[dead, : layout.n_readable(stage)] = True
             present.forget(dead)
         if live and not found.decided[live, : layout.n_readable(stage)].all():
-            places, scores = present.order(live, stage)
+            places, scores = present.order(live, stage, among)
             yield from self._divide(present, places, scores, found)
 
     def _divide(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from circuitfind.errors import UsageError
 from circuitfind.graph import Graph
 from circuitfind.methods.acdc import ACDC, DEFAULT_THRESHOLD
 from circuitfind.methods.atp import AtP
 from circuitfind.methods.baselines import HISP, ActivationMagnitude, Random
+from circuitfind.methods.candidates import Candidates
 from circuitfind.methods.catalogue import CATALOGUE
 from circuitfind.methods.eap import EAP, EAPIG, CleanCorrupted, EAPIGActivations
 from circuitfind.methods.ensemble import Ensemble, WarmStart
@@ -16,6 +18,7 @@ from circuitfind.methods.exact import Exact
 from circuitfind.methods.gim import GIM
 from circuitfind.methods.ifr import IFR
 from circuitfind.methods.learned import Learned
+from circuitfind.methods.options import metric_of_candidates, parse_candidates
 from circuitfind.methods.probing import SubnetworkProbing
 from circuitfind.methods.pruning import EdgePruning
 from circuitfind.methods.relp import RelP
@@ -42,6 +45,8 @@ def make_method(options: RunOptions, graph: Graph) -> Method:
     if name == Ensemble.name:
         return Ensemble(tuple(_make(member, options, graph) for member in options.of), options.combine)
     method: Method = _make(name, options, graph)
+    if options.candidates is not None and isinstance(method, ACDC):
+        return replace(method, candidates=_make_candidates(options, options.candidates, graph))
     if options.start_from is not None and isinstance(method, Learned):
         return WarmStart(method, _make(options.start_from, replace(options, steps=None), graph))
     return method
@@ -63,6 +68,17 @@ def _make(name: str, options: RunOptions, graph: Graph) -> Any:
     values |= {key: value for key, value in options.settings if key in CATALOGUE[name].settings}
     chosen = {field.name: values.get(field.name) for field in fields(METHODS[name])}
     return METHODS[name](**{key: value for key, value in chosen.items() if value is not None})
+
+
+def _make_candidates(options: RunOptions, asked: str, graph: Graph) -> Candidates:
+    """Those of a method by its own defaults. Raises UsageError for more than the graph has edges."""
+    name, n_edges = parse_candidates(asked)
+    if n_edges > graph.n_edges:
+        raise UsageError(
+            f"--candidates {asked} asks for {n_edges:,} edges; the model's graph has {graph.n_edges:,}. Ask for fewer."
+        )
+    metric = metric_of_candidates(CATALOGUE[name], options.metric or "")
+    return Candidates(_make(name, replace(options, metric=metric), graph), n_edges)
 
 
 def sparsity(options: RunOptions, graph: Graph) -> float | None:

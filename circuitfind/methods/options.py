@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,8 @@ def settle_method(options: RunOptions, task_metric: str) -> tuple[RunOptions, tu
     involved = members if info.name == ENSEMBLE else [info, *members]
     metric, said = _settle_metric(options.metric, involved, task_metric)
     settings = tuple(_settle_setting(name, value, involved) for name, value in options.settings)
-    return replace(options, method=info.name, metric=metric, settings=settings), said
+    settled = replace(options, method=info.name, metric=metric, settings=settings)
+    return (settled, said) if settled.candidates is None else _settle_candidates(settled, settled.candidates, said)
 
 
 def find_info(name: str) -> MethodInfo:
@@ -100,10 +102,15 @@ def _check_members(options: RunOptions, info: MethodInfo, members: Sequence[Meth
     if len(set(options.of)) < len(options.of):
         raise UsageError(f"--of is {','.join(options.of)}; name each method once.")
     for member in members:
-        if not member.scores or member.name == ENSEMBLE or "start_from" in member.takes:
-            raise UsageError(
-                f"{member.name} can't be part of another method. Methods that can: {', '.join(_possible_members())}."
-            )
+        _check_member(member)
+
+
+def _check_member(member: MethodInfo) -> None:
+    """Raises UsageError for a method that can't be part of another."""
+    if member.name not in _possible_members():
+        raise UsageError(
+            f"{member.name} can't be part of another method. Methods that can: {', '.join(_possible_members())}."
+        )
 
 
 def _possible_members() -> list[str]:
@@ -128,6 +135,42 @@ def _settle_metric(asked: str | None, involved: Sequence[MethodInfo], task_metri
             f"rounding.\nUse another --metric, such as {INSTEAD}, or --method {DEFAULT_SCORES}."
         )
     return INSTEAD, (f"the task's metric {metric} has no gradient where {unable.name} takes it: {INSTEAD} instead.",)
+
+
+def _settle_candidates(options: RunOptions, asked: str, said: tuple[str, ...]) -> tuple[RunOptions, tuple[str, ...]]:
+    """The options with candidates as they are always spelled. Raises UsageError for a method that can't choose any."""
+    name, n_edges = parse_candidates(asked)
+    info, metric = find_info(name), options.metric or ""
+    _check_member(info)
+    if metric_of_candidates(info, metric) != metric:
+        fallback = f"the candidates are those of {INSTEAD}: {metric} has no gradient where {name} takes it."
+        said = (*said, fallback)
+    return replace(options, candidates=f"{name}:{n_edges}"), said
+
+
+def parse_candidates(text: str) -> tuple[str, int]:
+    """The method and the number of edges in METHOD:N. Raises UsageError for anything else.
+
+    >>> parse_candidates("eap-ig:5000")
+    ('eap-ig', 5000)
+    """
+    name, _, number = (part.strip() for part in text.partition(":"))
+    if not name or not re.fullmatch(r"[+-]?\d+", number):
+        raise UsageError(f"--candidates is '{text}'; it must be METHOD:N, e.g. eap-ig:5000.")
+    n_edges = int(number)
+    if n_edges < 1:
+        raise UsageError(f"--candidates is '{text}', which asks for {n_edges} edges; ask for 1 or more.")
+    return name, n_edges
+
+
+def metric_of_candidates(info: MethodInfo, metric: str) -> str:
+    """What candidates are chosen by: the run's metric where the method can have it."""
+    return INSTEAD if metric in info.degenerate else metric
+
+
+def spell_candidates(block: Mapping[str, Any] | None) -> str:
+    """Candidates as the command line has them, from the block of a circuit file; ``none`` where there are none."""
+    return f"{block['method']['name']}:{block['asked']}" if block else "none"
 
 
 def _settle_setting(name: str, value: Setting, involved: Sequence[MethodInfo]) -> tuple[str, Setting]:

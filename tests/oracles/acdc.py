@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -22,16 +23,24 @@ class Outcome:
     value: float
 
 
-def acdc(literal: Literal, batch: Batch, threshold: float, metric: str, ablation: str, match: bool = False) -> Outcome:
-    """The published algorithm over prompts of any length, one at a time."""
+def acdc(
+    literal: Literal,
+    batch: Batch,
+    threshold: float,
+    metric: str,
+    ablation: str,
+    match: bool = False,
+    start: Collection[Edge] | None = None,
+) -> Outcome:
+    """The published algorithm over prompts of any length, one at a time. ``start``: the only edges that are there."""
     prompts = [
         (batch.clean[i, : end + 1], batch.corrupted[i, : end + 1], batch.answers[i], batch.wrong_answers[i])
         for i, end in enumerate(batch.end.tolist())
     ]
     ablated = [ablated_outputs(literal, clean, corrupted, ablation) for clean, corrupted, _, _ in prompts]
     graph = literal.graph
-    kept = set(graph.edges())
-    full = [run(literal, clean, kept, {})[0] for clean, _, _, _ in prompts]
+    full = [run(literal, clean, set(graph.edges()), {})[0] for clean, _, _, _ in prompts]
+    kept = set(graph.edges() if start is None else start)
 
     def value() -> float:
         total = 0.0
@@ -48,6 +57,8 @@ def acdc(literal: Literal, batch: Batch, threshold: float, metric: str, ablation
         dead = node.kind != "logits" and not any(edge.sender == node for edge in kept)
         for sender in reversed(graph.senders[: graph.n_readable(receiver)]):
             edge = Edge(sender, receiver)
+            if edge not in kept:
+                continue
             kept.discard(edge)
             if dead:
                 continue

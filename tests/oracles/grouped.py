@@ -34,7 +34,7 @@ class Search(State):
         for receivers in stages(self.literal.graph.n_layers, self.literal.graph.n_heads):
             live = [r for r in receivers if r.node.kind == "logits" or any(e.sender == r.node for e in self.kept)]
             self.kept -= {edge for edge in self.kept if edge.receiver in set(receivers) - set(live)}
-            edges = [edge for edge in self.literal.graph.edges() if edge.receiver in live]
+            edges = [edge for edge in self.literal.graph.edges() if edge.receiver in live and edge in self.kept]
             if edges:
                 attributions = self.attributions(edges)
                 self.divide(sorted(edges, key=attributions.__getitem__), attributions)

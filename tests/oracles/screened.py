@@ -45,7 +45,9 @@ class Screened(State):
 
     def search(self) -> Screened:
         for receiver in order(self.literal.graph.n_layers, self.literal.graph.n_heads):
-            edges = [edge for edge in self.literal.graph.edges() if edge.receiver == receiver][::-1]
+            edges = [edge for edge in self.literal.graph.edges() if edge.receiver == receiver and edge in self.kept][
+                ::-1
+            ]
             if receiver.node.kind != "logits" and not any(edge.sender == receiver.node for edge in self.kept):
                 self.kept -= set(edges)
                 continue

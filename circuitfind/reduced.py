@@ -1,0 +1,83 @@
+"""A run that has lost all edges but a shortlist: where a search that tests no other edges starts.
+
+With every edge removed a receiver reads what all its senders write when they are ablated. With some kept it reads that,
+
+    less ``ablated - now`` for each kept edge,
+
+so that nothing of the clean run is needed. ``rerun.py`` takes such a run for the clean one: while a receiver is visited
+what comes before it still reads as it does here, and removing its edge from sender s adds ``change[s]`` to its input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuitfind.batch import Batch
+from circuitfind.graph import SLOTS, Receiver
+from circuitfind.masked import Layout
+from circuitfind.patching import AblationName, Attention, Baseline, Trace, ablated_outputs, run_attention
+from circuitfind.transformer import Transformer, embed, embed_positions, mlp, write_heads
+
+Stream = Float[Tensor, "#prompt #pos d_model"]
+
+
+@dataclass(frozen=True)
+class Reduced(Baseline):
+    """A baseline whose ``clean`` run is one in which the ``kept`` edges alone are left.
+
+    ``change[s]`` is what s writes when it is ablated less what it writes in that run. What the heads of a layer read is
+    each input's own: it follows from ``emptied[layer]``, which they would read with every edge removed.
+    """
+
+    kept: Bool[Tensor, "receiver sender"]
+    emptied: tuple[Stream, ...]
+
+    def read(self, receiver: Receiver) -> Float[Tensor, "prompt pos d_model"]:
+        """What the receiver reads in the reduced run."""
+        if receiver.node.kind != "head":
+            return super().read(receiver)
+        row = self.graph.receiver_index[receiver]
+        return refill(self.emptied[receiver.node.layer], self.change, self.kept[row])
+
+
+def refill(
+    emptied: Stream, change: Float[Tensor, "sender prompt pos d_model"], kept: Bool[Tensor, " sender"]
+) -> Float[Tensor, "prompt pos d_model"]:
+    """What a receiver reads that reads ``emptied`` with every edge removed, and keeps these."""
+    total = emptied.expand(change.shape[1:]).clone()
+    for sender in kept.nonzero().flatten().tolist():
+        total -= change[sender]
+    return total
+
+
+def prepare_reduced(
+    model: Transformer, batch: Batch, ablation: AblationName, kept: Bool[Tensor, "receiver sender"]
+) -> Reduced:
+    """The run of a block of prompts with the ``kept`` edges alone, and every sender's change from there."""
+    layout, heads = Layout(model.architecture.graph), range(model.architecture.n_heads)
+    ablated, embedding = ablated_outputs(model, batch, ablation), embed(model, batch.clean)
+    change = embedding.new_empty(len(layout.graph.senders), *embedding.shape)
+    change[0] = ablated.embedding - embedding
+    stream = embed_positions(model, batch.n_pos) + ablated.embedding  # of the run with every edge removed
+    emptied: list[Tensor] = []
+    attentions: list[Attention] = []
+    reads_mlp: list[Tensor] = []
+    writes_mlp: list[Tensor] = []
+    for layer, weights in enumerate(model.layers):
+        emptied.append(stream)
+        reads = torch.stack([refill(stream, change, row) for row in kept[layout.slots(layer)]])
+        attentions.append(run_attention(model, layer, reads.chunk(len(SLOTS))))
+        change[layout.heads(layer)] = write_heads(model, layer, ablated.z[layer] - attentions[-1].z, heads)
+        after_heads = stream + write_heads(model, layer, ablated.z[layer], heads).sum(0) + weights.b_O
+        before_mlp = stream if layout.graph.parallel else after_heads
+        reads_mlp.append(refill(before_mlp, change, kept[layout.row(layer, len(SLOTS))]))
+        writes_mlp.append(mlp(model, layer, reads_mlp[-1]))
+        change[layout.mlp(layer)] = ablated.mlp_out[layer] - writes_mlp[-1]
+        stream = after_heads + ablated.mlp_out[layer] + weights.b_out
+    final = refill(stream, change, kept[-1])
+    run = Trace(embedding, (), tuple(attentions), tuple(reads_mlp), tuple(writes_mlp), final)
+    return Reduced(model, batch, run, change, ablation, kept, tuple(emptied))
