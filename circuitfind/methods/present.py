@@ -1,0 +1,110 @@
+"""The present run of a search that removes many edges at once: what is kept, and a test of what more may go.
+
+All prompts run under one mask of kept edges (``masked.py``), in blocks that the threads share. A test is the same with
+some edges less, computed again only where they reach; it can be made the present run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuitfind.attribution import attribute
+from circuitfind.masked import Mask, Masked, Runner
+from circuitfind.metrics import Objective
+from circuitfind.patching import Baseline
+from circuitfind.search import mean_over_prompts
+from circuitfind.threads import Threads
+
+Places = Int[Tensor, " edge"]
+"""Edges by their places in a flattened [receiver, sender] matrix."""
+Scores = Float[Tensor, " edge"]
+
+
+class Block:
+    """One block of prompts: its present run, and the one that is being tested."""
+
+    def __init__(self, baseline: Baseline, n_real: int) -> None:
+        self.runner = Runner(baseline)
+        self._n_real = n_real
+        self._run: Masked | None = None
+        self._tested: Masked | None = None
+
+    @property
+    def clean_final(self) -> Float[Tensor, "prompt d_model"]:
+        """What the logits read in the clean run."""
+        return self.runner.baseline.final[: self._n_real]
+
+    def test(self, kept: Mask) -> Float[Tensor, "prompt d_model"]:
+        """What the logits read in the run under a mask, which may become the present one."""
+        self._tested = self.runner.rerun(self._run, kept)
+        return self._tested.final[: self._n_real]
+
+    def accept(self) -> None:
+        self._run = self._tested
+
+    def rerun(self, kept: Mask) -> Masked:
+        """A run that stays beside the present one."""
+        return self.runner.rerun(self._run, kept)
+
+    def score(
+        self, run: Masked, slope: Float[Tensor, "prompt d_model"], stage: int
+    ) -> Float[Tensor, "prompt receiver sender"]:
+        """The attributions of the edges into a stage's receivers, from the slope at what the logits read."""
+        whole = torch.cat([slope, slope.new_zeros(len(run.final) - len(slope), slope.shape[1])])
+        return attribute(self.runner, run, whole, stage)[: self._n_real]
+
+
+class Present:
+    """The present run over all prompts. ``kept``: its mask; ``value``: the mean of the objective."""
+
+    def __init__(self, blocks: Sequence[Block], objective: Objective, threads: Threads, kept: Mask) -> None:
+        self._blocks, self._objective, self._threads = blocks, objective, threads
+        self._layout = blocks[0].runner.layout
+        self.kept = self._tested = kept
+        self.value = self._tested_value = self._test(kept)
+        self.accept()
+
+    def test_without(self, group: Places) -> float:
+        """The objective as these edges are removed too, its mean over prompts."""
+        self._tested = self.kept.clone()
+        self._tested.view(-1)[group] = 0
+        self._tested_value = self._test(self._tested)
+        return self._tested_value
+
+    def accept(self) -> None:
+        """Makes the run that was tested last the present one."""
+        for block in self._blocks:
+            block.accept()
+        self.kept, self.value = self._tested, self._tested_value
+
+    def forget(self, rows: Sequence[int]) -> None:
+        """Remove the edges into dead nodes, which changes no value."""
+        self.kept = self.kept.clone()
+        self.kept[list(rows)] = 0
+
+    def order(self, rows: Sequence[int], stage: int) -> tuple[Places, Scores]:
+        """All edges into these receivers of a stage, from the smallest attribution to the largest, and these.
+
+        Taken where half of each is removed; a tie goes by the order of the graph.
+        """
+        n_readable = self._layout.n_readable(stage)
+        kept = self.kept.clone()
+        kept[list(rows), :n_readable] = 0.5
+        runs = self._threads.map(lambda block: block.rerun(kept), self._blocks)
+        finals = [run.final[: len(block.clean_final)] for block, run in zip(self._blocks, runs, strict=True)]
+        slopes = torch.split(self._objective.slope(torch.cat(finals)), [len(final) for final in finals])
+        each = list(zip(self._blocks, runs, slopes, strict=True))
+        parts = self._threads.map(lambda one: one[0].score(*one[1:], stage).cpu(), each)
+        scores = torch.cat(parts).mean(0)[list(rows), :n_readable].flatten()
+        places = torch.tensor([row * kept.shape[1] + sender for row in rows for sender in range(n_readable)])
+        order = scores.argsort(stable=True)
+        return places[order], scores[order]
+
+    def _test(self, kept: Mask) -> float:
+        finals = torch.cat(self._threads.map(lambda block: block.test(kept), self._blocks))
+        (value,) = mean_over_prompts(self._objective(finals.unsqueeze(0)).cpu())
+        return value
