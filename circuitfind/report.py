@@ -74,7 +74,7 @@ def recovery_warning(evaluation: Evaluation, is_search: bool = True) -> str | No
     return f"the circuit does hardly more than the fully ablated model: {share}. {remedy}"
 
 
-def rounding_warning(near: Sequence[Edge], threshold: float, margin: float) -> str | None:
+def rounding_warning(near: Sequence[Edge] | Sequence[Node], threshold: float, margin: float) -> str | None:
     """What to tell a user of tests that came out within ``margin`` of the threshold; None where none did."""
     if not near:
         return None
@@ -264,7 +264,9 @@ def _count(record: dict[str, Any]) -> tuple[str, str]:
     """How many edges were tested, and for how many rounding decided; or how many were chosen by their scores."""
     if "selection" in record:
         selection = record["selection"]
-        return "edges", f"{selection['nominal']:,} chosen, {selection['kept']:,} left after pruning"
+        of = selection.get("units", "edges")
+        edges = "" if of == "edges" else "edges "
+        return of, f"{selection['nominal']:,} chosen, {selection['kept']:,} {edges}left after pruning"
     search = record["search"]
     return "tests", (
         f"{search['tested']:,} tested, {search['computed']:,} computed, {search['taken_over']:,} taken over, "

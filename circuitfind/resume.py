@@ -34,6 +34,8 @@ def identity(model: Mapping[str, Any], task: Mapping[str, Any], method: Mapping[
         "model": model["name"],
         "model_sha256": model["sha256"],
         "method": method["name"],
+        "level": "edge",  # unless the record says otherwise
+        "kv": "per-head",
         **{key: value for key, value in method.items() if key != "name"},
     }
 
@@ -51,6 +53,8 @@ def asked(options: RunOptions, task: str, model: str) -> dict[str, Any]:
         "ablation": options.ablation,
         "objective": options.objective,
         "schedule": options.schedule,
+        "level": options.level,
+        "kv": options.kv,
         "dtype": options.dtype,
     }
     return {key: value for key, value in known.items() if value is not None}

@@ -19,7 +19,7 @@ measured for its group: the scores of all removed edges add up to what the circu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,13 +27,13 @@ import torch
 from circuitfind.batch import Batch
 from circuitfind.masked import Layout
 from circuitfind.methods.found import Found, Save, nothing_decided, save_nothing
-from circuitfind.methods.present import Block, Places, Present, Scores
-from circuitfind.metrics import MetricName, check_answers, make_objective
-from circuitfind.patching import AblationName, prepare, readable
+from circuitfind.methods.present import Places, Present, Scores, open_blocks
+from circuitfind.metrics import MetricName
+from circuitfind.patching import AblationName
 from circuitfind.progress import Progress
-from circuitfind.search import split
 from circuitfind.threads import Threads
 from circuitfind.transformer import Transformer
+from circuitfind.units import KvName, Units
 
 HOPELESS = 4.0
 """A group whose attributions add up to more than so many thresholds is halved without a test."""
@@ -47,6 +47,7 @@ class Grouped:
     metric: MetricName = "kl"
     ablation: AblationName = "corrupted"
     match: bool = False
+    kv: KvName = "per-head"
 
     def find(
         self,
@@ -59,13 +60,15 @@ class Grouped:
     ) -> Found:
         """Decide on every edge. ``start`` takes up what an earlier search of the same model, batch and options had
         decided, to the same outcome to the last bit; ``save`` is called with what is decided after every decision."""
-        check_answers(self.metric, batch)
-        graph = model.architecture.graph
-        layout, found = Layout(graph), start.copy() if start else nothing_decided(graph)
+        units = Units.of(model.architecture, "edge", self.kv)
+        graph, layout = units.graph, Layout(units.graph)
+        found = start.copy() if start else nothing_decided(graph)
         with Threads(model.device) as threads:
-            present = self._open(model, batch, batch_size, threads, found)
+            options = (self.metric, self.ablation, self.match)
+            blocks, objective = open_blocks(model, batch, batch_size, *options, threads)
+            present = Present(blocks, objective, threads, (found.kept | (units.edges & ~found.decided)).double())
             for stage in reversed(range(layout.n_stages)):
-                for decided in self._decide(present, layout, stage, found):
+                for decided in self._decide(present, layout, units, stage, found):
                     found = decided
                     save(found)
                     note = f"{found.summary}, {self.metric} {present.value:.4g}"
@@ -74,19 +77,7 @@ class Grouped:
         progress.update(graph.n_edges, graph.n_edges, found.summary)
         return found
 
-    def _open(self, model: Transformer, batch: Batch, batch_size: int, threads: Threads, found: Found) -> Present:
-        batch = batch.to(model.device)
-
-        def open_block(group: tuple[Batch, int]) -> Block:
-            return Block(prepare(model, group[0], self.ablation), group[1])
-
-        blocks = threads.map(open_block, split(batch, batch_size))
-        final = torch.cat([block.clean_final for block in blocks])
-        objective = make_objective(self.metric, model, batch, final, self.match, each=threads.map)
-        undecided = readable(model.architecture.graph) & ~found.decided
-        return Present(blocks, objective, threads, (found.kept | undecided).double())
-
-    def _decide(self, present: Present, layout: Layout, stage: int, found: Found) -> Iterator[Found]:
+    def _decide(self, present: Present, layout: Layout, units: Units, stage: int, found: Found) -> Iterator[Found]:
         """Decide on the edges into a stage's receivers; what is found after every decision."""
         rows = layout.rows(stage)
         live = [row for row in rows if is_live(layout, row, found)]
@@ -95,8 +86,11 @@ class Grouped:
             found.decided[dead, : layout.n_readable(stage)] = True
             present.forget(dead)
         if live and not found.decided[live, : layout.n_readable(stage)].all():
-            places, scores = present.order(live, stage)
-            yield from self._divide(present, places, scores, found)
+            groups = groups_of(units, live)
+            present.take_together(groups)
+            for settled in self._divide(present, *present.order(groups, stage), found):
+                follow(settled, groups)
+                yield settled
 
     def _divide(
         self, present: Present, group: Places, scores: Scores, found: Found, known: float | None = None
@@ -147,6 +141,19 @@ def is_live(layout: Layout, row: int, found: Found) -> bool:
     """Whether a kept edge leaves the node of this receiver, all behind it being decided. The logits always live."""
     reader = layout.reader(row)
     return reader is None or bool(found.kept[:, reader].any())
+
+
+def groups_of(units: Units, rows: Sequence[int]) -> list[list[int]]:
+    """These receivers of a stage in groups of those that are one, in graph order."""
+    together = [[units.graph.receiver_index[receiver] for receiver in group] for group in units.receivers()]
+    return [some for group in together if (some := [row for row in group if row in rows])]
+
+
+def follow(found: Found, groups: Sequence[Sequence[int]]) -> None:
+    """Enter the outcome at the first receiver of each group at its others."""
+    for first, *others in groups:
+        for tensor in (found.kept, found.scores, found.decided):
+            tensor[others] = tensor[first]
 
 
 def middle(scores: Scores) -> int:

@@ -13,11 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitfind.attribution import attribute
+from circuitfind.batch import Batch
 from circuitfind.masked import Mask, Masked, Runner
-from circuitfind.metrics import Objective
-from circuitfind.patching import Baseline
-from circuitfind.search import mean_over_prompts
+from circuitfind.metrics import MetricName, Objective, check_answers, make_objective
+from circuitfind.patching import AblationName, Baseline, prepare
+from circuitfind.search import mean_over_prompts, split
 from circuitfind.threads import Threads
+from circuitfind.transformer import Transformer
 
 Places = Int[Tensor, " edge"]
 """Edges by their places in a flattened [receiver, sender] matrix."""
@@ -64,14 +66,26 @@ class Present:
     def __init__(self, blocks: Sequence[Block], objective: Objective, threads: Threads, kept: Mask) -> None:
         self._blocks, self._objective, self._threads = blocks, objective, threads
         self._layout = blocks[0].runner.layout
+        self._twins = torch.arange(len(kept)).unsqueeze(1)
         self.kept = self._tested = kept
         self.value = self._tested_value = self._test(kept)
         self.accept()
 
+    def take_together(self, rows: Sequence[Sequence[int]]) -> None:
+        """From now on the edges from a sender into these receivers of each group go with that into its first."""
+        self._twins = torch.arange(len(self.kept)).unsqueeze(1).repeat(1, max(map(len, rows)))
+        for group in rows:
+            self._twins[group[0], : len(group)] = torch.tensor(group)
+
+    def all_of(self, group: Places) -> Places:
+        """These edges and those that go with them."""
+        n_senders = self.kept.shape[1]
+        return (self._twins[group // n_senders] * n_senders + (group % n_senders).unsqueeze(1)).flatten()
+
     def test_without(self, group: Places) -> float:
-        """The objective as these edges are removed too, its mean over prompts."""
+        """The objective as these edges are removed too, and what goes with them, its mean over prompts."""
         self._tested = self.kept.clone()
-        self._tested.view(-1)[group] = 0
+        self._tested.view(-1)[self.all_of(group)] = 0
         self._tested_value = self._test(self._tested)
         return self._tested_value
 
@@ -86,21 +100,23 @@ class Present:
         self.kept = self.kept.clone()
         self.kept[list(rows)] = 0
 
-    def order(self, rows: Sequence[int], stage: int) -> tuple[Places, Scores]:
+    def order(self, rows: Sequence[Sequence[int]], stage: int) -> tuple[Places, Scores]:
         """All edges into these receivers of a stage, from the smallest attribution to the largest, and these.
 
-        Taken where half of each is removed; a tie goes by the order of the graph.
+        Taken where half of each is removed; a tie goes by the order of the graph. The receivers stand in groups: of the
+        edges from a sender into a group that into its first alone is given, with the sum of their attributions.
         """
         n_readable = self._layout.n_readable(stage)
         kept = self.kept.clone()
-        kept[list(rows), :n_readable] = 0.5
+        kept[[row for group in rows for row in group], :n_readable] = 0.5
         runs = self._threads.map(lambda block: block.rerun(kept), self._blocks)
         finals = [run.final[: len(block.clean_final)] for block, run in zip(self._blocks, runs, strict=True)]
         slopes = torch.split(self._objective.slope(torch.cat(finals)), [len(final) for final in finals])
         each = list(zip(self._blocks, runs, slopes, strict=True))
         parts = self._threads.map(lambda one: one[0].score(*one[1:], stage).cpu(), each)
-        scores = torch.cat(parts).mean(0)[list(rows), :n_readable].flatten()
-        places = torch.tensor([row * kept.shape[1] + sender for row in rows for sender in range(n_readable)])
+        means = torch.cat(parts).mean(0)[:, :n_readable]
+        scores = torch.cat([means[list(group)].sum(0) for group in rows])
+        places = torch.tensor([group[0] * kept.shape[1] + sender for group in rows for sender in range(n_readable)])
         order = scores.argsort(stable=True)
         return places[order], scores[order]
 
@@ -108,3 +124,25 @@ class Present:
         finals = torch.cat(self._threads.map(lambda block: block.test(kept), self._blocks))
         (value,) = mean_over_prompts(self._objective(finals.unsqueeze(0)).cpu())
         return value
+
+
+def open_blocks(
+    model: Transformer,
+    batch: Batch,
+    batch_size: int,
+    metric: MetricName,
+    ablation: AblationName,
+    match: bool,
+    threads: Threads,
+) -> tuple[list[Block], Objective]:
+    """The prompts in blocks, and what is measured over all of them. Raises UsageError where the metric needs wrong
+    answers that a prompt doesn't have."""
+    check_answers(metric, batch)
+    batch = batch.to(model.device)
+
+    def open_block(group: tuple[Batch, int]) -> Block:
+        return Block(prepare(model, group[0], ablation), group[1])
+
+    blocks = threads.map(open_block, split(batch, batch_size))
+    final = torch.cat([block.clean_final for block in blocks])
+    return blocks, make_objective(metric, model, batch, final, match, each=threads.map)
