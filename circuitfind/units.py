@@ -67,6 +67,13 @@ def without_defaults(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if DEFAULTS.get(key) != value}
 
 
+def summed(level: LevelName, kv: KvName) -> str:
+    """How a record says that a unit has the sum of its edges' scores; nothing where each edge has its own."""
+    if level == "node":
+        return ", summed over the edges that leave a node"
+    return ", summed over edges that go together" if kv == "grouped" else ""
+
+
 def owners(graph: Graph) -> Int[np.ndarray, " receiver"]:
     """Which sender each receiver belongs to; the logits, which send nothing, stand behind the last."""
     logits = len(graph.senders)

@@ -88,11 +88,6 @@ def _check_units(options: RunOptions, info: MethodInfo, involved: Sequence[Metho
         raise UsageError("--nodes counts heads and MLPs, and edges are decided on here. Add --level node.")
     if options.select == "greedy" and asked != {"level": "edge", "kv": "per-head"}:
         raise UsageError("--select greedy goes edge by edge, from the logits back. Use top or top-signed here.")
-    if options.grad_drop and asked != {"level": "edge", "kv": "per-head"}:
-        raise UsageError(
-            "--grad-drop takes sizes edge by edge, where a unit of several edges needs the size of their sum in each "
-            "pass.\nLeave it out, or --level and --kv."
-        )
 
 
 def _check_nodes(options: RunOptions, info: MethodInfo) -> None:

@@ -16,7 +16,7 @@ from circuitfind.batch import Batch
 from circuitfind.methods.scorer import Scorer
 from circuitfind.progress import Progress
 from circuitfind.transformer import Transformer
-from circuitfind.units import KvName, LevelName, Units, without_defaults
+from circuitfind.units import KvName, LevelName, Units, summed, without_defaults
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,8 @@ class Summed:
     def to_dict(self) -> dict[str, Any]:
         """The block ``method`` of a circuit file: the method's, and what is summed."""
         block = self.method.to_dict()
-        of = "the edges that leave a node" if self.level == "node" else "edges that go together"
         units = without_defaults({"level": self.level, "kv": self.kv})
-        return {**block, **units, "score": f"{block['score']}; summed over {of}"}
+        return {**block, **units, "score": block["score"] + summed(self.level, self.kv)}
 
     def score(
         self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
