@@ -152,8 +152,9 @@ def groups_of(units: Units, rows: Sequence[int]) -> list[list[int]]:
 def follow(found: Found, groups: Sequence[Sequence[int]]) -> None:
     """Enter the outcome at the first receiver of each group at its others."""
     for first, *others in groups:
-        for tensor in (found.kept, found.scores, found.decided):
-            tensor[others] = tensor[first]
+        for other in others:
+            for tensor in (found.kept, found.scores, found.decided):
+                tensor[other] = tensor[first]
 
 
 def middle(scores: Scores) -> int:

@@ -77,7 +77,7 @@ class Present:
         for group in rows:
             self._twins[group[0], : len(group)] = torch.tensor(group)
 
-    def all_of(self, group: Places) -> Places:
+    def all_of(self, group: Places) -> Int[Tensor, " member"]:
         """These edges and those that go with them."""
         n_senders = self.kept.shape[1]
         return (self._twins[group // n_senders] * n_senders + (group % n_senders).unsqueeze(1)).flatten()
