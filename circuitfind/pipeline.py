@@ -135,6 +135,8 @@ def find_circuit(
     """The circuit that ``options`` ask for, and its evaluation."""
     options = settle(options)
     method = make_method(options, ready.model.transformer.architecture.graph)
+    if options.kv == "grouped" and find_units(ready, options).are_edges:
+        notes.stage(f"{ready.model.name} has no grouped queries: every head's k and v inputs are its own")
     if isinstance(method, ACDC):
         return search_circuit(ready, options, method, notes, clock, keeper, taken_over)
     return score_circuit(ready, options, method, notes, clock, keeper, taken_over)
