@@ -79,7 +79,7 @@ def test_scores_of_nodes_are_the_same_down_each_column(scored: RunResult) -> Non
 def test_the_consensus_is_a_circuit_of_nodes(scored: RunResult) -> None:
     consensus = Circuit.load(scored.folder / "consensus.json")
     among = {*nodes_of(consensus), Node("input"), Node("logits")}
-    assert len(among) > 2
+    assert len(among) > 2 and consensus.method["level"] == "node"
     assert set(consensus.edges) == {
         edge for edge in consensus.graph.edges() if edge.sender in among and edge.receiver.node in among
     }

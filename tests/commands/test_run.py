@@ -216,16 +216,11 @@ def test_what_can_be_known_without_torch_is_told_without_it() -> None:
     import subprocess
     import sys
 
-    wrong = (
-        *(["ioj"], ["ioi", "--metric", "kll"], ["ioi", "--model", "tiney"], ["ioi", "--threshold", "nan"]),
-        *(
-            ["ioi", "--level", "nod"],
-            ["ioi", "--kv", "one"],
-            ["ioi", "--nodes", "5"],
-            ["ioi", "--kv", "grouped", "--level", "node"],
-        ),
-        ["ioi", "--method", "ifr", "--level", "node", "--nodes", "5"],
-    )
+    wrong: list[list[str]] = [
+        ["ioj"], ["ioi", "--metric", "kll"], ["ioi", "--model", "tiney"], ["ioi", "--threshold", "nan"],
+        ["ioi", "--level", "nod"], ["ioi", "--kv", "one"], ["ioi", "--nodes", "5"],
+        ["ioi", "--kv", "grouped", "--level", "node"], ["ioi", "--method", "ifr", "--level", "node", "--nodes", "5"],
+    ]  # fmt: skip
     calls = "; ".join(f"assert call(['run', *{words!r}], False) == 2" for words in wrong)
     code = f"import sys; from circuitfind.app import call; {calls}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
