@@ -56,7 +56,7 @@ def main() -> None:
         for receiver in receivers:
             senders = spread(graph.n_readable(receiver), options.senders)
             start = time.perf_counter()
-            rises = tests.rises(receiver, senders).mean(0).tolist()
+            rises = tests.rises([receiver], senders).mean(0).tolist()
             seconds[receiver] = (time.perf_counter() - start) / len(senders)
             scores |= {(receiver, sender): rise for sender, rise in zip(senders, rises, strict=True)}
             print(f"  {receiver!s:<12}{len(senders):5} tests {seconds[receiver] * 1e3:9.2f} ms each", flush=True)

@@ -101,7 +101,8 @@ def _circuit_of(
     ready, graph, scores = findings.ready, findings.graph, findings.outcome.scores
     places = kept.nonzero().tolist()
     edges = {Edge(graph.senders[s], graph.receivers[r]): float(scores[r, s]) for r, s in places}
-    method = {**method_block(ready, findings.method, findings.options), **said}
+    block = method_block(ready, findings.method, findings.options)
+    method = {**said, **block} if "level" in block else {**block, **said}  # that of nodes is not that of intervals
     return Circuit(graph, edges, ready.model.to_dict(), task_block(ready), method, evaluation.to_dict())
 
 

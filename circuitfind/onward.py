@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 from jaxtyping import Bool, Float
@@ -100,12 +102,15 @@ class Onward:
         """How many rows a test has."""
         return len(self._rows)
 
-    def remove(self, receiver: Receiver, senders: Sequence[int]) -> Float[Tensor, "test prompt d_model"]:
-        """What the logits read when the receiver's edge from one sender alone is removed, for each of these senders."""
-        change, node = self._baseline.change[list(senders)], receiver.node
+    def remove(self, receivers: Sequence[Receiver], senders: Sequence[int]) -> Float[Tensor, "test prompt d_model"]:
+        """What the logits read when the receiver's edge from one sender alone is removed, for each of these senders.
+
+        Several receivers, which lose their edges from the sender at once, are inputs of different heads of one layer.
+        """
+        change, node = self._baseline.change[list(senders)], receivers[0].node
         if node.kind == "logits":
             return self.final + at_end(change, self._end)
-        stream = self._after_mlp(node, change) if node.kind == "mlp" else self._after_head(receiver, change)
+        stream = self._after_mlp(node, change) if node.kind == "mlp" else self._after_heads(receivers, change)
         for layer in range(node.layer + 1, self._architecture.n_layers):
             stream = self._run_layer(layer, stream).after
         return stream
@@ -137,10 +142,10 @@ class Onward:
         written = mlp(self._model, node.layer, clean.mlp_in + self._take(change, self._is_last(node.layer)))
         return clean.after + written.sub_(clean.mlp_out)
 
-    def _after_head(self, receiver: Receiver, change: Float[Tensor, "test prompt pos d_model"]) -> Looked:
-        """The stream behind the layer of a head one of whose inputs changes so."""
-        layer = receiver.node.layer
-        clean, written = self._clean[layer], self._write_head(receiver, change)
+    def _after_heads(self, receivers: Sequence[Receiver], change: Float[Tensor, "test prompt pos d_model"]) -> Looked:
+        """The stream behind the layer of heads one of whose inputs changes so."""
+        layer = receivers[0].node.layer
+        clean, written = self._clean[layer], reduce(add, (self._write_head(one, change) for one in receivers))
         if self._architecture.parallel:
             return clean.after + written
         after_heads = clean.after_heads + written

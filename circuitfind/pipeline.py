@@ -47,6 +47,7 @@ from circuitfind.search import default_batch_size
 from circuitfind.sittings import Clock, Noted
 from circuitfind.size import Selection, find_select
 from circuitfind.uncertainty import Bootstrap, bootstrap
+from circuitfind.units import Units, find_kv, find_level
 
 __all__ = ["Plan", "RunOptions", "RunResult", "carry_out", "make_plan", "run"]
 
@@ -137,6 +138,8 @@ def find_circuit(
     """The circuit that ``options`` ask for, and its evaluation."""
     options = settle(options)
     method = make_method(options, ready.model.transformer.architecture.graph)
+    if options.kv == "grouped" and find_units(ready, options).are_edges:
+        notes.stage(f"{ready.model.name} has no grouped queries: every head's k and v inputs are its own")
     if isinstance(method, ACDC):
         return search_circuit(ready, options, method, notes, clock, keeper, taken_over)
     return score_circuit(ready, options, method, notes, clock, keeper, taken_over)
@@ -152,7 +155,7 @@ def search_circuit(
     taken_over: TakenOver,
 ) -> Findings:
     """The outcome of a search, from where an earlier one was cut off, and its evaluation."""
-    transformer = ready.model.transformer
+    transformer, units = ready.model.transformer, find_units(ready, options)
     earlier = keeper.start(search_identity(ready, options, method), clock.spent, notes.warn)
     shortlist = find_shortlist(ready, method, notes, clock, taken_over)
     edges, known = (None, taken_over.evaluation) if shortlist is None else (shortlist.edges, shortlist.evaluation)
@@ -160,9 +163,9 @@ def search_circuit(
         if earlier is not None:
             notes.stage(f"going on with {keeper.folder}: {taken_up(earlier, clock, edges)}")
         start = earlier or taken_over.start
-        found = search(ready, method, start, notes, keeper, edges)
+        found = search(ready, method, units, start, notes, keeper, edges)
     evaluation = evaluate_circuit(ready, options, found.kept, notes, clock, known)
-    near = undecidable(transformer.architecture.graph, found, method.threshold, transformer.dtype, edges)
+    near = undecidable(units, found, method.threshold, transformer.dtype, edges)
     notes.warn_if(rounding_warning(near, method.threshold, MARGINS[transformer.dtype]))
     tests = {
         "tested": found.n_tests,
@@ -204,18 +207,20 @@ def score_circuit(
 ) -> Findings:
     """The circuit made of a method's scores, how sure it is, and its evaluation."""
     graph = ready.model.transformer.architecture.graph
-    selection = Selection(options.edges, options.fraction, options.threshold, find_select(options.select))
-    selection.count(graph)  # what the graph does not have is refused before it is looked for
+    units = find_units(ready, options)
+    find = find_select(options.select)
+    selection = Selection(options.edges, options.fraction, options.threshold, find, options.nodes)
+    selection.count(units)  # what the graph does not have is refused before it is looked for
     with clock.time("search"):
         per_prompt = taken_over.per_prompt
         if per_prompt is None:
-            per_prompt = score(ready, method, notes, keeper)
-        scored = Scored.of(graph, per_prompt, selection)
+            per_prompt = score(ready, method, units, notes, keeper)
+        scored = Scored.of(per_prompt, selection, units)
     if options.bootstrap is not None:
         with clock.time("bootstrap"):
             notes.stage(f"{options.bootstrap:,} resamples of the prompts")
             draws = Bootstrap(options.bootstrap, seed=options.seed)
-            uncertainty = bootstrap(graph, rounded(graph, per_prompt), selection, draws)
+            uncertainty = bootstrap(graph, rounded(graph, per_prompt), selection, draws, units)
             scored = replace(scored, options=draws, uncertainty=uncertainty)
     evaluation = evaluate_circuit(ready, options, scored.kept, notes, clock, taken_over.evaluation)
     consensus = None
@@ -227,10 +232,17 @@ def score_circuit(
     return Findings(ready, options, method, scored, evaluation, scored.record(), consensus)
 
 
-def score(ready: Ready, method: Scorer, notes: Noted, keeper: Keeper) -> Float[Tensor, "prompt receiver sender"]:
+def find_units(ready: Ready, options: RunOptions) -> Units:
+    """What is decided on in this model."""
+    return Units.of(ready.model.transformer.architecture, find_level(options.level), find_kv(options.kv))
+
+
+def score(
+    ready: Ready, method: Scorer, units: Units, notes: Noted, keeper: Keeper
+) -> Float[Tensor, "prompt receiver sender"]:
     """The method's scores. Of one that diverges those of its last sound step are left in the run's folder."""
     model = ready.model.transformer
-    notes.stage(f"{method.name} scores the {model.architecture.graph.n_edges:,} edges of {ready.model.name}")
+    notes.stage(f"{method.name} scores the {units.n:,} {units.noun} of {ready.model.name}")
     try:
         return method.score(model, ready.batch, ready.work.batch_size, notes)
     except DivergedError as error:
@@ -259,20 +271,25 @@ def evaluate_circuit(
 def search(
     ready: Ready,
     method: ACDC,
+    units: Units,
     start: Found | None,
     notes: Noted,
     keeper: Keeper,
     shortlist: Bool[Tensor, "receiver sender"] | None,
 ) -> Found:
-    """The method's outcome; what it has decided so far is kept all the while, and how long it still takes is told."""
-    graph, name = ready.model.transformer.architecture.graph, ready.model.name
+    """The method's outcome; what it has decided so far is kept all the while, and how long it still takes is told.
+
+    At node level every test is made and takes about as long, so that the share of them that are done tells enough.
+    """
     among = "" if shortlist is None else f"{int(shortlist.sum()):,} candidates of "
-    notes.stage(f"{method.name} on {among}the {graph.n_edges:,} edges of {name}, threshold {method.threshold:g}")
-    eta = Eta(graph, shortlist)
+    what = f"{among}the {units.n:,} {units.noun} of {ready.model.name}"
+    notes.stage(f"{method.name} on {what}, threshold {method.threshold:g}")
+    eta = Eta(units.graph, shortlist)
 
     def save(found: Found) -> None:
         keeper.save(found)
-        eta.see(found)
+        if units.level == "edge":
+            eta.see(found)
 
     size, in_flight = ready.work.batch_size, ready.work.bytes_in_flight
     progress = WithTimeLeft(notes, eta)

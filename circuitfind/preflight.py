@@ -43,6 +43,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "way to select": SELECTS,
         "way to combine": COMBINE,
         "dtype": ("float32", "float64", "bfloat16"),
+        "level": ("edge", "node"),
+        "way to take k and v inputs": ("per-head", "grouped"),
     }
 )
 """The words that options take. The modules that do what they say import torch; a test holds the two together."""
@@ -61,8 +63,9 @@ class RunOptions:
     ``batch_size`` None what suits the device, ``bos`` None what the model's tokenizer does by itself, ``out`` None a
     new folder under results/ (with ``resume`` the latest there of the same), ``memory`` (bytes) None whatever is
     available, ``steps`` None the method's own, ``bootstrap`` (resamples) None no bootstrap. ``of`` names an ensemble's
-    methods, ``start_from`` the method whose scores learned masks start from; ``settings`` are a method's own options;
-    ``candidates`` (``METHOD:N``) the edges that a search tests, None all.
+    methods, ``start_from`` the method whose scores learned masks start from; ``settings`` are a method's own options.
+    ``candidates`` (``METHOD:N``) are the edges that a search tests, None all. ``level`` and ``kv`` say what is decided
+    on (``units.py``); ``nodes`` is a number of them at node level.
     """
 
     task: str
@@ -95,6 +98,9 @@ class RunOptions:
     start_from: str | None = None
     settings: tuple[tuple[str, Setting], ...] = ()
     candidates: str | None = None
+    level: str = "edge"
+    kv: str = "per-head"
+    nodes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -132,12 +138,13 @@ def make_plan(options: RunOptions, progress: Progress) -> Plan:
 
 def check_words(options: RunOptions) -> None:
     """Raises UsageError, with the nearest known one, for a word that an option does not take."""
-    for kind in ("ablation", "objective", "schedule", "dtype"):
+    for kind in ("ablation", "objective", "schedule", "dtype", "level"):
         _known(kind, getattr(options, kind))
     for kind, asked in (("method", options.method), ("metric", options.metric)):
         if asked is not None:
             _known(kind, asked)
     _known("way to select", options.select, plural="ways to select")
+    _known("way to take k and v inputs", options.kv, plural="ways to take them")
     _known("way to combine", options.combine, plural="ways to combine")
     for name in options.formats:
         _known("export format", name, FORMATS)

@@ -10,7 +10,7 @@ import networkx
 
 from circuitfind.circuit import Circuit
 from circuitfind.evaluation.performance import Evaluation, Performance
-from circuitfind.graph import Edge, Node
+from circuitfind.graph import Edge, Node, Receiver
 from circuitfind.memory import gigabytes
 from circuitfind.methods.found import Found
 from circuitfind.methods.options import spell_candidates
@@ -94,7 +94,7 @@ def shortlist_warning(evaluation: Evaluation, n_edges: int, metric: str) -> str 
     )
 
 
-def rounding_warning(near: Sequence[Edge], threshold: float, margin: float) -> str | None:
+def rounding_warning(near: Sequence[Edge] | Sequence[Node], threshold: float, margin: float) -> str | None:
     """What to tell a user of tests that came out within ``margin`` of the threshold; None where none did."""
     if not near:
         return None
@@ -184,7 +184,7 @@ def report(evidence: Evidence) -> str:
         *_warnings(record["warnings"]),
         "## Evidence",
         _evidence(evidence.evaluation),
-        "## The strongest edges",
+        "## The strongest nodes" if circuit.method.get("level") == "node" else "## The strongest edges",
         _strongest(circuit, uncertainty),
         *_sureness(circuit, record, uncertainty),
         "## The prompts",
@@ -246,6 +246,8 @@ def _strongest(circuit: Circuit, uncertainty: Uncertainty | None) -> str:
     if not circuit.edges:
         has_candidates = circuit.method.get("candidates", {}).get("kept", 1) > 0
         return EMPTY["threshold" in circuit.method and has_candidates]
+    if circuit.method.get("level") == "node":
+        return _strongest_nodes(circuit, uncertainty)
     strongest = sorted(circuit.edges.items(), key=lambda item: (-abs(item[1]), circuit.graph.order(item[0])))
     if uncertainty is None:
         rows = [(f"`{edge}`", show(score)) for edge, score in strongest[:N_STRONGEST]]
@@ -255,6 +257,18 @@ def _strongest(circuit: Circuit, uncertainty: Uncertainty | None) -> str:
         for edge, score in strongest[:N_STRONGEST]
     ]
     return markdown_table(("edge", "score", "confidence interval", "inclusion"), sure)
+
+
+def _strongest_nodes(circuit: Circuit, uncertainty: Uncertainty | None) -> str:
+    """Of a circuit of nodes: each has the score of all edges that leave it, of which that into the logits is kept."""
+    order, logits = circuit.graph.order, Receiver(Node("logits"))
+    scores = {edge: score for edge, score in circuit.edges.items() if edge.receiver == logits}
+    strongest = sorted(scores.items(), key=lambda item: (-abs(item[1]), order(item[0])))[:N_STRONGEST]
+    rows = [(f"`{edge.sender}`", show(score)) for edge, score in strongest]
+    if uncertainty is None:
+        return markdown_table(("node", "score"), rows)
+    sure = [(*row, *_interval(uncertainty, order(edge))) for row, (edge, _) in zip(rows, strongest, strict=True)]
+    return markdown_table(("node", "score", "confidence interval", "inclusion"), sure)
 
 
 def _interval(uncertainty: Uncertainty, place: tuple[int, int]) -> tuple[str, str]:
@@ -303,7 +317,9 @@ def _count(record: dict[str, Any]) -> tuple[str, str]:
     """How many edges were tested, and for how many rounding decided; or how many were chosen by their scores."""
     if "selection" in record:
         selection = record["selection"]
-        return "edges", f"{selection['nominal']:,} chosen, {selection['kept']:,} left after pruning"
+        of = selection.get("units", "edges")
+        edges = "" if of == "edges" else "edges "
+        return of, f"{selection['nominal']:,} chosen, {selection['kept']:,} {edges}left after pruning"
     search = record["search"]
     return "tests", (
         f"{search['tested']:,} tested, {search['computed']:,} computed, {search['taken_over']:,} taken over, "

@@ -127,6 +127,7 @@ class Rerun:
         self._inputs: dict[Receiver, Float[Tensor, "row d_model"]] = {}
         self._reads: dict[Receiver, list[Node]] = {}
         self._feeds: dict[Node, list[Receiver]] = {}
+        self._together: dict[Receiver, tuple[Receiver, ...]] = {}
         self._stages: list[list[Receiver]] = [[] for _ in range(2 * self.graph.n_layers + 1)]
         self.bytes_per_test = 0
 
@@ -134,8 +135,17 @@ class Rerun:
         """Whether a kept edge leaves ``node`` towards a visited receiver. The logits always live."""
         return node.kind == "logits" or node in self._feeds
 
-    def visit(self, receiver: Receiver) -> None:
-        """Begin with ``receiver``, whose node must be live: from here on its input may be changed."""
+    def visit(self, receiver: Receiver, twins: Sequence[Receiver] = ()) -> None:
+        """Begin with ``receiver``, whose node must be live: from here on its input may be changed.
+
+        ``twins`` are one receiver with it: other k (or v) inputs of its layer, of live heads. All that is done with
+        ``receiver`` is then done with them: they have the same edges, and their inputs change by the same.
+        """
+        self._together[receiver] = (receiver, *twins)
+        for one in self._together[receiver]:
+            self._open(one)
+
+    def _open(self, receiver: Receiver) -> None:
         node = receiver.node
         if node.kind == "head" and node not in self._heads:
             self._heads[node] = self._open_head(node)
@@ -179,9 +189,11 @@ class Rerun:
     ) -> Float[Tensor, "prompt d_model"]:
         """Make ``change`` part of the run, with the edges from ``kept`` alone left; what the logits then read."""
         final = self._run(receiver, change.unsqueeze(0), keep=True)[0]
-        self._reads[receiver] = list(kept)
-        for sender in self._reads[receiver]:
-            self._feeds.setdefault(sender, []).append(receiver)
+        senders = list(kept)
+        for one in self._together[receiver]:
+            self._reads[one] = senders
+            for sender in senders:
+                self._feeds.setdefault(sender, []).append(one)
         return final
 
     # a node in the present run, when it is first looked at
@@ -221,7 +233,7 @@ class Rerun:
 
     def _run(self, receiver: Receiver, changes: Tensor, keep: bool) -> Float[Tensor, "test prompt d_model"]:
         """What the logits read in each test; with ``keep`` the one test becomes the present run."""
-        moved = {receiver: self._inputs[receiver] + changes}
+        moved = {one: self._inputs[one] + changes for one in self._together[receiver]}
         gained: Gained = {}
         first = self._stage(receiver)
         for stage in range(first, len(self._stages)):

@@ -35,6 +35,8 @@ def identity(model: Mapping[str, Any], task: Mapping[str, Any], method: Mapping[
         "model": model["name"],
         "model_sha256": model["sha256"],
         "method": method["name"],
+        "level": "edge",  # unless the record says otherwise
+        "kv": "per-head",
         **{key: value for key, value in method.items() if key != "name"},
         "candidates": spell_candidates(method.get("candidates")),
     }
@@ -54,6 +56,8 @@ def asked(options: RunOptions, task: str, model: str) -> dict[str, Any]:
         "objective": options.objective,
         "schedule": options.schedule,
         "candidates": options.candidates or "none",
+        "level": options.level,
+        "kv": options.kv,
         "dtype": options.dtype,
     }
     return {key: value for key, value in known.items() if value is not None}

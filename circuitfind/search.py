@@ -60,8 +60,8 @@ class _BlockSearch:
         """What the logits read in the present run."""
         return self._final[: self._n_real]
 
-    def visit(self, receiver: Receiver, removed: Sequence[int]) -> None:
-        self.rerun.visit(receiver)
+    def visit(self, receiver: Receiver, removed: Sequence[int], twins: Sequence[Receiver]) -> None:
+        self.rerun.visit(receiver, twins)
         self._change = self.rerun.zero_change(receiver)
         if removed:
             self.begin(receiver, removed)
@@ -263,9 +263,12 @@ class Search:
         """Whether a kept edge leaves ``node`` towards a visited receiver. The logits always live."""
         return self._blocks[0].rerun.is_live(node)
 
-    def visit(self, receiver: Receiver, removed: Sequence[int] = ()) -> None:
-        """Begin removing edges into ``receiver``, whose node must live; those from ``removed`` go at once, in order."""
-        self._map(lambda block: block.visit(receiver, removed))
+    def visit(self, receiver: Receiver, removed: Sequence[int] = (), twins: Sequence[Receiver] = ()) -> None:
+        """Begin removing edges into ``receiver``, whose node must live; those from ``removed`` go at once, in order.
+
+        ``twins``: receivers of live heads that are one with it, and whose edges go with its own.
+        """
+        self._map(lambda block: block.visit(receiver, removed, twins))
         if removed:
             self._look()
 

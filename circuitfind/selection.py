@@ -1,4 +1,4 @@
-"""From scores to a circuit: which edges, and what is pruned because it leads nowhere.
+"""From scores to a circuit: which edges (or nodes: ``units.py``), and what is pruned because it leads nowhere.
 
 Which ones is one of three (how many: ``size.py``):
 
@@ -9,6 +9,7 @@ Which ones is one of three (how many: ``size.py``):
   the circuit's nodes (EAP-IG, arXiv:2403.17806). With a threshold it goes on while such an edge is at or above it.
 
 Of edges with equal scores the first in graph order is taken first, so that the same scores give the same circuit.
+Where edges are decided on together, as units, the first two ways choose units; ``greedy`` goes edge by edge alone.
 
 Then the circuit is pruned: a head or MLP that no kept edge enters (a head: at none of q, k and v), or that none leaves,
 loses all its edges, again and again until there is none. What remains are the chosen edges that lie on a path of chosen
@@ -24,18 +25,18 @@ from itertools import repeat
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitfind.errors import UsageError
 from circuitfind.graph import Edge, Graph
-from circuitfind.patching import readable
 from circuitfind.size import Selection
+from circuitfind.units import Units, owners
 
 
 @dataclass(frozen=True)
 class Selected:
-    """A circuit's edges after pruning; ``n_nominal`` is how many were chosen before it."""
+    """A circuit's edges after pruning; ``n_nominal`` is how many units (mostly edges) were chosen before it."""
 
     kept: Bool[Tensor, "receiver sender"]
     n_nominal: int
@@ -46,23 +47,28 @@ class Selected:
         return int(self.kept.sum())
 
 
-def select(graph: Graph, scores: Float[Tensor, "receiver sender"], selection: Selection) -> Selected:
+def select(
+    graph: Graph, scores: Float[Tensor, "receiver sender"], selection: Selection, units: Units | None = None
+) -> Selected:
     """The circuit that the selection makes of the scores (compared in float64, whatever their dtype), on the CPU.
 
-    Scores where the graph has no edge are not looked at. Raises UsageError for a score that is no finite number, and
-    for more edges than the graph has.
+    ``units``: what is chosen, single edges by default; the score of each stands at its leader. Scores where the graph
+    has no edge are not looked at. Raises UsageError for a score that is no finite number, for more edges than the graph
+    has, and for a greedy choice of anything but edges.
     """
-    count, edges = selection.count(graph), readable(graph).numpy()
-    size = scores.detach().cpu().double().numpy()
-    check_finite(graph, size, edges)
-    size = np.where(edges, size if selection.select == "top-signed" else np.abs(size), -np.inf)
+    units = units or Units(graph)
+    if selection.select == "greedy" and not units.are_edges:
+        raise UsageError(f"greedy goes edge by edge and can't choose {units.noun}. Use --select top.")
+    count, size = selection.count(units), scores.detach().cpu().double().numpy()
+    check_finite(graph, size, units.edges.numpy())
+    size = np.where(units.choosable.numpy(), size if selection.select == "top-signed" else np.abs(size), -np.inf)
     if count is not None:
         chosen = climb(graph, size, count) if selection.select == "greedy" else first(size, count)
     else:
         chosen = size >= selection.threshold
         if selection.select == "greedy":
             chosen = leading_to_logits(graph, chosen)
-    return Selected(prune(graph, torch.from_numpy(chosen)), int(chosen.sum()))
+    return Selected(prune(graph, units.circuit(torch.from_numpy(chosen))), int(chosen.sum()))
 
 
 def check_finite(
@@ -89,12 +95,6 @@ def first(size: Float[np.ndarray, "receiver sender"], count: int) -> Bool[np.nda
     ties = np.flatnonzero(flat == least)
     chosen[ties[: count - int(chosen.sum())]] = True
     return chosen.reshape(size.shape)
-
-
-def owners(graph: Graph) -> Int[np.ndarray, " receiver"]:
-    """Which sender each receiver belongs to; the logits, which send nothing, stand behind the last."""
-    logits = len(graph.senders)
-    return np.array([graph.sender_index.get(receiver.node, logits) for receiver in graph.receivers])
 
 
 Candidate = tuple[float, int, int]

@@ -33,11 +33,11 @@ from circuitfind.report import markdown_table, options_line, show
 from circuitfind.resume import identity
 from circuitfind.runfolder import RUN_FILE, claim, json_file, write_run
 from circuitfind.sittings import Clock, Noted
-from circuitfind.sweepplan import PLURAL, Size, SweepPlan, folder_name, make_sweep_plan
+from circuitfind.sweepplan import PLURAL, WHOLE, Size, SweepPlan, folder_name, make_sweep_plan
 
 FORMAT, VERSION = "circuitfind.sweep", 1
 COLUMNS = ("edges", "nodes", "KL", "logit diff", "faithfulness", "accuracy")
-ASKED = {"threshold": "threshold", "edges": "asked for", "fraction": "fraction"}
+ASKED = {"threshold": "threshold", "edges": "asked for", "fraction": "fraction", "nodes": "asked for"}
 """The title of what was asked for, by what it is the size of."""
 COUNTED = {"search": ("tests", "tested"), "selection": ("before pruning", "nominal")}
 """What a row counts besides, by the block of run.json that has it: the column's title, and its key there."""
@@ -54,7 +54,7 @@ class SweepResult:
 def sweep(
     options: RunOptions, sizes: Sequence[Size], progress: Progress | None = None, of: str = "threshold"
 ) -> SweepResult:
-    """Find the circuit at each of the sizes (``of``: threshold, edges or fraction) and write the sweep's folder.
+    """Find the circuit at each of the sizes (``of``: threshold, edges, fraction or nodes) and write the sweep's folder.
 
     Raises CircuitfindError.
     """
@@ -233,7 +233,7 @@ def cells_of(table: dict[str, Any]) -> list[tuple[str, ...]]:
     block, of = _counted(table), size_of(table)
     return [
         (
-            f"{row[of]:,}" if of == "edges" else f"{row[of]:g}",
+            f"{row[of]:,}" if of in WHOLE else f"{row[of]:g}",
             f"{row['n_edges']:,}",
             f"{row['n_nodes']:,}",
             show(row["metrics"]["kl"]),

@@ -1,6 +1,6 @@
 """The sizes of a sweep and the plan of each: what can be known of a sweep before torch is imported.
 
-A size is a threshold, a number of edges or a fraction of all of them: ``of`` says which.
+A size is a threshold, a number of edges or nodes, or a fraction of all of them: ``of`` says which.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ EXAMPLES = {
     "threshold": "--threshold 0.1,0.05,0.02",
     "edges": "--edges 100,500,2000",
     "fraction": "--fraction 0.001,0.01,0.1",
+    "nodes": "--nodes 10,20,40",
 }
-PLURAL = {"threshold": "thresholds", "edges": "numbers of edges", "fraction": "fractions"}
+PLURAL = {"threshold": "thresholds", "edges": "numbers of edges", "fraction": "fractions", "nodes": "numbers of nodes"}
+WHOLE = ("edges", "nodes")
+"""Those that are whole numbers."""
 Size = float | int
 
 
@@ -52,7 +55,7 @@ class SweepPlan:
 def parse_sizes(text: str | None, of: str) -> tuple[Size, ...]:
     """The numbers between commas; none if there is no text. Raises UsageError for what is no number or there twice."""
     sizes: list[Size] = []
-    kind, what = (int, "a whole number") if of == "edges" else (float, "a number")
+    kind, what = (int, "a whole number") if of in WHOLE else (float, "a number")
     for item in text.split(",") if text is not None else ():
         try:
             size: Size = kind(item) + 0  # -0.0 is 0
@@ -76,8 +79,8 @@ def find_sizes(given: dict[str, str | None]) -> tuple[str, tuple[Size, ...]]:
 
 def with_size(options: RunOptions, size: Size, of: str) -> RunOptions:
     """The options with this size in them."""
-    if of == "edges":
-        return replace(options, edges=int(size))
+    if of in WHOLE:
+        return replace(options, **{of: int(size)})  # type: ignore[arg-type]
     return replace(options, fraction=size) if of == "fraction" else replace(options, threshold=size)
 
 
@@ -118,4 +121,4 @@ def check_resumable(plan: SweepPlan) -> None:
 
 def folder_name(size: Size, of: str = "threshold") -> str:
     """Where the run at ``size`` lies in the sweep's folder, e.g. ``threshold-0.05`` or ``edges-500``."""
-    return f"{of}-{size:g}" if size == float(f"{size:g}") and of != "edges" else f"{of}-{size}"
+    return f"{of}-{size:g}" if size == float(f"{size:g}") and of not in WHOLE else f"{of}-{size}"

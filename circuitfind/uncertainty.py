@@ -8,7 +8,8 @@ by the same rule as the circuit itself. From all resamples come
 - a confidence interval of each edge's score: the percentiles of its resampled means (Efron 1981). It takes in no
   correction for bias or skew, and with few prompts it is too narrow, by a factor of about sqrt(1 - 1/n_prompts);
 - the inclusion probability of each edge: the share of the resamples whose circuit has it;
-- the consensus circuit: the edges whose inclusion probability reaches a bar, pruned as every circuit is;
+- the consensus circuit: the edges (or nodes, with all edges among them) whose inclusion probability reaches a bar,
+  pruned as every circuit is;
 - how alike two resampled circuits are: the mean over all pairs of |A and B| / |A or B| (Jaccard 1901). Both sizes come
   from one product of the resamples' 0-1 matrix with its transpose, exactly.
 
@@ -28,9 +29,9 @@ from torch import Tensor
 
 from circuitfind.errors import UsageError
 from circuitfind.graph import Graph
-from circuitfind.patching import readable
 from circuitfind.selection import check_finite, prune, select
 from circuitfind.size import Selection
+from circuitfind.units import Units
 
 EDGES = 8192
 """How many edges' means over all resamples stand in memory at once."""
@@ -117,24 +118,31 @@ class Scores:
 
 
 def bootstrap(
-    graph: Graph, scores: Float[Tensor, "prompt receiver sender"], selection: Selection, options: Bootstrap
+    graph: Graph,
+    scores: Float[Tensor, "prompt receiver sender"],
+    selection: Selection,
+    options: Bootstrap,
+    units: Units | None = None,
 ) -> Uncertainty:
     """The uncertainty of scores per prompt (positive or negative, any float dtype) and of the circuits made of them.
 
-    The same arguments give the same outcome; torch's own random state is neither read nor changed. Raises UsageError
-    for fewer than two prompts, a score that is no finite number, or a selection that the graph does not allow.
+    ``units``: what the selection chooses, single edges by default. The same arguments give the same outcome; torch's
+    own random state is neither read nor changed. Raises UsageError for fewer than two prompts, a score that is no
+    finite number, or a selection that the graph does not allow.
     """
     scores = scores.detach().cpu()
-    draws, edges = options.draw(len(scores)), readable(graph)
-    selection.count(graph)  # what it refuses, it refuses now
+    units = units or Units(graph)
+    draws, edges = options.draw(len(scores)), units.edges
+    selection.count(units)  # what it refuses, it refuses now
     for of_prompt in scores:
         check_finite(graph, of_prompt.double().numpy(), edges.numpy())
     table = Scores(scores.flatten(1), edges.flatten().nonzero().flatten(), edges.shape)
     mean, lower, upper = intervals(table, draws, options.level)
-    members = resample_circuits(graph, table, draws, selection)
+    members = resample_circuits(units, table, draws, selection)
     often = torch.from_numpy(members.numpy().sum(0, dtype=np.int64))  # torch's sum would copy the matrix as int64
     inclusion = table.spread(often.double() / len(draws))
-    consensus = prune(graph, inclusion >= options.bar)
+    often_in = inclusion >= options.bar
+    consensus = prune(graph, units.circuit(often_in) if units.level == "node" else often_in)
     return Uncertainty(mean, lower, upper, inclusion, consensus, mean_jaccard(members))
 
 
@@ -164,13 +172,13 @@ def percentile(ordered: Float[np.ndarray, "edge resample"], share: float) -> Flo
 
 
 def resample_circuits(
-    graph: Graph, table: Scores, draws: Int[Tensor, "resample prompt"], selection: Selection
+    units: Units, table: Scores, draws: Int[Tensor, "resample prompt"], selection: Selection
 ) -> Bool[Tensor, "resample edge"]:
     """Which edges the circuit of each resample has."""
     members = torch.empty(len(draws), len(table.places), dtype=torch.bool)
     for rows in torch.split(torch.arange(len(draws)), max(1, BYTES // (8 * len(table.places)))):
         for row, mean in zip(rows, table.means(draws[rows]), strict=True):
-            members[row] = select(graph, table.spread(mean), selection).kept.view(-1)[table.places]
+            members[row] = select(units.graph, table.spread(mean), selection, units).kept.view(-1)[table.places]
     return members
 
 

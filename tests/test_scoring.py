@@ -152,8 +152,10 @@ def test_what_the_catalogue_says_of_a_method_is_true_of_it(info: MethodInfo) -> 
     method, of_all = METHODS[info.name], {"threshold", "metric", "ablation", "seed"}
     defaults = {field.name: field.default for field in fields(method)}
     assert method.name == info.name
+    assert (info.levels, info.kv) >= (("edge",), ("per-head",))
+    of_all |= {"level", "kv"}
     if info.name == "ensemble":
-        assert set(defaults) == set(info.takes)
+        assert set(defaults) - of_all == set(info.takes)
         return
     assert defaults.keys() - of_all == set(info.takes) - {"start_from"} | set(info.settings)
     assert {name: defaults[name] for name in info.settings} == info.settings

@@ -227,11 +227,13 @@ def test_a_score_that_is_no_number_is_refused_with_its_edge(name: SelectName, va
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "exactly one of --edges, --fraction and --threshold, not none"),
+        ({}, "exactly one of --edges, --nodes, --fraction and --threshold, not none"),
         ({"edges": 3, "threshold": 0.5}, "not --edges 3 and --threshold 0.5"),
         ({"edges": 3, "fraction": 0.1, "threshold": 0.5}, "not --edges 3 and --fraction 0.1 and --threshold 0.5"),
         ({"edges": 0}, "0 edges are asked for"),
         ({"edges": -4}, "-4 edges are asked for"),
+        ({"nodes": 0}, "0 nodes are asked for; give --nodes a whole number"),
+        ({"edges": 3, "nodes": 3}, "not --edges 3 and --nodes 3"),
         ({"fraction": 0.0}, r"The fraction is 0\.0; give --fraction"),
         ({"fraction": 1.01}, r"The fraction is 1\.01"),
         ({"fraction": math.nan}, "The fraction is nan"),

@@ -14,7 +14,8 @@ from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, DEFAULT_SEA
 EXAMPLE = "Example: circuitfind methods --json"
 _NOTE = (
     "Costs are passes of the whole model over all prompts. Methods that score edges need the circuit's size: --edges, "
-    f"--fraction or --threshold. Without --method: {DEFAULT_SEARCH}; with --edges or --fraction: {DEFAULT_SCORES}."
+    f"--nodes, --fraction or --threshold. Without --method: {DEFAULT_SEARCH}; with a number or a share of edges or "
+    f"nodes: {DEFAULT_SCORES}."
 )
 
 
@@ -32,7 +33,9 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON
 
 def _row(info: MethodInfo) -> tuple[str, ...]:
     options = " ".join(
-        [f"--{option.replace('_', '-')}" for option in info.takes]
+        [f"--level {level}" for level in info.levels[1:]]
+        + [f"--kv {kv}" for kv in info.kv[1:]]
+        + [f"--{option.replace('_', '-')}" for option in info.takes]
         + [f"--set {name}={_spell(value)}" for name, value in info.settings.items()]
     )
     return info.name, info.about, info.paper, info.cost, options, info.limits

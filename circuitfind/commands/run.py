@@ -41,7 +41,7 @@ def run(
     method: Annotated[
         str | None,
         typer.Option(
-            help="One of `circuitfind methods`. Default: acdc, or eap-ig with --edges or --fraction.",
+            help="One of `circuitfind methods`. Default: acdc, or eap-ig with --edges, --nodes or --fraction.",
             show_default=False,
         ),
     ] = None,
@@ -56,6 +56,10 @@ def run(
     edges: Annotated[
         str | None,
         typer.Option(help="Methods that score: how many edges to keep. Several are a sweep.", show_default=False),
+    ] = None,
+    nodes: Annotated[
+        str | None,
+        typer.Option(help="With --level node: how many heads and MLPs to keep.", show_default=False),
     ] = None,
     fraction: Annotated[
         str | None,
@@ -97,6 +101,15 @@ def run(
             show_default=False,
         ),
     ] = None,
+    level: Annotated[
+        str, typer.Option(help="What is kept or ablated: each edge, or each node (head, MLP) with all edges it sends.")
+    ] = "edge",
+    kv: Annotated[
+        str,
+        typer.Option(
+            help="grouped: the k inputs of query heads that share a key/value head are one, and their v inputs."
+        ),
+    ] = "per-head",
     metric: Annotated[
         str | None,
         typer.Option(help="kl, logit-diff, prob-diff or loss. Default: the task's.", show_default=False),
@@ -169,12 +182,12 @@ def run(
     from circuitfind.preflight import RunOptions
     from circuitfind.sweepplan import find_sizes, with_size
 
-    of, sizes = find_sizes({"threshold": threshold, "edges": edges, "fraction": fraction})
+    of, sizes = find_sizes({"threshold": threshold, "edges": edges, "fraction": fraction, "nodes": nodes})
     options = RunOptions(
         task, model, method, None, metric, ablation, objective, prompts, seed, parse_batch_size(batch_size),
         device, dtype, bos, out, force, parse_names(format), resume, parse_memory(memory), schedule,
         None, None, select, steps, bootstrap, grad_drop, parse_names(of_methods), combine, start_from,
-        parse_settings(settings or ()), candidates,
+        parse_settings(settings or ()), candidates, level, kv,
     )  # fmt: skip
     if len(sizes) > 1:
         from circuitfind.commands.sweep import sweep_and_print
@@ -186,9 +199,10 @@ def run(
 
 @wraps(run)  # the same options
 def sweep(**options: Any) -> None:
+    from circuitfind.methods.options import SIZES
     from circuitfind.sweepplan import find_sizes, refuse_too_few
 
-    of, sizes = find_sizes({name: options[name] for name in ("threshold", "edges", "fraction")})
+    of, sizes = find_sizes({name: options[name] for name in SIZES})
     refuse_too_few(sizes, of)
     run(**options)
 

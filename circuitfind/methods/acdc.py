@@ -9,6 +9,10 @@ The tests of one receiver run as a batch along the chain "all so far removed": t
 that must stay, and the chain goes on behind it. This changes no decision, only how many are computed at a time. Where
 the metric is KL or the loss, a test far from the threshold is enclosed in an interval that cannot contain it, and only
 the others go through the whole vocabulary (``partition.py``): again the same decisions.
+
+With ``kv`` "grouped" the k inputs of the query heads that share a key/value head are visited at once, as the one
+receiver that they are then, and so are their v inputs; a head that no kept edge leaves takes no part. With ``level``
+"node" whole nodes are tried in place of edges (``nodes.py``).
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from circuitfind.graph import SLOTS, Graph, Node, Receiver
 from circuitfind.methods.candidates import Candidates
 from circuitfind.methods.found import Found, Save, in_question, save_nothing, take_up
 from circuitfind.methods.grouped import Grouped
+from circuitfind.methods.nodes import NodeSearch
 from circuitfind.methods.rule import Judge, make_judge
 from circuitfind.methods.screened import make_screen
 from circuitfind.metrics import MetricName, check_answers
@@ -36,6 +41,7 @@ from circuitfind.progress import Progress
 from circuitfind.search import BYTES_IN_FLIGHT, Search
 from circuitfind.threads import Threads
 from circuitfind.transformer import Transformer
+from circuitfind.units import KvName, LevelName, Units, find_kv, find_level, without_defaults
 
 DEFAULT_THRESHOLD: dict[MetricName, float] = {"kl": 0.02, "logit-diff": 0.05, "prob-diff": 0.005, "loss": 0.02}
 """In each metric's unit. That of kl gives 161 edges for ioi on smollm2-135m; the others are of its order, not tuned."""
@@ -48,6 +54,7 @@ that lets a test with a small score be told from the threshold. Steps, so that n
 
 ORDERS = {"sequential": "published", "screened": "published", "grouped": "stages"}
 """In which order each schedule decides."""
+ORDER_OF_NODES = "nodes, from the last"
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,8 @@ class ACDC:
     objective: str = "improve"
     schedule: str = "sequential"
     candidates: Candidates | None = None
+    level: LevelName = "edge"
+    kv: KvName = "per-head"
     name: ClassVar[str] = "acdc"
 
     def __post_init__(self) -> None:
@@ -76,13 +85,18 @@ class ACDC:
             raise UsageError(f"The objective is '{self.objective}'; it must be improve or match.")
         if self.schedule not in ORDERS:
             raise UsageError(f"The schedule is '{self.schedule}'; it must be {', '.join(ORDERS)}.")
+        find_level(self.level)
+        find_kv(self.kv)
+        if self.level == "node" and (self.schedule, self.kv) != ("sequential", "per-head"):
+            raise UsageError("At node level there is one schedule, sequential, and no choice of k and v inputs.")
 
     def to_dict(self) -> dict[str, Any]:
         """The block ``method`` of a circuit file: every option, and the order of visits that the result depends on."""
         options = asdict(replace(self, candidates=None))
         options.pop("candidates")
         said = {"candidates": self.candidates.to_dict()} if self.candidates else {}
-        return {"name": self.name, **options, **said, "order": ORDERS[self.schedule]}
+        order = ORDER_OF_NODES if self.level == "node" else ORDERS[self.schedule]
+        return without_defaults({"name": self.name, **options, **said, "order": order})
 
     def find(
         self,
@@ -102,13 +116,16 @@ class ACDC:
         by side on one thread hold at most ``bytes_in_flight``, which changes no outcome. ``shortlist``: the candidates,
         where they have been chosen already.
         """
+        options = (self.threshold, self.metric, self.ablation, self.objective == "match")
+        if self.level == "node":
+            return NodeSearch(*options).find(model, batch, batch_size, progress, start, save)
         if shortlist is None and self.candidates is not None:
             shortlist = self.candidates.choose(model, batch, batch_size, progress)
         if self.schedule == "grouped":
-            grouped = Grouped(self.threshold, self.metric, self.ablation, self.objective == "match")
-            return grouped.find(model, batch, batch_size, progress, start, save, shortlist)
+            return Grouped(*options, self.kv).find(model, batch, batch_size, progress, start, save, shortlist)
         check_answers(self.metric, batch)
-        graph = model.architecture.graph
+        units = Units.of(model.architecture, self.level, self.kv)
+        graph = units.graph
         among, found = in_question(graph, shortlist), take_up(graph, start, shortlist)
         n_edges, tolerance = int(among.sum()), self.tolerance(model.dtype)
         with Threads(model.device) as threads:
@@ -118,16 +135,16 @@ class ACDC:
             )
             judges = {"sequential": make_judge, "screened": make_screen}
             judge = judges[self.schedule](search, self.threshold, tolerance)
-            for receiver in visiting_order(graph):
-                senders = among[graph.receiver_index[receiver]].nonzero().flatten().tolist()
-                if search.is_live(receiver.node) and senders:
-                    for decided in self._decide(search, judge, graph, receiver, senders, found):
-                        found = decided
-                        save(found)
-                        note = f"{found.summary}, {self.metric} {search.value:.4g}"
-                        progress.update(found.n_decided(among), n_edges, note)
-                else:
-                    found.decided[graph.receiver_index[receiver], : graph.n_readable(receiver)] = True
+            for receivers in visits(units):
+                senders = among[graph.receiver_index[receivers[0]]].nonzero().flatten().tolist()
+                live = [receiver for receiver in receivers if senders and search.is_live(receiver.node)]
+                dead = [graph.receiver_index[receiver] for receiver in receivers if receiver not in live]
+                found.decided[dead, : graph.n_readable(receivers[0])] = True
+                for decided in self._decide(search, judge, graph, live, senders, found):
+                    found = decided
+                    save(found)
+                    note = f"{found.summary}, {self.metric} {search.value:.4g}"
+                    progress.update(found.n_decided(among), n_edges, note)
         save(found)
         progress.update(n_edges, n_edges, found.summary)
         return found
@@ -139,21 +156,32 @@ class ACDC:
         return next((tolerance for tolerance in TOLERANCES if self.threshold >= 4 * tolerance), 0.0)
 
     def _decide(
-        self, search: Search, judge: Judge, graph: Graph, receiver: Receiver, senders: Sequence[int], found: Found
+        self,
+        search: Search,
+        judge: Judge,
+        graph: Graph,
+        receivers: Sequence[Receiver],
+        senders: Sequence[int],
+        found: Found,
     ) -> Iterator[Found]:
-        """Try the edges from these senders, the latest first; what is decided after each chain."""
-        row, order = graph.receiver_index[receiver], list(reversed(senders))
+        """Try the edges from these senders into receivers that are one, the latest first; what is decided after each
+        chain."""
+        if not receivers:
+            return
+        receiver, *twins = receivers
+        rows, order = [graph.receiver_index[one] for one in receivers], list(reversed(senders))
+        row, into = rows[0], torch.tensor(rows).unsqueeze(1)
         waiting = [sender for sender in order if not found.decided[row, sender]]
         kept = [sender for sender in order if found.kept[row, sender]]
         earlier = order[: len(order) - len(waiting)]
-        search.visit(receiver, [sender for sender in earlier if sender not in kept])
+        search.visit(receiver, [sender for sender in earlier if sender not in kept], twins)
         since = len(earlier) - earlier.index(kept[-1]) - 1 if kept else len(earlier)
         while waiting:
             verdict = judge(receiver, waiting, chain_length(since, bool(kept)))
             tried, n_removed = waiting[: len(verdict.scores)], verdict.n_removed
-            found.scores[row, tried] = torch.tensor(verdict.scores, dtype=torch.float64)
-            found.decided[row, tried] = True
-            found.kept[row, tried[n_removed:]] = True
+            found.scores[into, tried] = torch.tensor(verdict.scores, dtype=torch.float64)
+            found.decided[into, tried] = True
+            found.kept[into, tried[n_removed:]] = True
             kept += tried[n_removed:]
             since = since + n_removed if n_removed == len(tried) else 0
             waiting = waiting[len(tried) :]
@@ -170,6 +198,14 @@ def chain_length(since: int, has_kept: bool) -> int:
     search which is taken up again makes the same chains.
     """
     return min(LONGEST_CHAIN, max(SHORTEST_CHAIN, since)) if has_kept else LONGEST_CHAIN
+
+
+def visits(units: Units) -> Iterator[tuple[Receiver, ...]]:
+    """The published order, receivers that are one together: where the last of them has its place."""
+    for receiver in visiting_order(units.graph):
+        together = units.together(receiver)
+        if receiver == together[-1]:
+            yield together
 
 
 def visiting_order(graph: Graph) -> Iterator[Receiver]:

@@ -13,6 +13,9 @@ As ``eap``, with two repairs:
   for in its own layer's pass it scores 0. Likewise an edge by its receiver's layer: its score is the mean of the
   absolute scores in the passes that leave its receiver in; for the logits these are all. It is never negative.
 
+Where edges are scored together (``units.py``) their scores are added up in each pass, with their signs, and the size of
+the sum counts. For a node that is the paper's own score: all passes but that of its own layer, for the input all.
+
 How a score between query and key moves is computed without the senders' changes being projected to queries and keys:
 it is the change itself times a vector of d_model, of which each position of a head has one for each key it sees, and
 each query it is seen from. Fewer than d_head of those make it the shorter way. With n = i c(x) the norm's output, c
@@ -24,19 +27,23 @@ taking the mean away in a LayerNorm and i the inverse scale, w such a vector, b 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from circuitfind.batch import Batch
 from circuitfind.errors import UsageError
 from circuitfind.gradients import Gradients, HeadsRun, Sweeper, centred, multiply
+from circuitfind.masked import Layout
 from circuitfind.methods.eap import AtCleanRun, Block, Tell
+from circuitfind.progress import Progress
 from circuitfind.transformer import Architecture, Transformer, kv_heads, rotary_table, rotate
+from circuitfind.units import KvName, LevelName, Units, summed, without_defaults
 
 SCORES = 2**24
 """How many attention scores, between queries and keys of all heads and senders, are held at once."""
@@ -48,15 +55,26 @@ class AtP(AtCleanRun):
 
     qk_fix: bool = True
     grad_drop: bool = False
+    level: LevelName = "edge"
+    kv: KvName = "per-head"
     name: ClassVar[str] = "atp"
 
     def to_dict(self) -> dict[str, Any]:
         score = "(ablated - clean) . gradient, into q and k that of attention patterns"
         if not self.qk_fix:
             score = "(ablated - clean) . gradient"
+        score += summed(self.level, self.kv)
+        meaning = f"{score}: positive if ablation hurts"
         if self.grad_drop:
-            return super().to_dict() | {"score": f"mean |{score}| as each layer is dropped: never negative"}
-        return super().to_dict() | {"score": f"{score}: positive if ablation hurts"}
+            meaning = f"mean |{score}| as each layer is dropped: never negative"
+        return without_defaults(super().to_dict() | {"score": meaning})
+
+    def score(
+        self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
+    ) -> Float[Tensor, "prompt receiver sender"]:
+        """The score of every edge, or of its unit, on each prompt, as every ``Attribution``'s."""
+        scores = super().score(model, batch, batch_size, progress)
+        return scores if self.grad_drop else Units.of(model.architecture, self.level, self.kv).sum(scores)
 
     def _check(self, model: Transformer) -> None:
         if self.grad_drop and model.architecture.n_layers < 2:
@@ -69,13 +87,28 @@ class AtP(AtCleanRun):
         return sweeper.model.architecture.n_layers
 
     def _score(self, block: Block, tell: Tell) -> Float[Tensor, "prompt receiver sender"]:
-        sweeper, graph = block.sweeper, block.sweeper.layout.graph
-        gradients = [block.slope(block.clean)]  # the true one, then one for each layer that was dropped
-        into_logits = multiply(gradients[0].unsqueeze(0), block.change, block.spans)
-        scores = into_logits.new_zeros(len(into_logits), len(graph.receivers), len(graph.senders))
+        layout = block.sweeper.layout
+        units = Units.of(block.sweeper.model.architecture, self.level, self.kv)
+        into_logits = multiply(block.slope(block.clean).unsqueeze(0), block.change, block.spans)
+        scores = into_logits.new_zeros(len(into_logits), *units.edges.shape)
+        if self.grad_drop and self.level == "node":
+            of_nodes = _NodePasses(units, into_logits)
+            for layer, passes in self._passes(block, tell):
+                of_nodes.add(layer, passes)
+            return of_nodes.scores().unsqueeze(1).expand_as(scores).to(scores.dtype)
         scores[:, -1:] = into_logits.abs() if self.grad_drop else into_logits
+        for layer, passes in self._passes(block, tell):
+            rows = slice(layout.row(layer, 0), layout.row(layer + 1, 0))
+            together = _together(passes, units.leader[rows, 0]) if self.grad_drop else passes
+            scores[:, rows, : passes.shape[-1]] = self._over_passes(together, layer)
+        return scores
+
+    def _passes(self, block: Block, tell: Tell) -> Iterator[tuple[int, Float[Tensor, "prompt pass receiver readable"]]]:
+        """The scores of all edges into each layer in each pass, from the last layer to the first."""
+        sweeper = block.sweeper
+        gradients = [block.slope(block.clean)]  # the true one, then one for each layer that was dropped
         spread = _spread(sweeper.model.architecture, block.change)
-        for layer in reversed(range(graph.n_layers)):
+        for layer in reversed(range(sweeper.layout.graph.n_layers)):
             past = gradients[0]
             found = [Gradients(sweeper.model, at_patterns=self.qk_fix) for _ in gradients]
             gradients = [
@@ -84,11 +117,8 @@ class AtP(AtCleanRun):
             ]
             if self.grad_drop:
                 gradients.append(past)
-            of_layer = self._over_passes(self._of_layer(block, layer, found, spread), layer)
-            first = sweeper.layout.row(layer, 0)
-            scores[:, first : first + of_layer.shape[1], : of_layer.shape[2]] = of_layer
+            yield layer, self._of_layer(block, layer, found, spread)
             tell()
-        return scores
 
     def _of_layer(
         self, block: Block, layer: int, found: Sequence[Gradients], spread: Float[Tensor, "sender prompt pos"]
@@ -117,6 +147,40 @@ class AtP(AtCleanRun):
             return scores[:, 0]
         total = scores.abs()
         return (layer * total[:, 0] + total[:, 1:].sum(1)) / (layer + total.shape[1] - 1)
+
+
+def _together(
+    passes: Float[Tensor, "prompt pass receiver sender"], leader: Int[Tensor, " receiver"]
+) -> Float[Tensor, "prompt pass receiver sender"]:
+    """Every receiver with the sum over those of the same leader."""
+    if len(set(leader.tolist())) == len(leader):
+        return passes
+    same = (leader == leader.unsqueeze(1)).to(passes)
+    return torch.einsum("rs,bpsn->bprn", same, passes)
+
+
+class _NodePasses:
+    """What each sender scores in the pass that drops each layer: the sum over the edges that leave it, which is 0 over
+    those into that layer."""
+
+    def __init__(self, units: Units, into_logits: Float[Tensor, "prompt 1 sender"]) -> None:
+        self._units, self._layout = units, Layout(units.graph)
+        self._totals: Float[Tensor, "prompt layer sender"] = into_logits.double().repeat(1, units.graph.n_layers, 1)
+
+    def add(self, layer: int, passes: Float[Tensor, "prompt pass receiver readable"]) -> None:
+        """Add the edges into a layer. The first pass drops nothing behind it, the others its later layers, from the
+        last: the first stands for those that drop an earlier one."""
+        rows, n_senders = slice(self._layout.row(layer, 0), self._layout.row(layer + 1, 0)), passes.shape[3]
+        edges = self._units.edges[rows, :n_senders].to(passes.device)
+        sums = passes.double().masked_fill(~edges, 0.0).sum(2)
+        self._totals[:, :layer, :n_senders] += sums[:, :1]
+        self._totals[:, layer + 1 :, :n_senders] += sums[:, 1:].flip(1)
+
+    def scores(self) -> Float[Tensor, "prompt sender"]:
+        """The mean size over the passes that do not drop a sender's own layer."""
+        layers = torch.tensor([node.layer for node in self._units.graph.senders], device=self._totals.device)
+        counts = layers != torch.arange(self._units.graph.n_layers, device=layers.device).unsqueeze(1)
+        return (self._totals.abs() * counts).sum(1) / counts.sum(0)
 
 
 def _steps(sweeper: Sweeper, layer: int) -> tuple[int, int]:

@@ -4,7 +4,8 @@ The first two score heads and MLPs. An edge has the lesser score of its two ends
 other is the input or the logits, which are never removed; input->logits the highest of all. So a circuit of n edges is
 what the best nodes have between them, as in ACDC's comparison (arXiv:2304.14997), which removes nodes with all of their
 edges. (Were a node's score given to its outgoing edges alone, the best n would be all edges out of a few nodes, to
-anywhere: on smollm2-135m no path is left of the best 500.) These methods don't see where an edge goes.
+anywhere: on smollm2-135m no path is left of the best 500.) These methods don't see where an edge goes. At node level
+(``units.py``) a node simply has its score.
 
 - ``hisp``, head importance (Michel et al. 2019, arXiv:1905.10650, where it prunes heads). For a node with the output
   x on a prompt: |sum over positions and d_model of (ablated - clean) x . gradient of the objective at x|. Under zero
@@ -36,6 +37,10 @@ from circuitfind.progress import Progress
 from circuitfind.search import split
 from circuitfind.threads import Threads
 from circuitfind.transformer import Transformer
+from circuitfind.units import LevelName, without_defaults
+
+OF_EDGES: dict[LevelName, str] = {"edge": ", the lesser of an edge's two ends", "node": ""}
+"""What of nodes' scores an edge has."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class HISP:
 
     metric: MetricName = "logit-diff"
     ablation: AblationName = "corrupted"
+    level: LevelName = "edge"
     name: ClassVar[str] = "hisp"
     per_prompt: ClassVar[bool] = True
 
@@ -56,8 +62,8 @@ class HISP:
 
     def to_dict(self) -> dict[str, Any]:
         """The block ``method`` of a circuit file: every option, and what the scores are."""
-        meaning = "|(ablated - clean) . gradient| of a node, the lesser of an edge's two ends: never negative"
-        return {"name": self.name, **asdict(self), "score": meaning}
+        meaning = f"|(ablated - clean) . gradient| of a node{OF_EDGES[self.level]}: never negative"
+        return without_defaults({"name": self.name, **asdict(self), "score": meaning})
 
     def score(
         self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
@@ -68,7 +74,7 @@ class HISP:
         the bars the sum of its edges' ``eap``. Raises as that does.
         """
         edges = EAP(self.metric, self.ablation).score(model, batch, batch_size, progress)
-        return between(model, edges.double().nansum(1).abs().to(edges.dtype))
+        return of_edges(model, edges.double().nansum(1).abs().to(edges.dtype), self.level)
 
 
 @dataclass(frozen=True)
@@ -76,13 +82,14 @@ class ActivationMagnitude:
     """How much of each node's output ablation changes."""
 
     ablation: AblationName = "corrupted"
+    level: LevelName = "edge"
     name: ClassVar[str] = "activation-magnitude"
     per_prompt: ClassVar[bool] = True
 
     def to_dict(self) -> dict[str, Any]:
         """The block ``method`` of a circuit file: every option, and what the scores are."""
-        meaning = "|ablated - clean| of a node, the lesser of an edge's two ends: no metric, never negative"
-        return {"name": self.name, **asdict(self), "metric": None, "score": meaning}
+        meaning = f"|ablated - clean| of a node{OF_EDGES[self.level]}: no metric, never negative"
+        return without_defaults({"name": self.name, **asdict(self), "metric": None, "score": meaning})
 
     def score(
         self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
@@ -95,7 +102,7 @@ class ActivationMagnitude:
             groups = split(batch.to(model.device), batch_size)
             sizes = threads.map(lambda group: self._sizes(model, *group), groups)
         progress.update(1, 1)
-        return between(model, torch.cat(sizes))
+        return of_edges(model, torch.cat(sizes), self.level)
 
     def _sizes(self, model: Transformer, block: Batch, n_real: int) -> Float[Tensor, "prompt sender"]:
         change = prepare(model, block, self.ablation).change
@@ -139,6 +146,16 @@ def random_order(n: int, seed: int) -> list[int]:
     draw = random.Random(seed).random  # the one method whose numbers Python promises never to change
     keys = [draw() for _ in range(n)]
     return sorted(range(n), key=keys.__getitem__)
+
+
+def of_edges(
+    model: Transformer, scores: Float[Tensor, "prompt sender"], level: LevelName
+) -> Float[Tensor, "prompt receiver sender"]:
+    """Every edge's score from those of nodes: that of its sender, or at edge level of both of its ends."""
+    if level == "edge":
+        return between(model, scores)
+    edges = readable(model.architecture.graph)
+    return scores.unsqueeze(1).expand(-1, len(edges), -1).masked_fill(~edges, math.nan)
 
 
 def between(model: Transformer, scores: Float[Tensor, "prompt sender"]) -> Float[Tensor, "prompt receiver sender"]:

@@ -18,7 +18,8 @@ class MethodInfo:
     ``takes``: the options that it has beyond those of every method; ``settings``: what ``--set`` sets, by default.
     ``scores``: it scores edges, so that the circuit's size must be asked for. ``per_prompt``: each prompt has scores of
     its own, so that a bootstrap can be made of them. ``has_metric``: its scores depend on one. ``degenerate``: metrics
-    of which they would be rounding.
+    of which they would be rounding. ``levels`` and ``kv``: what it can decide on (``units.py``); ``why_edges``: what
+    keeps it from more.
     """
 
     name: str
@@ -32,8 +33,12 @@ class MethodInfo:
     per_prompt: bool = True
     has_metric: bool = True
     degenerate: tuple[str, ...] = ()
+    levels: tuple[str, ...] = ("edge",)
+    kv: tuple[str, ...] = ("per-head",)
+    why_edges: str = ""
 
 
+_ALL_LEVELS, _ALL_KV = ("edge", "node"), ("per-head", "grouped")
 _LEARNED = {"learning_rate": 0.1, "prompts_per_step": 8}
 _METHODS = (
     MethodInfo(
@@ -45,6 +50,8 @@ _METHODS = (
         takes=("objective", "schedule", "candidates"),
         scores=False,
         per_prompt=False,
+        levels=_ALL_LEVELS,
+        kv=_ALL_KV,
     ),
     MethodInfo(
         "eap",
@@ -53,6 +60,8 @@ _METHODS = (
         "2 forward, 1 backward",
         f"{NOT_KL}; blind where a softmax or a norm is saturated",
         degenerate=("kl",),
+        levels=_ALL_LEVELS,
+        kv=_ALL_KV,
     ),
     MethodInfo(
         "clean-corrupted",
@@ -60,6 +69,8 @@ _METHODS = (
         "arXiv:2403.17806",
         "2 forward, 2 backward",
         NOT_ZERO,
+        levels=_ALL_LEVELS,
+        kv=_ALL_KV,
     ),
     MethodInfo(
         "eap-ig",
@@ -68,6 +79,8 @@ _METHODS = (
         "steps + 1 forward, steps backward",
         NOT_ZERO,
         takes=("steps",),
+        levels=_ALL_LEVELS,
+        kv=_ALL_KV,
     ),
     MethodInfo(
         "eap-ig-activations",
@@ -76,6 +89,8 @@ _METHODS = (
         "about steps * layers forward and backward",
         "kl only with two steps or more",
         takes=("steps",),
+        levels=_ALL_LEVELS,
+        kv=_ALL_KV,
     ),
     MethodInfo(
         "exact",
@@ -83,6 +98,8 @@ _METHODS = (
         "arXiv:2403.17806 (as its reference)",
         "a part of a forward pass for each edge",
         "hours beyond small models; sees no effect that takes two edges at once",
+        levels=_ALL_LEVELS,
+        kv=_ALL_KV,
     ),
     MethodInfo(
         "atp",
@@ -93,6 +110,8 @@ _METHODS = (
         takes=("grad_drop",),
         settings={"qk_fix": True},
         degenerate=("kl",),
+        levels=_ALL_LEVELS,
+        kv=_ALL_KV,
     ),
     MethodInfo(
         "relp",
@@ -102,6 +121,8 @@ _METHODS = (
         NOT_KL,
         settings={"freeze_patterns": False},
         degenerate=("kl",),
+        levels=_ALL_LEVELS,
+        kv=_ALL_KV,
     ),
     MethodInfo(
         "gim",
@@ -111,6 +132,8 @@ _METHODS = (
         NOT_KL,
         settings={"temperature": 2.0},
         degenerate=("kl",),
+        levels=_ALL_LEVELS,
+        kv=_ALL_KV,
     ),
     MethodInfo(
         "ifr",
@@ -120,6 +143,7 @@ _METHODS = (
         "knows no task: no metric, no corrupted prompts",
         settings={"inputs": "qkv"},
         has_metric=False,
+        why_edges="its shares are of what one input reads, and those of different inputs do not add up",
     ),
     MethodInfo(
         "subnetwork-probing",
@@ -130,6 +154,7 @@ _METHODS = (
         takes=("steps", "start_from"),
         settings={**_LEARNED, "penalty": 50.0},
         per_prompt=False,
+        why_edges="it learns a mask of each edge",
     ),
     MethodInfo(
         "edge-pruning",
@@ -140,6 +165,7 @@ _METHODS = (
         takes=("steps", "start_from"),
         settings={**_LEARNED, "learning_rate": 0.8, "sparsity": 0.98, "node_sparsity": None},
         per_prompt=False,
+        why_edges="it learns a mask of each edge",
     ),
     MethodInfo(
         "ensemble",
@@ -148,6 +174,8 @@ _METHODS = (
         "that of its methods together",
         "a bootstrap only of methods with scores of single prompts, and not with rank-mean",
         takes=("of", "combine"),
+        levels=_ALL_LEVELS,
+        kv=_ALL_KV,
     ),
     MethodInfo(
         "hisp",
@@ -156,6 +184,8 @@ _METHODS = (
         "2 forward, 1 backward",
         f"{NOT_KL}; does not see where an edge goes",
         degenerate=("kl",),
+        levels=_ALL_LEVELS,
+        why_edges="its edges have the scores of their ends, of which heads that share a key have one each",
     ),
     MethodInfo(
         "activation-magnitude",
@@ -164,6 +194,8 @@ _METHODS = (
         "2 forward",
         "does not see where an edge goes",
         has_metric=False,
+        levels=_ALL_LEVELS,
+        why_edges="its edges have the scores of their ends, of which heads that share a key have one each",
     ),
     MethodInfo(
         "random",
@@ -172,6 +204,7 @@ _METHODS = (
         "none",
         per_prompt=False,
         has_metric=False,
+        why_edges="it draws an order of edges",
     ),
 )
 CATALOGUE: Mapping[str, MethodInfo] = MappingProxyType({info.name: info for info in _METHODS})

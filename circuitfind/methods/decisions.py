@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from circuitfind.graph import Edge, Graph
+from circuitfind.graph import Edge, Graph, Node
 from circuitfind.methods.acdc import ACDC, chain_length, visiting_order
 from circuitfind.methods.found import Found, in_question, nothing_decided
 from circuitfind.methods.rule import ROUNDING
+from circuitfind.units import Units
 
 MARGINS = {torch.float32: 1e-6, torch.float64: 1e-12, torch.bfloat16: 1e-3}
 """How far from the threshold a score must be for a dtype to tell the side, in the metric's unit."""
@@ -33,11 +34,20 @@ def is_tested(graph: Graph, found: Found, shortlist: Shortlist = None) -> Bool[T
 
 
 def undecidable(
-    graph: Graph, found: Found, threshold: float, dtype: torch.dtype, shortlist: Shortlist = None
-) -> list[Edge]:
-    """The edges whose test came out so near the threshold that rounding in ``dtype`` decided, in graph order."""
+    units: Units, found: Found, threshold: float, dtype: torch.dtype, shortlist: Shortlist = None
+) -> list[Edge] | list[Node]:
+    """What was tested and came out so near the threshold that rounding in ``dtype`` decided, in graph order.
+
+    Of edges that go together the first is named.
+    """
+    graph = units.graph
     near = is_tested(graph, found, shortlist) & ((found.scores - threshold).abs() < MARGINS[dtype])
-    return [Edge(graph.senders[sender], graph.receivers[receiver]) for receiver, sender in near.nonzero().tolist()]
+    if units.level == "node":
+        return [graph.senders[sender] for sender in (near & units.choosable).any(0).nonzero().flatten().tolist()]
+    first: dict[int, Edge] = {}
+    for leader, (receiver, sender) in zip(units.leader[near].tolist(), near.nonzero().tolist(), strict=True):
+        first.setdefault(leader, Edge(graph.senders[sender], graph.receivers[receiver]))
+    return list(first.values())
 
 
 def start_from(
@@ -45,10 +55,12 @@ def start_from(
 ) -> Found | None:
     """Where a search with ``method`` may start from what one with ``earlier``, of another threshold alone, ``found``.
 
-    None where the two compute their tests in different ways, and where the order of tests depends on their outcome.
+    None where the two compute their tests in different ways, where the order of tests depends on their outcome, and
+    where it is not single edges that are tested.
     """
     tolerance = method.tolerance(dtype)
-    if method.schedule != "sequential" or tolerance != earlier.tolerance(dtype):
+    are_edges = (method.level, method.kv) == ("edge", "per-head")
+    if not are_edges or method.schedule != "sequential" or tolerance != earlier.tolerance(dtype):
         return None
     slack = 2 * tolerance + ROUNDING if tolerance else 0.0
     return decided_alike(graph, found, earlier.threshold, method.threshold, slack, shortlist)

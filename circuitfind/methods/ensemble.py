@@ -1,7 +1,7 @@
 """Several methods as one: their scores combined, or one as the start of another.
 
 Methods score in units of their own. So each one's scores are divided by the root mean square, over all edges, of its
-mean scores; then, edge by edge,
+mean scores; then, edge by edge (or, where whole nodes are scored, over all nodes and node by node: ``units.py``),
 
 - ``mean``: the mean;
 - ``max``, ``min``: the score that is largest, or smallest, in size, with its sign; of equal ones the first method's;
@@ -27,9 +27,9 @@ from circuitfind.errors import UsageError, unknown
 from circuitfind.methods.catalogue import COMBINE
 from circuitfind.methods.learned import Learned
 from circuitfind.methods.scorer import Scorer
-from circuitfind.patching import readable
 from circuitfind.progress import Progress
 from circuitfind.transformer import Transformer
+from circuitfind.units import KvName, LevelName, Units, without_defaults
 
 Scores = Float[Tensor, "_ receiver sender"]
 """A row for each prompt, or one for all of them."""
@@ -37,10 +37,12 @@ Scores = Float[Tensor, "_ receiver sender"]
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Two methods or more, and how their scores are combined."""
+    """Two methods or more, all of the same level, and how their scores are combined."""
 
     of: tuple[Scorer, ...]
     combine: str = "mean"
+    level: LevelName = "edge"
+    kv: KvName = "per-head"
     name: ClassVar[str] = "ensemble"
 
     def __post_init__(self) -> None:
@@ -53,20 +55,20 @@ class Ensemble:
         """The block ``method`` of a circuit file: the methods with every option of each."""
         meaning = f"{self.combine} of the methods' scores, each by its root mean square"
         of = [method.to_dict() for method in self.of]
-        return {"name": self.name, "combine": self.combine, "of": of, "score": meaning}
+        units = without_defaults({"level": self.level, "kv": self.kv})
+        return {"name": self.name, "combine": self.combine, "of": of, **units, "score": meaning}
 
     def score(self, model: Transformer, batch: Batch, batch_size: int, progress: Progress) -> Scores:
         """Every edge's score, on each prompt where all methods have such, else one; NaN where the graph has no edge."""
-        edges = readable(model.architecture.graph)
-        each = []
+        units, each = Units.of(model.architecture, self.level, self.kv), []
         for method in self.of:
             progress.stage(f"{method.name}, of the ensemble")
             each.append(method.score(model, batch, batch_size, progress))
-        return combine(each, edges, self.combine)
+        return units.spread(combine(each, units.leaders, self.combine)).masked_fill(~units.edges, math.nan)
 
 
 def combine(each: list[Scores], edges: Bool[Tensor, "receiver sender"], how: str) -> Scores:
-    """The methods' scores as one, float32 or as they are if that is more."""
+    """The methods' scores as one, float32 or as they are if that is more. ``edges``: those that are looked at."""
     dtype = torch.promote_types(each[0].dtype, torch.float32)
     if how == "rank-mean":
         places = torch.stack([rank(scores.double().mean(0)[edges].abs()) for scores in each]).mean(0)

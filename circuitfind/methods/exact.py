@@ -8,6 +8,9 @@ Each test is one changed node and from there on the plain model (``onward.py``);
 over the whole vocabulary. What a test costs grows with the layers behind its receiver, and all edges together with the
 cube of the number of layers: this is the slow method, which the others are measured against.
 
+Where edges go together (``units.py``) a unit is ablated as a whole, in one test: the k or v inputs of query heads that
+share a key/value head, or a node, with all edges that leave it (``nodes.py``).
+
 A test stands alone, and receivers are independent of each other: a run that was cut off is taken up from the scores of
 the receivers that were done (``start``), to the same bits.
 """
@@ -26,6 +29,7 @@ from torch import Tensor
 from circuitfind.batch import Batch
 from circuitfind.errors import ModelError
 from circuitfind.graph import Graph, Receiver
+from circuitfind.methods import nodes
 from circuitfind.metrics import MetricName, check_answers, make_objective
 from circuitfind.onward import Onward, join_reads
 from circuitfind.patching import AblationName, prepare
@@ -33,6 +37,7 @@ from circuitfind.progress import Progress
 from circuitfind.search import split
 from circuitfind.threads import Threads
 from circuitfind.transformer import Transformer
+from circuitfind.units import KvName, LevelName, Units, without_defaults
 
 ROWS_AT_ONCE = 512
 """How many rows of a block's tests go through the model side by side: enough for a fast product, few for the cache."""
@@ -55,12 +60,15 @@ class Exact:
 
     metric: MetricName = "logit-diff"
     ablation: AblationName = "corrupted"
+    level: LevelName = "edge"
+    kv: KvName = "per-head"
     name: ClassVar[str] = "exact"
     per_prompt: ClassVar[bool] = True
 
     def to_dict(self) -> dict[str, Any]:
         """The block ``method`` of a circuit file: every option, and the convention of the scores."""
-        return {"name": self.name, **asdict(self), "score": "edge ablated alone - full model: positive if it hurts"}
+        score = f"{self.level} ablated alone - full model: positive if it hurts"
+        return without_defaults({"name": self.name, **asdict(self), "score": score})
 
     def score(
         self,
@@ -74,25 +82,37 @@ class Exact:
         """Every edge's score on each prompt, in the metric's unit; NaN where the graph has no edge.
 
         Neither ``batch_size`` nor threads change a score. ``start``: scores that an earlier run of the same model,
-        prompts and options had saved. Progress is told in layers that tests have gone through, which take about the
-        same time each. Raises UsageError where the metric needs wrong answers that a prompt doesn't have, ModelError
-        where a score is NaN or infinite.
+        prompts and options had saved (at node level none are). Progress is told in layers that tests have gone through,
+        which take about the same time each. Raises UsageError where the metric needs wrong answers that a prompt
+        doesn't have, ModelError where a score is NaN or infinite.
         """
         check_answers(self.metric, batch)
-        graph = model.architecture.graph
+        if self.level == "node":
+            return self._score_nodes(model, batch, batch_size, progress)
+        units = Units.of(model.architecture, self.level, self.kv)
+        graph, total = units.graph, sum(work(units.graph, receivers[0]) for receivers in units.receivers())
         scores = nothing_scored(model, batch.n_prompts) if start is None else start.clone()
-        waiting = [receiver for receiver in graph.receivers if not is_scored(graph, receiver, scores)]
-        done = total_work(graph) - sum(work(graph, receiver) for receiver in waiting)
+        waiting = [receivers for receivers in units.receivers() if not is_scored(graph, receivers[0], scores)]
+        done = total - sum(work(graph, receivers[0]) for receivers in waiting)
         with Threads(model.device) as threads:
             tests = EdgeTests(model, batch.to(model.device), batch_size, self.metric, self.ablation, threads)
-            for receiver in reversed(waiting):
-                row, n_senders = graph.receiver_index[receiver], graph.n_readable(receiver)
-                scores[:, row, :n_senders] = finite(tests.rises(receiver, range(n_senders))).to(scores.dtype)
+            for receivers in reversed(waiting):
+                n_senders = graph.n_readable(receivers[0])
+                rises = finite(tests.rises(receivers, range(n_senders))).to(scores.dtype)
+                for receiver in receivers:
+                    scores[:, graph.receiver_index[receiver], :n_senders] = rises
                 save(scores)
-                done += work(graph, receiver)
+                done += work(graph, receivers[0])
                 n_tested = int(scores[0].isfinite().sum())
-                progress.update(done, total_work(graph), f"{n_tested:,} of {graph.n_edges:,} edges")
+                progress.update(done, total, f"{n_tested:,} of {graph.n_edges:,} edges")
         return scores
+
+    def _score_nodes(self, model: Transformer, batch: Batch, batch_size: int, progress: Progress) -> Scores:
+        """Every edge with the score of its sender."""
+        rises = nodes.rises(model, batch, batch_size, self.metric, self.ablation, progress)
+        scores = nothing_scored(model, batch.n_prompts)
+        edges = Units(model.architecture.graph).edges
+        return torch.where(edges, rises.unsqueeze(1).to(scores.dtype), scores)
 
 
 class EdgeTests:
@@ -115,13 +135,16 @@ class EdgeTests:
         self._objective = make_objective(metric, model, batch, final, each=threads.map)
         self._full = self._objective(final.unsqueeze(0))
 
-    def rises(self, receiver: Receiver, senders: Sequence[int]) -> Float[Tensor, "prompt sender"]:
-        """By how much each prompt's objective rises as the edge from one of these senders is ablated; float64."""
+    def rises(self, receivers: Sequence[Receiver], senders: Sequence[int]) -> Float[Tensor, "prompt sender"]:
+        """By how much each prompt's objective rises as the edge from one of these senders is ablated; float64.
+
+        Several receivers, inputs of one layer's heads, lose their edges from the sender at once.
+        """
         groups = [senders[i : i + TESTS_AT_ONCE] for i in range(0, len(senders), TESTS_AT_ONCE)]
-        rises = [self._objective(self._finals(receiver, group)) - self._full for group in groups]
+        rises = [self._objective(self._finals(receivers, group)) - self._full for group in groups]
         return torch.cat(rises).T.cpu()
 
-    def _finals(self, receiver: Receiver, senders: Sequence[int]) -> Float[Tensor, "test prompt d_model"]:
+    def _finals(self, receivers: Sequence[Receiver], senders: Sequence[int]) -> Float[Tensor, "test prompt d_model"]:
         """What the logits read in each test, the work shared between the threads in few tests of one block each."""
         n_rows = ROWS_AT_ONCE if self._full.device.type == "cpu" else ROWS_ON_GPU
         pieces = [
@@ -129,7 +152,7 @@ class EdgeTests:
             for number, n_tests in enumerate(max(1, n_rows // block.n_rows) for block in self._blocks)
             for i in range(0, len(senders), n_tests)
         ]
-        finals = self._threads.map(lambda piece: self._blocks[piece[0]].remove(receiver, piece[1]), pieces)
+        finals = self._threads.map(lambda piece: self._blocks[piece[0]].remove(receivers, piece[1]), pieces)
         of_blocks = [
             torch.cat([x for (owner, _), x in zip(pieces, finals, strict=True) if owner == number])[:, :n_real]
             for number, n_real in enumerate(self._n_real)
@@ -153,11 +176,6 @@ def work(graph: Graph, receiver: Receiver) -> int:
     """What the tests of all edges into a receiver cost, in layers that they go through."""
     layer = graph.n_layers if receiver.node.kind == "logits" else receiver.node.layer
     return graph.n_readable(receiver) * (graph.n_layers - layer + 1)
-
-
-def total_work(graph: Graph) -> int:
-    """What the tests of all edges cost."""
-    return sum(work(graph, receiver) for receiver in graph.receivers)
 
 
 def finite(scores: Float[Tensor, "prompt sender"]) -> Float[Tensor, "prompt sender"]:

@@ -23,8 +23,10 @@ from circuitfind.methods.probing import SubnetworkProbing
 from circuitfind.methods.pruning import EdgePruning
 from circuitfind.methods.relp import RelP
 from circuitfind.methods.scorer import Scorer
+from circuitfind.methods.summed import Summed
 from circuitfind.metrics import find_metric
 from circuitfind.patching import find_ablation
+from circuitfind.units import DEFAULTS, find_kv, find_level
 
 if TYPE_CHECKING:
     from circuitfind.preflight import RunOptions
@@ -43,7 +45,8 @@ def make_method(options: RunOptions, graph: Graph) -> Method:
     """The method of settled options. Raises UsageError for a value that it can't work with."""
     name = options.method or ""
     if name == Ensemble.name:
-        return Ensemble(tuple(_make(member, options, graph) for member in options.of), options.combine)
+        of = tuple(_make(member, options, graph) for member in options.of)
+        return Ensemble(of, options.combine, find_level(options.level), find_kv(options.kv))
     method: Method = _make(name, options, graph)
     if options.candidates is not None and isinstance(method, ACDC):
         return replace(method, candidates=_make_candidates(options, options.candidates, graph))
@@ -53,7 +56,7 @@ def make_method(options: RunOptions, graph: Graph) -> Method:
 
 
 def _make(name: str, options: RunOptions, graph: Graph) -> Any:
-    """One method by itself, with those of the options that are fields of it."""
+    """One method by itself, with those of the options that are fields of it; sums where it knows edges alone."""
     values = {
         "threshold": options.threshold,
         "metric": find_metric(options.metric or ""),
@@ -64,10 +67,14 @@ def _make(name: str, options: RunOptions, graph: Graph) -> Any:
         "grad_drop": options.grad_drop,
         "seed": options.seed,
         "sparsity": sparsity(options, graph),
+        "level": find_level(options.level),
+        "kv": find_kv(options.kv),
     }
     values |= {key: value for key, value in options.settings if key in CATALOGUE[name].settings}
     chosen = {field.name: values.get(field.name) for field in fields(METHODS[name])}
-    return METHODS[name](**{key: value for key, value in chosen.items() if value is not None})
+    method = METHODS[name](**{key: value for key, value in chosen.items() if value is not None})
+    left = [key for key, default in DEFAULTS.items() if key not in chosen and values[key] != default]
+    return Summed(method, find_level(options.level), find_kv(options.kv)) if left else method
 
 
 def _make_candidates(options: RunOptions, asked: str, graph: Graph) -> Candidates:

@@ -14,12 +14,14 @@ from circuitfind.size import Selection, find_select
 if TYPE_CHECKING:
     from circuitfind.preflight import RunOptions
 
-SIZES = ("threshold", "edges", "fraction")
-OF_SCORES = ("edges", "fraction", "select", "bootstrap")
+SIZES = ("threshold", "edges", "fraction", "nodes")
+OF_SCORES = ("edges", "fraction", "nodes", "select", "bootstrap")
 """Options that go with every method that scores edges, and with no other."""
 INSTEAD = "logit-diff"
 """The metric of a method that can't have the task's own, where none is asked for."""
 LEAST_RESAMPLES = 2
+_KNOWN_BY = {"level": "levels", "kv": "kv"}
+"""Where the catalogue says of each option what a method can do."""
 ENSEMBLE = "ensemble"
 
 
@@ -32,7 +34,7 @@ def settle_method(options: RunOptions, task_metric: str) -> tuple[RunOptions, tu
     sizes = [f"--{name}" for name in SIZES if getattr(options, name) is not None]
     if len(sizes) > 1:
         raise UsageError(f"{' and '.join(sizes)} each set the circuit's size. Give one of them.")
-    asks_for_number = options.edges is not None or options.fraction is not None
+    asks_for_number = any(getattr(options, name) is not None for name in ("edges", "fraction", "nodes"))
     info = find_info(options.method or (DEFAULT_SCORES if asks_for_number else DEFAULT_SEARCH))
     members = [find_info(name) for name in (*options.of, *([options.start_from] if options.start_from else []))]
     _check_belonging(options, info, members)
@@ -40,6 +42,7 @@ def settle_method(options: RunOptions, task_metric: str) -> tuple[RunOptions, tu
         _check_scoring(options, info, bool(sizes))
         _check_members(options, info, members)
     involved = members if info.name == ENSEMBLE else [info, *members]
+    _check_units(options, info, [info, *members])
     metric, said = _settle_metric(options.metric, involved, task_metric)
     settings = tuple(_settle_setting(name, value, involved) for name, value in options.settings)
     settled = replace(options, method=info.name, metric=metric, settings=settings)
@@ -56,10 +59,11 @@ def find_info(name: str) -> MethodInfo:
 def _check_belonging(options: RunOptions, info: MethodInfo, members: Sequence[MethodInfo]) -> None:
     """Raises UsageError for an option that neither the method nor a part of it has."""
     defaults: dict[str, Any] = {field.name: field.default for field in fields(options)}
-    if not info.scores and (options.edges is not None or options.fraction is not None):
-        given = "--edges" if options.edges is not None else "--fraction"
+    numbers = [name for name in ("edges", "fraction", "nodes") if getattr(options, name) is not None]
+    if not info.scores and numbers:
         raise UsageError(
-            f"{given} needs a method that scores edges; {info.name} finds its own number. Give --threshold instead."
+            f"--{numbers[0]} needs a method that scores edges; {info.name} finds its own number. Give --threshold "
+            "instead."
         )
     owned = {option for other in CATALOGUE.values() for option in other.takes} | set(OF_SCORES)
     takes = {option for part in (info, *members) for option in part.takes} | set(OF_SCORES if info.scores else ())
@@ -70,13 +74,45 @@ def _check_belonging(options: RunOptions, info: MethodInfo, members: Sequence[Me
             raise UsageError(f"{info.name} has no --{option.replace('_', '-')}; it is for {whose}. Leave it out.")
 
 
+def _check_units(options: RunOptions, info: MethodInfo, involved: Sequence[MethodInfo]) -> None:
+    """Raises UsageError where a method can't do the level, or what else is asked for does not go with it."""
+    asked = {name: getattr(options, name) for name in ("level", "kv")}
+    for name, value in asked.items():
+        unable = next((part for part in involved if value not in getattr(part, _KNOWN_BY[name])), None)
+        if unable is not None:
+            able = [other.name for other in CATALOGUE.values() if value in getattr(other, _KNOWN_BY[name])]
+            raise UsageError(
+                f"{unable.name} can't do --{name} {value}: {unable.why_edges}.\nMethods that can: {', '.join(able)}."
+            )
+    if options.level == "node":
+        _check_nodes(options, info)
+    elif options.nodes is not None:
+        raise UsageError("--nodes counts heads and MLPs, and edges are decided on here. Add --level node.")
+    if options.select == "greedy" and asked != {"level": "edge", "kv": "per-head"}:
+        raise UsageError("--select greedy goes edge by edge, from the logits back. Use top or top-signed here.")
+
+
+def _check_nodes(options: RunOptions, info: MethodInfo) -> None:
+    """Raises UsageError for what means nothing where whole nodes are decided on."""
+    if options.edges is not None:
+        raise UsageError("--edges counts edges, and whole nodes are decided on here. Give --nodes, e.g. --nodes 20.")
+    if options.kv != "per-head":
+        raise UsageError("At node level all edges of a node go together, whoever reads it. Leave out --kv.")
+    if options.schedule != "sequential":
+        raise UsageError(
+            f"--schedule {options.schedule} saves tests of edges; at node level there is one for each node. "
+            "Leave it out."
+        )
+
+
 def _check_scoring(options: RunOptions, info: MethodInfo, has_size: bool) -> None:
     if not has_size:
+        one, example = ("node", 20) if options.level == "node" else ("edge", 200)
         raise UsageError(
-            f"{info.name} scores every edge and leaves open how many to keep.\n"
-            "Give --edges N, --fraction F or --threshold T, e.g. --edges 200."
+            f"{info.name} scores every {one} and leaves open how many to keep.\n"
+            f"Give --{one}s N, --fraction F or --threshold T, e.g. --{one}s {example}."
         )
-    Selection(options.edges, options.fraction, options.threshold, find_select(options.select))
+    Selection(options.edges, options.fraction, options.threshold, find_select(options.select), options.nodes)
     if options.steps is not None and options.steps < 1:
         raise UsageError(f"--steps is {options.steps}; it must be 1 or more.")
     if options.bootstrap is not None and options.bootstrap < LEAST_RESAMPLES:
@@ -142,6 +178,8 @@ def _settle_candidates(options: RunOptions, asked: str, said: tuple[str, ...]) -
     name, n_edges = parse_candidates(asked)
     info, metric = find_info(name), options.metric or ""
     _check_member(info)
+    if (options.level, options.kv) != ("edge", "per-head"):
+        raise UsageError("--candidates are single edges. Leave out --level and --kv, or --candidates.")
     if metric_of_candidates(info, metric) != metric:
         fallback = f"the candidates are those of {INSTEAD}: {metric} has no gradient where {name} takes it."
         said = (*said, fallback)

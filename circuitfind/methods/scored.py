@@ -8,16 +8,17 @@ from typing import Any
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuitfind.graph import Graph
 from circuitfind.selection import select
 from circuitfind.size import Selection
 from circuitfind.uncertainty import Bootstrap, Uncertainty
+from circuitfind.units import Units
 
 
 @dataclass(frozen=True)
 class Scored:
     """``per_prompt``: one row for each prompt, or one for all of them; ``scores``: its mean, float64; both NaN where
-    the graph has no edge. ``kept`` is the pruned circuit, ``n_nominal`` how many edges were chosen before pruning."""
+    the graph has no edge. ``kept`` is the pruned circuit, ``n_nominal`` how many were chosen before pruning, edges or
+    other ``units``."""
 
     per_prompt: Float[Tensor, "prompt receiver sender"]
     scores: Float[Tensor, "receiver sender"]
@@ -25,17 +26,20 @@ class Scored:
     n_nominal: int
     options: Bootstrap | None = None
     uncertainty: Uncertainty | None = None
+    units: str = "edges"
 
     @classmethod
-    def of(cls, graph: Graph, per_prompt: Float[Tensor, "prompt receiver sender"], selection: Selection) -> Scored:
+    def of(cls, per_prompt: Float[Tensor, "prompt receiver sender"], selection: Selection, units: Units) -> Scored:
         """The circuit that the selection makes of the mean scores. Raises UsageError as ``select`` does."""
         mean = per_prompt.double().mean(0)
-        selected = select(graph, mean, selection)
-        return cls(per_prompt, mean, selected.kept, selected.n_nominal)
+        selected = select(units.graph, mean, selection, units)
+        return cls(per_prompt, mean, selected.kept, selected.n_nominal, units=units.noun)
 
     def record(self) -> dict[str, Any]:
         """What run.json says of it."""
         blocks: dict[str, Any] = {"selection": {"nominal": self.n_nominal, "kept": int(self.kept.sum())}}
+        if self.units != "edges":
+            blocks["selection"]["units"] = self.units
         if self.options is not None and self.uncertainty is not None:
             blocks["bootstrap"] = {
                 "resamples": self.options.resamples,

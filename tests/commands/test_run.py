@@ -117,6 +117,9 @@ def test_a_prompts_file_that_is_wrong(case: str, capsys: pytest.CaptureFixture[s
         (["ioi", "--method", "acdd"], "Did you mean 'acdc'?"),
         (["ioi", "--ablation", "corupted"], "Did you mean 'corrupted'?"),
         (["ioi", "--objective", "improved"], "Did you mean 'improve'?"),
+        (["ioi", "--level", "nodes"], "No level named 'nodes'. Did you mean 'node'?"),
+        (["ioi", "--kv", "group"], "Did you mean 'grouped'?"),
+        (["ioi", "--level", "node", "--nodes", "a"], "--nodes is 'a'; give a whole number"),
         (["ioi", "--dtype", "float16"], "No dtype named 'float16'"),
         (["ioi", "--device", "gpu"], "Did you mean 'cpu'?"),
         (["ioi", "--format", "svg,pgn"], "Did you mean 'png'?"),
@@ -213,7 +216,11 @@ def test_what_can_be_known_without_torch_is_told_without_it() -> None:
     import subprocess
     import sys
 
-    wrong = ["ioj"], ["ioi", "--metric", "kll"], ["ioi", "--model", "tiney"], ["ioi", "--threshold", "nan"]
+    wrong: list[list[str]] = [
+        ["ioj"], ["ioi", "--metric", "kll"], ["ioi", "--model", "tiney"], ["ioi", "--threshold", "nan"],
+        ["ioi", "--level", "nod"], ["ioi", "--kv", "one"], ["ioi", "--nodes", "5"],
+        ["ioi", "--kv", "grouped", "--level", "node"], ["ioi", "--method", "ifr", "--level", "node", "--nodes", "5"],
+    ]  # fmt: skip
     calls = "; ".join(f"assert call(['run', *{words!r}], False) == 2" for words in wrong)
     code = f"import sys; from circuitfind.app import call; {calls}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

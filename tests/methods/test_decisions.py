@@ -15,6 +15,7 @@ from circuitfind.methods.decisions import MARGINS, decided_alike, decision_order
 from circuitfind.methods.found import Found, nothing_decided
 from circuitfind.patching import readable
 from circuitfind.progress import Silent
+from circuitfind.units import Units
 from tests.random_models import random_batch, random_transformer
 
 MODEL, BATCH = random_transformer("gpt2", 3), random_batch(3)
@@ -61,12 +62,12 @@ def scored(scores: dict[str, float], kept: tuple[str, ...] = ()) -> tuple[Graph,
 def test_a_test_within_the_margin_is_undecidable_and_one_beyond_is_not(dtype: torch.dtype, side: int) -> None:
     margin = side * MARGINS[dtype]
     graph, found = scored({"input->logits": 0.1 + 0.9 * margin, "m0->logits": 0.1 + 1.1 * margin})
-    assert list(map(str, undecidable(graph, found, 0.1, dtype))) == ["input->logits"]
+    assert list(map(str, undecidable(Units(graph), found, 0.1, dtype))) == ["input->logits"]
 
 
 def test_an_edge_that_had_no_test_is_never_undecidable() -> None:
     graph, found = scored({"m0->logits": 1.0}, kept=("m0->logits",))
-    names = list(map(str, undecidable(graph, found, 0.0, torch.float32)))
+    names = list(map(str, undecidable(Units(graph), found, 0.0, torch.float32)))
     assert "input->m0" in names and "a0.h0->logits" in names  # live, and their score is the threshold
     assert not any("<" in name for name in names)  # no kept edge leaves the heads
 

@@ -5,6 +5,8 @@ The gradient at an attention pattern, as at a receiver, is that at a zero which 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -27,8 +29,21 @@ class AtPatterns(Altered):
         return super().pattern(layer, head, x_q, x_k) + self.added[Node("head", layer, head)]
 
 
-def atp(model: object, batch: Batch, metric: str, ablation: str, qk_fix: bool, grad_drop: bool) -> Tensor:
-    """Scores [prompt, receiver, sender]; NaN where the graph has no edge."""
+def atp(
+    model: object,
+    batch: Batch,
+    metric: str,
+    ablation: str,
+    qk_fix: bool,
+    grad_drop: bool,
+    units: Sequence[tuple[Edge, ...]] = (),
+    of_senders: bool = False,
+) -> Tensor:
+    """Scores [prompt, receiver, sender]; NaN where the graph has no edge.
+
+    ``units``: edges that are scored together, each by itself where there are none. The pass that drops their receivers'
+    layer doesn't count, or, ``of_senders``, their sender's.
+    """
     literal = AtPatterns(model)
     graph = literal.graph
     scores = torch.full((batch.n_prompts, len(graph.receivers), len(graph.senders)), torch.nan, dtype=torch.float64)
@@ -41,14 +56,16 @@ def atp(model: object, batch: Batch, metric: str, ablation: str, qk_fix: bool, g
             dropped: gradients_without(literal, now, dropped, metric, full, batch, i)
             for dropped in (range(graph.n_layers) if grad_drop else [None])
         }
-        for edge in graph.edges():
+        for unit in units or [(edge,) for edge in graph.edges()]:
+            own = unit[0].sender.layer if of_senders else unit[0].receiver.node.layer
             effects = [
-                effect(literal, edge, now, ablated, gradients, qk_fix)
+                sum(effect(literal, edge, now, ablated, gradients, qk_fix) for edge in unit)
                 for dropped, gradients in passes.items()
-                if dropped is None or dropped != edge.receiver.node.layer
+                if dropped is None or dropped != own
             ]
-            row, column = graph.order(edge)
-            scores[i, row, column] = sum(map(abs, effects)) / len(effects) if grad_drop else effects[0]
+            for edge in unit:
+                row, column = graph.order(edge)
+                scores[i, row, column] = sum(map(abs, effects)) / len(effects) if grad_drop else effects[0]
     return scores
 
 
