@@ -71,7 +71,7 @@ class LayerRun:
 
 
 class Onward:
-    """One block of prompts, and what its logits read when one edge alone is removed."""
+    """One block of prompts, and what its logits read when one edge alone is removed, or one node writes otherwise."""
 
     def __init__(self, baseline: Baseline, reads: Sequence[Read]) -> None:
         self._baseline, self._model, self._reads = baseline, baseline.model, reads
@@ -106,7 +106,20 @@ class Onward:
         if node.kind == "logits":
             return self.final + at_end(change, self._end)
         stream = self._after_mlp(node, change) if node.kind == "mlp" else self._after_head(receiver, change)
-        for layer in range(node.layer + 1, self._architecture.n_layers):
+        return self._onward(node.layer + 1, stream)
+
+    def write(
+        self, node: Node, change: Float[Tensor, "test prompt pos d_model"]
+    ) -> Float[Tensor, "test prompt d_model"]:
+        """What the logits read when a head or an MLP writes so much more than it does in the clean run."""
+        written = self._take(change, self._is_last(node.layer))
+        is_mlp = node.kind == "mlp"
+        stream = self._clean[node.layer].after + written if is_mlp else self._behind_head(node.layer, written)
+        return self._onward(node.layer + 1, stream)
+
+    def _onward(self, first: int, stream: Looked) -> Looked:
+        """The stream behind the last layer, from the one that layer ``first`` reads."""
+        for layer in range(first, self._architecture.n_layers):
             stream = self._run_layer(layer, stream).after
         return stream
 
@@ -140,7 +153,11 @@ class Onward:
     def _after_head(self, receiver: Receiver, change: Float[Tensor, "test prompt pos d_model"]) -> Looked:
         """The stream behind the layer of a head one of whose inputs changes so."""
         layer = receiver.node.layer
-        clean, written = self._clean[layer], self._write_head(receiver, change)
+        return self._behind_head(layer, self._write_head(receiver, change))
+
+    def _behind_head(self, layer: int, written: Looked) -> Looked:
+        """The stream behind a layer one of whose heads writes so much more."""
+        clean = self._clean[layer]
         if self._architecture.parallel:
             return clean.after + written
         after_heads = clean.after_heads + written
