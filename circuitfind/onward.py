@@ -117,8 +117,8 @@ class Onward:
         stream = self._clean[node.layer].after + written if is_mlp else self._behind_head(node.layer, written)
         return self._onward(node.layer + 1, stream)
 
-    def _onward(self, first: int, stream: Looked) -> Looked:
-        """The stream behind the last layer, from the one that layer ``first`` reads."""
+    def _onward(self, first: int, stream: Stream) -> Float[Tensor, "test prompt d_model"]:
+        """What the logits read, from the stream that layer ``first`` reads."""
         for layer in range(first, self._architecture.n_layers):
             stream = self._run_layer(layer, stream).after
         return stream

@@ -80,7 +80,7 @@ class ACDCNeurons:
         return FoundNeurons(kept, scores, search.n_evaluated)
 
     def _visit(self, search: _Search, stage: int, own: slice, kept: Mask) -> Iterator[tuple[list[int], list[float]]]:
-        """Decide on a stage's ``own`` neurons in ``kept``; the places of each chain that was decided, and its scores."""
+        """Decide on a stage's ``own`` neurons in ``kept``: the places that each chain decides on, and their scores."""
         waiting, since, has_kept = list(reversed(range(own.start, own.stop))), 0, False
         while waiting:
             tried = waiting[: chain_length(since, has_kept)]
@@ -151,6 +151,6 @@ class _Search:
         """Make that run of the chain the present one."""
         self.value = chain.values[n_removed]
 
-    def _join(self, finals: Sequence[Float[Tensor, "test prompt d_model"]]) -> Float[Tensor, "test prompt d_model"]:
+    def _join(self, finals: Sequence[Float[Tensor, "test prompt d_model"]]) -> Float[Tensor, "test real d_model"]:
         """The real prompts of all blocks."""
         return torch.cat([x[:, :n_real] for x, n_real in zip(finals, self._n_real, strict=True)], dim=1)
