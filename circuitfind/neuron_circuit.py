@@ -16,6 +16,7 @@ from torch import Tensor
 
 from circuitfind.errors import UsageError
 from circuitfind.methods.acdc_neurons import FoundNeurons
+from circuitfind.methods.scored import bootstrap_block
 from circuitfind.neurons import Neuron, Neurons, NeuronSelection
 from circuitfind.selection import first
 from circuitfind.uncertainty import Bootstrap, Scores, Uncertainty, estimate
@@ -31,12 +32,19 @@ class NeuronOutcome:
     scores: Float[Tensor, " neuron"]
     blocks: dict[str, Any]
     per_prompt: Float[Tensor, "prompt neuron"] | None = None
+    options: Bootstrap | None = None
     uncertainty: Uncertainty | None = None
     """Of neurons as the edges of one receiver: its tensors are [1, neuron]."""
 
-    def circuit(self, kept: Bool[Tensor, " neuron"] | None = None) -> dict[Neuron, float]:
-        """The kept neurons (or others) and their scores."""
-        places = (self.kept if kept is None else kept).nonzero().flatten().tolist()
+    def record(self) -> dict[str, Any]:
+        """What run.json says of it."""
+        if self.options is None or self.uncertainty is None:
+            return self.blocks
+        return {**self.blocks, "bootstrap": bootstrap_block(self.options, self.uncertainty)}
+
+    def scored(self, kept: Bool[Tensor, " neuron"]) -> dict[Neuron, float]:
+        """These neurons and their scores."""
+        places = kept.nonzero().flatten().tolist()
         return {self.neurons.at(place): float(self.scores[place]) for place in places}
 
 

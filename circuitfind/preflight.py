@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from circuitfind.errors import ModelError, UsageError, unknown
 from circuitfind.export import FORMATS
 from circuitfind.methods.catalogue import CATALOGUE as METHODS
-from circuitfind.methods.catalogue import COMBINE, Setting
+from circuitfind.methods.catalogue import COMBINE, LEVELS, Setting
+from circuitfind.methods.neuron_options import check_count
 from circuitfind.methods.options import settle_method
 from circuitfind.models.catalogue import DEFAULT_MODEL
 from circuitfind.models.folder import has_tokenizer, read_config, weight_files
@@ -43,6 +44,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "way to select": SELECTS,
         "way to combine": COMBINE,
         "dtype": ("float32", "float64", "bfloat16"),
+        "level": LEVELS,
     }
 )
 """The words that options take. The modules that do what they say import torch; a test holds the two together."""
@@ -62,6 +64,7 @@ class RunOptions:
     new folder under results/ (with ``resume`` the latest there of the same), ``memory`` (bytes) None whatever is
     available, ``steps`` None the method's own, ``bootstrap`` (resamples) None no bootstrap. ``of`` names an ensemble's
     methods, ``start_from`` the method whose scores learned masks start from; ``settings`` are a method's own options.
+    ``level`` is what the circuit is made of, ``neurons`` how many of them to keep.
     """
 
     task: str
@@ -93,6 +96,8 @@ class RunOptions:
     combine: str = "mean"
     start_from: str | None = None
     settings: tuple[tuple[str, Setting], ...] = ()
+    level: str = "edge"
+    neurons: int | None = None
 
 
 @dataclass(frozen=True)
@@ -125,12 +130,13 @@ def make_plan(options: RunOptions, progress: Progress) -> Plan:
         check_free(folder, options.force)
     is_finished = options.resume and state is None
     model_folder = _model_folder(options.model, progress)
+    check_count(options, read_config(model_folder))
     return Plan(task, options, model_folder, folder, (*said, *cautions(options)), state, is_finished)
 
 
 def check_words(options: RunOptions) -> None:
     """Raises UsageError, with the nearest known one, for a word that an option does not take."""
-    for kind in ("ablation", "objective", "schedule", "dtype"):
+    for kind in ("ablation", "objective", "schedule", "dtype", "level"):
         _known(kind, getattr(options, kind))
     for kind, asked in (("method", options.method), ("metric", options.metric)):
         if asked is not None:

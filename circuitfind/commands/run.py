@@ -61,6 +61,13 @@ def run(
         str | None,
         typer.Option(help="Methods that score: which share of all edges to keep.", show_default=False),
     ] = None,
+    level: Annotated[
+        str, typer.Option(help="What the circuit is made of: edge, or neuron (single neurons of heads and MLPs).")
+    ] = "edge",
+    neurons: Annotated[
+        int | None,
+        typer.Option(help="Methods that score, with --level neuron: how many neurons to keep.", show_default=False),
+    ] = None,
     select: Annotated[
         str, typer.Option(help="Which scores count: top (by size), top-signed, or greedy (from the logits back).")
     ] = "top",
@@ -165,7 +172,7 @@ def run(
         task, model, method, None, metric, ablation, objective, prompts, seed, parse_batch_size(batch_size),
         device, dtype, bos, out, force, parse_names(format), resume, parse_memory(memory), schedule,
         None, None, select, steps, bootstrap, grad_drop, parse_names(of_methods), combine, start_from,
-        parse_settings(settings or ()),
+        parse_settings(settings or ()), level, neurons,
     )  # fmt: skip
     if len(sizes) > 1:
         from circuitfind.commands.sweep import sweep_and_print
@@ -284,6 +291,7 @@ def result_json(circuit: Circuit, folder: Path, warnings: Sequence[str], found: 
         "model": circuit.model,
         "task": circuit.task,
         "method": circuit.method,
+        **({} if circuit.neurons is None else {"n_neurons": len(circuit.neurons)}),
         "n_edges": len(circuit.edges),
         "n_nodes": len(circuit.nodes),
         "metrics": circuit.metrics,
@@ -313,7 +321,7 @@ def print_summary(result: RunResult) -> None:
 
     circuit = result.circuit
     what = f"{circuit.task['name']} in {circuit.model['name']}, {circuit.method['name']}"
-    typer.echo(f"{what}: a circuit of {len(circuit.edges):,} edges")
+    typer.echo(f"{what}: a circuit of {circuit.size}")
     for label, value in summary(circuit, result.evaluation, result.found):
         typer.echo(f"  {label:<20} {value}")
     print_places(result.folder)

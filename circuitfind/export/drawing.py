@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from circuitfind.circuit import Circuit
-from circuitfind.export.layout import Layout, Sizes, choose_sizes, lay_out
+from circuitfind.export.layout import OF_NEURONS, Layout, Sizes, choose_sizes, lay_out
 from circuitfind.export.route import Curve, Obstacles, route
 from circuitfind.export.style import Widths, reference, stroke_of
 from circuitfind.graph import Edge, Graph, Node
+from circuitfind.neurons import Neuron, by_node
 
 MOST_EDGES = 2000  # more than these on one page are a grey cloud: the strongest are drawn, and the caption says so
 LANE = 0.4  # how far from a node curves pass it, in columns
@@ -18,7 +20,11 @@ GOLDEN = 0.6180339887498949  # multiples of it modulo 1 never bunch: edges near 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A circuit, the edges of it that are drawn (in graph order), and their geometry."""
+    """A circuit, the edges of it that are drawn (in graph order), and their geometry.
+
+    Of a circuit of neurons, in which all edges are kept, none is drawn: ``strengths`` has for each node with kept
+    neurons the sum of their |scores|, which ``widths`` measure.
+    """
 
     circuit: Circuit
     edges: Mapping[Edge, float]
@@ -26,6 +32,7 @@ class Drawing:
     layout: Layout
     widths: Widths
     rows: tuple[Obstacles, ...]
+    strengths: Mapping[Node, float] = field(default_factory=dict)
 
     def curve(self, edge: Edge, gap: float) -> Curve:
         """The edge's curve, ending ``gap`` points below its receiver."""
@@ -47,6 +54,8 @@ def _clamp(value: float) -> float:
 
 def draw(circuit: Circuit, most_edges: int = MOST_EDGES) -> Drawing:
     """The picture of ``circuit``; of more than ``most_edges`` edges, the strongest."""
+    if circuit.neurons is not None:
+        return _draw_nodes(circuit, circuit.neurons)
     edges = strongest(circuit.edges, most_edges)
     sizes = choose_sizes(len(edges))
     layout = lay_out(circuit.graph, _touched(circuit.graph, edges), sizes)
@@ -56,6 +65,13 @@ def draw(circuit: Circuit, most_edges: int = MOST_EDGES) -> Drawing:
         for row in layout.rows
     )
     return Drawing(circuit, edges, sizes, layout, widths, rows)
+
+
+def _draw_nodes(circuit: Circuit, neurons: Mapping[Neuron, float]) -> Drawing:
+    strengths = {node: math.fsum(map(abs, scores)) for node, scores in by_node(neurons).items()}
+    layout = lay_out(circuit.graph, [node for node in circuit.graph.senders if node in strengths], OF_NEURONS)
+    widths = Widths(reference(strengths.values()), OF_NEURONS.thinnest, OF_NEURONS.thickest)
+    return Drawing(circuit, {}, OF_NEURONS, layout, widths, (), strengths)
 
 
 def strongest(edges: Mapping[Edge, float], most: int) -> dict[Edge, float]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 Setting = bool | int | float | str | None
+LEVELS = ("edge", "neuron")
+"""What a circuit is made of."""
 NOT_ZERO = "zero ablation only in models with learned positions"
 NOT_KL = "no kl, which has no gradient at the clean run"
 
@@ -18,7 +20,7 @@ class MethodInfo:
     ``takes``: the options that it has beyond those of every method; ``settings``: what ``--set`` sets, by default.
     ``scores``: it scores edges, so that the circuit's size must be asked for. ``per_prompt``: each prompt has scores of
     its own, so that a bootstrap can be made of them. ``has_metric``: its scores depend on one. ``degenerate``: metrics
-    of which they would be rounding.
+    of which they would be rounding. ``levels``: whether it finds circuits of edges alone, or of neurons too.
     """
 
     name: str
@@ -32,6 +34,7 @@ class MethodInfo:
     per_prompt: bool = True
     has_metric: bool = True
     degenerate: tuple[str, ...] = ()
+    levels: tuple[str, ...] = ("edge",)
 
 
 _LEARNED = {"learning_rate": 0.1, "prompts_per_step": 8}
@@ -45,6 +48,7 @@ _METHODS = (
         takes=("objective", "schedule"),
         scores=False,
         per_prompt=False,
+        levels=("edge", "neuron"),
     ),
     MethodInfo(
         "eap",
@@ -53,6 +57,7 @@ _METHODS = (
         "2 forward, 1 backward",
         f"{NOT_KL}; blind where a softmax or a norm is saturated",
         degenerate=("kl",),
+        levels=("edge", "neuron"),
     ),
     MethodInfo(
         "clean-corrupted",
@@ -60,6 +65,7 @@ _METHODS = (
         "arXiv:2403.17806",
         "2 forward, 2 backward",
         NOT_ZERO,
+        levels=("edge", "neuron"),
     ),
     MethodInfo(
         "eap-ig",
@@ -68,6 +74,7 @@ _METHODS = (
         "steps + 1 forward, steps backward",
         NOT_ZERO,
         takes=("steps",),
+        levels=("edge", "neuron"),
     ),
     MethodInfo(
         "eap-ig-activations",
@@ -76,6 +83,7 @@ _METHODS = (
         "about steps * layers forward and backward",
         "kl only with two steps or more",
         takes=("steps",),
+        levels=("edge", "neuron"),
     ),
     MethodInfo(
         "exact",
@@ -83,6 +91,7 @@ _METHODS = (
         "arXiv:2403.17806 (as its reference)",
         "a part of a forward pass for each edge",
         "hours beyond small models; sees no effect that takes two edges at once",
+        levels=("edge", "neuron"),
     ),
     MethodInfo(
         "atp",
@@ -102,6 +111,7 @@ _METHODS = (
         NOT_KL,
         settings={"freeze_patterns": False},
         degenerate=("kl",),
+        levels=("edge", "neuron"),
     ),
     MethodInfo(
         "gim",
@@ -111,6 +121,7 @@ _METHODS = (
         NOT_KL,
         settings={"temperature": 2.0},
         degenerate=("kl",),
+        levels=("edge", "neuron"),
     ),
     MethodInfo(
         "ifr",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitfind.errors import UsageError, unknown
 from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, DEFAULT_SEARCH, MethodInfo, Setting
+from circuitfind.methods.neuron_options import NEURONS, check_level
 from circuitfind.size import Selection, find_select
 
 if TYPE_CHECKING:
@@ -28,12 +29,13 @@ def settle_method(options: RunOptions, task_metric: str) -> tuple[RunOptions, tu
     Raises UsageError for a method that there is not, for options that it doesn't have, and for sizes that contradict
     each other, are missing or are out of range.
     """
-    sizes = [f"--{name}" for name in SIZES if getattr(options, name) is not None]
+    sizes = [f"--{name}" for name in (*SIZES, NEURONS) if getattr(options, name) is not None]
     if len(sizes) > 1:
         raise UsageError(f"{' and '.join(sizes)} each set the circuit's size. Give one of them.")
-    asks_for_number = options.edges is not None or options.fraction is not None
+    asks_for_number = any(getattr(options, name) is not None for name in ("edges", "fraction", NEURONS))
     info = find_info(options.method or (DEFAULT_SCORES if asks_for_number else DEFAULT_SEARCH))
     members = [find_info(name) for name in (*options.of, *([options.start_from] if options.start_from else []))]
+    check_level(options, info)
     _check_belonging(options, info, members)
     if info.scores:
         _check_scoring(options, info, bool(sizes))
@@ -69,12 +71,13 @@ def _check_belonging(options: RunOptions, info: MethodInfo, members: Sequence[Me
 
 
 def _check_scoring(options: RunOptions, info: MethodInfo, has_size: bool) -> None:
-    if not has_size:
+    if not has_size and options.level == "edge":
         raise UsageError(
             f"{info.name} scores every edge and leaves open how many to keep.\n"
             "Give --edges N, --fraction F or --threshold T, e.g. --edges 200."
         )
-    Selection(options.edges, options.fraction, options.threshold, find_select(options.select))
+    if options.level == "edge":
+        Selection(options.edges, options.fraction, options.threshold, find_select(options.select))
     if options.steps is not None and options.steps < 1:
         raise UsageError(f"--steps is {options.steps}; it must be 1 or more.")
     if options.bootstrap is not None and options.bootstrap < LEAST_RESAMPLES:

@@ -93,7 +93,9 @@ def test_a_run_under_any_mask_is_the_literal_one(family: str, ablation: Ablation
 def test_with_every_neuron_kept_a_run_is_the_clean_one_to_the_last_bit(family: str, dtype: torch.dtype) -> None:
     model, batch = random_transformer(family, 3, dtype=dtype), random_batch(3, LENGTHS)
     runner = NeuronRunner(model, batch, "corrupted")
-    assert torch.equal(runner.run(torch.ones(len(runner.neurons)) > 0), at_end(trace(model, batch.clean).final, batch.end))
+    assert torch.equal(
+        runner.run(torch.ones(len(runner.neurons)) > 0), at_end(trace(model, batch.clean).final, batch.end)
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,5 +1,5 @@
-"""Runs with ablated neurons, and what is made of them, literally: one prompt, one neuron's column, one sum over all of a
-node's neurons at a time, in float64; gradients by autograd at a zero that is added to every neuron."""
+"""Runs with ablated neurons, and what is made of them, literally: one prompt at a time, one sum over all of a node's
+neurons, in float64; gradients by autograd at a zero that is added to every neuron."""
 
 from __future__ import annotations
 
