@@ -17,6 +17,8 @@ FORMAT = "circuitfind.circuit"
 VERSION = 1
 MOST_NODES = 200_000
 """A file that claims more heads and MLPs than this is wrong: the largest models have some twenty thousand."""
+MOST_IN_A_NODE = 10_000_000
+"""Likewise of neurons: the widest MLPs have some hundred thousand."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,9 @@ def _read_neurons(data: dict[str, Any]) -> dict[Neuron, float] | None:
         raise CircuitError('its block "neurons" must hold a score for each kept neuron.')
     for key in ("d_head", "d_mlp"):
         value = data["model"].get(key)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise CircuitError(f'its model\'s "{key}" is {value!r}; with neurons it must be a whole number above 0.')
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MOST_IN_A_NODE:
+            said = f"with neurons it must be a whole number above 0, and at most {MOST_IN_A_NODE:,}"
+            raise CircuitError(f'its model\'s "{key}" is {value!r}; {said}.')
     return {Neuron.parse(name): _number(name, score, "Neuron") for name, score in data["neurons"].items()}
 
 
