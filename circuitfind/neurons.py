@@ -160,11 +160,6 @@ def count_neurons(config: Mapping[str, Any]) -> int | None:
     return n_layers * (n_heads * d_head + (d_mlp or 4 * d_model))  # GPT-2 leaves d_mlp out
 
 
-def strongest(scores: Mapping[Neuron, float], most: int) -> list[tuple[Neuron, float]]:
-    """The ``most`` neurons of the largest |score|, of equals the first in forward order."""
-    return sorted(scores.items(), key=lambda item: -abs(item[1]))[:most]
-
-
 def in_order(layout: Neurons, scores: Iterable[tuple[Neuron, float]]) -> dict[Neuron, float]:
     """The neurons in forward order."""
     return dict(sorted(scores, key=lambda item: layout.place(item[0])))

@@ -14,7 +14,8 @@ from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, DEFAULT_SEA
 EXAMPLE = "Example: circuitfind methods --json"
 _NOTE = (
     "Costs are passes of the whole model over all prompts. Methods that score edges need the circuit's size: --edges, "
-    f"--fraction or --threshold. Without --method: {DEFAULT_SEARCH}; with --edges or --fraction: {DEFAULT_SCORES}."
+    f"--fraction or --threshold. Without --method: {DEFAULT_SEARCH}; with --edges or --fraction: {DEFAULT_SCORES}. "
+    f"With --level neuron: {', '.join(info.name for info in CATALOGUE.values() if 'neuron' in info.levels)}."
 )
 
 

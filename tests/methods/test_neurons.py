@@ -260,8 +260,9 @@ def test_other_metrics_ablations_and_objectives_agree_with_the_literal_algorithm
     agrees_with_oracle(family, 2, threshold=threshold, metric=metric, ablation=ablation, objective=objective)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "dtype"), [("gpt2", torch.float32), ("llama", torch.float32), ("pythia", torch.float64)]
+)
 def test_batch_size_threads_and_chains_change_no_bit_of_a_search(
     family: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,7 +270,7 @@ def test_batch_size_threads_and_chains_change_no_bit_of_a_search(
     expected, before = find(model, batch, threshold=0.003), torch.get_num_threads()
     assert 0 < int(expected.kept.sum()) < len(expected.kept)
     try:
-        for n_threads, batch_size, n_rows, longest in ((2, 4, 64, 64), (2, 3, 1, 5), (1, 1, 4096, 1)):
+        for n_threads, batch_size, n_rows, longest in ((2, 3, 64, 5), (1, 1, 4096, 64)):
             torch.set_num_threads(n_threads)
             monkeypatch.setattr(acdc_neurons, "ROWS_AT_ONCE", n_rows)
             monkeypatch.setattr(acdc_neurons, "chain_length", lambda since, has_kept, most=longest: most)
