@@ -24,7 +24,7 @@ from benchmarks.machine import machine
 from circuitfind.batch import Batch, tokenise
 from circuitfind.graph import SLOTS, Graph, Node, Receiver
 from circuitfind.memory import gigabytes, peak
-from circuitfind.methods.exact import EdgeTests
+from circuitfind.methods.exact import edge_tests
 from circuitfind.metrics import MetricName, find_metric, make_objective
 from circuitfind.models.families import read_transformer
 from circuitfind.models.load import load_bridge, load_tokenizer
@@ -52,7 +52,7 @@ def main() -> None:
     size = default_batch_size(batch.n_prompts, "cpu")
     seconds, scores = {}, {}
     with Threads(model.device) as threads:
-        tests = EdgeTests(model, batch, size, metric, "corrupted", threads)
+        tests = edge_tests(model, batch, size, metric, "corrupted", threads)
         for receiver in receivers:
             senders = spread(graph.n_readable(receiver), options.senders)
             start = time.perf_counter()

@@ -11,11 +11,14 @@ from typing import Any
 
 from circuitfind.errors import CircuitError
 from circuitfind.graph import Edge, Graph, Node
+from circuitfind.neurons import Neuron, Neurons, in_order
 
 FORMAT = "circuitfind.circuit"
 VERSION = 1
 MOST_NODES = 200_000
 """A file that claims more heads and MLPs than this is wrong: the largest models have some twenty thousand."""
+MOST_IN_A_NODE = 10_000_000
+"""Likewise of neurons: the widest MLPs have some hundred thousand."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,9 @@ class Circuit:
     ``model``, ``task``, ``method`` and ``metrics`` are the blocks of the file of the same names (plain JSON values).
     An edge's score is, for ACDC, the metric change measured when it was tested; for attribution methods the attribution
     (positive = corrupting the edge hurts).
+
+    ``neurons``: the kept neurons with their scores, in forward order, of a circuit at neuron level; None at edge level.
+    There ``model`` has d_head and d_mlp, and ``edges`` are those among the nodes that keep a neuron (``neurons.py``).
     """
 
     graph: Graph
@@ -33,6 +39,7 @@ class Circuit:
     task: Mapping[str, Any] = field(default_factory=dict)
     method: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    neurons: Mapping[Neuron, float] | None = None
     tolerances: Mapping[str, Any] = field(default_factory=dict)
     """How far a later run may be from what is stored (``gate.py``); most files have none."""
 
@@ -47,6 +54,18 @@ class Circuit:
                 raise CircuitError(f"Edge '{edge}' has the score {score}; a score must be a finite number.")
         ordered = sorted(self.edges.items(), key=lambda item: self.graph.order(item[0]))
         object.__setattr__(self, "edges", {edge: float(score) for edge, score in ordered})
+        if self.neurons is not None:
+            object.__setattr__(self, "neurons", check_neurons(self.all_neurons, self.neurons))
+
+    @property
+    def all_neurons(self) -> Neurons:
+        """All that the model has; of a circuit at neuron level."""
+        return Neurons(self.graph, self.model["d_head"], self.model["d_mlp"])
+
+    @property
+    def size(self) -> str:
+        """How many edges it has, or neurons, in words."""
+        return f"{len(self.edges):,} edges" if self.neurons is None else f"{len(self.neurons):,} neurons"
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -65,8 +84,9 @@ class Circuit:
             "graph": {"n_edges": self.graph.n_edges, "n_nodes": self.graph.n_nodes},
         }
         lines = [f"  {json.dumps(key)}: {_spell(value)}," for key, value in head.items()]
-        edges = ",\n".join(f"    {json.dumps(str(edge))}: {_spell(score)}" for edge, score in self.edges.items())
-        lines.append('  "edges": {\n' + edges + "\n  }," if edges else '  "edges": {},')
+        lines.append(_block("edges", self.edges))
+        if self.neurons is not None:
+            lines.append(_block("neurons", self.neurons))
         tolerances = f',\n  "tolerances": {_spell(self.tolerances)}' if self.tolerances else ""
         lines.append(f'  "metrics": {_spell(self.metrics)}' + tolerances)
         return "{\n" + "\n".join(lines) + "\n}\n"
@@ -82,8 +102,8 @@ class Circuit:
             raise CircuitError(f"{source}: its graph has {n_edges} edges; a model of its shape has {graph.n_edges}.")
         try:
             edges = {Edge.parse(name): _number(name, score) for name, score in data["edges"].items()}
-            blocks = (data[name] for name in ("task", "method", "metrics", "tolerances"))
-            return Circuit(graph, edges, model, *blocks)
+            blocks = {name: data[name] for name in ("model", "task", "method", "metrics", "tolerances")}
+            return Circuit(graph, edges, neurons=_read_neurons(data), **blocks)
         except CircuitError as error:
             raise CircuitError(f"{source}: {error}") from None
 
@@ -100,17 +120,48 @@ class Circuit:
             ) from None
 
 
+def check_neurons(known: Neurons, scores: Mapping[Neuron, float]) -> dict[Neuron, float]:
+    """The neurons in forward order. Raises CircuitError for one that there is not, and a score that is no number."""
+    for neuron, score in scores.items():
+        if neuron not in known:
+            shape = f"{known.graph.n_layers} layers of {known.graph.n_heads} heads of {known.d_head} neurons"
+            raise CircuitError(f"Neuron '{neuron}' cannot exist in a model of {shape}, and MLPs of {known.d_mlp:,}.")
+        if not math.isfinite(score):
+            raise CircuitError(f"Neuron '{neuron}' has the score {score}; a score must be a finite number.")
+    return {neuron: float(score) for neuron, score in in_order(known, scores.items()).items()}
+
+
+def _block(name: str, scores: Mapping[Edge, float] | Mapping[Neuron, float]) -> str:
+    """A block of names and scores, one a line."""
+    lines = ",\n".join(f"    {json.dumps(str(key))}: {_spell(score)}" for key, score in scores.items())
+    return f'  "{name}": {{\n{lines}\n  }},' if lines else f'  "{name}": {{}},'
+
+
+def _read_neurons(data: dict[str, Any]) -> dict[Neuron, float] | None:
+    """The kept neurons, in a file that has them. Raises CircuitError."""
+    if "neurons" not in data:
+        return None
+    if not isinstance(data["neurons"], dict):
+        raise CircuitError('its block "neurons" must hold a score for each kept neuron.')
+    for key in ("d_head", "d_mlp"):
+        value = data["model"].get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MOST_IN_A_NODE:
+            said = f"with neurons it must be a whole number above 0, and at most {MOST_IN_A_NODE:,}"
+            raise CircuitError(f'its model\'s "{key}" is {value!r}; {said}.')
+    return {Neuron.parse(name): _number(name, score, "Neuron") for name, score in data["neurons"].items()}
+
+
 def _spell(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _number(name: str, score: object) -> float:
+def _number(name: str, score: object, kind: str = "Edge") -> float:
     if isinstance(score, bool) or not isinstance(score, int | float):
-        raise CircuitError(f"Edge '{name}' has the score {score!r}; a score must be a finite number.")
+        raise CircuitError(f"{kind} '{name}' has the score {score!r}; a score must be a finite number.")
     try:
         return float(score)
     except OverflowError:
-        raise CircuitError(f"Edge '{name}' has a score too large for a number.") from None
+        raise CircuitError(f"{kind} '{name}' has a score too large for a number.") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

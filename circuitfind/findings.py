@@ -21,19 +21,31 @@ from circuitfind.evaluation.performance import Evaluation
 from circuitfind.graph import Edge, Graph
 from circuitfind.memory import Workload
 from circuitfind.methods.acdc import ACDC
+from circuitfind.methods.acdc_neurons import ACDCNeurons
 from circuitfind.methods.candidates import Shortlist
 from circuitfind.methods.found import Found
 from circuitfind.methods.make import Method
+from circuitfind.methods.neuron_options import NEURONS
 from circuitfind.methods.options import SIZES
 from circuitfind.methods.scored import Scored
 from circuitfind.models.load import HubTokenizer
 from circuitfind.models.model import Model
+from circuitfind.neuron_circuit import NeuronOutcome
+from circuitfind.neurons import edges_among
 from circuitfind.preflight import RunOptions
 from circuitfind.prompts import PromptPair, Task
 from circuitfind.report import Evidence, report
 from circuitfind.runfolder import RUN_FILE, json_file
-from circuitfind.scoresfile import prompt_scores_file, scores_file, uncertainty_file
+from circuitfind.scoresfile import (
+    neuron_prompt_scores_file,
+    neuron_scores_file,
+    neuron_uncertainty_file,
+    prompt_scores_file,
+    scores_file,
+    uncertainty_file,
+)
 from circuitfind.taskfiles import write_prompts
+from circuitfind.uncertainty import Uncertainty
 
 VERSIONED = ("torch", "transformer_lens", "transformers", "safetensors", "pygraphviz")
 
@@ -67,7 +79,7 @@ class Findings:
     ready: Ready
     options: RunOptions
     method: Method
-    outcome: Found | Scored
+    outcome: Found | Scored | NeuronOutcome
     evaluation: Evaluation
     record: Mapping[str, Any]
     consensus: Evaluation | None = None
@@ -81,6 +93,8 @@ class Findings:
 def make_circuit(findings: Findings) -> Circuit:
     """The kept edges with their scores and everything that identifies what they were found in."""
     method, said = findings.method, {}
+    if isinstance(findings.outcome, NeuronOutcome):
+        return _neurons_of(findings, findings.outcome, findings.outcome.kept, findings.evaluation, {})
     if findings.shortlist is not None and isinstance(method, ACDC) and method.candidates is not None:
         said = {"candidates": {**method.candidates.to_dict(), "kept": findings.shortlist.n_edges}}
     return _circuit_of(findings, findings.outcome.kept, findings.evaluation, said)
@@ -89,15 +103,32 @@ def make_circuit(findings: Findings) -> Circuit:
 def make_consensus(findings: Findings) -> Circuit | None:
     """The consensus circuit of a bootstrap, where there was one."""
     scored, evaluation = findings.outcome, findings.consensus
-    if not isinstance(scored, Scored) or evaluation is None or scored.uncertainty is None or scored.options is None:
+    if isinstance(scored, Found) or evaluation is None or scored.uncertainty is None or scored.options is None:
         return None
     said = {"consensus": scored.options.bar, "resamples": scored.options.resamples, "level": scored.options.level}
+    if isinstance(scored, NeuronOutcome):
+        return _neurons_of(findings, scored, scored.uncertainty.consensus[0], evaluation, said)
     return _circuit_of(findings, scored.uncertainty.consensus, evaluation, said)
+
+
+def _neurons_of(
+    findings: Findings,
+    outcome: NeuronOutcome,
+    kept: Bool[Tensor, " neuron"],
+    evaluation: Evaluation,
+    said: Mapping[str, Any],
+) -> Circuit:
+    ready, graph, scores = findings.ready, findings.graph, outcome.scored(kept)
+    method = {**method_block(ready, findings.method, findings.options), **said}
+    model = {**ready.model.to_dict(), "d_head": outcome.neurons.d_head, "d_mlp": outcome.neurons.d_mlp}
+    edges = edges_among(graph, scores)
+    return Circuit(graph, edges, model, task_block(ready), method, evaluation.to_dict(), scores)
 
 
 def _circuit_of(
     findings: Findings, kept: Bool[Tensor, "receiver sender"], evaluation: Evaluation, said: Mapping[str, Any]
 ) -> Circuit:
+    assert not isinstance(findings.outcome, NeuronOutcome)
     ready, graph, scores = findings.ready, findings.graph, findings.outcome.scores
     places = kept.nonzero().tolist()
     edges = {Edge(graph.senders[s], graph.receivers[r]): float(scores[r, s]) for r, s in places}
@@ -133,8 +164,8 @@ def _sha256(pairs: Sequence[PromptPair]) -> str:
 def method_block(ready: Ready, method: Method, options: RunOptions) -> dict[str, Any]:
     """The block ``method`` of a circuit file: what the method was given, and how a circuit was made of its scores."""
     block = method.to_dict()
-    if not isinstance(method, ACDC):
-        given = {name: getattr(options, name) for name in SIZES if getattr(options, name) is not None}
+    if not isinstance(method, ACDC | ACDCNeurons):
+        given = {name: getattr(options, name) for name in (*SIZES, NEURONS) if getattr(options, name) is not None}
         # what a removed edge carries is the circuit's, whatever its scores depend on
         block = {**block, "ablation": options.ablation, **given, "select": options.select}
     if ready.reference:
@@ -171,7 +202,7 @@ def make_files(
     evidence = Evidence(circuit, findings.evaluation, ready.pairs[0], record, tuple(pictures), findings.outcome)
     return {
         "circuit.json": circuit.to_json(),
-        "scores.safetensors": scores_file(circuit.graph, findings.outcome.scores, ready.model.transformer.dtype),
+        "scores.safetensors": _scores_file(findings, ready.model.transformer.dtype),
         **bootstrap_files(findings),
         "prompts.jsonl": write_prompts(ready.pairs),
         **({"reference.jsonl": write_prompts(ready.reference)} if ready.reference else {}),
@@ -181,14 +212,31 @@ def make_files(
     }
 
 
+def _scores_file(findings: Findings, dtype: torch.dtype) -> bytes:
+    outcome = findings.outcome
+    if isinstance(outcome, NeuronOutcome):
+        return neuron_scores_file(outcome.neurons, outcome.scores, dtype)
+    return scores_file(findings.graph, outcome.scores, dtype)
+
+
 def bootstrap_files(findings: Findings) -> dict[str, str | bytes]:
     """The scores of single prompts, what a bootstrap found in them, and its consensus circuit; where there are any."""
     scored = findings.outcome
-    if not isinstance(scored, Scored) or len(scored.per_prompt) < 2:
+    if isinstance(scored, Found) or scored.per_prompt is None or len(scored.per_prompt) < 2:
         return {}
-    files: dict[str, str | bytes] = {"prompt_scores.safetensors": prompt_scores_file(findings.graph, scored.per_prompt)}
+    if isinstance(scored, NeuronOutcome):
+        prompts = neuron_prompt_scores_file(scored.neurons, scored.per_prompt)
+    else:
+        prompts = prompt_scores_file(findings.graph, scored.per_prompt)
+    files: dict[str, str | bytes] = {"prompt_scores.safetensors": prompts}
     consensus = make_consensus(findings)
     if consensus is not None and scored.uncertainty is not None:
-        files["bootstrap.safetensors"] = uncertainty_file(findings.graph, scored.uncertainty)
+        files["bootstrap.safetensors"] = _uncertainty_file(findings, scored.uncertainty)
         files["consensus.json"] = consensus.to_json()
     return files
+
+
+def _uncertainty_file(findings: Findings, uncertainty: Uncertainty) -> bytes:
+    if isinstance(findings.outcome, NeuronOutcome):
+        return neuron_uncertainty_file(findings.outcome.neurons, uncertainty)
+    return uncertainty_file(findings.graph, uncertainty)

@@ -19,7 +19,7 @@ Some methods pass the gradient on by other ``Rules`` than those of calculus.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -187,11 +187,12 @@ class Run:
 
 
 class Sweeper:
-    """Runs a model and goes back through its runs, by ``rules``."""
+    """Runs a model and goes back through its runs, by ``rules``; ``of_neurons``: outputs come with hidden layers."""
 
-    def __init__(self, model: Transformer, rules: Rules = CALCULUS) -> None:
+    def __init__(self, model: Transformer, rules: Rules = CALCULUS, of_neurons: bool = False) -> None:
         self.model = model
         self.rules = rules
+        self._of_neurons = of_neurons
         self.layout = Layout(model.architecture.graph)
         stages = range(2 * model.architecture.n_layers)
         width = 2 if model.architecture.parallel else 1
@@ -208,13 +209,18 @@ class Sweeper:
 
     def run_for_outputs(self, embedding: Stream, stream: Stream, before: Run | None = None) -> tuple[Outputs, Run]:
         """What every sender writes in the run that reads ``stream``, and the run, of whose stages nothing is held."""
-        written: dict[int, Tensor] = {}
-
-        def note(stage: int, ran: HeadsRun | MlpRun) -> None:
-            written[stage] = ran.out if isinstance(ran, MlpRun) else ran.z
-
-        run = self._walk(stream, before, 0, note)
+        written: list[Written] = []
+        run = self._walk(stream, before, 0, lambda stage, ran: written.append(self._written(ran)))
         return _outputs(embedding, written), run
+
+    def outputs_of(self, embedding: Stream, run: Run) -> Outputs:
+        """What every sender writes in a whole run."""
+        return _outputs(embedding, [self._written(ran) for _, ran in sorted(run.stages.items())])
+
+    def _written(self, ran: HeadsRun | MlpRun) -> Written:
+        if isinstance(ran, HeadsRun):
+            return ran.z, None
+        return ran.out, self._active(ran.hidden, ran.gate).reshape(*ran.out.shape[:2], -1) if self._of_neurons else None
 
     def _walk(
         self, stream: Stream, before: Run | None, first: int, see: Callable[[int, HeadsRun | MlpRun], None]
@@ -236,12 +242,14 @@ class Sweeper:
             reads[number] = stream = after
         return Run(reads, {}, stream)
 
-    def back(self, stage: int, run: Run, gradient: Stream, into: Gradients | None, weight: float = 1.0) -> Stream:
+    def back(self, stage: int, run: Run, gradient: Stream, into: Collector | None, weight: float = 1.0) -> Stream:
         """From the gradient at the stream that a stage writes to: what the stage adds to it at the one it reads.
 
-        The gradients of its receivers, ``weight`` times, are added to ``into``.
+        It and the gradients of its receivers, ``weight`` times, are added to ``into``.
         """
         ran = run.stages[stage]
+        if into is not None:
+            into.add_written(stage, gradient, weight)
         if isinstance(ran, MlpRun):
             arrived = self._back_mlp(stage // 2, ran, gradient)
             if into is not None:
@@ -256,7 +264,7 @@ class Sweeper:
         return norm_back(self.model.architecture, ran.normed, arrived, self.rules.frozen_norms)
 
     def sweep(
-        self, run: Run, gradient: Stream, into: Gradients | None, first: int = 0, last: int | None = None
+        self, run: Run, gradient: Stream, into: Collector | None, first: int = 0, last: int | None = None
     ) -> Stream:
         """Back to the stream that step ``first`` reads from the gradient at the one that step ``last`` reads, which is
         not gone through; None: at what the logits read."""
@@ -334,13 +342,20 @@ class Sweeper:
         return (gradient - (gradient * softened).sum(-1, keepdim=True)) * softened
 
     def _run_mlp(self, layer: int, stream: Stream) -> MlpRun:
-        weights, activation = self.model.layers[layer], self.model.architecture.activation
+        weights = self.model.layers[layer]
         normed = norm(self.model.architecture, stream)
         rows = normed.out.flatten(0, 1)
         hidden = affine(rows, weights.W_in, weights.b_in)
         gate = None if weights.W_gate is None else affine(rows, weights.W_gate, weights.b_gate)
-        active = activate(activation, hidden.clone()) if gate is None else hidden * activate(activation, gate.clone())
-        return MlpRun(normed, hidden, gate, (active @ weights.W_out).reshape(stream.shape))
+        out = self._active(hidden, gate) @ weights.W_out
+        return MlpRun(normed, hidden, gate, out.reshape(stream.shape))
+
+    def _active(
+        self, hidden: Float[Tensor, "row d_mlp"], gate: Float[Tensor, "row d_mlp"] | None
+    ) -> Float[Tensor, "row d_mlp"]:
+        """What an MLP's neurons hold."""
+        activation = self.model.architecture.activation
+        return activate(activation, hidden.clone()) if gate is None else hidden * activate(activation, gate.clone())
 
     def _back_mlp(self, layer: int, ran: MlpRun, gradient: Stream) -> Stream:
         """The gradient at what the MLP reads, from that at what it writes to."""
@@ -368,15 +383,14 @@ class Sweeper:
         return x.repeat_interleave(self.model.architecture.n_heads // len(x), dim=0)
 
 
-def outputs_of(embedding: Stream, run: Run) -> Outputs:
-    """What every sender writes in a whole run."""
-    return _outputs(embedding, {s: ran.out if isinstance(ran, MlpRun) else ran.z for s, ran in run.stages.items()})
+Written = tuple[Tensor, Tensor | None]
+"""z of a layer's heads; or what an MLP writes, and its hidden layer where that is asked for."""
 
 
-def _outputs(embedding: Stream, written: Mapping[int, Tensor]) -> Outputs:
-    """``written``: by stage, z of a layer's heads or what an MLP writes."""
-    z, out = (tuple(written[stage] for stage in sorted(written) if stage % 2 == kind) for kind in (0, 1))
-    return Outputs(embedding, z, out)
+def _outputs(embedding: Stream, written: Sequence[Written]) -> Outputs:
+    """``written``: stage by stage."""
+    z, out = (tuple(x for x, _ in written[kind::2]) for kind in (0, 1))
+    return Outputs(embedding, z, out, tuple(x for _, x in written if x is not None))
 
 
 def _grouped(x: PerHead, n_kv_heads: int) -> PerKvHead:
@@ -389,7 +403,23 @@ def _side_by_side(x: Float[Tensor, "head prompt pos d_head"]) -> Float[Tensor, "
     return x.permute(1, 2, 0, 3).reshape(x.shape[1] * x.shape[2], -1)
 
 
-class Gradients:
+class Collector:
+    """What a way back hands its gradients to. This one takes none: each kind takes what it is for."""
+
+    def add_written(self, stage: int, gradient: Stream, weight: float = 1.0) -> None:
+        """The gradient at the stream that a stage writes to."""
+
+    def add_heads(self, layer: int, ran: HeadsRun, found: HeadsGradient, weight: float) -> None:
+        """The gradients within each head of a layer."""
+
+    def add_mlp(self, layer: int, gradient: Stream, weight: float) -> None:
+        """The gradient at what an MLP reads."""
+
+    def add_final(self, gradient: Stream, weight: float = 1.0) -> None:
+        """The gradient at what the logits read."""
+
+
+class Gradients(Collector):
     """Gradients at receivers' inputs, summed over runs; a stage that no run has come through has none.
 
     With ``at_patterns`` heads have those at their v inputs alone, and in place of those at q and k ``patterns``: for

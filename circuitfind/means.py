@@ -9,7 +9,7 @@ Sums are taken prompt by prompt in float64, so that the batch size changes no bi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from circuitfind.batch import Batch
 from circuitfind.outputs import Outputs
-from circuitfind.patching import AblationName, outputs_of, trace
+from circuitfind.patching import AblationName, Trace, outputs_of, trace, with_hidden
 from circuitfind.search import split
 from circuitfind.threads import Threads
 from circuitfind.transformer import Transformer
@@ -46,30 +46,52 @@ class _Sum:
         return each.unsqueeze(-3).to(dtype)
 
 
-def mean_outputs(model: Transformer, reference: Batch, n_pos: int, ablation: AblationName, batch_size: int) -> Outputs:
-    """Each sender's mean output over the clean prompts of ``reference``, for prompts of up to ``n_pos`` positions."""
+def mean_outputs(
+    model: Transformer,
+    reference: Batch,
+    n_pos: int,
+    ablation: AblationName,
+    batch_size: int,
+    of_neurons: bool = False,
+) -> Outputs:
+    """Each sender's mean output over the clean prompts of ``reference``, for prompts of up to ``n_pos`` positions.
+
+    ``of_neurons``: with the means of hidden layers; W_out being linear, they write what their MLP writes in the mean.
+    """
     reference = reference.to(model.device)
     counts = torch.stack([_counted(reference, i) for i in range(reference.n_prompts)]).sum(0).double()
     n_layers = model.architecture.n_layers
-    sums = [_Sum() for _ in range(1 + 2 * n_layers)]
+    sums = [_Sum() for _ in range(1 + (3 if of_neurons else 2) * n_layers)]
     with Threads(model.device) as threads:
-        for outputs in _each(model, reference, batch_size, threads):
+        for outputs in _each(model, reference, batch_size, threads, with_hidden if of_neurons else _without_hidden):
             for total, x in zip(sums, outputs, strict=True):
                 total.add(x)
     positional = ablation == "mean-positional"
     means = [total.mean(counts, n_pos, positional, model.dtype) for total in sums]
-    return Outputs(means[0], tuple(means[1 : 1 + n_layers]), tuple(means[1 + n_layers :]))
+    z, out, hidden = (tuple(means[1 + i * n_layers : 1 + (i + 1) * n_layers]) for i in range(3))
+    return Outputs(means[0], z, out, hidden)
 
 
-def _each(model: Transformer, reference: Batch, batch_size: int, threads: Threads) -> Iterator[list[Tensor]]:
-    """What one prompt after another writes: the embedding, each layer's z, each MLP's output; 0 behind the answer."""
+def _without_hidden(model: Transformer, run: Trace) -> Outputs:
+    return outputs_of(run)
+
+
+def _each(
+    model: Transformer,
+    reference: Batch,
+    batch_size: int,
+    threads: Threads,
+    look: Callable[[Transformer, Trace], Outputs],
+) -> Iterator[list[Tensor]]:
+    """What one prompt after another writes: the embedding, each layer's z, each MLP's output, hidden layers where they
+    are looked at; 0 behind the answer."""
     start = 0
     for block, n_real in split(reference, batch_size):
-        (outputs,) = threads.map(lambda tokens: outputs_of(trace(model, tokens)), [block.clean])
+        (outputs,) = threads.map(lambda tokens: look(model, trace(model, tokens)), [block.clean])
         for i in range(n_real):
             counted = _counted(reference, start + i).unsqueeze(-1)
             heads = [z[:, i] for z in outputs.z]
-            streams = [outputs.embedding[i], *heads, *(out[i] for out in outputs.mlp_out)]
+            streams = [outputs.embedding[i], *heads, *(out[i] for out in (*outputs.mlp_out, *outputs.hidden))]
             yield [x.masked_fill(~counted, 0.0) for x in streams]
         start += n_real
 

@@ -73,7 +73,7 @@ class LayerRun:
 
 
 class Onward:
-    """One block of prompts, and what its logits read when one edge alone is removed."""
+    """One block of prompts, and what its logits read when one edge alone is removed, or one node writes otherwise."""
 
     def __init__(self, baseline: Baseline, reads: Sequence[Read]) -> None:
         self._baseline, self._model, self._reads = baseline, baseline.model, reads
@@ -111,7 +111,20 @@ class Onward:
         if node.kind == "logits":
             return self.final + at_end(change, self._end)
         stream = self._after_mlp(node, change) if node.kind == "mlp" else self._after_heads(receivers, change)
-        for layer in range(node.layer + 1, self._architecture.n_layers):
+        return self._onward(node.layer + 1, stream)
+
+    def write(
+        self, node: Node, change: Float[Tensor, "test prompt pos d_model"]
+    ) -> Float[Tensor, "test prompt d_model"]:
+        """What the logits read when a head or an MLP writes so much more than it does in the clean run."""
+        written = self._take(change, self._is_last(node.layer))
+        is_mlp = node.kind == "mlp"
+        stream = self._clean[node.layer].after + written if is_mlp else self._behind_head(node.layer, written)
+        return self._onward(node.layer + 1, stream)
+
+    def _onward(self, first: int, stream: Stream) -> Float[Tensor, "test prompt d_model"]:
+        """What the logits read, from the stream that layer ``first`` reads."""
+        for layer in range(first, self._architecture.n_layers):
             stream = self._run_layer(layer, stream).after
         return stream
 
@@ -145,7 +158,11 @@ class Onward:
     def _after_heads(self, receivers: Sequence[Receiver], change: Float[Tensor, "test prompt pos d_model"]) -> Looked:
         """The stream behind the layer of heads one of whose inputs changes so."""
         layer = receivers[0].node.layer
-        clean, written = self._clean[layer], reduce(add, (self._write_head(one, change) for one in receivers))
+        return self._behind_head(layer, reduce(add, (self._write_head(one, change) for one in receivers)))
+
+    def _behind_head(self, layer: int, written: Looked) -> Looked:
+        """The stream behind a layer one or some of whose heads write so much more."""
+        clean = self._clean[layer]
         if self._architecture.parallel:
             return clean.after + written
         after_heads = clean.after_heads + written

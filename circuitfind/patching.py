@@ -13,7 +13,7 @@ sender's, are never ablated.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -29,6 +29,7 @@ from circuitfind.transformer import (
     attend,
     embed,
     embed_positions,
+    hidden_layer,
     mlp,
     project,
     rotary_table,
@@ -154,6 +155,12 @@ def outputs_of(run: Trace) -> Outputs:
     return Outputs(run.embedding, tuple(attention.z for attention in run.attention), run.mlp_out)
 
 
+def with_hidden(model: Transformer, run: Trace) -> Outputs:
+    """The same with what MLPs' neurons hold."""
+    hidden = (hidden_layer(model, layer, x).reshape(*x.shape[:2], -1) for layer, x in enumerate(run.mlp_in))
+    return replace(outputs_of(run), hidden=tuple(hidden))
+
+
 def constant_outputs(model: Transformer, batch: Batch, ablation: AblationName) -> Outputs:
     """What every sender writes when it is ablated by a constant: zero, or the batch's means.
 
@@ -165,7 +172,8 @@ def constant_outputs(model: Transformer, batch: Batch, ablation: AblationName) -
         return batch.constants
     shape, zero = model.architecture, model.W_E.new_zeros
     z = zero(shape.n_heads, 1, 1, shape.d_head)
-    return Outputs(zero(1, 1, shape.d_model), (z,) * shape.n_layers, (zero(1, 1, shape.d_model),) * shape.n_layers)
+    out, hidden = zero(1, 1, shape.d_model), tuple(zero(1, 1, len(layer.W_out)) for layer in model.layers)
+    return Outputs(out, (z,) * shape.n_layers, (out,) * shape.n_layers, hidden)
 
 
 def ablated_outputs(model: Transformer, batch: Batch, ablation: AblationName) -> Outputs:

@@ -35,6 +35,7 @@ from circuitfind.metrics import check_answers, find_metric
 from circuitfind.models.folder import read_config
 from circuitfind.models.load import HubTokenizer, load_tokenizer
 from circuitfind.models.model import Model, load_model
+from circuitfind.neuron_pipeline import find_neurons
 from circuitfind.patching import OF_MEANS, find_ablation
 from circuitfind.preflight import DEFAULT_PROMPTS, Plan, RunOptions, make_plan, short_name
 from circuitfind.progress import Progress, Silent
@@ -127,7 +128,10 @@ def make_ready(plan: Plan, notes: Noted, clock: Clock) -> Ready:
         with clock.time("means"):
             reference = make_reference(plan.task, tokenizer, pairs, options, notes)
             ablation, size = find_ablation(options.ablation), work.batch_size
-            means = mean_outputs(model.transformer, tokenise(reference, tokenizer), batch.n_pos, ablation, size)
+            means = mean_outputs(
+                *(model.transformer, tokenise(reference, tokenizer), batch.n_pos, ablation, size),
+                of_neurons=options.level == "neuron",
+            )
             batch = replace(batch, constants=means)
     return Ready(plan.task, options, tokenizer, pairs, batch, model, work, reference)
 
@@ -137,6 +141,8 @@ def find_circuit(
 ) -> Findings:
     """The circuit that ``options`` ask for, and its evaluation."""
     options = settle(options)
+    if options.level == "neuron":
+        return find_neurons(ready, options, notes, clock)
     method = make_method(options, ready.model.transformer.architecture.graph)
     if options.kv == "grouped" and find_units(ready, options).are_edges:
         notes.stage(f"{ready.model.name} has no grouped queries: every head's k and v inputs are its own")

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from circuitfind.errors import ModelError, UsageError, unknown
 from circuitfind.export import FORMATS
 from circuitfind.methods.catalogue import CATALOGUE as METHODS
-from circuitfind.methods.catalogue import COMBINE, Setting
+from circuitfind.methods.catalogue import COMBINE, LEVELS, Setting
+from circuitfind.methods.neuron_options import check_count
 from circuitfind.methods.options import settle_method
 from circuitfind.models.catalogue import DEFAULT_MODEL
 from circuitfind.models.folder import has_tokenizer, read_config, weight_files
@@ -43,7 +44,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "way to select": SELECTS,
         "way to combine": COMBINE,
         "dtype": ("float32", "float64", "bfloat16"),
-        "level": ("edge", "node"),
+        "level": LEVELS,
         "way to take k and v inputs": ("per-head", "grouped"),
     }
 )
@@ -65,7 +66,7 @@ class RunOptions:
     available, ``steps`` None the method's own, ``bootstrap`` (resamples) None no bootstrap. ``of`` names an ensemble's
     methods, ``start_from`` the method whose scores learned masks start from; ``settings`` are a method's own options.
     ``candidates`` (``METHOD:N``) are the edges that a search tests, None all. ``level`` and ``kv`` say what is decided
-    on (``units.py``); ``nodes`` is a number of them at node level.
+    on (``units.py``); ``nodes`` is a number of them at node level, ``neurons`` one at neuron level.
     """
 
     task: str
@@ -101,6 +102,7 @@ class RunOptions:
     level: str = "edge"
     kv: str = "per-head"
     nodes: int | None = None
+    neurons: int | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ def make_plan(options: RunOptions, progress: Progress) -> Plan:
         check_free(folder, options.force)
     is_finished = options.resume and state is None
     model_folder = _model_folder(options.model, progress)
+    check_count(options, read_config(model_folder))
     return Plan(task, options, model_folder, folder, (*said, *cautions(options)), state, is_finished)
 
 

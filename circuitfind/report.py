@@ -15,6 +15,8 @@ from circuitfind.memory import gigabytes
 from circuitfind.methods.found import Found
 from circuitfind.methods.options import spell_candidates
 from circuitfind.methods.scored import Scored
+from circuitfind.neuron_circuit import NeuronOutcome
+from circuitfind.neurons import Neuron, by_node
 from circuitfind.prompts import PromptPair
 from circuitfind.uncertainty import Uncertainty
 
@@ -27,6 +29,7 @@ EMPTY = {
     False: "No edge was kept: none of those chosen lies on a path from the input to the logits. Ask for more edges.",
 }
 """What to tell of a circuit without edges, by whether a threshold made it."""
+NO_NEURON = "No neuron was kept. Lower the threshold, or ask for more."
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Evidence:
     example: PromptPair
     record: dict[str, Any]
     pictures: Sequence[str]
-    outcome: Found | Scored | None = None
+    outcome: Found | Scored | NeuronOutcome | None = None
 
 
 def task_line(performance: Performance) -> str:
@@ -59,20 +62,20 @@ def task_warning(performance: Performance) -> str | None:
     )
 
 
-def recovery_warning(evaluation: Evaluation, is_search: bool = True) -> str | None:
+def recovery_warning(evaluation: Evaluation, is_search: bool = True, parts: str = "edges") -> str | None:
     """What to tell a user whose circuit does better than the full model, or no better than none; else None.
 
     The bounds are on the faithfulness of the logit difference: OVER_RECOVERS and NO_BETTER_THAN_NOTHING. ``is_search``:
-    it comes from a search, not from a number of edges that was asked for.
+    it comes from a search, not from a number of edges (``parts``: or neurons) that was asked for.
     """
     faithfulness = evaluation.faithfulness("logit-diff")
     if faithfulness is None or NO_BETTER_THAN_NOTHING < faithfulness <= OVER_RECOVERS:
         return None
     share = f"its faithfulness (logit difference) is {faithfulness:.0%}"
     if faithfulness > OVER_RECOVERS:
-        remedy = "Use --metric kl, or --objective match." if is_search else "Keep more edges, or another method's."
+        remedy = "Use --metric kl, or --objective match." if is_search else f"Keep more {parts}, or another method's."
         return f"the circuit over-recovers: {share}, because what speaks against the answer was removed too. {remedy}"
-    remedy = "Lower --threshold to keep more of it." if is_search else "Keep more edges."
+    remedy = "Lower --threshold to keep more of it." if is_search else f"Keep more {parts}."
     return f"the circuit does hardly more than the fully ablated model: {share}. {remedy}"
 
 
@@ -94,7 +97,7 @@ def shortlist_warning(evaluation: Evaluation, n_edges: int, metric: str) -> str 
     )
 
 
-def rounding_warning(near: Sequence[Edge] | Sequence[Node], threshold: float, margin: float) -> str | None:
+def rounding_warning(near: Sequence[Edge | Node | str], threshold: float, margin: float) -> str | None:
     """What to tell a user of tests that came out within ``margin`` of the threshold; None where none did."""
     if not near:
         return None
@@ -121,11 +124,7 @@ def summary(circuit: Circuit, evaluation: Evaluation, found: Mapping[str, Any]) 
     graph, heads = circuit.graph, [node for node in circuit.nodes if node.kind == "head"]
     mlps = [node for node in circuit.nodes if node.kind == "mlp"]
     lines = [
-        (
-            "edges",
-            f"{len(circuit.edges):,} of {graph.n_edges:,} ({len(circuit.edges) / graph.n_edges:.2%}), "
-            f"{on_paths(circuit):,} on a path from input to logits",
-        ),
+        _extent(circuit),
         ("nodes", f"{len(heads)} of {graph.n_layers * graph.n_heads} heads, {len(mlps)} of {graph.n_layers} MLPs"),
         (
             "KL(full || circuit)",
@@ -151,7 +150,8 @@ def summary(circuit: Circuit, evaluation: Evaluation, found: Mapping[str, Any]) 
         lines.append(
             (
                 f"{said['resamples']:,} resamples",
-                f"two share {said['jaccard']:.0%} of their edges; consensus circuit of {said['n_consensus']:,}",
+                f"two share {said['jaccard']:.0%} of their {parts_of(circuit)}; "
+                f"consensus circuit of {said['n_consensus']:,}",
             )
         )
     return lines
@@ -173,19 +173,40 @@ def options_line(method: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in spelled.items() if key != "name")
 
 
+def parts_of(circuit: Circuit) -> str:
+    """What the circuit is made of."""
+    if circuit.neurons is not None:
+        return "neurons"
+    return "nodes" if circuit.method.get("level") == "node" else "edges"
+
+
+def _extent(circuit: Circuit) -> tuple[str, str]:
+    """How much of the model it is."""
+    if circuit.neurons is not None:
+        n_all, n_kept = len(circuit.all_neurons), len(circuit.neurons)
+        n_heads = sum(neuron.node.kind == "head" for neuron in circuit.neurons)
+        shares = f"{n_heads:,} in heads, {n_kept - n_heads:,} in MLPs"
+        return "neurons", f"{n_kept:,} of {n_all:,} ({n_kept / n_all:.2%}): {shares}; all edges are kept"
+    n_edges, n_all = len(circuit.edges), circuit.graph.n_edges
+    on_path = f"{on_paths(circuit):,} on a path from input to logits"
+    return "edges", f"{n_edges:,} of {n_all:,} ({n_edges / n_all:.2%}), {on_path}"
+
+
 def report(evidence: Evidence) -> str:
     """The page, in Markdown."""
     circuit, record = evidence.circuit, evidence.record
-    uncertainty = evidence.outcome.uncertainty if isinstance(evidence.outcome, Scored) else None
+    outcome = evidence.outcome
+    uncertainty = outcome.uncertainty if isinstance(outcome, Scored | NeuronOutcome) else None
     sections = [
-        f"# {circuit.task['name']} in {circuit.model['name']}: a circuit of {len(circuit.edges):,} edges",
+        f"# {circuit.task['name']} in {circuit.model['name']}: a circuit of {circuit.size}",
         _picture(evidence.pictures),
         markdown_table(("", ""), summary(circuit, evidence.evaluation, record)),
         *_warnings(record["warnings"]),
         "## Evidence",
         _evidence(evidence.evaluation),
-        "## The strongest nodes" if circuit.method.get("level") == "node" else "## The strongest edges",
+        f"## The strongest {parts_of(circuit)}",
         _strongest(circuit, uncertainty),
+        *_by_node(circuit),
         *_sureness(circuit, record, uncertainty),
         "## The prompts",
         _prompts(circuit, evidence.example),
@@ -243,20 +264,46 @@ def _worst(run: Performance, name: str) -> float | None:
 
 
 def _strongest(circuit: Circuit, uncertainty: Uncertainty | None) -> str:
-    if not circuit.edges:
-        has_candidates = circuit.method.get("candidates", {}).get("kept", 1) > 0
-        return EMPTY["threshold" in circuit.method and has_candidates]
+    scores: Mapping[Edge, float] | Mapping[Neuron, float] = circuit.edges
+    if circuit.neurons is not None:
+        scores = circuit.neurons
+    if not scores:
+        return nothing_kept(circuit)
     if circuit.method.get("level") == "node":
         return _strongest_nodes(circuit, uncertainty)
-    strongest = sorted(circuit.edges.items(), key=lambda item: (-abs(item[1]), circuit.graph.order(item[0])))
+    every: list[tuple[Edge | Neuron, float]] = list(scores.items())
+    strongest = sorted(every, key=lambda item: -abs(item[1]))[:N_STRONGEST]  # of equal ones the first
     if uncertainty is None:
-        rows = [(f"`{edge}`", show(score)) for edge, score in strongest[:N_STRONGEST]]
-        return markdown_table(("edge", "score"), rows)
-    sure = [
-        (f"`{edge}`", show(score), *_interval(uncertainty, circuit.graph.order(edge)))
-        for edge, score in strongest[:N_STRONGEST]
+        rows = [(f"`{part}`", show(score)) for part, score in strongest]
+        return markdown_table((parts_of(circuit)[:-1], "score"), rows)
+    sure = [(f"`{part}`", show(score), *_interval(uncertainty, _place(circuit, part))) for part, score in strongest]
+    return markdown_table((parts_of(circuit)[:-1], "score", "confidence interval", "inclusion"), sure)
+
+
+def nothing_kept(circuit: Circuit) -> str:
+    """What to tell of a circuit without edges or neurons."""
+    if circuit.neurons is not None:
+        return NO_NEURON
+    has_candidates = circuit.method.get("candidates", {}).get("kept", 1) > 0
+    return EMPTY["threshold" in circuit.method and has_candidates]
+
+
+def _place(circuit: Circuit, part: Edge | Neuron) -> tuple[int, int]:
+    """Where an edge or a neuron stands in what a bootstrap found."""
+    return circuit.graph.order(part) if isinstance(part, Edge) else (0, circuit.all_neurons.place(part))
+
+
+def _by_node(circuit: Circuit) -> list[str]:
+    """How many neurons each node keeps, the node with the largest scores first."""
+    if not circuit.neurons:
+        return []
+    known, kept = circuit.all_neurons, by_node(circuit.neurons)
+    ordered = sorted(kept.items(), key=lambda item: -sum(map(abs, item[1])))
+    rows = [
+        (f"`{node}`", f"{len(scores):,} of {known.width(node):,}", show(sum(scores)), show(max(scores, key=abs)))
+        for node, scores in ordered
     ]
-    return markdown_table(("edge", "score", "confidence interval", "inclusion"), sure)
+    return ["## Neurons by node", markdown_table(("node", "kept", "sum of their scores", "the largest"), rows)]
 
 
 def _strongest_nodes(circuit: Circuit, uncertainty: Uncertainty | None) -> str:
@@ -281,13 +328,15 @@ def _sureness(circuit: Circuit, record: dict[str, Any], uncertainty: Uncertainty
     if uncertainty is None:
         return []
     said = record["bootstrap"]
-    inclusions = [float(uncertainty.inclusion[circuit.graph.order(edge)]) for edge in circuit.edges]
+    places = [_place(circuit, part) for part in (circuit.edges if circuit.neurons is None else circuit.neurons)]
+    inclusions = [float(uncertainty.inclusion[place]) for place in places]
+    parts = "edges" if circuit.neurons is None else "neurons"
     n_sure = sum(inclusion >= said["bar"] for inclusion in inclusions)
     rows = [
         ("resamples", f"{said['resamples']:,} of the prompts, with replacement, seed {said['seed']}"),
-        ("two resampled circuits share", f"{said['jaccard']:.0%} of their edges (mean Jaccard)"),
-        (f"edges in {said['bar']:.0%} of them or more", f"{n_sure:,} of the circuit's {len(circuit.edges):,}"),
-        ("consensus circuit", f"{said['n_consensus']:,} edges, in `consensus.json`"),
+        ("two resampled circuits share", f"{said['jaccard']:.0%} of their {parts} (mean Jaccard)"),
+        (f"{parts} in {said['bar']:.0%} of them or more", f"{n_sure:,} of the circuit's {len(places):,}"),
+        ("consensus circuit", f"{said['n_consensus']:,} {parts}, in `consensus.json`"),
         ("intervals", f"{said['level']:.0%}, percentiles of the resampled means; all are in `bootstrap.safetensors`"),
     ]
     return ["## How sure it is", markdown_table(("", ""), rows)]
@@ -313,10 +362,12 @@ def _one_line(text: str) -> str:
     return text.replace("\n", "\\n").replace("`", "'")
 
 
-def _count(record: dict[str, Any]) -> tuple[str, str]:
+def _count(record: dict[str, Any], parts: str) -> tuple[str, str]:
     """How many edges were tested, and for how many rounding decided; or how many were chosen by their scores."""
     if "selection" in record:
         selection = record["selection"]
+        if parts == "neurons":
+            return parts, f"{selection['nominal']:,} chosen; none is pruned"
         of = selection.get("units", "edges")
         edges = "" if of == "edges" else "edges "
         return of, f"{selection['nominal']:,} chosen, {selection['kept']:,} {edges}left after pruning"
@@ -332,7 +383,7 @@ def _how(circuit: Circuit, record: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     rows = [
         ("method", f"{circuit.method['name']} ({options_line(circuit.method)})"),
-        _count(record),
+        _count(record, parts_of(circuit)),
         (
             "model",
             f"{circuit.model['name']} ({circuit.model['architecture']}), sha256 `{circuit.model['sha256'][:16]}`",

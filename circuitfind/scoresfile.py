@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from circuitfind.graph import Graph
+from circuitfind.neurons import Neurons
 from circuitfind.patching import readable
 from circuitfind.uncertainty import Uncertainty
 
@@ -39,24 +40,52 @@ def prompt_scores_file(graph: Graph, scores: Float[Tensor, "prompt receiver send
 def uncertainty_file(graph: Graph, uncertainty: Uncertainty) -> bytes:
     """bootstrap.safetensors: of every edge the confidence interval of its score and its inclusion probability, float32,
     NaN where there is no edge; and whether it is in the consensus circuit, 0 or 1."""
-    return _write(
-        graph,
-        {
-            "lower": uncertainty.lower.float(),
-            "upper": uncertainty.upper.float(),
-            "inclusion": uncertainty.inclusion.float(),
-            "consensus": uncertainty.consensus.to(torch.uint8),
-        },
-    )
+    return _write(graph, _of_uncertainty(uncertainty))
+
+
+def _of_uncertainty(uncertainty: Uncertainty) -> dict[str, Tensor]:
+    return {
+        "lower": uncertainty.lower.float(),
+        "upper": uncertainty.upper.float(),
+        "inclusion": uncertainty.inclusion.float(),
+        "consensus": uncertainty.consensus.to(torch.uint8),
+    }
+
+
+def neuron_scores_file(neurons: Neurons, scores: Float[Tensor, " neuron"], dtype: torch.dtype) -> bytes:
+    """scores.safetensors at neuron level: every neuron's score in forward order; float64 in a float64 run."""
+    stored = scores.to(torch.float64 if dtype == torch.float64 else torch.float32)
+    return _save({"scores": stored}, _layout(neurons))
+
+
+def neuron_prompt_scores_file(neurons: Neurons, scores: Float[Tensor, "prompt neuron"]) -> bytes:
+    """prompt_scores.safetensors at neuron level: ``scores`` [prompt, neuron], as those of edges are stored."""
+    exponent = _exponent(scores)
+    return _save({"scores": _shrink(scores, exponent), "exponent": torch.tensor([exponent])}, _layout(neurons))
+
+
+def neuron_uncertainty_file(neurons: Neurons, uncertainty: Uncertainty) -> bytes:
+    """bootstrap.safetensors at neuron level: as that of edges, each tensor [neuron]."""
+    tensors = {name: tensor.flatten() for name, tensor in _of_uncertainty(uncertainty).items()}
+    return _save(tensors, _layout(neurons))
+
+
+def _layout(neurons: Neurons) -> dict[str, str]:
+    """The nodes in forward order, each with how many neurons it has."""
+    return {"nodes": json.dumps([[str(node), neurons.width(node)] for node in neurons.nodes])}
+
+
+def rounded_each(scores: Float[Tensor, "prompt place"]) -> Float[Tensor, "prompt place"]:
+    """Scores as they are stored of each prompt, float32."""
+    exponent = _exponent(scores)
+    return torch.ldexp(_shrink(scores, exponent).float(), torch.tensor(exponent))
 
 
 def rounded(graph: Graph, scores: Float[Tensor, "prompt receiver sender"]) -> Float[Tensor, "prompt receiver sender"]:
     """The scores as ``prompt_scores_file`` stores them, float32, NaN where there is no edge."""
     places = _places(graph)
-    flat = scores.flatten(1)[:, places]
-    exponent = _exponent(flat)
     whole = torch.full((len(scores), scores[0].numel()), math.nan)
-    whole[:, places] = torch.ldexp(_shrink(flat, exponent).float(), torch.tensor(exponent))
+    whole[:, places] = rounded_each(scores.flatten(1)[:, places])
     return whole.view(scores.shape)
 
 
@@ -77,7 +106,10 @@ def _shrink(scores: Float[Tensor, "prompt edge"], exponent: int) -> Float[Tensor
 
 def _write(graph: Graph, tensors: dict[str, Tensor]) -> bytes:
     names = {"receivers": graph.receivers, "senders": graph.senders}
-    metadata = {key: json.dumps([str(node) for node in nodes]) for key, nodes in names.items()}
+    return _save(tensors, {key: json.dumps([str(node) for node in nodes]) for key, nodes in names.items()})
+
+
+def _save(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     return _in_order(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
 
 

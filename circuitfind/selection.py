@@ -85,8 +85,8 @@ def check_finite(
         )
 
 
-def first(size: Float[np.ndarray, "receiver sender"], count: int) -> Bool[np.ndarray, "receiver sender"]:
-    """The ``count`` largest, of equal ones the first in graph order; without sorting."""
+def first(size: Float[np.ndarray, "*place"], count: int) -> Bool[np.ndarray, "*place"]:
+    """The ``count`` largest, of equal ones the first in (graph) order; without sorting."""
     if count == 0:
         return np.zeros(size.shape, bool)
     flat = size.ravel()

@@ -23,6 +23,7 @@ from circuitfind.export.picture import PICTURE_FORMATS
 from circuitfind.findings import Findings, Ready, method_block, task_block
 from circuitfind.methods.acdc import ACDC
 from circuitfind.methods.decisions import start_from
+from circuitfind.methods.found import Found
 from circuitfind.methods.make import make_method
 from circuitfind.methods.options import SIZES
 from circuitfind.methods.scored import Scored
@@ -130,6 +131,7 @@ def take_over(earlier: Findings | None, options: RunOptions) -> TakenOver:
     if isinstance(outcome, Scored):
         per_prompt = outcome.per_prompt if method == earlier.method else None
         return TakenOver(per_prompt=per_prompt, evaluation=earlier.evaluation)
+    assert isinstance(outcome, Found)
     assert isinstance(method, ACDC)
     assert isinstance(earlier.method, ACDC)
     shortlist = earlier.shortlist

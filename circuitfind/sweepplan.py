@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from circuitfind.errors import OutputError, UsageError
+from circuitfind.methods.neuron_options import refuse_sweep
 from circuitfind.methods.options import SIZES
 from circuitfind.preflight import Plan, RunOptions, check_numbers, make_plan, short_name
 from circuitfind.progress import Progress
@@ -95,6 +96,7 @@ def make_sweep_plan(
 ) -> SweepPlan:
     """The plan of a sweep. Raises CircuitfindError for whatever is wrong with it or, resumed, with a run in it."""
     refuse_too_few(sizes, of)
+    refuse_sweep(options)
     if options.resume and (options.force or options.out is None):
         raise UsageError("A sweep is resumed in its folder: give --out and --resume, and no --force.")
     for size in sizes:

@@ -187,16 +187,19 @@ def affine(x: Float[Tensor, "row i"], W: Float[Tensor, "i o"], b: Float[Tensor, 
     return torch.mm(x, W) if b is None else torch.addmm(b, x, W)
 
 
-def mlp(model: Transformer, layer: int, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-    """What the MLP writes to the stream (without b_out)."""
+def hidden_layer(model: Transformer, layer: int, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "row d_mlp"]:
+    """What an MLP's neurons hold, behind activation and gate; the rows of ``x`` one behind the other."""
     weights = model.layers[layer]
     rows = normalise(model.architecture, x).reshape(-1, x.shape[-1])
     hidden = affine(rows, weights.W_in, weights.b_in)
     if weights.W_gate is None:
-        hidden = activate(model.architecture.activation, hidden)
-    else:
-        hidden *= activate(model.architecture.activation, affine(rows, weights.W_gate, weights.b_gate))
-    return torch.mm(hidden, weights.W_out).reshape(x.shape)
+        return activate(model.architecture.activation, hidden)
+    return hidden.mul_(activate(model.architecture.activation, affine(rows, weights.W_gate, weights.b_gate)))
+
+
+def mlp(model: Transformer, layer: int, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+    """What the MLP writes to the stream (without b_out)."""
+    return torch.mm(hidden_layer(model, layer, x), model.layers[layer].W_out).reshape(x.shape)
 
 
 def final_norm(model: Transformer, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:

@@ -20,6 +20,7 @@ in slices and resamples in blocks: what grows with both is one byte for each edg
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,12 +138,26 @@ def bootstrap(
     for of_prompt in scores:
         check_finite(graph, of_prompt.double().numpy(), edges.numpy())
     table = Scores(scores.flatten(1), edges.flatten().nonzero().flatten(), edges.shape)
+
+    def close(often_in: Bool[Tensor, "receiver sender"]) -> Bool[Tensor, "receiver sender"]:
+        return prune(graph, units.circuit(often_in) if units.level == "node" else often_in)
+
+    return estimate(table, draws, options, lambda mean: select(graph, mean, selection, units).kept, close)
+
+
+def estimate(
+    table: Scores,
+    draws: Int[Tensor, "resample prompt"],
+    options: Bootstrap,
+    choose: Callable[[Float[Tensor, "receiver sender"]], Bool[Tensor, "receiver sender"]],
+    close: Callable[[Bool[Tensor, "receiver sender"]], Bool[Tensor, "receiver sender"]],
+) -> Uncertainty:
+    """The uncertainty of scores of which ``choose`` makes a circuit; ``close`` makes a circuit of what is in most."""
     mean, lower, upper = intervals(table, draws, options.level)
-    members = resample_circuits(units, table, draws, selection)
+    members = resample_circuits(table, draws, choose)
     often = torch.from_numpy(members.numpy().sum(0, dtype=np.int64))  # torch's sum would copy the matrix as int64
     inclusion = table.spread(often.double() / len(draws))
-    often_in = inclusion >= options.bar
-    consensus = prune(graph, units.circuit(often_in) if units.level == "node" else often_in)
+    consensus = close(inclusion >= options.bar)
     return Uncertainty(mean, lower, upper, inclusion, consensus, mean_jaccard(members))
 
 
@@ -172,13 +187,15 @@ def percentile(ordered: Float[np.ndarray, "edge resample"], share: float) -> Flo
 
 
 def resample_circuits(
-    units: Units, table: Scores, draws: Int[Tensor, "resample prompt"], selection: Selection
+    table: Scores,
+    draws: Int[Tensor, "resample prompt"],
+    choose: Callable[[Float[Tensor, "receiver sender"]], Bool[Tensor, "receiver sender"]],
 ) -> Bool[Tensor, "resample edge"]:
     """Which edges the circuit of each resample has."""
     members = torch.empty(len(draws), len(table.places), dtype=torch.bool)
     for rows in torch.split(torch.arange(len(draws)), max(1, BYTES // (8 * len(table.places)))):
         for row, mean in zip(rows, table.means(draws[rows]), strict=True):
-            members[row] = select(units.graph, table.spread(mean), selection, units).kept.view(-1)[table.places]
+            members[row] = choose(table.spread(mean)).reshape(-1)[table.places]
     return members
 
 

@@ -14,8 +14,8 @@ from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, DEFAULT_SEA
 EXAMPLE = "Example: circuitfind methods --json"
 _NOTE = (
     "Costs are passes of the whole model over all prompts. Methods that score edges need the circuit's size: --edges, "
-    f"--nodes, --fraction or --threshold. Without --method: {DEFAULT_SEARCH}; with a number or a share of edges or "
-    f"nodes: {DEFAULT_SCORES}."
+    f"--nodes, --neurons, --fraction or --threshold. Without --method: {DEFAULT_SEARCH}; with a number or a share of "
+    f"edges, nodes or neurons: {DEFAULT_SCORES}."
 )
 
 

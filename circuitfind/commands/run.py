@@ -65,6 +65,10 @@ def run(
         str | None,
         typer.Option(help="Methods that score: which share of all edges to keep.", show_default=False),
     ] = None,
+    neurons: Annotated[
+        int | None,
+        typer.Option(help="With --level neuron: how many neurons to keep.", show_default=False),
+    ] = None,
     select: Annotated[
         str, typer.Option(help="Which scores count: top (by size), top-signed, or greedy (from the logits back).")
     ] = "top",
@@ -102,7 +106,8 @@ def run(
         ),
     ] = None,
     level: Annotated[
-        str, typer.Option(help="What is kept or ablated: each edge, or each node (head, MLP) with all edges it sends.")
+        str,
+        typer.Option(help="What is kept or ablated: edge, node (heads and MLPs with all edges they send) or neuron."),
     ] = "edge",
     kv: Annotated[
         str,
@@ -187,7 +192,7 @@ def run(
         task, model, method, None, metric, ablation, objective, prompts, seed, parse_batch_size(batch_size),
         device, dtype, bos, out, force, parse_names(format), resume, parse_memory(memory), schedule,
         None, None, select, steps, bootstrap, grad_drop, parse_names(of_methods), combine, start_from,
-        parse_settings(settings or ()), candidates, level, kv,
+        parse_settings(settings or ()), candidates, level, kv, neurons=neurons,
     )  # fmt: skip
     if len(sizes) > 1:
         from circuitfind.commands.sweep import sweep_and_print
@@ -307,6 +312,7 @@ def result_json(circuit: Circuit, folder: Path, warnings: Sequence[str], found: 
         "model": circuit.model,
         "task": circuit.task,
         "method": circuit.method,
+        **({} if circuit.neurons is None else {"n_neurons": len(circuit.neurons)}),
         "n_edges": len(circuit.edges),
         "n_nodes": len(circuit.nodes),
         "metrics": circuit.metrics,
@@ -336,7 +342,7 @@ def print_summary(result: RunResult) -> None:
 
     circuit = result.circuit
     what = f"{circuit.task['name']} in {circuit.model['name']}, {circuit.method['name']}"
-    typer.echo(f"{what}: a circuit of {len(circuit.edges):,} edges")
+    typer.echo(f"{what}: a circuit of {circuit.size}")
     for label, value in summary(circuit, result.evaluation, result.found):
         typer.echo(f"  {label:<20} {value}")
     print_places(result.folder)

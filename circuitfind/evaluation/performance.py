@@ -6,7 +6,7 @@ Faithfulness is (m(circuit) - m(ablated)) / (m(full) - m(ablated)), each m a mea
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +24,7 @@ from circuitfind.transformer import Transformer, unembed
 RESAMPLES, LEVEL = 1000, 0.95
 ZERO = 1e-9
 """Where full and ablated model differ by no more, there is nothing to be faithful to."""
+Final = Float[Tensor, "prompt d_model"]
 NAMES = ("kl", "logit-diff", "prob-diff", "loss", "accuracy")
 
 
@@ -113,14 +114,32 @@ def evaluate(
     """
     kept = kept.to(model.device)
 
+    def open_block(block: Batch) -> tuple[Final, Callable[[Tensor], Final]]:
+        baseline = prepare(model, block, ablation)
+        return baseline.final, lambda mask: run_patched(baseline, mask)
+
+    return evaluate_runs(model, batch, kept, open_block, batch_size, known)
+
+
+def evaluate_runs(
+    model: Transformer,
+    batch: Batch,
+    kept: Bool[Tensor, "*mask"],
+    open_block: Callable[[Batch], tuple[Final, Callable[[Tensor], Final]]],
+    batch_size: int,
+    known: Evaluation | None = None,
+) -> Evaluation:
+    """The same for whatever a mask is over. ``open_block``: what the logits of some prompts read in the full model, and
+    what makes of a mask what they then read."""
+
     def measure_block(group: tuple[Batch, int]) -> dict[str, dict[str, Tensor]]:
         block, n_real = group
-        baseline = prepare(model, block, ablation)
-        finals = {"circuit": run_patched(baseline, kept)}
+        full, run = open_block(block)
+        finals = {"circuit": run(kept)}
         if known is None:
-            finals |= {"full": baseline.final, "ablated": run_patched(baseline, torch.zeros_like(kept))}
-        full = unembed(model, baseline.final).double()
-        return {name: measure(model, block, full, final, n_real) for name, final in finals.items()}
+            finals |= {"full": full, "ablated": run(torch.zeros_like(kept))}
+        logits = unembed(model, full).double()
+        return {name: measure(model, block, logits, final, n_real) for name, final in finals.items()}
 
     with Threads(model.device) as threads:
         blocks = threads.map(measure_block, split(batch.to(model.device), batch_size))

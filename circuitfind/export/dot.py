@@ -15,9 +15,8 @@ from types import MappingProxyType
 
 from circuitfind.circuit import Circuit
 from circuitfind.export.drawing import MOST_EDGES, Drawing, draw
-from circuitfind.export.layout import Box
 from circuitfind.export.legend import background, caption, legend_width
-from circuitfind.export.style import FONT, INK, NODE_STYLES
+from circuitfind.export.style import FONT, INK, NODE_STYLES, tint
 from circuitfind.graph import Edge, Node
 
 
@@ -75,13 +74,27 @@ def _nodes(drawing: Drawing) -> list[str]:
     """The nodes of each row as one rank."""
     lines = []
     for row in drawing.layout.rows:
-        lines += ["{", "  rank=same;", *(f"  {_node(node, drawing.layout.boxes[node])}" for node in row), "}"]
+        lines += ["{", "  rank=same;", *(f"  {_node(drawing, node)}" for node in row), "}"]
     return lines
 
 
-def _node(node: Node, box: Box) -> str:
+def _node(drawing: Drawing, node: Node) -> str:
+    box, style = drawing.layout.boxes[node], NODE_STYLES[node.kind]
     width = f"width={box.width / 72:.3f}, " if node.kind in ("input", "logits") else ""
-    return f'"{node}" [id="{node}", pos="{_point(box.x, box.y)}", {width}{NODE_STYLES[node.kind]}];'
+    if drawing.strengths:  # where one node has a label, those without are left blank
+        style = _with_neurons(drawing, node) if node in drawing.strengths else f"label={node}, {style}"
+    return f'"{node}" [id="{node}", pos="{_point(box.x, box.y)}", {width}{style}];'
+
+
+def _with_neurons(drawing: Drawing, node: Node) -> str:
+    """A node that says how many neurons it keeps, and is the darker the larger their scores."""
+    circuit, strength = drawing.circuit, drawing.strengths[node]
+    n_kept = sum(neuron.node == node for neuron in circuit.neurons or ())
+    said = f"{n_kept:,} of {circuit.all_neurons.width(node):,}"
+    rounded = '"filled,rounded"' if node.kind == "head" else "filled"
+    tooltip = f"{node}: {said} neurons, sum of |scores| {strength:.3g}"
+    fill = tint(drawing.sizes.opacity, drawing.widths.share(strength))
+    return f'label="{node}\\n{said}", tooltip={quote(tooltip)}, style={rounded}, fillcolor="{fill}"'
 
 
 def _edges(drawing: Drawing) -> list[str]:

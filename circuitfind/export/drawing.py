@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from circuitfind.circuit import Circuit
-from circuitfind.export.layout import Layout, Sizes, choose_sizes, lay_out
+from circuitfind.export.layout import OF_NEURONS, Layout, Sizes, choose_sizes, lay_out
 from circuitfind.export.route import Curve, Obstacles, route
 from circuitfind.export.style import MARKS, Stroke, Widths, reference, stroke_of
 from circuitfind.graph import Edge, Graph, Node
+from circuitfind.neurons import Neuron, by_node
 
 MOST_EDGES = 2000  # more than these on one page are a grey cloud: the strongest are drawn, and the caption says so
 LANE = 0.4  # how far from a node curves pass it, in columns
@@ -19,7 +21,11 @@ GOLDEN = 0.6180339887498949  # multiples of it modulo 1 never bunch: edges near 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A circuit, the edges of it that are drawn (in graph order), and their geometry."""
+    """A circuit, the edges of it that are drawn (in graph order), and their geometry.
+
+    Of a circuit of neurons, in which all edges are kept, none is drawn: ``strengths`` has for each node with kept
+    neurons the sum of their |scores|, which ``widths`` measure.
+    """
 
     circuit: Circuit
     edges: Mapping[Edge, float]
@@ -27,6 +33,7 @@ class Drawing:
     layout: Layout
     widths: Widths
     rows: tuple[Obstacles, ...]
+    strengths: Mapping[Node, float] = field(default_factory=dict)
     marks: Mapping[Edge, str] = field(default_factory=dict)
     """Names of ``style.MARKS`` for edges that are drawn as one of them."""
 
@@ -55,6 +62,8 @@ def _clamp(value: float) -> float:
 
 def draw(circuit: Circuit, most_edges: int = MOST_EDGES, marks: Mapping[Edge, str] = MappingProxyType({})) -> Drawing:
     """The picture of ``circuit``, some of its edges marked; of more than ``most_edges`` edges, the strongest."""
+    if circuit.neurons is not None:
+        return _draw_nodes(circuit, circuit.neurons)
     edges = strongest(circuit.edges, most_edges)
     sizes = choose_sizes(len(edges))
     layout = lay_out(circuit.graph, _touched(circuit.graph, edges), sizes)
@@ -63,7 +72,14 @@ def draw(circuit: Circuit, most_edges: int = MOST_EDGES, marks: Mapping[Edge, st
         Obstacles(tuple(sorted((layout.boxes[node] for node in row), key=lambda box: box.x)), LANE * sizes.column)
         for row in layout.rows
     )
-    return Drawing(circuit, edges, sizes, layout, widths, rows, marks)
+    return Drawing(circuit, edges, sizes, layout, widths, rows, marks=marks)
+
+
+def _draw_nodes(circuit: Circuit, neurons: Mapping[Neuron, float]) -> Drawing:
+    strengths = {node: math.fsum(map(abs, scores)) for node, scores in by_node(neurons).items()}
+    layout = lay_out(circuit.graph, [node for node in circuit.graph.senders if node in strengths], OF_NEURONS)
+    widths = Widths(reference(strengths.values()), OF_NEURONS.thinnest, OF_NEURONS.thickest)
+    return Drawing(circuit, {}, OF_NEURONS, layout, widths, (), strengths)
 
 
 def strongest(edges: Mapping[Edge, float], most: int) -> dict[Edge, float]:

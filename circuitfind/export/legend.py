@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from circuitfind.export.drawing import Drawing
-from circuitfind.export.style import FONT, INK, MARKS, STRIP, STROKES
+from circuitfind.export.style import FONT, INK, MARKS, STRIP, STROKES, tint
 
 LETTER = 0.5  # the mean width of a letter, in font sizes
 SAMPLE = 26.0  # the length of a line shown in the legend, in points
@@ -39,13 +39,18 @@ def caption(drawing: Drawing) -> str:
     names = [str(block["name"]) for block in (circuit.task, circuit.model, circuit.method) if block.get("name")]
     short = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "\u2026" for name in names]
     size = f"{n_kept:,} of {circuit.graph.n_edges:,} edges, {len(circuit.nodes):,} nodes"
+    if circuit.neurons is not None:
+        n_all, n_nodes = len(circuit.all_neurons), len(drawing.strengths)
+        return ", ".join([*short, f"{len(circuit.neurons):,} of {n_all:,} neurons in {n_nodes:,} nodes, all edges"])
     if n_drawn < n_kept:
         size += f"; drawn: the {n_drawn:,} strongest"
     return ", ".join([*short, size])
 
 
 def entries(drawing: Drawing) -> list[Entry]:
-    """The legend of the edges drawn: only what occurs among them."""
+    """The legend of the edges drawn: only what occurs among them; or of the nodes' colours."""
+    if drawing.strengths:
+        return _tints(drawing)
     present = {drawing.stroke(edge).label for edge in drawing.edges}
     lines = [Entry(s.label, s.colour, s.style) for s in STROKES.values() if s.label in present]
     counts = Counter(drawing.marks.values())
@@ -56,6 +61,13 @@ def entries(drawing: Drawing) -> list[Entry]:
         lines.append(Entry(f"|score| {full / 10:g}", width=drawing.widths.width(full / 10)))
         lines.append(Entry(f"\u2265 {full:g}", width=drawing.widths.thickest))
     return lines
+
+
+def _tints(drawing: Drawing) -> list[Entry]:
+    """What a node's colour means."""
+    faintest, full = drawing.sizes.opacity, drawing.widths.reference
+    shown = [(f"sum of |score| {full / 10:g}", full / 10), (f"\u2265 {full:g}", full)] if full else []
+    return [Entry(text, tint(faintest, drawing.widths.share(strength)), width=8) for text, strength in shown]
 
 
 def legend_width(drawing: Drawing) -> float:

@@ -11,6 +11,7 @@ from circuitfind.graph import Edge
 FONT = "Source Sans Pro,Helvetica,Arial,sans-serif"  # the first is shipped; a browser without it takes another
 INK = "#333333"
 STRIP = "#f5f5f5"
+FULL = "#e69f00"  # of a node whose neurons weigh most; dark letters can be read on it
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,12 @@ NODE_STYLES = {
     "mlp": 'style=filled, fillcolor="#f3e6c4"',
     "logits": 'style=filled, fillcolor="#333333", fontcolor=white',
 }
+
+
+def tint(faintest: float, share: float) -> str:
+    """What fills a node: from the faintest, of a strength of 0, to the full colour."""
+    opacity = faintest + (1 - faintest) * share
+    return f"{FULL}{round(255 * opacity):02x}"
 
 
 def stroke_of(edge: Edge) -> Stroke:

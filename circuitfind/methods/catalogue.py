@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 Setting = bool | int | float | str | None
+LEVELS = ("edge", "node", "neuron")
+"""What a circuit is made of."""
 NOT_ZERO = "zero ablation only in models with learned positions"
 NOT_KL = "no kl, which has no gradient at the clean run"
 
@@ -38,7 +40,7 @@ class MethodInfo:
     why_edges: str = ""
 
 
-_ALL_LEVELS, _ALL_KV = ("edge", "node"), ("per-head", "grouped")
+_EDGES_AND_NODES, _ALL_KV = ("edge", "node"), ("per-head", "grouped")
 _LEARNED = {"learning_rate": 0.1, "prompts_per_step": 8}
 _METHODS = (
     MethodInfo(
@@ -50,7 +52,7 @@ _METHODS = (
         takes=("objective", "schedule", "candidates"),
         scores=False,
         per_prompt=False,
-        levels=_ALL_LEVELS,
+        levels=LEVELS,
         kv=_ALL_KV,
     ),
     MethodInfo(
@@ -60,7 +62,7 @@ _METHODS = (
         "2 forward, 1 backward",
         f"{NOT_KL}; blind where a softmax or a norm is saturated",
         degenerate=("kl",),
-        levels=_ALL_LEVELS,
+        levels=LEVELS,
         kv=_ALL_KV,
     ),
     MethodInfo(
@@ -69,7 +71,7 @@ _METHODS = (
         "arXiv:2403.17806",
         "2 forward, 2 backward",
         NOT_ZERO,
-        levels=_ALL_LEVELS,
+        levels=LEVELS,
         kv=_ALL_KV,
     ),
     MethodInfo(
@@ -79,7 +81,7 @@ _METHODS = (
         "steps + 1 forward, steps backward",
         NOT_ZERO,
         takes=("steps",),
-        levels=_ALL_LEVELS,
+        levels=LEVELS,
         kv=_ALL_KV,
     ),
     MethodInfo(
@@ -89,7 +91,7 @@ _METHODS = (
         "about steps * layers forward and backward",
         "kl only with two steps or more",
         takes=("steps",),
-        levels=_ALL_LEVELS,
+        levels=LEVELS,
         kv=_ALL_KV,
     ),
     MethodInfo(
@@ -98,7 +100,7 @@ _METHODS = (
         "arXiv:2403.17806 (as its reference)",
         "a part of a forward pass for each edge",
         "hours beyond small models; sees no effect that takes two edges at once",
-        levels=_ALL_LEVELS,
+        levels=LEVELS,
         kv=_ALL_KV,
     ),
     MethodInfo(
@@ -110,7 +112,7 @@ _METHODS = (
         takes=("grad_drop",),
         settings={"qk_fix": True},
         degenerate=("kl",),
-        levels=_ALL_LEVELS,
+        levels=_EDGES_AND_NODES,
         kv=_ALL_KV,
     ),
     MethodInfo(
@@ -121,7 +123,7 @@ _METHODS = (
         NOT_KL,
         settings={"freeze_patterns": False},
         degenerate=("kl",),
-        levels=_ALL_LEVELS,
+        levels=LEVELS,
         kv=_ALL_KV,
     ),
     MethodInfo(
@@ -132,7 +134,7 @@ _METHODS = (
         NOT_KL,
         settings={"temperature": 2.0},
         degenerate=("kl",),
-        levels=_ALL_LEVELS,
+        levels=LEVELS,
         kv=_ALL_KV,
     ),
     MethodInfo(
@@ -174,7 +176,7 @@ _METHODS = (
         "that of its methods together",
         "a bootstrap only of methods with scores of single prompts, and not with rank-mean",
         takes=("of", "combine"),
-        levels=_ALL_LEVELS,
+        levels=_EDGES_AND_NODES,
         kv=_ALL_KV,
     ),
     MethodInfo(
@@ -184,7 +186,7 @@ _METHODS = (
         "2 forward, 1 backward",
         f"{NOT_KL}; does not see where an edge goes",
         degenerate=("kl",),
-        levels=_ALL_LEVELS,
+        levels=_EDGES_AND_NODES,
         why_edges="its edges have the scores of their ends, of which heads that share a key have one each",
     ),
     MethodInfo(
@@ -194,7 +196,7 @@ _METHODS = (
         "2 forward",
         "does not see where an edge goes",
         has_metric=False,
-        levels=_ALL_LEVELS,
+        levels=_EDGES_AND_NODES,
         why_edges="its edges have the scores of their ends, of which heads that share a key have one each",
     ),
     MethodInfo(

@@ -36,6 +36,7 @@ from circuitfind.batch import Batch
 from circuitfind.errors import ModelError, UsageError
 from circuitfind.gradients import (
     CALCULUS,
+    Collector,
     Gradients,
     Rules,
     Run,
@@ -44,7 +45,6 @@ from circuitfind.gradients import (
     contract,
     norm,
     norm_back,
-    outputs_of,
     without_final_norm,
 )
 from circuitfind.metrics import MetricName, check_answers, make_objective
@@ -63,6 +63,8 @@ WORTH = 4
 """The positions before the first that changes are run apart if they are at least one in so many."""
 
 Tell = Callable[[], None]
+Scores = Float[Tensor, "prompt *place"]
+"""Of edges [prompt, receiver, sender], or of neurons [prompt, neuron]."""
 Slope = Callable[[Float[Tensor, "prompt d_model"]], Float[Tensor, "prompt d_model"]]
 
 
@@ -73,6 +75,9 @@ class Block:
     those before it are the clean run's. A run takes twice the room of all senders' changes, so that none is held longer
     than it is needed: of the clean run and that with the input ablated the stages are held if that is said.
     """
+
+    of_neurons: ClassVar[bool] = False
+    """Whether outputs come with hidden layers."""
 
     def __init__(
         self,
@@ -96,8 +101,12 @@ class Block:
         self.stream = (embedding + positions)[:, first:]
         gone = self._ablate(model, batch, first, ablation, keep_ablated)
         now, self.clean = self._look_at(embedding[:, first:], self.stream, keep_clean)
-        self.change = sweeper.changes(now, gone)
+        self._compare(now, gone)
         self._slope = _make_slope(sweeper, metric, batch, self.at_answers(self.clean.final))
+
+    def _compare(self, now: Outputs, gone: Outputs) -> None:
+        """Holds what each sender changes by when it is ablated."""
+        self.change = self.sweeper.changes(now, gone)
 
     def _ablate(self, model: Transformer, batch: Batch, first: int, ablation: AblationName, keep: bool) -> Outputs:
         """What every sender writes when it is ablated. Under interchange that takes a run, which is held or not."""
@@ -114,7 +123,7 @@ class Block:
         if not keep:
             return self.sweeper.run_for_outputs(embedding, stream, self._before)
         run = self.run(stream)
-        return outputs_of(embedding, run), run
+        return self.sweeper.outputs_of(embedding, run), run
 
     def take_ablated_input(self) -> Run:
         """The run whose input is ablated: under interchange the corrupted run. It is held here no longer."""
@@ -141,23 +150,28 @@ class Block:
         )
         return gradient
 
-    def sweep(self, run: Run, into: Gradients, first: int = 0) -> Stream:
+    def sweep(self, run: Run, into: Collector, first: int = 0) -> Stream:
         """Back from a run's objective to the stream that step ``first`` reads, which gradient is returned."""
         gradient = self.slope(run)
         into.add_final(gradient)
         return self.sweeper.sweep(run, gradient, into, first)
 
-    def gradients(self, runs: Iterable[Run], tell: Tell) -> Gradients:
+    def collector(self) -> Collector:
+        """One that takes what ``scores`` needs."""
+        return Gradients(self.sweeper.model, self.sweeper.rules)
+
+    def gradients(self, runs: Iterable[Run], tell: Tell) -> Collector:
         """The gradients of whole runs, summed."""
-        total = Gradients(self.sweeper.model, self.sweeper.rules)
+        total = self.collector()
         for run in runs:
             self.sweep(run, total)
             del run  # before there is another
             tell()
         return total
 
-    def scores(self, gradients: Gradients) -> Float[Tensor, "prompt receiver sender"]:
+    def scores(self, gradients: Collector) -> Scores:
         """Every sender's change times these gradients."""
+        assert isinstance(gradients, Gradients)
         return contract(gradients, self.sweeper.layout, self.change, self.spans)
 
 
@@ -167,7 +181,8 @@ def from_position(constants: Outputs, first: int) -> Outputs:
     def cut(x: Tensor) -> Tensor:
         return x if x.shape[-2] == 1 else x[..., first:, :]
 
-    return Outputs(cut(constants.embedding), tuple(map(cut, constants.z)), tuple(map(cut, constants.mlp_out)))
+    z, out, hidden = (tuple(map(cut, each)) for each in (constants.z, constants.mlp_out, constants.hidden))
+    return Outputs(cut(constants.embedding), z, out, hidden)
 
 
 def _make_slope(sweeper: Sweeper, metric: MetricName, batch: Batch, final: Float[Tensor, "prompt d_model"]) -> Slope:
@@ -211,23 +226,30 @@ class Attribution:
         Neither ``batch_size`` nor threads change a score. Raises UsageError where the metric needs wrong answers that a
         prompt doesn't have, ModelError where a score is NaN or infinite.
         """
+        scores = self.score_with(Block, model, batch, batch_size, progress)
+        return scores.masked_fill_(~readable(model.architecture.graph), math.nan)
+
+    def score_with(
+        self, open_block: type[Block], model: Transformer, batch: Batch, batch_size: int, progress: Progress
+    ) -> Scores:
+        """What such blocks make of the gradients, prompt by prompt."""
         check_answers(self.metric, batch)
         self._check(model)
         batch = batch.to(model.device)
-        sweeper, first = Sweeper(model, self._rules()), _first_position(batch, self.ablation)
+        sweeper, first = Sweeper(model, self._rules(), open_block.of_neurons), _first_position(batch, self.ablation)
         groups = split(batch, batch_size)
         tell = _counter(progress, len(groups) * self._n_sweeps(sweeper))
 
         def score_block(group: tuple[Batch, int]) -> Tensor:
             through = (self.goes_through_clean, self.goes_through_ablated)
-            block = Block(sweeper, group[0], first, self.metric, self.ablation, *through)
+            block = open_block(sweeper, group[0], first, self.metric, self.ablation, *through)
             return self._score(block, tell)[: group[1]].cpu()
 
         with Threads(model.device) as threads:
             scores = torch.cat(threads.map(score_block, groups))
         if not scores.isfinite().all():
             raise ModelError("A score became NaN or infinite: the model's gradients overflow. Use --dtype float64.")
-        return scores.masked_fill_(~readable(model.architecture.graph), math.nan)
+        return scores
 
     def _check(self, model: Transformer) -> None:
         """Raises UsageError if the method can't do this model."""
@@ -240,7 +262,7 @@ class Attribution:
         """How often each block tells of progress: how many times it goes back through the model, or part of it."""
         raise NotImplementedError
 
-    def _score(self, block: Block, tell: Tell) -> Float[Tensor, "prompt receiver sender"]:
+    def _score(self, block: Block, tell: Tell) -> Scores:
         raise NotImplementedError
 
 
@@ -278,7 +300,7 @@ class AtCleanRun(Attribution):
     def _n_sweeps(self, sweeper: Sweeper) -> int:
         return 1
 
-    def _score(self, block: Block, tell: Tell) -> Float[Tensor, "prompt receiver sender"]:
+    def _score(self, block: Block, tell: Tell) -> Scores:
         return block.scores(block.gradients([block.clean], tell))
 
 
@@ -302,7 +324,7 @@ class CleanCorrupted(Attribution):
     def _n_sweeps(self, sweeper: Sweeper) -> int:
         return 2
 
-    def _score(self, block: Block, tell: Tell) -> Float[Tensor, "prompt receiver sender"]:
+    def _score(self, block: Block, tell: Tell) -> Scores:
         return block.scores(block.gradients(self._runs(block), tell)) / 2
 
     def _runs(self, block: Block) -> Iterator[Run]:
@@ -328,7 +350,7 @@ class EAPIG(Attribution):
     def _n_sweeps(self, sweeper: Sweeper) -> int:
         return self.steps
 
-    def _score(self, block: Block, tell: Tell) -> Float[Tensor, "prompt receiver sender"]:
+    def _score(self, block: Block, tell: Tell) -> Scores:
         return block.scores(block.gradients(self._runs(block), tell)) / self.steps
 
     def _runs(self, block: Block) -> Iterator[Run]:
@@ -359,7 +381,7 @@ class EAPIGActivations(Attribution):
     def _n_sweeps(self, sweeper: Sweeper) -> int:
         return (self.steps - 1) * sweeper.layout.n_stages
 
-    def _score(self, block: Block, tell: Tell) -> Float[Tensor, "prompt receiver sender"]:
+    def _score(self, block: Block, tell: Tell) -> Scores:
         layout, steps = block.sweeper.layout, block.sweeper.steps
         scores, _ = self._replace(block, slice(1), 0, tell)
         arrived: dict[int, Stream] = {}
@@ -372,25 +394,23 @@ class EAPIGActivations(Attribution):
         scores += block.scores(_back_together(block, arrived))
         return scores / (self.steps * layout.n_stages)
 
-    def _replace(
-        self, block: Block, senders: slice, first: int, tell: Tell
-    ) -> tuple[Float[Tensor, "prompt receiver sender"], Stream]:
+    def _replace(self, block: Block, senders: slice, first: int, tell: Tell) -> tuple[Scores, Stream]:
         """All but the last step of one group, which is the clean run: the sum of the scores behind it (from step
         ``first`` on), and that of the gradients at the stream it writes to."""
-        gradients, arrived = Gradients(block.sweeper.model), torch.zeros_like(block.stream)
+        gradients, arrived = block.collector(), torch.zeros_like(block.stream)
         for k in range(1, self.steps):
             arrived += block.sweep(block.moved(senders, 1 - k / self.steps, first), gradients, first)
             tell()
         return block.scores(gradients), arrived
 
 
-def _back_together(block: Block, arrived: dict[int, Stream]) -> Gradients:
+def _back_together(block: Block, arrived: dict[int, Stream]) -> Collector:
     """Gradients in the clean run: those of each group's last step, and those that arrived before the groups.
 
     ``arrived``: for each stage, the sum of what arrives at the stream it writes to in its other steps, which goes on
     past the stage but not through it.
     """
-    sweeper, gradients = block.sweeper, Gradients(block.sweeper.model)
+    sweeper, gradients = block.sweeper, block.collector()
     clean = block.slope(block.clean)
     gradients.add_final(clean, weight=sweeper.layout.n_stages)
     passing = torch.zeros_like(clean)
@@ -402,6 +422,7 @@ def _back_together(block: Block, arrived: dict[int, Stream]) -> Gradients:
         passing = reduce(operator.add, here.values(), passing)
         earlier = clean
         for stage in step:
+            gradients.add_written(stage, here[stage])  # what its own group's runs bring to it, but not through it
             passing = passing + sweeper.back(stage, block.clean, through[stage], gradients)
             earlier = earlier + sweeper.back(stage, block.clean, clean, gradients, weight=n_groups)
         clean = earlier

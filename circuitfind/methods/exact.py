@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -95,7 +95,7 @@ class Exact:
         waiting = [receivers for receivers in units.receivers() if not is_scored(graph, receivers[0], scores)]
         done = total - sum(work(graph, receivers[0]) for receivers in waiting)
         with Threads(model.device) as threads:
-            tests = EdgeTests(model, batch.to(model.device), batch_size, self.metric, self.ablation, threads)
+            tests = edge_tests(model, batch.to(model.device), batch_size, self.metric, self.ablation, threads)
             for receivers in reversed(waiting):
                 n_senders = graph.n_readable(receivers[0])
                 rises = finite(tests.rises(receivers, range(n_senders))).to(scores.dtype)
@@ -115,8 +115,34 @@ class Exact:
         return torch.where(edges, rises.unsqueeze(1).to(scores.dtype), scores)
 
 
-class EdgeTests:
-    """The full model on all prompts, and the objective as one edge after another is ablated alone."""
+Where = TypeVar("Where", contravariant=True)
+
+
+class Removable(Protocol[Where]):
+    """One block of prompts, from which parts of the model can be removed."""
+
+    final: Float[Tensor, "prompt d_model"]
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows a test has."""
+
+    def remove(self, where: Where, which: Sequence[int], /) -> Float[Tensor, "test prompt d_model"]:
+        """What the logits read when one part alone is removed, for each of these."""
+
+
+def edge_tests(
+    model: Transformer, batch: Batch, batch_size: int, metric: MetricName, ablation: AblationName, threads: Threads
+) -> OneByOne[Sequence[Receiver]]:
+    """Tests of the edges into a receiver, or into several at once, by the numbers of their senders."""
+    reads = join_reads(model)
+    return OneByOne(
+        model, batch, batch_size, metric, threads, lambda block: Onward(prepare(model, block, ablation), reads)
+    )
+
+
+class OneByOne(Generic[Where]):
+    """The full model on all prompts, and the objective as one part after another is ablated alone."""
 
     def __init__(
         self,
@@ -124,35 +150,32 @@ class EdgeTests:
         batch: Batch,
         batch_size: int,
         metric: MetricName,
-        ablation: AblationName,
         threads: Threads,
+        open_block: Callable[[Batch], Removable[Where]],
     ) -> None:
-        self._threads, reads = threads, join_reads(model)
+        self._threads = threads
         groups = split(batch, batch_size)
         self._n_real = [n_real for _, n_real in groups]
-        self._blocks = threads.map(lambda group: Onward(prepare(model, group[0], ablation), reads), groups)
+        self._blocks = threads.map(lambda group: open_block(group[0]), groups)
         final = torch.cat([block.final[:n_real] for block, n_real in zip(self._blocks, self._n_real, strict=True)])
         self._objective = make_objective(metric, model, batch, final, each=threads.map)
         self._full = self._objective(final.unsqueeze(0))
 
-    def rises(self, receivers: Sequence[Receiver], senders: Sequence[int]) -> Float[Tensor, "prompt sender"]:
-        """By how much each prompt's objective rises as the edge from one of these senders is ablated; float64.
-
-        Several receivers, inputs of one layer's heads, lose their edges from the sender at once.
-        """
-        groups = [senders[i : i + TESTS_AT_ONCE] for i in range(0, len(senders), TESTS_AT_ONCE)]
-        rises = [self._objective(self._finals(receivers, group)) - self._full for group in groups]
+    def rises(self, where: Where, which: Sequence[int]) -> Float[Tensor, "prompt part"]:
+        """By how much each prompt's objective rises as one of these parts there is ablated; float64."""
+        groups = [which[i : i + TESTS_AT_ONCE] for i in range(0, len(which), TESTS_AT_ONCE)]
+        rises = [self._objective(self._finals(where, group)) - self._full for group in groups]
         return torch.cat(rises).T.cpu()
 
-    def _finals(self, receivers: Sequence[Receiver], senders: Sequence[int]) -> Float[Tensor, "test prompt d_model"]:
+    def _finals(self, where: Where, which: Sequence[int]) -> Float[Tensor, "test prompt d_model"]:
         """What the logits read in each test, the work shared between the threads in few tests of one block each."""
         n_rows = ROWS_AT_ONCE if self._full.device.type == "cpu" else ROWS_ON_GPU
         pieces = [
-            (number, senders[i : i + n_tests])
+            (number, which[i : i + n_tests])
             for number, n_tests in enumerate(max(1, n_rows // block.n_rows) for block in self._blocks)
-            for i in range(0, len(senders), n_tests)
+            for i in range(0, len(which), n_tests)
         ]
-        finals = self._threads.map(lambda piece: self._blocks[piece[0]].remove(receivers, piece[1]), pieces)
+        finals = self._threads.map(lambda piece: self._blocks[piece[0]].remove(where, piece[1]), pieces)
         of_blocks = [
             torch.cat([x for (owner, _), x in zip(pieces, finals, strict=True) if owner == number])[:, :n_real]
             for number, n_real in enumerate(self._n_real)

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 from circuitfind.errors import UsageError
 from circuitfind.graph import Graph
 from circuitfind.methods.acdc import ACDC, DEFAULT_THRESHOLD
+from circuitfind.methods.acdc_neurons import ACDCNeurons
 from circuitfind.methods.atp import AtP
 from circuitfind.methods.baselines import HISP, ActivationMagnitude, Random
+from circuitfind.methods.by_neuron import ByNeuron
 from circuitfind.methods.candidates import Candidates
 from circuitfind.methods.catalogue import CATALOGUE
 from circuitfind.methods.eap import EAP, EAPIG, CleanCorrupted, EAPIGActivations
 from circuitfind.methods.ensemble import Ensemble, WarmStart
 from circuitfind.methods.exact import Exact
+from circuitfind.methods.exact_neurons import ExactNeurons
 from circuitfind.methods.gim import GIM
 from circuitfind.methods.ifr import IFR
 from circuitfind.methods.learned import Learned
@@ -31,7 +34,7 @@ from circuitfind.units import DEFAULTS, find_kv, find_level
 if TYPE_CHECKING:
     from circuitfind.preflight import RunOptions
 
-Method = ACDC | Scorer
+Method = ACDC | ACDCNeurons | Scorer
 METHODS: dict[str, type[Any]] = {
     cls.name: cls
     for cls in (
@@ -41,18 +44,28 @@ METHODS: dict[str, type[Any]] = {
 }
 
 
-def make_method(options: RunOptions, graph: Graph) -> Method:
+def make_method(options: RunOptions, graph: Graph) -> ACDC | Scorer:
     """The method of settled options. Raises UsageError for a value that it can't work with."""
     name = options.method or ""
     if name == Ensemble.name:
         of = tuple(_make(member, options, graph) for member in options.of)
         return Ensemble(of, options.combine, find_level(options.level), find_kv(options.kv))
-    method: Method = _make(name, options, graph)
+    method: ACDC | Scorer = _make(name, options, graph)
     if options.candidates is not None and isinstance(method, ACDC):
         return replace(method, candidates=_make_candidates(options, options.candidates, graph))
     if options.start_from is not None and isinstance(method, Learned):
         return WarmStart(method, _make(options.start_from, replace(options, steps=None), graph))
     return method
+
+
+def make_neuron_method(options: RunOptions, graph: Graph) -> ACDCNeurons | Scorer:
+    """The method of settled options at neuron level. Raises UsageError for a value that it can't work with."""
+    metric, ablation = find_metric(options.metric or ""), find_ablation(options.ablation)
+    if options.method == ACDCNeurons.name:
+        return ACDCNeurons(options.threshold or 0.0, metric, ablation, options.objective)
+    if options.method == ExactNeurons.name:
+        return ExactNeurons(metric, ablation)
+    return ByNeuron(_make(options.method or "", replace(options, level="edge"), graph))
 
 
 def _make(name: str, options: RunOptions, graph: Graph) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitfind.errors import UsageError, unknown
 from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, DEFAULT_SEARCH, MethodInfo, Setting
+from circuitfind.methods.neuron_options import NEURONS, check_level
 from circuitfind.size import Selection, find_select
 
 if TYPE_CHECKING:
@@ -31,12 +32,13 @@ def settle_method(options: RunOptions, task_metric: str) -> tuple[RunOptions, tu
     Raises UsageError for a method that there is not, for options that it doesn't have, and for sizes that contradict
     each other, are missing or are out of range.
     """
-    sizes = [f"--{name}" for name in SIZES if getattr(options, name) is not None]
+    sizes = [f"--{name}" for name in (*SIZES, NEURONS) if getattr(options, name) is not None]
     if len(sizes) > 1:
         raise UsageError(f"{' and '.join(sizes)} each set the circuit's size. Give one of them.")
-    asks_for_number = any(getattr(options, name) is not None for name in ("edges", "fraction", "nodes"))
+    asks_for_number = any(getattr(options, name) is not None for name in ("edges", "fraction", "nodes", NEURONS))
     info = find_info(options.method or (DEFAULT_SCORES if asks_for_number else DEFAULT_SEARCH))
     members = [find_info(name) for name in (*options.of, *([options.start_from] if options.start_from else []))]
+    check_level(options, info)
     _check_belonging(options, info, members)
     if info.scores:
         _check_scoring(options, info, bool(sizes))
@@ -87,7 +89,9 @@ def _check_units(options: RunOptions, info: MethodInfo, involved: Sequence[Metho
     if options.level == "node":
         _check_nodes(options, info)
     elif options.nodes is not None:
-        raise UsageError("--nodes counts heads and MLPs, and edges are decided on here. Add --level node.")
+        raise UsageError(f"--nodes counts heads and MLPs, and {options.level}s are decided on here. Give --level node.")
+    if options.level == "neuron" and options.kv != "per-head":
+        raise UsageError("Neurons are of what heads and MLPs write, not of what they read. Leave out --kv.")
     if options.select == "greedy" and asked != {"level": "edge", "kv": "per-head"}:
         raise UsageError("--select greedy goes edge by edge, from the logits back. Use top or top-signed here.")
 
@@ -106,13 +110,14 @@ def _check_nodes(options: RunOptions, info: MethodInfo) -> None:
 
 
 def _check_scoring(options: RunOptions, info: MethodInfo, has_size: bool) -> None:
-    if not has_size:
+    if not has_size and options.level != "neuron":
         one, example = ("node", 20) if options.level == "node" else ("edge", 200)
         raise UsageError(
             f"{info.name} scores every {one} and leaves open how many to keep.\n"
             f"Give --{one}s N, --fraction F or --threshold T, e.g. --{one}s {example}."
         )
-    Selection(options.edges, options.fraction, options.threshold, find_select(options.select), options.nodes)
+    if options.level != "neuron":
+        Selection(options.edges, options.fraction, options.threshold, find_select(options.select), options.nodes)
     if options.steps is not None and options.steps < 1:
         raise UsageError(f"--steps is {options.steps}; it must be 1 or more.")
     if options.bootstrap is not None and options.bootstrap < LEAST_RESAMPLES:

@@ -41,12 +41,17 @@ class Scored:
         if self.units != "edges":
             blocks["selection"]["units"] = self.units
         if self.options is not None and self.uncertainty is not None:
-            blocks["bootstrap"] = {
-                "resamples": self.options.resamples,
-                "level": self.options.level,
-                "bar": self.options.bar,
-                "seed": self.options.seed,
-                "jaccard": self.uncertainty.jaccard,
-                "n_consensus": int(self.uncertainty.consensus.sum()),
-            }
+            blocks["bootstrap"] = bootstrap_block(self.options, self.uncertainty)
         return blocks
+
+
+def bootstrap_block(options: Bootstrap, uncertainty: Uncertainty) -> dict[str, Any]:
+    """What run.json says of a bootstrap."""
+    return {
+        "resamples": options.resamples,
+        "level": options.level,
+        "bar": options.bar,
+        "seed": options.seed,
+        "jaccard": uncertainty.jaccard,
+        "n_consensus": int(uncertainty.consensus.sum()),
+    }

@@ -1,0 +1,77 @@
+"""The middle of the flow at neuron level: method -> circuit of neurons -> evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from circuitfind.evaluation.neurons import evaluate_neurons
+from circuitfind.findings import Findings, Ready
+from circuitfind.methods.acdc_neurons import ACDCNeurons
+from circuitfind.methods.decisions import MARGINS
+from circuitfind.methods.make import make_neuron_method
+from circuitfind.methods.scorer import Scorer
+from circuitfind.neuron_circuit import NeuronOutcome, bootstrap_neurons, of_scores, of_search
+from circuitfind.neuron_runs import neurons_of
+from circuitfind.neurons import NeuronSelection
+from circuitfind.patching import find_ablation
+from circuitfind.preflight import RunOptions
+from circuitfind.report import recovery_warning, rounding_warning
+from circuitfind.scoresfile import rounded_each
+from circuitfind.sittings import Clock, Noted
+from circuitfind.size import find_select
+from circuitfind.uncertainty import Bootstrap
+
+
+def find_neurons(ready: Ready, options: RunOptions, notes: Noted, clock: Clock) -> Findings:
+    """The circuit of neurons that settled ``options`` ask for, how sure it is, and its evaluation."""
+    method = make_neuron_method(options, ready.model.transformer.architecture.graph)
+    with clock.time("search"):
+        if isinstance(method, ACDCNeurons):
+            outcome = _search(ready, method, notes)
+        else:
+            outcome = _score(ready, method, options, notes)
+    if options.bootstrap is not None:
+        with clock.time("bootstrap"):
+            notes.stage(f"{options.bootstrap:,} resamples of the prompts")
+            outcome = _resample(outcome, options)
+    with clock.time("evaluation"):
+        notes.stage("evaluating the circuit")
+        model, size, ablation = ready.model.transformer, ready.work.batch_size, find_ablation(options.ablation)
+        evaluation = evaluate_neurons(model, ready.batch, outcome.kept, ablation, size)
+        notes.warn_if(recovery_warning(evaluation, isinstance(method, ACDCNeurons), "neurons"))
+        consensus = None
+        if outcome.uncertainty is not None:
+            often = outcome.uncertainty.consensus[0]
+            consensus = evaluate_neurons(model, ready.batch, often, ablation, size, evaluation)
+    return Findings(ready, options, method, outcome, evaluation, outcome.record(), consensus)
+
+
+def _selection(options: RunOptions) -> NeuronSelection:
+    return NeuronSelection(options.neurons, options.fraction, options.threshold, find_select(options.select))
+
+
+def _search(ready: Ready, method: ACDCNeurons, notes: Noted) -> NeuronOutcome:
+    model = ready.model.transformer
+    neurons, margin = neurons_of(model), MARGINS[model.dtype]
+    notes.stage(f"{method.name} on the {len(neurons):,} neurons of {ready.model.name}, threshold {method.threshold:g}")
+    found = method.find(model, ready.batch, ready.work.batch_size, notes)
+    outcome = of_search(neurons, found, method.threshold, margin)
+    notes.warn_if(rounding_warning(outcome.blocks["search"]["undecidable"], method.threshold, margin))
+    return outcome
+
+
+def _score(ready: Ready, method: Scorer, options: RunOptions, notes: Noted) -> NeuronOutcome:
+    model, selection = ready.model.transformer, _selection(options)
+    neurons = neurons_of(model)
+    selection.count(len(neurons))  # what there is not is refused before it is looked for
+    notes.stage(f"{method.name} scores the {len(neurons):,} neurons of {ready.model.name}")
+    return of_scores(neurons, method.score(model, ready.batch, ready.work.batch_size, notes), selection)
+
+
+def _resample(outcome: NeuronOutcome, options: RunOptions) -> NeuronOutcome:
+    """The outcome with how sure it is."""
+    assert options.bootstrap is not None
+    assert outcome.per_prompt is not None
+    draws = Bootstrap(options.bootstrap, seed=options.seed)
+    uncertainty = bootstrap_neurons(rounded_each(outcome.per_prompt), _selection(options), draws)
+    return replace(outcome, options=draws, uncertainty=uncertainty)
