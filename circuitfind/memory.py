@@ -34,6 +34,10 @@ RUN_STREAMS = 55
 """How many streams a layer takes in the runs of a scored block and their gradients, by measurement."""
 VOCAB_SLICE = 2048
 """How many tokens' logits stand in memory at once (``partition.py``)."""
+ROWS_OF_LOGITS = 16
+"""How many rows of logits a thread holds for a task's own metric (``metrics.py``)."""
+COPIES_OF_LOGITS = 6
+"""How often such a metric may hold a row in float64, its gradient included."""
 ITEMSIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -78,7 +82,7 @@ class Workload:
     """Everything that the memory a run needs depends on; ``itemsize`` is that of the dtype it computes in.
 
     ``bytes_in_flight`` is what the tests in flight on one thread may hold; ``of_scores``: there are no tests, edges are
-    scored.
+    scored; ``of_logits``: a metric of the task's own reads whole rows of logits.
     """
 
     shape: Shape
@@ -90,6 +94,7 @@ class Workload:
     n_threads: int
     bytes_in_flight: int = BYTES_IN_FLIGHT
     of_scores: bool = False
+    of_logits: bool = False
 
 
 def stored_weights(folder: Path) -> Stored:
@@ -116,7 +121,7 @@ def _count(path: Path) -> int:
 
 def needed(work: Workload) -> int:
     """Bytes at the peak of a run."""
-    return LIBRARIES + _weights(work) + (_scoring(work) if work.of_scores else _search(work))
+    return LIBRARIES + _weights(work) + _logits(work) + (_scoring(work) if work.of_scores else _search(work))
 
 
 def _weights(work: Workload) -> int:
@@ -188,6 +193,14 @@ def _tests(work: Workload) -> int:
     hidden = 2 * TESTS * rows * work.n_pos * work.shape.d_mlp * work.itemsize
     logits = 2 * TESTS * rows * min(VOCAB_SLICE, work.shape.d_vocab) * work.itemsize
     return max(one, min(work.bytes_in_flight, TESTS * one)) + hidden + logits
+
+
+def _logits(work: Workload) -> int:
+    """The full model's logits of every prompt, and on each thread a few rows with what is computed from them."""
+    if not work.of_logits:
+        return 0
+    in_flight = work.n_threads * ROWS_OF_LOGITS * (work.itemsize + COPIES_OF_LOGITS * ITEMSIZES["F64"])
+    return (work.n_prompts * work.itemsize + in_flight) * work.shape.d_vocab
 
 
 def available(device: str) -> int:

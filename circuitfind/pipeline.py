@@ -30,10 +30,11 @@ from circuitfind.methods.learned import DivergedError
 from circuitfind.methods.make import default_threshold, make_method
 from circuitfind.methods.scored import Scored
 from circuitfind.methods.scorer import Scorer
-from circuitfind.metrics import check_answers, find_metric
+from circuitfind.metrics import check_answers
 from circuitfind.models.folder import read_config
 from circuitfind.models.load import HubTokenizer, load_tokenizer
 from circuitfind.models.model import Model, load_model
+from circuitfind.ownmetric import own_metrics
 from circuitfind.patching import OF_MEANS, find_ablation
 from circuitfind.preflight import DEFAULT_PROMPTS, Plan, RunOptions, make_plan, short_name
 from circuitfind.progress import Progress, Silent
@@ -112,8 +113,8 @@ def make_ready(plan: Plan, notes: Noted, clock: Clock) -> Ready:
         notes.stage(f"loading {options.model}")
         tokenizer = load_tokenizer(str(plan.model_folder), notes).with_bos(options.bos)
         pairs = make_prompts(plan.task, tokenizer, options, notes)
-        batch = tokenise(pairs, tokenizer)
-        check_answers(find_metric(options.metric or ""), batch)
+        batch = replace(tokenise(pairs, tokenizer), metrics=own_metrics(plan.task))
+        check_answers(options.metric or "", batch)
         work = fit_memory(workload(plan, options, batch), options)
         model = load_model(short_name(options.model), plan.model_folder, batch, options.device, DTYPES[options.dtype])
     with clock.time("task"):
@@ -323,6 +324,7 @@ def workload(plan: Plan, options: RunOptions, batch: Batch) -> Workload:
         batch_size=options.batch_size or default_batch_size(batch.n_prompts, options.device),
         n_threads=torch.get_num_threads() if options.device == "cpu" else 1,
         of_scores=CATALOGUE[options.method or ""].scores,
+        of_logits=bool(batch.metrics),
     )
 
 

@@ -124,6 +124,7 @@ def summary(circuit: Circuit, evaluation: Evaluation, found: Mapping[str, Any]) 
             )
         )
         lines.append(("faithfulness", f"{faithfulness:.1%} of the logit difference"))
+    lines += [(name, _own_line(evaluation, name)) for name in evaluation.full.own]
     if "bootstrap" in found:
         said = found["bootstrap"]
         lines.append(
@@ -133,6 +134,13 @@ def summary(circuit: Circuit, evaluation: Evaluation, found: Mapping[str, Any]) 
             )
         )
     return lines
+
+
+def _own_line(evaluation: Evaluation, name: str) -> str:
+    """What the three runs reach in a metric of the task's own, and the circuit's share of it."""
+    faithfulness = evaluation.faithfulness(name)
+    share = "" if faithfulness is None else f", faithfulness {faithfulness:.1%}"
+    return " / ".join(show(run.mean(name)) for run in _runs(evaluation)) + f"  (full / circuit / ablated){share}"
 
 
 def report(evidence: Evidence) -> str:
@@ -188,7 +196,7 @@ def _evidence(evaluation: Evaluation) -> str:
         "prob-diff": "prob diff",
         "loss": "loss, nats",
         "accuracy": "accuracy",
-    }
+    } | {name: name for name in evaluation.full.own}
     rows = [
         (label, *(show(run.mean(name)) for run in _runs(evaluation)), show(_worst(evaluation.circuit, name)))
         for name, label in names.items()

@@ -14,13 +14,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitfind.batch import Batch
-from circuitfind.metrics import correct, kl, logit_diff, loss, prob_diff
+from circuitfind.metrics import correct, kl, logit_diff, loss, measure_own, prob_diff
 from circuitfind.patching import AblationName, at_end, prepare, run_patched, trace
 from circuitfind.search import split
 from circuitfind.threads import Threads
 from circuitfind.transformer import Transformer, unembed
 
 NAMES = ("kl", "logit-diff", "prob-diff", "loss", "accuracy")
+"""What is measured of every task, in this order; then the task's own metrics."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Performance:
 
     values: Mapping[str, tuple[float, ...]]
 
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The task's own metrics."""
+        return tuple(name for name in self.values if name not in NAMES)
+
     def mean(self, name: str) -> float | None:
         """The mean over prompts; None where a prompt has no value (no wrong answers to compare with)."""
         values = self.values[name]
@@ -36,7 +42,7 @@ class Performance:
         return mean if math.isfinite(mean) else None
 
     def to_dict(self) -> dict[str, float | None]:
-        return {name: self.mean(name) for name in NAMES}
+        return {name: self.mean(name) for name in (*NAMES, *self.own)}
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, object]:
         """The block ``metrics`` of a circuit file; ``faithfulness`` is the logit difference's where there is one."""
-        by_metric = {name: self.faithfulness(name) for name in ("logit-diff", "kl", "prob-diff")}
+        by_metric = {name: self.faithfulness(name) for name in ("logit-diff", "kl", "prob-diff", *self.full.own)}
         return {
             "full": self.full.to_dict(),
             "circuit": self.circuit.to_dict(),
@@ -114,16 +120,20 @@ def _measure(
     n_real: int,
 ) -> dict[str, Tensor]:
     """Every measure of each real prompt; ``full``, ``final``: what the logits read in the full and in this run."""
-    logits = unembed(model, final).double()
+    logits, full_logits = (unembed(model, x).double() for x in (final, full))
     values = {
-        "kl": kl(unembed(model, full).double().log_softmax(-1), logits),
+        "kl": kl(full_logits.log_softmax(-1), logits),
         "logit-diff": logit_diff(logits, batch),
         "prob-diff": prob_diff(logits, batch),
         "loss": loss(logits, batch),
         "accuracy": correct(logits, batch),
     }
-    return {name: value[:n_real] for name, value in values.items()}
+    real = {name: value[:n_real] for name, value in values.items()}
+    own = batch.metrics.items()
+    return real | {
+        name: measure_own(metric, logits[:n_real], batch, range(n_real), full_logits) for name, metric in own
+    }
 
 
 def _join(blocks: list[dict[str, Tensor]]) -> Performance:
-    return Performance({name: tuple(torch.cat([block[name] for block in blocks]).tolist()) for name in NAMES})
+    return Performance({name: tuple(torch.cat([block[name] for block in blocks]).tolist()) for name in blocks[0]})
