@@ -25,8 +25,8 @@ class Batch:
     """Aligned prompt pairs. ``end`` is each prompt's answer position: its last token.
 
     ``answers`` and ``wrong_answers`` hold, for each prompt, the first tokens of its right and wrong answers.
-    ``constants`` is what senders write when they are ablated by a mean (``means.py``), and
-    ``metrics`` the task's own ones.
+    ``constants`` is what senders write when they are ablated by a mean or by a learned
+    constant (``means.py``, ``optimal.py``), and ``metrics`` the task's own ones.
     """
 
     clean: Int[Tensor, "prompt pos"]

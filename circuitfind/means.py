@@ -24,41 +24,56 @@ from circuitfind.transformer import Transformer
 
 
 class _Sum:
-    """The sum over prompts of one tensor, position by position."""
+    """The sum over prompts of a power of one tensor, position by position."""
 
-    def __init__(self) -> None:
+    def __init__(self, power: int) -> None:
+        self._power = power
         self._total: Tensor | None = None
 
     def add(self, x: Float[Tensor, "*head pos d"]) -> None:
-        self._total = x.double() if self._total is None else self._total + x.double()
+        x = x.double() ** self._power
+        self._total = x if self._total is None else self._total + x
 
-    def mean(
-        self, counts: Float[Tensor, " pos"], n_pos: int, positional: bool, dtype: torch.dtype
-    ) -> Float[Tensor, "*head 1 mean d"]:
+    def mean(self, counts: Float[Tensor, " pos"], n_pos: int, positional: bool) -> Float[Tensor, "*head 1 mean d"]:
         """Of the positions that were counted: one for each, or one for all."""
         assert self._total is not None
         over_all = self._total.sum(-2, keepdim=True) / counts.sum()
         if not positional:
-            return over_all.unsqueeze(-3).to(dtype)
+            return over_all.unsqueeze(-3)
         each = over_all.repeat_interleave(n_pos, dim=-2)
         reached = min(n_pos, int((counts > 0).sum()))
         each[..., :reached, :] = self._total[..., :reached, :] / counts[:reached, None]
-        return each.unsqueeze(-3).to(dtype)
+        return each.unsqueeze(-3)
 
 
 def mean_outputs(model: Transformer, reference: Batch, n_pos: int, ablation: AblationName, batch_size: int) -> Outputs:
-    """Each sender's mean output over the clean prompts of ``reference``, for prompts of up to ``n_pos`` positions."""
+    """Each sender's mean output over the clean prompts of ``reference``, for prompts of up to ``n_pos`` positions.
+
+    Optimal ablation starts from the ``mean``s.
+    """
+    means = _mean(model, reference, n_pos, ablation == "mean-positional", batch_size).parts
+    return Outputs.of_parts([mean.to(model.dtype) for mean in means])
+
+
+def standard_deviations(model: Transformer, reference: Batch, batch_size: int) -> Outputs:
+    """How far each number that a sender writes lies from its mean over all positions (root mean square), float64."""
+    mean, square = (_mean(model, reference, 1, False, batch_size, power).parts for power in (1, 2))
+    return Outputs.of_parts([(x2 - x.square()).clamp_min(0).sqrt() for x, x2 in zip(mean, square, strict=True)])
+
+
+def _mean(
+    model: Transformer, reference: Batch, n_pos: int, positional: bool, batch_size: int, power: int = 1
+) -> Outputs:
+    """The mean of a power of what each sender writes, float64."""
     reference = reference.to(model.device)
     counts = torch.stack([_counted(reference, i) for i in range(reference.n_prompts)]).sum(0).double()
     n_layers = model.architecture.n_layers
-    sums = [_Sum() for _ in range(1 + 2 * n_layers)]
+    sums = [_Sum(power) for _ in range(1 + 2 * n_layers)]
     with Threads(model.device) as threads:
         for outputs in _each(model, reference, batch_size, threads):
             for total, x in zip(sums, outputs, strict=True):
                 total.add(x)
-    positional = ablation == "mean-positional"
-    means = [total.mean(counts, n_pos, positional, model.dtype) for total in sums]
-    return Outputs(means[0], tuple(means[1 : 1 + n_layers]), tuple(means[1 + n_layers :]))
+    return Outputs.of_parts([total.mean(counts, n_pos, positional) for total in sums])
 
 
 def _each(model: Transformer, reference: Batch, batch_size: int, threads: Threads) -> Iterator[list[Tensor]]:

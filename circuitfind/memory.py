@@ -38,6 +38,8 @@ ROWS_OF_LOGITS = 16
 """How many rows of logits a thread holds for a task's own metric (``metrics.py``)."""
 COPIES_OF_LOGITS = 6
 """How often such a metric may hold a row in float64, its gradient included."""
+BLOCKS_PER_STEP = 2
+"""How many blocks of BLOCK_ROWS prompts are run together while constants are learned (``optimal.py``)."""
 ITEMSIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -82,7 +84,8 @@ class Workload:
     """Everything that the memory a run needs depends on; ``itemsize`` is that of the dtype it computes in.
 
     ``bytes_in_flight`` is what the tests in flight on one thread may hold; ``of_scores``: there are no tests, edges are
-    scored; ``of_logits``: a metric of the task's own reads whole rows of logits.
+    scored; ``of_logits``: a metric of the task's own reads whole rows of logits; ``learns_constants``: those of optimal
+    ablation, before the search.
     """
 
     shape: Shape
@@ -95,6 +98,7 @@ class Workload:
     bytes_in_flight: int = BYTES_IN_FLIGHT
     of_scores: bool = False
     of_logits: bool = False
+    learns_constants: bool = False
 
 
 def stored_weights(folder: Path) -> Stored:
@@ -121,7 +125,8 @@ def _count(path: Path) -> int:
 
 def needed(work: Workload) -> int:
     """Bytes at the peak of a run."""
-    return LIBRARIES + _weights(work) + _logits(work) + (_scoring(work) if work.of_scores else _search(work))
+    main = _scoring(work) if work.of_scores else _search(work)
+    return LIBRARIES + _weights(work) + _logits(work) + max(main, _learning(work))
 
 
 def _weights(work: Workload) -> int:
@@ -201,6 +206,16 @@ def _logits(work: Workload) -> int:
         return 0
     in_flight = work.n_threads * ROWS_OF_LOGITS * (work.itemsize + COPIES_OF_LOGITS * ITEMSIZES["F64"])
     return (work.n_prompts * work.itemsize + in_flight) * work.shape.d_vocab
+
+
+def _learning(work: Workload) -> int:
+    """On two threads at most a block: every sender's excess and its gradient, what every receiver reads, and of each
+    layer RUN_STREAMS streams (``optimal.py``)."""
+    if not work.learns_constants:
+        return 0
+    shape, n_blocks = work.shape, min(work.n_threads, BLOCKS_PER_STEP)
+    streams = 2 * _n_senders(shape) + _n_receivers(shape) + RUN_STREAMS * shape.n_layers
+    return n_blocks * BLOCK_ROWS * _stream(work) * streams
 
 
 def available(device: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,5 +23,15 @@ class Outputs:
 
     def to(self, device: torch.device | str) -> Outputs:
         """The same on another device."""
-        z, out = (tuple(x.to(device) for x in each) for each in (self.z, self.mlp_out))
-        return Outputs(self.embedding.to(device), z, out)
+        return Outputs.of_parts([x.to(device) for x in self.parts])
+
+    @property
+    def parts(self) -> list[Tensor]:
+        """The embedding, each layer's z, each MLP's output."""
+        return [self.embedding, *self.z, *self.mlp_out]
+
+    @staticmethod
+    def of_parts(parts: Sequence[Tensor]) -> Outputs:
+        """The inverse of ``parts``."""
+        n_layers = len(parts) // 2
+        return Outputs(parts[0], tuple(parts[1 : 1 + n_layers]), tuple(parts[1 + n_layers :]))

@@ -34,6 +34,7 @@ from circuitfind.metrics import check_answers
 from circuitfind.models.folder import read_config
 from circuitfind.models.load import HubTokenizer, load_tokenizer
 from circuitfind.models.model import Model, load_model
+from circuitfind.optimal import learn_constants
 from circuitfind.ownmetric import own_metrics
 from circuitfind.patching import OF_MEANS, find_ablation
 from circuitfind.preflight import DEFAULT_PROMPTS, Plan, RunOptions, make_plan, short_name
@@ -120,13 +121,20 @@ def make_ready(plan: Plan, notes: Noted, clock: Clock) -> Ready:
     with clock.time("task"):
         report_task(model, batch, work.batch_size, notes)
     reference: list[PromptPair] = []
+    learned = None
     if options.ablation in OF_MEANS:
         with clock.time("means"):
             reference = make_reference(plan.task, tokenizer, pairs, options, notes)
             ablation, size = find_ablation(options.ablation), work.batch_size
-            means = mean_outputs(model.transformer, tokenise(reference, tokenizer), batch.n_pos, ablation, size)
-            batch = replace(batch, constants=means)
-    return Ready(plan.task, options, tokenizer, pairs, batch, model, work, reference)
+            others = tokenise(reference, tokenizer)
+            batch = replace(batch, constants=mean_outputs(model.transformer, others, batch.n_pos, ablation, size))
+    if options.ablation == "optimal" and batch.constants is not None:
+        with clock.time("constants"):
+            notes.stage(f"learning the constants of optimal ablation on {len(reference)} prompts")
+            learned = learn_constants(model.transformer, others, batch.constants, options.seed, notes)
+            batch = replace(batch, constants=learned.constants)
+            notes.warn_if(learned.warning)
+    return Ready(plan.task, options, tokenizer, pairs, batch, model, work, reference, learned)
 
 
 def find_circuit(
@@ -325,6 +333,7 @@ def workload(plan: Plan, options: RunOptions, batch: Batch) -> Workload:
         n_threads=torch.get_num_threads() if options.device == "cpu" else 1,
         of_scores=CATALOGUE[options.method or ""].scores,
         of_logits=bool(batch.metrics),
+        learns_constants=options.ablation == "optimal",
     )
 
 

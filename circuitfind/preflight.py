@@ -38,7 +38,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "method": tuple(METHODS),
         "metric": METRICS,
-        "ablation": ("corrupted", "zero", "mean", "mean-positional"),
+        "ablation": ("corrupted", "zero", "mean", "mean-positional", "optimal"),
         "objective": ("improve", "match"),
         "schedule": ("sequential", "screened", "grouped"),
         "way to select": SELECTS,

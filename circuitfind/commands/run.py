@@ -105,7 +105,7 @@ def run(
         ),
     ] = None,
     ablation: Annotated[
-        str, typer.Option(help="What a removed edge carries: corrupted, zero, mean or mean-positional.")
+        str, typer.Option(help="What a removed edge carries: corrupted, zero, mean, mean-positional or optimal.")
     ] = "corrupted",
     objective: Annotated[
         str,
