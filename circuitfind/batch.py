@@ -7,8 +7,8 @@ whole run, whatever the block a prompt is computed in, so that results do not de
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Int
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from circuitfind.errors import TaskError
 from circuitfind.outputs import Outputs
+from circuitfind.ownmetric import OwnMetric
 from circuitfind.prompts import PromptPair, Tokenizer, check_pairs
 
 
@@ -24,7 +25,8 @@ class Batch:
     """Aligned prompt pairs. ``end`` is each prompt's answer position: its last token.
 
     ``answers`` and ``wrong_answers`` hold, for each prompt, the first tokens of its right and wrong answers.
-    ``constants`` is what senders write when they are ablated by a mean (``means.py``).
+    ``constants`` is what senders write when they are ablated by a mean or by a learned
+    constant (``means.py``, ``optimal.py``), and ``metrics`` the task's own ones.
     """
 
     clean: Int[Tensor, "prompt pos"]
@@ -33,6 +35,7 @@ class Batch:
     answers: tuple[tuple[int, ...], ...]
     wrong_answers: tuple[tuple[int, ...], ...]
     constants: Outputs | None = None
+    metrics: Mapping[str, OwnMetric] = field(default_factory=dict)
 
     @property
     def n_prompts(self) -> int:
@@ -57,6 +60,7 @@ class Batch:
             tuple(self.answers[i] for i in chosen),
             tuple(self.wrong_answers[i] for i in chosen),
             self.constants,
+            self.metrics,
         )
 
 

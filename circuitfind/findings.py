@@ -32,10 +32,11 @@ from circuitfind.models.load import HubTokenizer
 from circuitfind.models.model import Model
 from circuitfind.neuron_circuit import NeuronOutcome
 from circuitfind.neurons import edges_among
+from circuitfind.optimal import Learned, constants_file
 from circuitfind.preflight import RunOptions
 from circuitfind.prompts import PromptPair, Task
 from circuitfind.report import Evidence, report
-from circuitfind.runfolder import RUN_FILE, json_file
+from circuitfind.runfolder import CONSTANTS_FILE, RUN_FILE, json_file
 from circuitfind.scoresfile import (
     neuron_prompt_scores_file,
     neuron_scores_file,
@@ -55,7 +56,8 @@ class Ready:
     """What a method starts from. It depends on no threshold: the runs of a sweep share it.
 
     ``options`` have their device settled; ``work`` has the batch size and how many bytes of tests may be in flight.
-    ``reference`` are the prompts over which a mean ablation takes its means.
+    ``reference`` are the prompts over which a mean ablation takes its means, and from which an optimal one has
+    ``learned`` its constants.
     """
 
     task: Task
@@ -66,6 +68,7 @@ class Ready:
     model: Model
     work: Workload
     reference: Sequence[PromptPair] = ()
+    learned: Learned | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ def task_block(ready: Ready) -> dict[str, Any]:
         "seed": ready.options.seed,
         "prompts_sha256": _sha256(ready.pairs),
         "bos": ready.tokenizer.adds_bos,
+        **({"file_sha256": ready.task.file_sha256} if ready.task.metrics else {}),
     }
 
 
@@ -170,6 +174,8 @@ def method_block(ready: Ready, method: Method, options: RunOptions) -> dict[str,
         block = {**block, "ablation": options.ablation, **given, "select": options.select}
     if ready.reference:
         block["means"] = {"n_prompts": len(ready.reference), "prompts_sha256": _sha256(ready.reference)}
+    if ready.learned is not None:
+        block["constants_sha256"] = hashlib.sha256(constants_file(ready.learned.constants)).hexdigest()
     return block | {"dtype": options.dtype}
 
 
@@ -184,6 +190,7 @@ def make_record(findings: Findings) -> dict[str, Any]:
         "bos": ready.tokenizer.adds_bos,
         "n_pos": ready.batch.n_pos,
         **findings.record,
+        **({} if ready.learned is None else {"constants": ready.learned.to_dict()}),
         "threads": torch.get_num_threads(),
         "versions": {
             "circuitfind": __version__,
@@ -206,6 +213,7 @@ def make_files(
         **bootstrap_files(findings),
         "prompts.jsonl": write_prompts(ready.pairs),
         **({"reference.jsonl": write_prompts(ready.reference)} if ready.reference else {}),
+        **({} if ready.learned is None else {CONSTANTS_FILE: constants_file(ready.learned.constants)}),
         **pictures,
         "report.md": report(evidence),
         RUN_FILE: json_file(record),

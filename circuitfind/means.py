@@ -24,26 +24,26 @@ from circuitfind.transformer import Transformer
 
 
 class _Sum:
-    """The sum over prompts of one tensor, position by position."""
+    """The sum over prompts of a power of one tensor, position by position."""
 
-    def __init__(self) -> None:
+    def __init__(self, power: int) -> None:
+        self._power = power
         self._total: Tensor | None = None
 
     def add(self, x: Float[Tensor, "*head pos d"]) -> None:
-        self._total = x.double() if self._total is None else self._total + x.double()
+        x = x.double() ** self._power
+        self._total = x if self._total is None else self._total + x
 
-    def mean(
-        self, counts: Float[Tensor, " pos"], n_pos: int, positional: bool, dtype: torch.dtype
-    ) -> Float[Tensor, "*head 1 mean d"]:
+    def mean(self, counts: Float[Tensor, " pos"], n_pos: int, positional: bool) -> Float[Tensor, "*head 1 mean d"]:
         """Of the positions that were counted: one for each, or one for all."""
         assert self._total is not None
         over_all = self._total.sum(-2, keepdim=True) / counts.sum()
         if not positional:
-            return over_all.unsqueeze(-3).to(dtype)
+            return over_all.unsqueeze(-3)
         each = over_all.repeat_interleave(n_pos, dim=-2)
         reached = min(n_pos, int((counts > 0).sum()))
         each[..., :reached, :] = self._total[..., :reached, :] / counts[:reached, None]
-        return each.unsqueeze(-3).to(dtype)
+        return each.unsqueeze(-3)
 
 
 def mean_outputs(
@@ -56,24 +56,46 @@ def mean_outputs(
 ) -> Outputs:
     """Each sender's mean output over the clean prompts of ``reference``, for prompts of up to ``n_pos`` positions.
 
-    ``of_neurons``: with the means of hidden layers; W_out being linear, they write what their MLP writes in the mean.
+    Optimal ablation starts from the ``mean``s. ``of_neurons``: with the means of hidden layers; W_out being linear,
+    they write what their MLP writes in the mean.
     """
-    reference = reference.to(model.device)
-    counts = torch.stack([_counted(reference, i) for i in range(reference.n_prompts)]).sum(0).double()
-    n_layers = model.architecture.n_layers
-    sums = [_Sum() for _ in range(1 + (3 if of_neurons else 2) * n_layers)]
-    with Threads(model.device) as threads:
-        for outputs in _each(model, reference, batch_size, threads, with_hidden if of_neurons else _without_hidden):
-            for total, x in zip(sums, outputs, strict=True):
-                total.add(x)
-    positional = ablation == "mean-positional"
-    means = [total.mean(counts, n_pos, positional, model.dtype) for total in sums]
-    z, out, hidden = (tuple(means[1 + i * n_layers : 1 + (i + 1) * n_layers]) for i in range(3))
-    return Outputs(means[0], z, out, hidden)
+    look = with_hidden if of_neurons else _without_hidden
+    means = _mean(model, reference, n_pos, ablation == "mean-positional", batch_size, look=look)
+    return means.map(lambda mean: mean.to(model.dtype))
+
+
+def standard_deviations(model: Transformer, reference: Batch, batch_size: int) -> Outputs:
+    """How far each number that a sender writes lies from its mean over all positions (root mean square), float64."""
+    mean, square = (_mean(model, reference, 1, False, batch_size, power).parts for power in (1, 2))
+    return Outputs.of_parts([(x2 - x.square()).clamp_min(0).sqrt() for x, x2 in zip(mean, square, strict=True)])
 
 
 def _without_hidden(model: Transformer, run: Trace) -> Outputs:
     return outputs_of(run)
+
+
+def _mean(
+    model: Transformer,
+    reference: Batch,
+    n_pos: int,
+    positional: bool,
+    batch_size: int,
+    power: int = 1,
+    look: Callable[[Transformer, Trace], Outputs] = _without_hidden,
+) -> Outputs:
+    """The mean of a power of what each sender writes, float64."""
+    reference = reference.to(model.device)
+    counts = torch.stack([_counted(reference, i) for i in range(reference.n_prompts)]).sum(0).double()
+    n_layers = model.architecture.n_layers
+    sums: list[_Sum] = []
+    with Threads(model.device) as threads:
+        for outputs in _each(model, reference, batch_size, threads, look):
+            sums = sums or [_Sum(power) for _ in outputs]
+            for total, x in zip(sums, outputs, strict=True):
+                total.add(x)
+    means = [total.mean(counts, n_pos, positional) for total in sums]
+    z, out, hidden = (tuple(means[1 + i * n_layers : 1 + (i + 1) * n_layers]) for i in range(3))
+    return Outputs(means[0], z, out, hidden)
 
 
 def _each(

@@ -36,6 +36,12 @@ OPENED_READS = 6
 """How many streams each head takes where a run is made that lacks edges: one for each input, and their norms."""
 VOCAB_SLICE = 2048
 """How many tokens' logits stand in memory at once (``partition.py``)."""
+ROWS_OF_LOGITS = 16
+"""How many rows of logits a thread holds for a task's own metric (``metrics.py``)."""
+COPIES_OF_LOGITS = 6
+"""How often such a metric may hold a row in float64, its gradient included."""
+BLOCKS_PER_STEP = 2
+"""How many blocks of BLOCK_ROWS prompts are run together while constants are learned (``optimal.py``)."""
 ITEMSIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -80,7 +86,8 @@ class Workload:
     """Everything that the memory a run needs depends on; ``itemsize`` is that of the dtype it computes in.
 
     ``bytes_in_flight`` is what the tests in flight on one thread may hold; ``of_scores``: there are no tests, edges are
-    scored; ``has_candidates``: edges are scored, and then some of them tested.
+    scored; ``has_candidates``: edges are scored, and then some of them tested; ``of_logits``: a metric of the task's
+    own reads whole rows of logits; ``learns_constants``: those of optimal ablation, before the search.
     """
 
     shape: Shape
@@ -93,6 +100,8 @@ class Workload:
     bytes_in_flight: int = BYTES_IN_FLIGHT
     of_scores: bool = False
     has_candidates: bool = False
+    of_logits: bool = False
+    learns_constants: bool = False
 
 
 def stored_weights(folder: Path) -> Stored:
@@ -120,7 +129,8 @@ def _count(path: Path) -> int:
 def needed(work: Workload) -> int:
     """Bytes at the peak of a run."""
     parts = [_scoring] if work.of_scores else [_scoring, _search] if work.has_candidates else [_search]
-    return LIBRARIES + _weights(work) + max(part(work) for part in parts)
+    main = max(part(work) for part in parts)
+    return LIBRARIES + _weights(work) + _logits(work) + max(main, _learning(work))
 
 
 def _weights(work: Workload) -> int:
@@ -194,6 +204,24 @@ def _tests(work: Workload) -> int:
     hidden = 2 * TESTS * rows * work.n_pos * work.shape.d_mlp * work.itemsize
     logits = 2 * TESTS * rows * min(VOCAB_SLICE, work.shape.d_vocab) * work.itemsize
     return max(one, min(work.bytes_in_flight, TESTS * one)) + hidden + logits
+
+
+def _logits(work: Workload) -> int:
+    """The full model's logits of every prompt, and on each thread a few rows with what is computed from them."""
+    if not work.of_logits:
+        return 0
+    in_flight = work.n_threads * ROWS_OF_LOGITS * (work.itemsize + COPIES_OF_LOGITS * ITEMSIZES["F64"])
+    return (work.n_prompts * work.itemsize + in_flight) * work.shape.d_vocab
+
+
+def _learning(work: Workload) -> int:
+    """On two threads at most a block: every sender's excess and its gradient, what every receiver reads, and of each
+    layer RUN_STREAMS streams (``optimal.py``)."""
+    if not work.learns_constants:
+        return 0
+    shape, n_blocks = work.shape, min(work.n_threads, BLOCKS_PER_STEP)
+    streams = 2 * _n_senders(shape) + _n_receivers(shape) + RUN_STREAMS * shape.n_layers
+    return n_blocks * BLOCK_ROWS * _stream(work) * streams
 
 
 def available(device: str) -> int:

@@ -3,7 +3,7 @@
 The metrics are those of the field: ``kl`` = KL(full || circuit) in nats over the whole vocabulary, ``logit-diff`` =
 mean answer logit - mean wrong-answer logit, ``prob-diff`` = summed answer probability - summed wrong-answer
 probability, ``loss`` = -log of the summed answer probability, in nats. A search minimises: ``kl`` and ``loss`` as they
-are, the other two negated (``Objective``).
+are, the other two negated (``Objective``), and so a task's own metric (``ownmetric.py``), which is better if higher.
 
 Numbers leave here in float64, so that a mean over prompts is exact to the metric's own precision.
 """
@@ -11,9 +11,8 @@ Numbers leave here in float64, so that a mean over prompts is exact to the metri
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -21,12 +20,15 @@ from torch import Tensor
 
 from circuitfind.batch import Batch
 from circuitfind.errors import UsageError, unknown
+from circuitfind.ownmetric import METRICS, OwnMetric
 from circuitfind.partition import ROWS, Yardstick, enclose_log_partition, log_partition, mean_column
 from circuitfind.threads import Each, one_by_one
 from circuitfind.transformer import Transformer, final_norm, unembed
 
-MetricName = Literal["kl", "logit-diff", "prob-diff", "loss"]
-METRICS: tuple[MetricName, ...] = ("kl", "logit-diff", "prob-diff", "loss")
+MetricName = str
+"""One of METRICS, or of the batch's own."""
+ROWS_OF_LOGITS = 16
+"""How many rows of logits a thread holds for a task's own metric."""
 ENCLOSED: frozenset[MetricName] = frozenset({"kl", "loss"})
 """They move no more than log Z does, so that an interval for log Z is one for them."""
 AT_ONCE = 64
@@ -34,16 +36,17 @@ AT_ONCE = 64
 HIGHER_IS_BETTER: frozenset[MetricName] = frozenset({"logit-diff", "prob-diff"})
 
 
-def find_metric(name: str) -> MetricName:
-    """The metric of that name. Raises UsageError with the nearest one."""
-    for metric in METRICS:
-        if metric == name:
-            return metric
-    raise UsageError(unknown("metric", name, METRICS))
+def find_metric(name: str, own: Iterable[str] = ()) -> MetricName:
+    """The metric of that name, built in or one of ``own``. Raises UsageError with the nearest one."""
+    known = (*METRICS, *own)
+    if name not in known:
+        raise UsageError(unknown("metric", name, known))
+    return name
 
 
 def check_answers(metric: MetricName, batch: Batch) -> None:
-    """Raises UsageError if the metric needs wrong answers and a prompt has none."""
+    """Raises UsageError if there is no such metric, or if it needs wrong answers and a prompt has none."""
+    find_metric(metric, batch.metrics)
     if metric in HIGHER_IS_BETTER:
         for number, wrong in enumerate(batch.wrong_answers, start=1):
             if not wrong:
@@ -86,6 +89,22 @@ def correct(logits: Float[Tensor, "*batch prompt d_vocab"], batch: Batch) -> Flo
         rivals = row[..., list(wrong)] if wrong else _without(row, right)
         rows.append((row[..., list(right)].amax(-1) > rivals.amax(-1)).double())
     return torch.stack(rows, dim=-1)
+
+
+def measure_own(
+    metric: OwnMetric,
+    logits: Float[Tensor, "row d_vocab"],
+    batch: Batch,
+    prompts: Sequence[int],
+    full: Float[Tensor, "prompt d_vocab"] | None,
+) -> Float[Tensor, " row"]:
+    """A task's own metric of each row, which is of the prompt of that number; ``full``: the full model's logits."""
+    values = []
+    for row, prompt in enumerate(prompts):
+        answers, wrong = [batch.answers[prompt]], [batch.wrong_answers[prompt]]
+        reference = None if full is None or not metric.takes_full else full[[prompt]]
+        values.append(metric(logits[[row]], answers, wrong, reference))
+    return torch.cat(values)
 
 
 def _without(row: Tensor, tokens: Sequence[int]) -> Tensor:
@@ -187,6 +206,49 @@ class Objective:
         return torch.stack([reduce(_some_logits(self.model, x[:, i], list(t))) for i, t in enumerate(tokens)], dim=-1)
 
 
+@dataclass(frozen=True)
+class OwnObjective(Objective):
+    """That of a task's own metric, negated: all logits are computed, a few rows at a time, for the function to read.
+
+    ``reference``: the full model's logits, where the function takes them.
+    """
+
+    reference: Float[Tensor, "prompt d_vocab"] | None = None
+
+    def __call__(self, final: Float[Tensor, "test prompt d_model"]) -> Float[Tensor, "test prompt"]:
+        x = final_norm(self.model, final).flatten(0, 1)
+        prompts = list(range(final.shape[1])) * len(final)
+        values = self.each(lambda rows: self._of_rows(x[rows], prompts[rows]), _few_rows(len(x)))
+        return torch.cat(values).reshape(final.shape[:2])
+
+    def slope(self, final: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "prompt d_model"]:
+        """As any objective's, by autograd. Raises TaskError where the function has no gradient."""
+        with torch.enable_grad():
+            stream = final.detach().clone().requires_grad_()
+            x = final_norm(self.model, stream)
+        prompts = list(range(len(final)))
+        parts = self.each(lambda rows: self._gradient(x[rows].detach(), prompts[rows]), _few_rows(len(x)))
+        return torch.autograd.grad(x, stream, torch.cat(parts))[0]
+
+    def _of_rows(self, x: Float[Tensor, "row d_model"], prompts: list[int]) -> Float[Tensor, " row"]:
+        metric = self.batch.metrics[self.metric]
+        value = -measure_own(metric, _all_logits(self.model, x), self.batch, prompts, self.reference)
+        return value if self.full is None else (value - self.full[prompts]).abs()
+
+    def _gradient(self, x: Float[Tensor, "row d_model"], prompts: list[int]) -> Float[Tensor, "row d_model"]:
+        """With respect to the normed stream."""
+        metric = self.batch.metrics[self.metric]
+        with torch.enable_grad():
+            x.requires_grad_()
+            total = self._of_rows(x, prompts).sum()
+        if not total.requires_grad:
+            raise metric.error("has no gradient. Write it in differentiable torch code: no item(), argmax or detach().")
+        (gradient,) = torch.autograd.grad(total, x)
+        if x.isfinite().all() and not gradient.isfinite().all():
+            raise metric.error("has a gradient that is NaN or infinite, though the logits are finite numbers.")
+        return gradient
+
+
 def make_objective(
     metric: MetricName,
     model: Transformer,
@@ -201,10 +263,26 @@ def make_objective(
     ``match``: minimise the distance from the full model's value of each prompt, not the metric itself.
     """
     if metric != "kl":
-        objective = Objective(metric, model, batch, yardstick=yardstick, each=each)
+        objective = _plain_objective(metric, model, batch, final, yardstick, each)
         return replace(objective, full=objective(final.unsqueeze(0))[0]) if match else objective
     expected, constant = zip(*(_full_model(model, some) for some in torch.split(final, AT_ONCE)), strict=True)
     return Objective(metric, model, batch, torch.cat(expected), torch.cat(constant), yardstick=yardstick, each=each)
+
+
+def _plain_objective(
+    metric: MetricName,
+    model: Transformer,
+    batch: Batch,
+    final: Float[Tensor, "prompt d_model"],
+    yardstick: Yardstick | None,
+    each: Each,
+) -> Objective:
+    """The metric itself, but for KL, as a search minimises it."""
+    if metric not in batch.metrics:
+        return Objective(metric, model, batch, yardstick=yardstick, each=each)
+    takes_full = batch.metrics[metric].takes_full
+    reference = _all_logits(model, final_norm(model, final)) if takes_full else None
+    return OwnObjective(metric, model, batch, each=each, reference=reference)
 
 
 def _full_model(
@@ -217,6 +295,16 @@ def _full_model(
     bias = 0.0 if model.b_U is None else (probs * model.b_U).sum(-1)
     expected = (probs.to(model.dtype) @ model.W_U.T).double()
     return expected[: len(final)], ((probs * log_probs).sum(-1) - bias)[: len(final)]
+
+
+def _all_logits(model: Transformer, x: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_vocab"]:
+    """The logits of a few normed streams."""
+    logits = (torch.cat((x, x[-1:].expand(-len(x) % ROWS, -1))) @ model.W_U)[: len(x)]
+    return logits if model.b_U is None else logits + model.b_U
+
+
+def _few_rows(n_rows: int) -> list[slice]:
+    return [slice(first, min(first + ROWS_OF_LOGITS, n_rows)) for first in range(0, n_rows, ROWS_OF_LOGITS)]
 
 
 def _some_logits(

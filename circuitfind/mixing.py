@@ -142,13 +142,28 @@ class Mixer(Sweeper):
 
         ``slope`` is that with respect to what the logits read. What receivers read is lost.
         """
-        slope, senders = self._centre(slope), mixed.excess[BASES:]
+        slope = self._centre(slope)
+        self._to_reads(mixed, slope)
+        return self._contract(mixed, slope)
+
+    def gradient_read(self, mixed: Mixed, slope: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "receiver d_model"]:
+        """The gradient of the objective's sum at what each receiver reads, summed over prompts and positions; float64,
+        on the CPU. A receiver that no kept path leads on from has none. What receivers read is lost."""
+        slope = self._centre(slope)
+        self._to_reads(mixed, slope)
+        read = torch.zeros(len(mixed.plan.wanted), slope.shape[-1], dtype=torch.float64)
+        read[mixed.plan.rows] = self._centre(mixed.receivers.double().sum(1)).cpu()
+        read[-1] = slope.double().sum(0).cpu()
+        return read
+
+    def _to_reads(self, mixed: Mixed, slope: Float[Tensor, "prompt d_model"]) -> None:
+        """Put the gradients at what all live receivers but the logits read in the place of that."""
+        senders = mixed.excess[BASES:]
         given = mixed.workspace.take("given", senders.shape, senders).zero_()
         given[:, mixed.block.rows.ends] = mixed.plan.final[:, None, None] * slope
         for layer, todo in reversed(list(enumerate(mixed.plan.layers))):
             if todo.rows:
                 self._layer_to_reads(layer, todo, mixed, given)
-        return self._contract(mixed, slope)
 
     def _layer_to_reads(
         self, layer: int, todo: LayerPlan, mixed: Mixed, given: Float[Tensor, "live row d_model"]

@@ -29,6 +29,10 @@ PerRow = Float[Tensor, "head row d_head"]
 AtRows = Float[Tensor, "row d_model"]
 
 
+BLOCK = 4
+"""How many prompts a thread computes together: their runs fit in its cache, and the threads share even small steps."""
+
+
 @dataclass(frozen=True)
 class Block:
     """What all runs of a block of prompts have in common, at the rows that can change.
@@ -78,6 +82,20 @@ def prepare_block(sweeper: Sweeper, batch: Batch, n_real: int, metric: MetricNam
         objective=make_objective(metric, model, batch, final),
         is_real=torch.arange(batch.n_prompts, device=final.device).lt(n_real).to(final),
     )
+
+
+def deal(n_blocks: int, n_each: int, n_steps: int, seed: int) -> Iterator[list[int]]:
+    """The blocks of each step: all, or the next few of them in an order that is drawn again when they run out."""
+    generator = torch.Generator().manual_seed(seed)
+    waiting: list[int] = []
+    for _ in range(n_steps):
+        if n_each >= n_blocks:
+            yield list(range(n_blocks))
+            continue
+        if not waiting:
+            waiting = torch.randperm(n_blocks, generator=generator).tolist()
+        taken, waiting = waiting[:n_each], waiting[n_each:]
+        yield taken
 
 
 def centred(architecture: Architecture, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,5 +28,20 @@ class Outputs:
 
     def to(self, device: torch.device | str) -> Outputs:
         """The same on another device."""
-        z, out, hidden = (tuple(x.to(device) for x in each) for each in (self.z, self.mlp_out, self.hidden))
-        return Outputs(self.embedding.to(device), z, out, hidden)
+        return self.map(lambda x: x.to(device))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Outputs:
+        """The same with a function of each tensor in its place."""
+        z, out, hidden = (tuple(map(function, each)) for each in (self.z, self.mlp_out, self.hidden))
+        return Outputs(function(self.embedding), z, out, hidden)
+
+    @property
+    def parts(self) -> list[Tensor]:
+        """The embedding, each layer's z, each MLP's output."""
+        return [self.embedding, *self.z, *self.mlp_out]
+
+    @staticmethod
+    def of_parts(parts: Sequence[Tensor]) -> Outputs:
+        """The inverse of ``parts``."""
+        n_layers = len(parts) // 2
+        return Outputs(parts[0], tuple(parts[1 : 1 + n_layers]), tuple(parts[1 + n_layers :]))

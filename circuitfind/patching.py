@@ -2,10 +2,10 @@
 
 In a patched run (on clean tokens) a receiver reads, for every kept edge, what the sender writes in this same run, and
 for every removed edge what it writes when ablated: its output in the corrupted run (interchange, arXiv:2304.14997),
-zero, or its mean over other prompts (``means.py``). All of it is held as differences from the clean run: a receiver's
-input is its clean input, plus ``ablated - clean`` for each removed edge, plus ``now - clean`` for each kept one. So a
-run with every edge kept is the clean run to the last bit, and position embeddings and output biases, which are no
-sender's, are never ablated.
+zero, its mean over other prompts (``means.py``) or a learned constant (``optimal.py``). All of it is held as
+differences from the clean run: a receiver's input is its clean input, plus ``ablated - clean`` for each removed edge,
+plus ``now - clean`` for each kept one. So a run with every edge kept is the clean run to the last bit, and position
+embeddings and output biases, which are no sender's, are never ablated.
 
 ``run_patched`` computes a whole patched run for any set of edges; ``rerun.py`` only what a change reaches.
 """
@@ -37,9 +37,9 @@ from circuitfind.transformer import (
     write_heads,
 )
 
-AblationName = Literal["corrupted", "zero", "mean", "mean-positional"]
-ABLATIONS: tuple[AblationName, ...] = ("corrupted", "zero", "mean", "mean-positional")
-OF_MEANS: tuple[AblationName, ...] = ("mean", "mean-positional")
+AblationName = Literal["corrupted", "zero", "mean", "mean-positional", "optimal"]
+ABLATIONS: tuple[AblationName, ...] = ("corrupted", "zero", "mean", "mean-positional", "optimal")
+OF_MEANS: tuple[AblationName, ...] = ("mean", "mean-positional", "optimal")
 """They need the batch's ``constants``."""
 
 
@@ -162,7 +162,7 @@ def with_hidden(model: Transformer, run: Trace) -> Outputs:
 
 
 def constant_outputs(model: Transformer, batch: Batch, ablation: AblationName) -> Outputs:
-    """What every sender writes when it is ablated by a constant: zero, or the batch's means.
+    """What every sender writes when it is ablated by a constant: zero, or the batch's own.
 
     Raises UsageError where the batch has none.
     """

@@ -31,11 +31,13 @@ from circuitfind.methods.learned import DivergedError
 from circuitfind.methods.make import default_threshold, make_method
 from circuitfind.methods.scored import Scored
 from circuitfind.methods.scorer import Scorer
-from circuitfind.metrics import check_answers, find_metric
+from circuitfind.metrics import check_answers
 from circuitfind.models.folder import read_config
 from circuitfind.models.load import HubTokenizer, load_tokenizer
 from circuitfind.models.model import Model, load_model
 from circuitfind.neuron_pipeline import find_neurons
+from circuitfind.optimal import learn_constants
+from circuitfind.ownmetric import own_metrics
 from circuitfind.patching import OF_MEANS, find_ablation
 from circuitfind.preflight import DEFAULT_PROMPTS, Plan, RunOptions, make_plan, short_name
 from circuitfind.progress import Progress, Silent
@@ -117,23 +119,30 @@ def make_ready(plan: Plan, notes: Noted, clock: Clock) -> Ready:
         notes.stage(f"loading {options.model}")
         tokenizer = load_tokenizer(str(plan.model_folder), notes).with_bos(options.bos)
         pairs = make_prompts(plan.task, tokenizer, options, notes)
-        batch = tokenise(pairs, tokenizer)
-        check_answers(find_metric(options.metric or ""), batch)
+        batch = replace(tokenise(pairs, tokenizer), metrics=own_metrics(plan.task))
+        check_answers(options.metric or "", batch)
         work = fit_memory(workload(plan, options, batch), options)
         model = load_model(short_name(options.model), plan.model_folder, batch, options.device, DTYPES[options.dtype])
     with clock.time("task"):
         report_task(model, batch, work.batch_size, notes)
     reference: list[PromptPair] = []
+    learned = None
     if options.ablation in OF_MEANS:
         with clock.time("means"):
             reference = make_reference(plan.task, tokenizer, pairs, options, notes)
             ablation, size = find_ablation(options.ablation), work.batch_size
+            others = tokenise(reference, tokenizer)
             means = mean_outputs(
-                *(model.transformer, tokenise(reference, tokenizer), batch.n_pos, ablation, size),
-                of_neurons=options.level == "neuron",
+                *(model.transformer, others, batch.n_pos, ablation, size), of_neurons=options.level == "neuron"
             )
             batch = replace(batch, constants=means)
-    return Ready(plan.task, options, tokenizer, pairs, batch, model, work, reference)
+    if options.ablation == "optimal" and batch.constants is not None:
+        with clock.time("constants"):
+            notes.stage(f"learning the constants of optimal ablation on {len(reference)} prompts")
+            learned = learn_constants(model.transformer, others, batch.constants, options.seed, notes)
+            batch = replace(batch, constants=learned.constants)
+            notes.warn_if(learned.warning)
+    return Ready(plan.task, options, tokenizer, pairs, batch, model, work, reference, learned)
 
 
 def find_circuit(
@@ -375,6 +384,8 @@ def workload(plan: Plan, options: RunOptions, batch: Batch) -> Workload:
         n_threads=torch.get_num_threads() if options.device == "cpu" else 1,
         of_scores=CATALOGUE[options.method or ""].scores,
         has_candidates=options.candidates is not None,
+        of_logits=bool(batch.metrics),
+        learns_constants=options.ablation == "optimal",
     )
 
 

@@ -25,6 +25,7 @@ from circuitfind.methods.options import settle_method
 from circuitfind.models.catalogue import DEFAULT_MODEL
 from circuitfind.models.folder import has_tokenizer, read_config, weight_files
 from circuitfind.models.locate import locate
+from circuitfind.ownmetric import METRICS
 from circuitfind.progress import Progress
 from circuitfind.prompts import Task
 from circuitfind.runfolder import check_free, default_folder, next_free
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "method": tuple(METHODS),
-        "metric": ("kl", "logit-diff", "prob-diff", "loss"),
-        "ablation": ("corrupted", "zero", "mean", "mean-positional"),
+        "metric": METRICS,
+        "ablation": ("corrupted", "zero", "mean", "mean-positional", "optimal"),
         "objective": ("improve", "match"),
         "schedule": ("sequential", "screened", "grouped"),
         "way to select": SELECTS,
@@ -48,7 +49,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "way to take k and v inputs": ("per-head", "grouped"),
     }
 )
-"""The words that options take. The modules that do what they say import torch; a test holds the two together."""
+"""The words that options take, a task's own metrics aside. The modules that do what they say import torch; a test holds
+the two together."""
 DEFAULT_PROMPTS = 16
 DEVICES = ("auto", "cpu", "cuda", "mps")
 LEAST_BFLOAT16_THRESHOLD = 1e-3
@@ -126,8 +128,9 @@ def make_plan(options: RunOptions, progress: Progress) -> Plan:
     check_words(options)
     check_numbers(options)
     task = load_task(options.task)
+    _known("metric", options.metric or task.metric, (*METRICS, *task.metrics))
     options, said = settle_method(options, task.metric)
-    _known("metric", options.metric or "")
+    check_threshold(options)
     if options.resume:
         folder, state = _resumed(task, options)
     else:
@@ -143,9 +146,8 @@ def check_words(options: RunOptions) -> None:
     """Raises UsageError, with the nearest known one, for a word that an option does not take."""
     for kind in ("ablation", "objective", "schedule", "dtype", "level"):
         _known(kind, getattr(options, kind))
-    for kind, asked in (("method", options.method), ("metric", options.metric)):
-        if asked is not None:
-            _known(kind, asked)
+    if options.method is not None:
+        _known("method", options.method)
     _known("way to select", options.select, plural="ways to select")
     _known("way to take k and v inputs", options.kv, plural="ways to take them")
     _known("way to combine", options.combine, plural="ways to combine")
@@ -172,11 +174,18 @@ def check_numbers(options: RunOptions) -> None:
         )
 
 
+def check_threshold(options: RunOptions) -> None:
+    """Raises UsageError where a search by the task's own metric has no threshold: nothing is known of its unit."""
+    is_search = not METHODS[options.method or ""].scores
+    if is_search and options.threshold is None and options.metric not in METRICS:
+        raise UsageError(f"{options.metric} is the task's own metric: give {options.method} a --threshold in its unit.")
+
+
 def cautions(options: RunOptions) -> tuple[str, ...]:
     """What a user should know before the run: options that work, but may not do what is hoped for."""
     found = []
     improves = options.objective == "improve" and "objective" in METHODS[options.method or ""].takes
-    if options.metric in ("logit-diff", "prob-diff", "loss") and improves:
+    if options.metric != "kl" and improves:
         found.append(
             f"{options.metric} is improved, as published: what speaks against the answer is removed too, and the "
             "circuit may outdo the model. --objective match, or --metric kl, asks for the model's own behaviour."
@@ -209,7 +218,7 @@ def _resumed(task: Task, options: RunOptions) -> tuple[Path, State | None]:
         raise UsageError("--resume goes on with the run in a folder, --force replaces it. Give one of them.")
     from circuitfind.resume import asked, find_latest, find_state
 
-    folder, wanted = _out_folder(task, options), asked(options, task.name, short_name(options.model))
+    folder, wanted = _out_folder(task, options), asked(options, task, short_name(options.model))
     if options.out is not None:
         return folder, find_state(folder, wanted)
     state = find_latest(folder.parent, wanted)

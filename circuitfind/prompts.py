@@ -8,8 +8,9 @@ one has the same number of tokens and asks for something else, so that patching 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any, Protocol, runtime_checkable
 
@@ -57,11 +58,21 @@ def is_single_token(tokenizer: Tokenizer, text: str) -> bool:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A Python file that a task was read from."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Task:
     """A behaviour to find the circuit of.
 
     ``make(tokenizer, n_prompts, seed)`` returns at most ``n_prompts`` pairs (fewer only where no more exist). It must
     depend on its arguments alone, and the first k pairs of n must be the pairs that ``make`` returns for k.
+    ``metrics``: functions of logits by name (``ownmetric.py``), beside the built-in ones. ``source`` is set where the
+    task is read from a file.
     """
 
     name: str
@@ -70,6 +81,13 @@ class Task:
     metric: str
     example: PromptPair
     make: Callable[[Tokenizer, int, int], list[PromptPair]]
+    metrics: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    source: Source | None = None
+
+    @property
+    def file_sha256(self) -> str | None:
+        """What tells its own metrics from others of the same names; None where it has none."""
+        return self.source.sha256 if self.metrics and self.source else None
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -145,6 +145,7 @@ def summary(circuit: Circuit, evaluation: Evaluation, found: Mapping[str, Any]) 
         lines.append(("faithfulness", f"{faithfulness:.1%} of the logit difference"))
     if "candidates" in found:
         lines.append(("candidates", _candidates(circuit, found["candidates"])))
+    lines += [(name, _own_line(evaluation, name)) for name in evaluation.full.own]
     if "bootstrap" in found:
         said = found["bootstrap"]
         lines.append(
@@ -190,6 +191,13 @@ def _extent(circuit: Circuit) -> tuple[str, str]:
     n_edges, n_all = len(circuit.edges), circuit.graph.n_edges
     on_path = f"{on_paths(circuit):,} on a path from input to logits"
     return "edges", f"{n_edges:,} of {n_all:,} ({n_edges / n_all:.2%}), {on_path}"
+
+
+def _own_line(evaluation: Evaluation, name: str) -> str:
+    """What the three runs reach in a metric of the task's own, and the circuit's share of it."""
+    faithfulness = evaluation.faithfulness(name)
+    share = "" if faithfulness is None else f", faithfulness {faithfulness:.1%}"
+    return " / ".join(show(run.mean(name)) for run in _runs(evaluation)) + f"  (full / circuit / ablated){share}"
 
 
 def report(evidence: Evidence) -> str:
@@ -247,7 +255,7 @@ def _evidence(evaluation: Evaluation) -> str:
         "prob-diff": "prob diff",
         "loss": "loss, nats",
         "accuracy": "accuracy",
-    }
+    } | {name: name for name in evaluation.full.own}
     rows = [
         (label, *(show(run.mean(name)) for run in _runs(evaluation)), show(_worst(evaluation.circuit, name)))
         for name, label in names.items()

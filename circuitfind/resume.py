@@ -16,6 +16,7 @@ from circuitfind.runfolder import RUN_FILE, STATE_FILE
 
 if TYPE_CHECKING:
     from circuitfind.preflight import RunOptions
+    from circuitfind.prompts import Task
 
 FLAGS = {"n_prompts": "prompts", "formats": "format"}
 """Options whose field has another name than their flag."""
@@ -32,6 +33,7 @@ def identity(model: Mapping[str, Any], task: Mapping[str, Any], method: Mapping[
         "seed": task["seed"],
         "prompts_sha256": task["prompts_sha256"],
         "bos": task["bos"],
+        **({"task_file_sha256": task["file_sha256"]} if "file_sha256" in task else {}),
         "model": model["name"],
         "model_sha256": model["sha256"],
         "method": method["name"],
@@ -42,10 +44,11 @@ def identity(model: Mapping[str, Any], task: Mapping[str, Any], method: Mapping[
     }
 
 
-def asked(options: RunOptions, task: str, model: str) -> dict[str, Any]:
+def asked(options: RunOptions, task: Task, model: str) -> dict[str, Any]:
     """The part of ``identity`` that is known before torch is: what is left to a default is compared later."""
     known = {
-        "task": task,
+        "task": task.name,
+        "task_file_sha256": task.file_sha256,
         "seed": options.seed,
         "bos": options.bos,
         "model": model,

@@ -18,6 +18,8 @@ from circuitfind.export import FORMATS
 RUN_FILE = "run.json"
 STATE_FILE = "search.safetensors"
 """What a search has decided so far (``checkpoint.py``); a folder that holds it holds an unfinished run."""
+CONSTANTS_FILE = "constants.safetensors"
+"""What senders write under optimal ablation (``optimal.py``)."""
 RUN_FILES = frozenset(
     {
         "circuit.json",
@@ -27,6 +29,7 @@ RUN_FILES = frozenset(
         "consensus.json",
         "prompts.jsonl",
         "reference.jsonl",
+        CONSTANTS_FILE,
         "report.md",
         RUN_FILE,
         STATE_FILE,

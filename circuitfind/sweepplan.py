@@ -49,7 +49,7 @@ class SweepPlan:
             return plan
         from circuitfind.resume import asked, find_state
 
-        state = find_state(place, asked(options, plan.task.name, short_name(options.model)))
+        state = find_state(place, asked(options, plan.task, short_name(options.model)))
         return replace(plan, state=state, is_finished=state is None)
 
 

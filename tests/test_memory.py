@@ -13,12 +13,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from circuitfind import memory
+from circuitfind import memory, metrics, optimal
 from circuitfind.errors import UsageError
 from circuitfind.memory import (
     BYTES_IN_FLIGHT,
     LEAST_IN_FLIGHT,
     LIBRARIES,
+    ROWS_OF_LOGITS,
     Shape,
     Stored,
     Workload,
@@ -29,6 +30,7 @@ from circuitfind.memory import (
     plan_memory,
     stored_weights,
 )
+from circuitfind.mixing_block import BLOCK
 
 GPT2 = Shape(n_layers=12, n_heads=12, d_model=768, d_mlp=3072, d_vocab=50_257)
 WORK = Workload(GPT2, Stored(500_000_000, 125_000_000), 4, n_prompts=32, n_pos=20, batch_size=8, n_threads=2)
@@ -57,6 +59,22 @@ def test_a_scored_run_needs_every_change_and_the_runs_of_a_block_on_each_thread(
         of_scores=True,
     )
     assert needed(work) == LIBRARIES + 2000 + 58 * 800 + 3 * 2 * 5 * 3 * 4
+
+
+def test_a_metric_of_the_tasks_own_takes_whole_rows_of_logits() -> None:
+    # 2 prompts' logits of 7 tokens in float32, and on each of 2 threads 16 rows of them, six times over in float64
+    work = Workload(Shape(1, 1, 10, 40, 7), Stored(1000, 250), 4, n_prompts=2, n_pos=5, batch_size=8, n_threads=2)
+    assert needed(replace(work, of_logits=True)) - needed(work) == 7 * (2 * 4 + 2 * 16 * (4 + 6 * 8))
+    assert ROWS_OF_LOGITS == metrics.ROWS_OF_LOGITS
+
+
+def test_learning_constants_counts_where_it_takes_more_than_what_comes_after() -> None:
+    # blocks of 4 x 5 tokens on two threads, a stream of 800 bytes: 3 senders twice, 5 receivers, 55 for the layer
+    work = Workload(Shape(1, 1, 10, 40, 7), Stored(1000, 250), 4, n_prompts=2, n_pos=5, batch_size=8, n_threads=4)
+    learning = replace(work, learns_constants=True)
+    assert needed(replace(learning, of_scores=True)) == LIBRARIES + 2000 + 2 * (2 * 3 + 5 + 55) * 800
+    assert needed(learning) == needed(work) > needed(replace(learning, of_scores=True))
+    assert (memory.BLOCKS_PER_STEP, memory.BLOCK_ROWS) == (optimal.BLOCKS_PER_STEP, BLOCK)
 
 
 def test_a_large_vocabulary_is_held_twice_more_while_a_search_opens() -> None:

@@ -117,10 +117,13 @@ def run(
     ] = "per-head",
     metric: Annotated[
         str | None,
-        typer.Option(help="kl, logit-diff, prob-diff or loss. Default: the task's.", show_default=False),
+        typer.Option(
+            help="kl, logit-diff, prob-diff, loss or one that the task file defines. Default: the task's.",
+            show_default=False,
+        ),
     ] = None,
     ablation: Annotated[
-        str, typer.Option(help="What a removed edge carries: corrupted, zero, mean or mean-positional.")
+        str, typer.Option(help="What a removed edge carries: corrupted, zero, mean, mean-positional or optimal.")
     ] = "corrupted",
     objective: Annotated[
         str,

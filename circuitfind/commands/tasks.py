@@ -71,7 +71,9 @@ def show(
     if as_json:
         _print_json(_record(loaded) | {"prompts": [pair.to_dict() for pair in pairs]})
         return
-    print("\n".join((loaded.name, *filter(None, (loaded.title, loaded.paper)), f"default metric: {loaded.metric}")))
+    own = f"own metrics: {', '.join(loaded.metrics)}" if loaded.metrics else ""
+    about = (loaded.title, loaded.paper, f"default metric: {loaded.metric}", own)
+    print("\n".join((loaded.name, *filter(None, about))))
     for pair in pairs or [loaded.example]:
         print("\n" + _spell(pair))
 
@@ -125,6 +127,7 @@ def _record(task: Task) -> dict[str, Any]:
         "title": task.title,
         "paper": task.paper,
         "metric": task.metric,
+        **({"own_metrics": list(task.metrics)} if task.metrics else {}),
         "example": task.example.to_dict(),
     }
 

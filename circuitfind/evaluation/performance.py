@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitfind.batch import Batch
-from circuitfind.metrics import correct, kl, logit_diff, loss, prob_diff
+from circuitfind.metrics import correct, kl, logit_diff, loss, measure_own, prob_diff
 from circuitfind.patching import AblationName, at_end, prepare, run_patched, trace
 from circuitfind.search import split
 from circuitfind.threads import Threads
@@ -26,6 +26,7 @@ ZERO = 1e-9
 """Where full and ablated model differ by no more, there is nothing to be faithful to."""
 Final = Float[Tensor, "prompt d_model"]
 NAMES = ("kl", "logit-diff", "prob-diff", "loss", "accuracy")
+"""What is measured of every task, in this order; then the task's own metrics."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Performance:
     """One run's measures, a value per prompt: kl and loss in nats, logit-diff in logits, accuracy 0 or 1."""
 
     values: Mapping[str, tuple[float, ...]]
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The task's own metrics."""
+        return tuple(name for name in self.values if name not in NAMES)
 
     def mean(self, name: str) -> float | None:
         """The mean over prompts; None where a prompt has no value (no wrong answers to compare with)."""
@@ -75,7 +81,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, object]:
         """The block ``metrics`` of a circuit file; ``faithfulness`` is the logit difference's where there is one."""
-        by_metric = {name: self.faithfulness(name) for name in ("logit-diff", "kl", "prob-diff")}
+        by_metric = {name: self.faithfulness(name) for name in ("logit-diff", "kl", "prob-diff", *self.full.own)}
         chosen = "kl" if by_metric["logit-diff"] is None else "logit-diff"
         interval = self.interval(chosen)
         return {
@@ -153,21 +159,27 @@ def measure(
     full: Float[Tensor, "prompt d_vocab"],
     final: Float[Tensor, "prompt d_model"],
     n_real: int,
-    names: Sequence[str] = NAMES,
+    names: Sequence[str] | None = None,
 ) -> dict[str, Float[Tensor, " real_prompt"]]:
-    """These measures of each real prompt.
+    """These measures of each real prompt; all of them by default, the task's own included.
 
     ``full``: the full model's logits, float64; ``final``: what the logits read in this run.
     """
     logits = unembed(model, final).double()
-    ways = {
+    ways: dict[str, Callable[[], Tensor]] = {
         "kl": lambda: kl(full.log_softmax(-1), logits),
         "logit-diff": lambda: logit_diff(logits, batch),
         "prob-diff": lambda: prob_diff(logits, batch),
         "loss": lambda: loss(logits, batch),
         "accuracy": lambda: correct(logits, batch),
     }
-    return {name: ways[name]()[:n_real] for name in names}
+
+    def measure_one(name: str) -> Tensor:
+        if name in ways:
+            return ways[name]()[:n_real]
+        return measure_own(batch.metrics[name], logits[:n_real], batch, range(n_real), full)
+
+    return {name: measure_one(name) for name in names or (*NAMES, *batch.metrics)}
 
 
 def join(blocks: Sequence[Mapping[str, Tensor]]) -> Performance:

@@ -26,7 +26,7 @@ from circuitfind.errors import ModelError, UsageError
 from circuitfind.graph import Graph
 from circuitfind.metrics import MetricName, check_answers
 from circuitfind.mixing import Mixer, Workspace
-from circuitfind.mixing_block import Block, prepare_block
+from circuitfind.mixing_block import BLOCK, Block, deal, prepare_block
 from circuitfind.mixing_plan import Shares, make_plan
 from circuitfind.patching import AblationName, readable
 from circuitfind.progress import Progress
@@ -34,8 +34,6 @@ from circuitfind.search import split
 from circuitfind.threads import Threads
 from circuitfind.transformer import Transformer
 
-BLOCK = 4
-"""How many prompts a thread computes together: their runs fit in its cache, and the threads share even small steps."""
 TOLD = 10
 """The objective is computed, to be shown, once in so many steps."""
 
@@ -184,17 +182,9 @@ class _Data:
         self.objective = math.nan
 
     def steps(self, n_steps: int, seed: int) -> Iterator[list[Block]]:
-        """The blocks of each step: all, or the next few of them in an order that is drawn again when they run out."""
-        generator = torch.Generator().manual_seed(seed)
-        waiting: list[int] = []
-        for _ in range(n_steps):
-            if self._n_each >= len(self._blocks):
-                yield self._blocks
-                continue
-            if not waiting:
-                waiting = torch.randperm(len(self._blocks), generator=generator).tolist()
-            taken, waiting = waiting[: self._n_each], waiting[self._n_each :]
-            yield [self._blocks[i] for i in taken]
+        """The blocks of each step."""
+        for numbers in deal(len(self._blocks), self._n_each, n_steps, seed):
+            yield [self._blocks[i] for i in numbers]
 
     def gradient(
         self, blocks: list[Block], shares: Shares, wanted: Bool[Tensor, "receiver sender"], shown: bool

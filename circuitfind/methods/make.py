@@ -27,7 +27,6 @@ from circuitfind.methods.pruning import EdgePruning
 from circuitfind.methods.relp import RelP
 from circuitfind.methods.scorer import Scorer
 from circuitfind.methods.summed import Summed
-from circuitfind.metrics import find_metric
 from circuitfind.patching import find_ablation
 from circuitfind.units import DEFAULTS, find_kv, find_level
 
@@ -60,7 +59,7 @@ def make_method(options: RunOptions, graph: Graph) -> ACDC | Scorer:
 
 def make_neuron_method(options: RunOptions, graph: Graph) -> ACDCNeurons | Scorer:
     """The method of settled options at neuron level. Raises UsageError for a value that it can't work with."""
-    metric, ablation = find_metric(options.metric or ""), find_ablation(options.ablation)
+    metric, ablation = options.metric or "", find_ablation(options.ablation)
     if options.method == ACDCNeurons.name:
         return ACDCNeurons(options.threshold or 0.0, metric, ablation, options.objective)
     if options.method == ExactNeurons.name:
@@ -72,7 +71,7 @@ def _make(name: str, options: RunOptions, graph: Graph) -> Any:
     """One method by itself, with those of the options that are fields of it; sums where it knows edges alone."""
     values = {
         "threshold": options.threshold,
-        "metric": find_metric(options.metric or ""),
+        "metric": options.metric,
         "ablation": find_ablation(options.ablation),
         "objective": options.objective,
         "schedule": options.schedule,
@@ -109,5 +108,5 @@ def sparsity(options: RunOptions, graph: Graph) -> float | None:
 
 
 def default_threshold(metric: str) -> float:
-    """ACDC's where none is given, in the metric's unit."""
-    return DEFAULT_THRESHOLD[find_metric(metric)]
+    """ACDC's where none is given, in the metric's unit: one that is built in."""
+    return DEFAULT_THRESHOLD[metric]

@@ -45,6 +45,10 @@ def check_level(options: RunOptions, info: MethodInfo) -> None:
             f"--edges {options.edges} counts edges, all of which stay at --level neuron.\n"
             "Give --neurons N, --fraction F (of all neurons) or --threshold T."
         )
+    if options.ablation == "optimal":
+        raise UsageError(
+            "--ablation optimal learns what whole heads and MLPs write, not single neurons.\nUse --ablation mean."
+        )
     (_check_scoring if info.scores else _check_search)(options, info)
 
 

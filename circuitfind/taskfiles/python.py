@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
 
-from circuitfind.errors import CircuitfindError, TaskError
-from circuitfind.prompts import PromptPair, Task, Tokenizer
+from circuitfind.errors import TaskError
+from circuitfind.ownmetric import check_metrics
+from circuitfind.prompts import PromptPair, Source, Task, Tokenizer
 from circuitfind.taskfiles.prompts_file import read_text
-
-Result = TypeVar("Result")
+from circuitfind.usercode import report_errors
 
 
 def load_python(path: Path) -> Task:
@@ -26,7 +25,9 @@ def load_python(path: Path) -> Task:
         )
     if not isinstance(task, Task):
         raise TaskError(f"{path}: TASK is a {type(task).__name__}; it must be a Task from circuitfind.prompts.")
-    return replace(task, make=_guarded(path, task.make))
+    check_metrics(path, task.metrics)
+    source = Source(path, hashlib.sha256(path.read_bytes()).hexdigest())
+    return replace(task, make=_guarded(path, task.make), source=source)
 
 
 def _run_file(path: Path) -> ModuleType:
@@ -35,7 +36,7 @@ def _run_file(path: Path) -> ModuleType:
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # where dataclasses look for the module they are defined in
     source = read_text(path)
-    _report_errors(path, lambda: exec(compile(source, str(path), "exec"), vars(module)))
+    report_errors(path, lambda: exec(compile(source, str(path), "exec"), vars(module)))
     return module
 
 
@@ -45,7 +46,7 @@ def _guarded(
     """``make``, whose mistakes come back as a TaskError that names the file and the line."""
 
     def guarded(tokenizer: Tokenizer, n_prompts: int, seed: int) -> list[PromptPair]:
-        pairs = _report_errors(path, lambda: list(make(tokenizer, n_prompts, seed)))
+        pairs = report_errors(path, lambda: list(make(tokenizer, n_prompts, seed)))
         for number, pair in enumerate(pairs, start=1):
             if not isinstance(pair, PromptPair):
                 raise TaskError(
@@ -58,23 +59,3 @@ def _guarded(
         return pairs
 
     return guarded
-
-
-def _report_errors(path: Path, action: Callable[[], Result]) -> Result:
-    """What ``action``, the user's own code, returns. Raises TaskError for whatever goes wrong in it."""
-    try:
-        return action()
-    except CircuitfindError:
-        raise
-    except SyntaxError as error:
-        raise TaskError(f"{path}, line {error.lineno}: {error.msg}.") from error
-    except (Exception, SystemExit) as error:
-        message = str(error).strip().partition("\n")[0]
-        reason = f"{type(error).__name__}: {message}" if message else type(error).__name__
-        raise TaskError(f"{path}{_line_in(path, error)}: {reason}") from error
-
-
-def _line_in(path: Path, error: BaseException) -> str:
-    """Where in the file the error came about, as far as it came about there."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return f", line {lines[-1]}" if lines else ""

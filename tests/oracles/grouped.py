@@ -122,6 +122,10 @@ def differentiable(metric: str, full: Tensor, logits: Tensor, right: Sequence[in
         return (full.softmax(-1) * (full.log_softmax(-1) - logits.log_softmax(-1))).sum()
     if metric == "logit-diff":
         return logits[list(wrong)].mean() - logits[list(right)].mean()
+    if metric == "best-margin":
+        return logits[[t for t in range(len(logits)) if t not in right]].amax() - logits[list(right)].amax()
+    if metric == "agreement":
+        return -(full.softmax(-1) * logits.log_softmax(-1)).sum()
     q = logits.softmax(-1)
     return q[list(wrong)].sum() - q[list(right)].sum() if metric == "prob-diff" else -q[list(right)].sum().log()
 
