@@ -15,8 +15,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from circuitfind.errors import TaskError
+from circuitfind.graph import Graph
 from circuitfind.outputs import Outputs
 from circuitfind.prompts import PromptPair, Tokenizer, check_pairs
+from circuitfind.roles import Roles
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Batch:
     """Aligned prompt pairs. ``end`` is each prompt's answer position: its last token.
 
     ``answers`` and ``wrong_answers`` hold, for each prompt, the first tokens of its right and wrong answers.
-    ``constants`` is what senders write when they are ablated by a mean (``means.py``).
+    ``constants`` is what senders write when they are ablated by a mean (``means.py``). With ``roles`` edges are told
+    apart by the positions at which they are read.
     """
 
     clean: Int[Tensor, "prompt pos"]
@@ -33,6 +36,11 @@ class Batch:
     answers: tuple[tuple[int, ...], ...]
     wrong_answers: tuple[tuple[int, ...], ...]
     constants: Outputs | None = None
+    roles: Roles | None = None
+
+    def graph_of(self, base: Graph) -> Graph:
+        """The graph of a model, with the roles of these prompts if they have some."""
+        return base if self.roles is None else replace(base, roles=self.roles.names)
 
     @property
     def n_prompts(self) -> int:
@@ -45,7 +53,8 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         moved = {name: getattr(self, name).to(device) for name in ("clean", "corrupted", "end")}
-        return replace(self, **moved, constants=self.constants and self.constants.to(device))
+        constants, roles = self.constants and self.constants.to(device), self.roles and self.roles.to(device)
+        return replace(self, **moved, constants=constants, roles=roles)
 
     def rows(self, index: Sequence[int]) -> Batch:
         """The prompts of these numbers, in this order; a number may come twice."""
@@ -57,6 +66,7 @@ class Batch:
             tuple(self.answers[i] for i in chosen),
             tuple(self.wrong_answers[i] for i in chosen),
             self.constants,
+            self.roles and self.roles.rows(chosen),
         )
 
 

@@ -78,7 +78,7 @@ class Workload:
     """Everything that the memory a run needs depends on; ``itemsize`` is that of the dtype it computes in.
 
     ``bytes_in_flight`` is what the tests in flight on one thread may hold; ``of_scores``: there are no tests, edges are
-    scored.
+    scored, each at ``n_roles`` roles.
     """
 
     shape: Shape
@@ -90,6 +90,7 @@ class Workload:
     n_threads: int
     bytes_in_flight: int = BYTES_IN_FLIGHT
     of_scores: bool = False
+    n_roles: int = 1
 
 
 def stored_weights(folder: Path) -> Stored:
@@ -136,7 +137,7 @@ def _scoring(work: Workload) -> int:
     """The scores of all prompts three times over (as they come, together, and in float64 one after another); and on
     each thread a block: every sender's change, and of each layer RUN_STREAMS streams of runs and their gradients."""
     shape, n_together = work.shape, min(work.n_threads, len(_blocks(work)))
-    n_scores = work.n_prompts * _n_receivers(shape) * _n_senders(shape)
+    n_scores = work.n_prompts * work.n_roles * _n_receivers(shape) * _n_senders(shape)
     block = max(_blocks(work)) * _stream(work) * (_n_senders(shape) + RUN_STREAMS * shape.n_layers)
     return 3 * n_scores * work.itemsize + n_together * block
 

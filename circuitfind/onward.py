@@ -102,7 +102,7 @@ class Onward:
 
     def remove(self, receiver: Receiver, senders: Sequence[int]) -> Float[Tensor, "test prompt d_model"]:
         """What the logits read when the receiver's edge from one sender alone is removed, for each of these senders."""
-        change, node = self._baseline.change[list(senders)], receiver.node
+        change, node = self._baseline.change_at(receiver, senders), receiver.node
         if node.kind == "logits":
             return self.final + at_end(change, self._end)
         stream = self._after_mlp(node, change) if node.kind == "mlp" else self._after_head(receiver, change)

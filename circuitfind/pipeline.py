@@ -20,6 +20,7 @@ from circuitfind.eta import Eta, WithTimeLeft, duration
 from circuitfind.evaluation.performance import Evaluation, evaluate, task_performance
 from circuitfind.export import writer
 from circuitfind.findings import Findings, Ready, make_circuit, make_files, make_record, method_block, task_block
+from circuitfind.graph import Graph
 from circuitfind.means import mean_outputs
 from circuitfind.memory import Shape, Workload, needed, plan_memory, stored_weights
 from circuitfind.methods.acdc import ACDC
@@ -40,6 +41,7 @@ from circuitfind.progress import Progress, Silent
 from circuitfind.prompts import PromptPair, Task
 from circuitfind.report import recovery_warning, rounding_warning, task_line, task_warning
 from circuitfind.resume import identity
+from circuitfind.roles import find_roles
 from circuitfind.runfolder import next_free, write_run
 from circuitfind.scoresfile import rounded, scores_file
 from circuitfind.search import default_batch_size
@@ -51,6 +53,8 @@ __all__ = ["Plan", "RunOptions", "RunResult", "carry_out", "make_plan", "run"]
 
 REFERENCE_PROMPTS = 64
 """Over how many prompts a mean ablation takes its means."""
+MOST_SHOWN = 10
+"""So many roles of more are named."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 BATCH_SIZES = (64, 16, 4)
 """What is tried where the default takes too much memory; below the last no less would be held (``rerun.ROWS``)."""
@@ -113,6 +117,8 @@ def make_ready(plan: Plan, notes: Noted, clock: Clock) -> Ready:
         tokenizer = load_tokenizer(str(plan.model_folder), notes).with_bos(options.bos)
         pairs = make_prompts(plan.task, tokenizer, options, notes)
         batch = tokenise(pairs, tokenizer)
+        if options.positions:
+            batch = replace(batch, roles=find_roles(pairs, tokenizer))
         check_answers(find_metric(options.metric or ""), batch)
         work = fit_memory(workload(plan, options, batch), options)
         model = load_model(short_name(options.model), plan.model_folder, batch, options.device, DTYPES[options.dtype])
@@ -133,7 +139,7 @@ def find_circuit(
 ) -> Findings:
     """The circuit that ``options`` ask for, and its evaluation."""
     options = settle(options)
-    method = make_method(options, ready.model.transformer.architecture.graph)
+    method = make_method(options, ready.graph)
     if isinstance(method, ACDC):
         return search_circuit(ready, options, method, notes, clock, keeper, taken_over)
     return score_circuit(ready, options, method, notes, clock, keeper, taken_over)
@@ -154,7 +160,7 @@ def search_circuit(
         start = find_start(search_identity(ready, options, method), notes, clock, keeper) or taken_over.start
         found = search(ready, method, start, notes, keeper)
     evaluation = evaluate_circuit(ready, options, found.kept, notes, clock, taken_over.evaluation)
-    near = undecidable(transformer.architecture.graph, found, method.threshold, transformer.dtype)
+    near = undecidable(ready.graph, found, method.threshold, transformer.dtype)
     notes.warn_if(rounding_warning(near, method.threshold, MARGINS[transformer.dtype]))
     tests = {
         "tested": found.n_tests,
@@ -176,7 +182,7 @@ def score_circuit(
     taken_over: TakenOver,
 ) -> Findings:
     """The circuit made of a method's scores, how sure it is, and its evaluation."""
-    graph = ready.model.transformer.architecture.graph
+    graph = ready.graph
     selection = Selection(options.edges, options.fraction, options.threshold, find_select(options.select))
     selection.count(graph)  # what the graph does not have is refused before it is looked for
     with clock.time("search"):
@@ -202,12 +208,12 @@ def score_circuit(
 
 def score(ready: Ready, method: Scorer, notes: Noted, keeper: Keeper) -> Float[Tensor, "prompt receiver sender"]:
     """The method's scores. Of one that diverges those of its last sound step are left in the run's folder."""
-    model = ready.model.transformer
-    notes.stage(f"{method.name} scores the {model.architecture.graph.n_edges:,} edges of {ready.model.name}")
+    model, graph = ready.model.transformer, ready.graph
+    notes.stage(f"{method.name} scores the {graph.n_edges:,} edges of {ready.model.name}{_at_roles(graph)}")
     try:
         return method.score(model, ready.batch, ready.work.batch_size, notes)
     except DivergedError as error:
-        data = scores_file(model.architecture.graph, error.scores.double().mean(0), model.dtype)
+        data = scores_file(graph, error.scores.double().mean(0), model.dtype)
         path = keeper.rescue("scores.safetensors", data)
         raise ModelError(f"{error}\nThe scores after the last sound step are in {path}.") from None
 
@@ -239,7 +245,7 @@ def find_start(identity: dict[str, Any], notes: Noted, clock: Clock, keeper: Kee
 
 def search(ready: Ready, method: ACDC, start: Found | None, notes: Noted, keeper: Keeper) -> Found:
     """The method's outcome; what it has decided so far is kept all the while, and how long it still takes is told."""
-    graph, name = ready.model.transformer.architecture.graph, ready.model.name
+    graph, name = ready.graph, f"{ready.model.name}{_at_roles(ready.graph)}"
     notes.stage(f"{method.name} on the {graph.n_edges:,} edges of {name}, threshold {method.threshold:g}")
     eta = Eta(graph)
 
@@ -253,6 +259,12 @@ def search(ready: Ready, method: ACDC, start: Found | None, notes: Noted, keeper
     keeper.save(found)
     keeper.finish()
     return found
+
+
+def _at_roles(graph: Graph) -> str:
+    """Which roles a graph has, to go on a sentence with."""
+    shown = [*graph.roles[:MOST_SHOWN], *(["..."] if len(graph.roles) > MOST_SHOWN + 1 else []), *graph.roles[-1:]]
+    return f" at {', '.join(dict.fromkeys(shown))}" if graph.roles else ""
 
 
 def search_identity(ready: Ready, options: RunOptions, method: ACDC) -> dict[str, Any]:
@@ -323,17 +335,23 @@ def workload(plan: Plan, options: RunOptions, batch: Batch) -> Workload:
         batch_size=options.batch_size or default_batch_size(batch.n_prompts, options.device),
         n_threads=torch.get_num_threads() if options.device == "cpu" else 1,
         of_scores=CATALOGUE[options.method or ""].scores,
+        n_roles=len(batch.roles.names) if batch.roles else 1,
     )
 
 
 def make_prompts(task: Task, tokenizer: HubTokenizer, options: RunOptions, notes: Noted) -> list[PromptPair]:
-    """The run's prompt pairs. Raises TaskError if there are none."""
-    pairs = task.make(tokenizer, options.n_prompts or DEFAULT_PROMPTS, options.seed)
+    """The run's prompt pairs, with roles where positions are told apart. Raises TaskError if there are none."""
+    pairs = _draw(task, tokenizer, options.n_prompts or DEFAULT_PROMPTS, options.seed, options)
     if not pairs:
         raise TaskError(f"The task '{task.name}' makes no prompts with this model's tokenizer. Use another model.")
     if options.n_prompts and len(pairs) < options.n_prompts:
         notes.warn(f"{options.n_prompts} prompts were asked for; there are {len(pairs)}.")
     return pairs
+
+
+def _draw(task: Task, tokenizer: HubTokenizer, n_prompts: int, seed: int, options: RunOptions) -> list[PromptPair]:
+    pairs = task.make(tokenizer, n_prompts, seed)
+    return pairs if options.positions else [replace(pair, roles=()) for pair in pairs]
 
 
 def make_reference(
@@ -343,7 +361,7 @@ def make_reference(
     and none with more tokens. Where there are no others, the run's own."""
     known = {pair.clean for pair in pairs}
     longest = max(len(tokenizer.encode(pair.clean)) for pair in pairs)
-    drawn = task.make(tokenizer, REFERENCE_PROMPTS + len(pairs), options.seed + 1)
+    drawn = _draw(task, tokenizer, REFERENCE_PROMPTS + len(pairs), options.seed + 1, options)
     others = [pair for pair in drawn if pair.clean not in known and len(tokenizer.encode(pair.clean)) <= longest]
     reference = others[:REFERENCE_PROMPTS] or list(pairs)
     if not others:

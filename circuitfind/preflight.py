@@ -62,6 +62,7 @@ class RunOptions:
     new folder under results/ (with ``resume`` the latest there of the same), ``memory`` (bytes) None whatever is
     available, ``steps`` None the method's own, ``bootstrap`` (resamples) None no bootstrap. ``of`` names an ensemble's
     methods, ``start_from`` the method whose scores learned masks start from; ``settings`` are a method's own options.
+    ``positions``: an edge is one thing at each role of the task, or at each position.
     """
 
     task: str
@@ -93,6 +94,7 @@ class RunOptions:
     combine: str = "mean"
     start_from: str | None = None
     settings: tuple[tuple[str, Setting], ...] = ()
+    positions: bool = False
 
 
 @dataclass(frozen=True)

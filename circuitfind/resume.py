@@ -35,6 +35,7 @@ def identity(model: Mapping[str, Any], task: Mapping[str, Any], method: Mapping[
         "model_sha256": model["sha256"],
         "method": method["name"],
         **{key: value for key, value in method.items() if key != "name"},
+        "positions": bool(method.get("positions")),
     }
 
 
@@ -52,6 +53,7 @@ def asked(options: RunOptions, task: str, model: str) -> dict[str, Any]:
         "objective": options.objective,
         "schedule": options.schedule,
         "dtype": options.dtype,
+        "positions": options.positions,
     }
     return {key: value for key, value in known.items() if value is not None}
 

@@ -5,6 +5,9 @@ its k inputs, its q inputs, each over the heads from last to first. For each rec
 to earliest. An edge is removed for good if the metric then rises by less than the threshold (strictly). A node that no
 kept edge leaves loses its incoming edges without a test: removing them changes nothing, so their score is 0.
 
+Where the prompts have roles, a receiver at each role is one of its own: after one another, from the last role (END) to
+the first. An input is tested if a kept edge leaves its node at the same role; a k or v input if one does at any role.
+
 The tests of one receiver run as a batch along the chain "all so far removed": the outcome is taken up to the first edge
 that must stay, and the chain goes on behind it. This changes no decision, only how many are computed at a time. Where
 the metric is KL or the loss, a test far from the threshold is enclosed in an interval that cannot contain it, and only
@@ -22,7 +25,7 @@ import torch
 
 from circuitfind.batch import Batch
 from circuitfind.errors import UsageError
-from circuitfind.graph import SLOTS, Graph, Node, Receiver
+from circuitfind.graph import SLOTS, Graph, Node, Receiver, Slot
 from circuitfind.methods.found import Found, Save, nothing_decided, save_nothing
 from circuitfind.methods.grouped import Grouped
 from circuitfind.methods.rule import Judge, make_judge
@@ -92,11 +95,13 @@ class ACDC:
         same to the last bit. ``save`` is called with what is decided so far after every chain of tests. The tests side
         by side on one thread hold at most ``bytes_in_flight``, which changes no outcome.
         """
+        if batch.roles is not None and self.schedule != "sequential":
+            raise UsageError(f"The schedule {self.schedule} does not tell positions apart. Use sequential.")
         if self.schedule == "grouped":
             grouped = Grouped(self.threshold, self.metric, self.ablation, self.objective == "match")
             return grouped.find(model, batch, batch_size, progress, start, save)
         check_answers(self.metric, batch)
-        graph = model.architecture.graph
+        graph = batch.graph_of(model.architecture.graph)
         found = start.copy() if start else nothing_decided(graph)
         tolerance = self.tolerance(model.dtype)
         with Threads(model.device) as threads:
@@ -107,7 +112,7 @@ class ACDC:
             judges = {"sequential": make_judge, "screened": make_screen}
             judge = judges[self.schedule](search, self.threshold, tolerance)
             for receiver in visiting_order(graph):
-                if search.is_live(receiver.node):
+                if search.is_live(receiver):
                     for decided in self._decide(search, judge, graph, receiver, found):
                         found = decided
                         save(found)
@@ -158,10 +163,17 @@ def chain_length(since: int, has_kept: bool) -> int:
 
 
 def visiting_order(graph: Graph) -> Iterator[Receiver]:
-    """The published order: logits; per layer from the last its MLP, all v, all k, all q, heads from last to first."""
+    """The published order: logits; per layer from the last its MLP, all v, all k, all q, heads from last to first.
+
+    Each at its roles from the last to the first.
+    """
+
+    def at_roles(node: Node, slot: Slot | None = None) -> Iterator[Receiver]:
+        return (Receiver(node, slot, role) for role in reversed(graph.roles or (None,)))
+
     yield Receiver(Node("logits"))
     for layer in reversed(range(graph.n_layers)):
-        yield Receiver(Node("mlp", layer))
+        yield from at_roles(Node("mlp", layer))
         for slot in reversed(SLOTS):
             for head in reversed(range(graph.n_heads)):
-                yield Receiver(Node("head", layer, head), slot)
+                yield from at_roles(Node("head", layer, head), slot)

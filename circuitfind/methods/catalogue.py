@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 Setting = bool | int | float | str | None
+POSITION = "position"
 NOT_ZERO = "zero ablation only in models with learned positions"
 NOT_KL = "no kl, which has no gradient at the clean run"
 
@@ -18,7 +19,8 @@ class MethodInfo:
     ``takes``: the options that it has beyond those of every method; ``settings``: what ``--set`` sets, by default.
     ``scores``: it scores edges, so that the circuit's size must be asked for. ``per_prompt``: each prompt has scores of
     its own, so that a bootstrap can be made of them. ``has_metric``: its scores depend on one. ``degenerate``: metrics
-    of which they would be rounding.
+    of which they would be rounding. ``levels``: what it tells apart; at the level of positions an edge is one thing at
+    each of them.
     """
 
     name: str
@@ -32,8 +34,10 @@ class MethodInfo:
     per_prompt: bool = True
     has_metric: bool = True
     degenerate: tuple[str, ...] = ()
+    levels: tuple[str, ...] = ("edge",)
 
 
+BOTH = ("edge", POSITION)
 _LEARNED = {"learning_rate": 0.1, "prompts_per_step": 8}
 _METHODS = (
     MethodInfo(
@@ -45,6 +49,7 @@ _METHODS = (
         takes=("objective", "schedule"),
         scores=False,
         per_prompt=False,
+        levels=BOTH,
     ),
     MethodInfo(
         "eap",
@@ -53,6 +58,7 @@ _METHODS = (
         "2 forward, 1 backward",
         f"{NOT_KL}; blind where a softmax or a norm is saturated",
         degenerate=("kl",),
+        levels=BOTH,
     ),
     MethodInfo(
         "clean-corrupted",
@@ -60,6 +66,7 @@ _METHODS = (
         "arXiv:2403.17806",
         "2 forward, 2 backward",
         NOT_ZERO,
+        levels=BOTH,
     ),
     MethodInfo(
         "eap-ig",
@@ -68,6 +75,7 @@ _METHODS = (
         "steps + 1 forward, steps backward",
         NOT_ZERO,
         takes=("steps",),
+        levels=BOTH,
     ),
     MethodInfo(
         "eap-ig-activations",
@@ -76,6 +84,7 @@ _METHODS = (
         "about steps * layers forward and backward",
         "kl only with two steps or more",
         takes=("steps",),
+        levels=BOTH,
     ),
     MethodInfo(
         "exact",
@@ -83,6 +92,7 @@ _METHODS = (
         "arXiv:2403.17806 (as its reference)",
         "a part of a forward pass for each edge",
         "hours beyond small models; sees no effect that takes two edges at once",
+        levels=BOTH,
     ),
     MethodInfo(
         "atp",
@@ -93,6 +103,7 @@ _METHODS = (
         takes=("grad_drop",),
         settings={"qk_fix": True},
         degenerate=("kl",),
+        levels=BOTH,
     ),
     MethodInfo(
         "relp",
@@ -102,6 +113,7 @@ _METHODS = (
         NOT_KL,
         settings={"freeze_patterns": False},
         degenerate=("kl",),
+        levels=BOTH,
     ),
     MethodInfo(
         "gim",
@@ -111,6 +123,7 @@ _METHODS = (
         NOT_KL,
         settings={"temperature": 2.0},
         degenerate=("kl",),
+        levels=BOTH,
     ),
     MethodInfo(
         "ifr",
@@ -148,6 +161,7 @@ _METHODS = (
         "that of its methods together",
         "a bootstrap only of methods with scores of single prompts, and not with rank-mean",
         takes=("of", "combine"),
+        levels=BOTH,
     ),
     MethodInfo(
         "hisp",
@@ -172,6 +186,7 @@ _METHODS = (
         "none",
         per_prompt=False,
         has_metric=False,
+        levels=BOTH,
     ),
 )
 CATALOGUE: Mapping[str, MethodInfo] = MappingProxyType({info.name: info for info in _METHODS})

@@ -17,6 +17,7 @@ from circuitfind.methods.acdc import ACDC, chain_length, visiting_order
 from circuitfind.methods.found import Found, nothing_decided
 from circuitfind.methods.rule import ROUNDING
 from circuitfind.patching import readable
+from circuitfind.sites import live_receivers
 
 MARGINS = {torch.float32: 1e-6, torch.float64: 1e-12, torch.bfloat16: 1e-3}
 """How far from the threshold a score must be for a dtype to tell the side, in the metric's unit."""
@@ -24,9 +25,7 @@ MARGINS = {torch.float32: 1e-6, torch.float64: 1e-12, torch.bfloat16: 1e-3}
 
 def is_tested(graph: Graph, found: Found) -> Bool[Tensor, "receiver sender"]:
     """Which edges a finished search tested: those into the logits and into nodes that a kept edge leaves."""
-    leaves = found.kept.any(0).tolist()
-    live = [receiver.node.kind == "logits" or leaves[graph.sender_index[receiver.node]] for receiver in graph.receivers]
-    return readable(graph) & torch.tensor(live).unsqueeze(1)
+    return readable(graph) & torch.from_numpy(live_receivers(graph, found.kept.numpy())).unsqueeze(1)
 
 
 def undecidable(graph: Graph, found: Found, threshold: float, dtype: torch.dtype) -> list[Edge]:

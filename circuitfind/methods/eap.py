@@ -16,13 +16,14 @@ Methods in files of their own go back through the clean run by other rules (``re
 pattern's change as it is (``atp``).
 
 Scores are each prompt's own. Nothing at a padded position, and nothing before the first token that differs, counts.
+Where the prompts have roles, the sum over positions is that over each role's: these sum to the score without roles.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from threading import Lock
@@ -37,6 +38,7 @@ from circuitfind.errors import ModelError, UsageError
 from circuitfind.gradients import (
     CALCULUS,
     Gradients,
+    Places,
     Rules,
     Run,
     Stream,
@@ -52,6 +54,7 @@ from circuitfind.outputs import Outputs
 from circuitfind.patching import AblationName, constant_outputs, readable
 from circuitfind.progress import Progress
 from circuitfind.rerun import first_changed
+from circuitfind.roles import Roles, by_receiver
 from circuitfind.search import split
 from circuitfind.threads import Threads
 from circuitfind.transformer import Transformer, embed, embed_positions, normalise
@@ -62,6 +65,8 @@ STEPS = 5
 WORTH = 4
 """The positions before the first that changes are run apart if they are at least one in so many."""
 
+ByRole = Float[Tensor, "prompt role receiver sender"]
+"""Scores role by role (``roles.by_role``); of one role where there are none."""
 Tell = Callable[[], None]
 Slope = Callable[[Float[Tensor, "prompt d_model"]], Float[Tensor, "prompt d_model"]]
 
@@ -91,6 +96,7 @@ class Block:
             (begin - first, end + 1 - first)
             for begin, end in zip(first_changed(batch, ablation), batch.end.tolist(), strict=True)
         ]
+        self.places = _places(self.spans, batch.roles, first)
         embedding, positions = embed(model, batch.clean), embed_positions(model, batch.n_pos)
         self._before = sweeper.run((embedding + positions)[:, :first]) if first else None
         self.stream = (embedding + positions)[:, first:]
@@ -156,9 +162,20 @@ class Block:
             tell()
         return total
 
-    def scores(self, gradients: Gradients) -> Float[Tensor, "prompt receiver sender"]:
+    def scores(self, gradients: Gradients) -> ByRole:
         """Every sender's change times these gradients."""
-        return contract(gradients, self.sweeper.layout, self.change, self.spans)
+        return contract(gradients, self.sweeper.layout, self.change, self.places)
+
+
+def _places(spans: Sequence[tuple[int, int]], roles: Roles | None, first: int) -> Places:
+    """Which positions of each prompt's span have each role, counted from ``first``; without roles the span."""
+    if roles is None:
+        return [[slice(*span)] for span in spans]
+    numbers = range(len(roles.names))
+    return [
+        [start + (of[first:][start:stop] == number).nonzero().flatten() for number in numbers]
+        for (start, stop), of in zip(spans, roles.of, strict=True)
+    ]
 
 
 def from_position(constants: Outputs, first: int) -> Outputs:
@@ -214,6 +231,7 @@ class Attribution:
         check_answers(self.metric, batch)
         self._check(model)
         batch = batch.to(model.device)
+        graph = batch.graph_of(model.architecture.graph)
         sweeper, first = Sweeper(model, self._rules()), _first_position(batch, self.ablation)
         groups = split(batch, batch_size)
         tell = _counter(progress, len(groups) * self._n_sweeps(sweeper))
@@ -221,13 +239,13 @@ class Attribution:
         def score_block(group: tuple[Batch, int]) -> Tensor:
             through = (self.goes_through_clean, self.goes_through_ablated)
             block = Block(sweeper, group[0], first, self.metric, self.ablation, *through)
-            return self._score(block, tell)[: group[1]].cpu()
+            return by_receiver(graph, self._score(block, tell)[: group[1]].cpu())
 
         with Threads(model.device) as threads:
             scores = torch.cat(threads.map(score_block, groups))
         if not scores.isfinite().all():
             raise ModelError("A score became NaN or infinite: the model's gradients overflow. Use --dtype float64.")
-        return scores.masked_fill_(~readable(model.architecture.graph), math.nan)
+        return scores.masked_fill_(~readable(graph), math.nan)
 
     def _check(self, model: Transformer) -> None:
         """Raises UsageError if the method can't do this model."""
@@ -240,7 +258,7 @@ class Attribution:
         """How often each block tells of progress: how many times it goes back through the model, or part of it."""
         raise NotImplementedError
 
-    def _score(self, block: Block, tell: Tell) -> Float[Tensor, "prompt receiver sender"]:
+    def _score(self, block: Block, tell: Tell) -> ByRole:
         raise NotImplementedError
 
 
@@ -278,7 +296,7 @@ class AtCleanRun(Attribution):
     def _n_sweeps(self, sweeper: Sweeper) -> int:
         return 1
 
-    def _score(self, block: Block, tell: Tell) -> Float[Tensor, "prompt receiver sender"]:
+    def _score(self, block: Block, tell: Tell) -> ByRole:
         return block.scores(block.gradients([block.clean], tell))
 
 
@@ -302,7 +320,7 @@ class CleanCorrupted(Attribution):
     def _n_sweeps(self, sweeper: Sweeper) -> int:
         return 2
 
-    def _score(self, block: Block, tell: Tell) -> Float[Tensor, "prompt receiver sender"]:
+    def _score(self, block: Block, tell: Tell) -> ByRole:
         return block.scores(block.gradients(self._runs(block), tell)) / 2
 
     def _runs(self, block: Block) -> Iterator[Run]:
@@ -328,7 +346,7 @@ class EAPIG(Attribution):
     def _n_sweeps(self, sweeper: Sweeper) -> int:
         return self.steps
 
-    def _score(self, block: Block, tell: Tell) -> Float[Tensor, "prompt receiver sender"]:
+    def _score(self, block: Block, tell: Tell) -> ByRole:
         return block.scores(block.gradients(self._runs(block), tell)) / self.steps
 
     def _runs(self, block: Block) -> Iterator[Run]:
@@ -359,7 +377,7 @@ class EAPIGActivations(Attribution):
     def _n_sweeps(self, sweeper: Sweeper) -> int:
         return (self.steps - 1) * sweeper.layout.n_stages
 
-    def _score(self, block: Block, tell: Tell) -> Float[Tensor, "prompt receiver sender"]:
+    def _score(self, block: Block, tell: Tell) -> ByRole:
         layout, steps = block.sweeper.layout, block.sweeper.steps
         scores, _ = self._replace(block, slice(1), 0, tell)
         arrived: dict[int, Stream] = {}
@@ -372,9 +390,7 @@ class EAPIGActivations(Attribution):
         scores += block.scores(_back_together(block, arrived))
         return scores / (self.steps * layout.n_stages)
 
-    def _replace(
-        self, block: Block, senders: slice, first: int, tell: Tell
-    ) -> tuple[Float[Tensor, "prompt receiver sender"], Stream]:
+    def _replace(self, block: Block, senders: slice, first: int, tell: Tell) -> tuple[ByRole, Stream]:
         """All but the last step of one group, which is the clean run: the sum of the scores behind it (from step
         ``first`` on), and that of the gradients at the stream it writes to."""
         gradients, arrived = Gradients(block.sweeper.model), torch.zeros_like(block.stream)

@@ -57,7 +57,7 @@ class Ensemble:
 
     def score(self, model: Transformer, batch: Batch, batch_size: int, progress: Progress) -> Scores:
         """Every edge's score, on each prompt where all methods have such, else one; NaN where the graph has no edge."""
-        edges = readable(model.architecture.graph)
+        edges = readable(batch.graph_of(model.architecture.graph))
         each = []
         for method in self.of:
             progress.stage(f"{method.name}, of the ensemble")

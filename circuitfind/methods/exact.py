@@ -79,8 +79,8 @@ class Exact:
         where a score is NaN or infinite.
         """
         check_answers(self.metric, batch)
-        graph = model.architecture.graph
-        scores = nothing_scored(model, batch.n_prompts) if start is None else start.clone()
+        graph = batch.graph_of(model.architecture.graph)
+        scores = nothing_scored(graph, model.dtype, batch.n_prompts) if start is None else start.clone()
         waiting = [receiver for receiver in graph.receivers if not is_scored(graph, receiver, scores)]
         done = total_work(graph) - sum(work(graph, receiver) for receiver in waiting)
         with Threads(model.device) as threads:
@@ -137,11 +137,10 @@ class EdgeTests:
         return torch.cat(of_blocks, dim=1)
 
 
-def nothing_scored(model: Transformer, n_prompts: int) -> Scores:
-    """The beginning of every run: NaN everywhere."""
-    graph = model.architecture.graph
-    dtype = torch.promote_types(model.dtype, torch.float32)
-    return torch.full((n_prompts, len(graph.receivers), len(graph.senders)), math.nan, dtype=dtype)
+def nothing_scored(graph: Graph, dtype: torch.dtype, n_prompts: int) -> Scores:
+    """The beginning of every run: NaN everywhere, in float32 or better."""
+    shape = (n_prompts, len(graph.receivers), len(graph.senders))
+    return torch.full(shape, math.nan, dtype=torch.promote_types(dtype, torch.float32))
 
 
 def is_scored(graph: Graph, receiver: Receiver, scores: Scores) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from circuitfind.errors import UsageError, unknown
-from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, DEFAULT_SEARCH, MethodInfo, Setting
+from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, DEFAULT_SEARCH, POSITION, MethodInfo, Setting
 from circuitfind.size import Selection, find_select
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def settle_method(options: RunOptions, task_metric: str) -> tuple[RunOptions, tu
         _check_scoring(options, info, bool(sizes))
         _check_members(options, info, members)
     involved = members if info.name == ENSEMBLE else [info, *members]
+    if options.positions:
+        _check_positions(options, involved)
     metric, said = _settle_metric(options.metric, involved, task_metric)
     settings = tuple(_settle_setting(name, value, involved) for name, value in options.settings)
     return replace(options, method=info.name, metric=metric, settings=settings), said
@@ -66,6 +68,22 @@ def _check_belonging(options: RunOptions, info: MethodInfo, members: Sequence[Me
             owners = [other.name for other in CATALOGUE.values() if option in other.takes]
             whose = ", ".join(owners) or "methods that score edges"
             raise UsageError(f"{info.name} has no --{option.replace('_', '-')}; it is for {whose}. Leave it out.")
+
+
+def _check_positions(options: RunOptions, involved: Sequence[MethodInfo]) -> None:
+    """Raises UsageError for a method, or a schedule of it, that does not tell positions apart."""
+    for info in involved:
+        if POSITION not in info.levels:
+            able = [other.name for other in CATALOGUE.values() if POSITION in other.levels and other.name != ENSEMBLE]
+            raise UsageError(
+                f"--positions: {info.name} decides on an edge for all positions at once.\n"
+                f"Methods that tell positions apart: {', '.join(able)}."
+            )
+    if options.schedule != "sequential":
+        raise UsageError(
+            f"--positions: the schedule {options.schedule} estimates edges for all positions at once.\n"
+            "Use --schedule sequential, or a method that scores edges, e.g. --method eap-ig --edges 200."
+        )
 
 
 def _check_scoring(options: RunOptions, info: MethodInfo, has_size: bool) -> None:
