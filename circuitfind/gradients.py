@@ -45,7 +45,7 @@ Stream = Float[Tensor, "prompt pos d_model"]
 RECEIVERS = 96
 """How many receivers' gradients meet the senders' changes in one product: with fewer it waits for memory, and with more
 it multiplies more of what no edge needs."""
-Places = Sequence[Sequence[slice | Int[Tensor, " place"]]]
+Places = Sequence[Sequence[slice | Int[Tensor, " _"]]]
 """For each prompt, the positions of each role that count; one span where there are no roles."""
 PerHead = Float[Tensor, "head prompt pos d_head"]
 PerKvHead = Float[Tensor, "kv_head prompt pos d_head"]
@@ -509,7 +509,7 @@ def multiply(
     """Each gradient times each change, summed over each prompt's positions of each role, in float32 or better."""
     dtype = torch.promote_types(change.dtype, torch.float32)
 
-    def product(prompt: int, positions: slice | Int[Tensor, " place"]) -> Float[Tensor, "receiver sender"]:
+    def product(prompt: int, positions: slice | Int[Tensor, " _"]) -> Float[Tensor, "receiver sender"]:
         left, right = (x[:, prompt, positions].flatten(1).to(dtype) for x in (gradient, change))
         return left @ right.T
 

@@ -272,7 +272,7 @@ class Rerun:
             total += self._carried(receiver, sender, gained)
         return total
 
-    def _carried(self, receiver: Receiver, sender: Node, gained: Gained) -> Float[Tensor, "test row d_model"]:
+    def _carried(self, receiver: Receiver, sender: Node, gained: Gained) -> Float[Tensor, "test _ d_model"]:
         """What the receiver has of what a sender gained."""
         change, end_only, of_ends = gained[sender], self._end_only(receiver), self._writes_ends(sender)
         if end_only:

@@ -49,9 +49,9 @@ class Sites:
 
     def serving(self, sites: AtSites) -> Bool[np.ndarray, " receiver"]:
         """The receivers that serve one of these sites."""
-        rows: Bool[np.ndarray, " receiver"] = np.where(
-            self.anywhere, sites.any(0)[self.owner], sites[self.role, self.owner]
-        )
+        at_any: Bool[np.ndarray, " node"] = np.logical_or.reduce(sites)
+        rows: Bool[np.ndarray, " receiver"] = sites[self.role, self.owner]
+        rows[self.anywhere] = at_any[self.owner[self.anywhere]]
         return rows
 
     def read(self, chosen: Chosen) -> AtSites:

@@ -181,7 +181,7 @@ class _Attention:
         change: Float[Tensor, "sender pos d_model"],
         spread: Float[Tensor, "sender pos"],
         span: tuple[int, int],
-        places: Sequence[slice | Int[Tensor, " place"]],
+        places: Sequence[slice | Int[Tensor, " _"]],
     ) -> tuple[Float[Tensor, "head query key sender"], list[Float[Tensor, "head query key sender"]]]:
         """The patterns of the span's queries when each sender's edge into q is ablated, and for each role when that
         into k is ablated at its places.
@@ -229,7 +229,7 @@ class _Attention:
         return moved_q, moved_k
 
 
-def _role_of_each(span: tuple[int, int], places: Sequence[slice | Int[Tensor, " place"]]) -> list[int]:
+def _role_of_each(span: tuple[int, int], places: Sequence[slice | Int[Tensor, " _"]]) -> list[int]:
     """The number of the role of each position of a span; each has one."""
     start, stop = span
     roles = torch.zeros(stop, dtype=torch.long)
@@ -303,7 +303,7 @@ def _at_roles(
     of_q: Float[Tensor, "head query key sender"],
     of_k: Sequence[Float[Tensor, "head query key sender"]],
     span: tuple[int, int],
-    places: Sequence[slice | Int[Tensor, " place"]],
+    places: Sequence[slice | Int[Tensor, " _"]],
 ) -> Float[Tensor, "role pass receiver sender"]:
     """The gradient at the patterns times them: of q the queries of each role, of k the patterns of each role."""
     each = []

@@ -1,7 +1,7 @@
 """A transformer whose edges are ablated at the positions of a role alone: one prompt, one position at a time.
 
-Shares nothing with circuitfind but the names of nodes and edges. Every literal method for edges of all positions is one
-for edges at roles once ``run`` is: a receiver reads, position by position, what the edges at that position's role bring.
+Shares nothing with circuitfind but the names of nodes and edges: a receiver reads, position by position, what the edges
+at that position's role bring.
 """
 
 from __future__ import annotations
