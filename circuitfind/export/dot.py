@@ -11,7 +11,7 @@ extreme scores don't flatten the rest, and one changed score doesn't change ever
 from __future__ import annotations
 
 from circuitfind.circuit import Circuit
-from circuitfind.export.drawing import MOST_EDGES, Drawing, draw
+from circuitfind.export.drawing import MOST_EDGES, Drawing, draw, ends
 from circuitfind.export.layout import Box
 from circuitfind.export.legend import background, caption, legend_width
 from circuitfind.export.style import FONT, INK, NODE_STYLES, stroke_of
@@ -67,13 +67,16 @@ def _nodes(drawing: Drawing) -> list[str]:
     """The nodes of each row as one rank."""
     lines = []
     for row in drawing.layout.rows:
-        lines += ["{", "  rank=same;", *(f"  {_node(node, drawing.layout.boxes[node])}" for node in row), "}"]
+        lines += ["{", "  rank=same;", *(f"  {_node(drawing, node, drawing.layout.boxes[node])}" for node in row), "}"]
     return lines
 
 
-def _node(node: Node, box: Box) -> str:
+def _node(drawing: Drawing, node: Node, box: Box) -> str:
     width = f"width={box.width / 72:.3f}, " if node.kind in ("input", "logits") else ""
-    return f'"{node}" [id="{node}", pos="{_point(box.x, box.y)}", {width}{NODE_STYLES[node.kind]}];'
+    label = ""
+    if drawing.circuit.graph.roles:  # columns tell the roles, and the inputs name them; given to one, all need a label
+        label = f'label="{node if node.kind == "input" else node.name}", '
+    return f'"{node}" [id="{node}", pos="{_point(box.x, box.y)}", {label}{width}{NODE_STYLES[node.kind]}];'
 
 
 def _edges(drawing: Drawing) -> list[str]:
@@ -94,7 +97,8 @@ def _edge(drawing: Drawing, edge: Edge, score: float) -> str:
         "penwidth": f"{drawing.widths.width(score):.2f}",
         **_shape(drawing, edge, score),
     }
-    return f'"{edge.sender}" -> "{edge.receiver.node}" [{", ".join(f"{k}={v}" for k, v in attributes.items())}];'
+    sender, receiver = ends(drawing.circuit.graph, edge)
+    return f'"{sender}" -> "{receiver}" [{", ".join(f"{k}={v}" for k, v in attributes.items())}];'
 
 
 def _shape(drawing: Drawing, edge: Edge, score: float) -> dict[str, str]:
