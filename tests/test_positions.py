@@ -142,10 +142,11 @@ def test_an_edge_scores_by_the_positions_of_its_role_alone(family: str) -> None:
         assert not each[prompt, others].any()
 
 
-@pytest.mark.parametrize("ablation", ABLATIONS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "ablation"), [*((family, "corrupted") for family in FAMILIES), ("gpt2", "zero"), ("llama", "mean")]
+)
 def test_every_exact_score_at_a_role_is_the_literal_one(family: str, ablation: AblationName) -> None:
-    model, batch = random_transformer(family, 7), example(7)
+    model, batch = random_transformer(family, 7), example(7, (5, 3))
     expected = oracle.exact(literal(family, 7), batch, "loss", ablation)
     found = score(Exact("loss", ablation), model, with_means(model, batch, ablation))
     assert float(expected.nan_to_num(0).abs().max()) > 0.1
@@ -221,14 +222,15 @@ def search_agrees(
     return True
 
 
-@pytest.mark.parametrize("metric", ["kl", "logit-diff"])
+@pytest.mark.parametrize(("metric", "seed", "threshold"), [("kl", 1, 0.003), ("logit-diff", 2, 0.05)])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_edge_at_a_role_is_decided_as_the_literal_algorithm_decides_it(family: str, metric: str) -> None:
-    for seed, threshold in ((1, 0.003), (2, 0.05)):
-        assert search_agrees(family, seed, example(seed, (5, 4)), threshold, metric, "corrupted")
+def test_every_edge_at_a_role_is_decided_as_the_literal_algorithm_decides_it(
+    family: str, metric: str, seed: int, threshold: float
+) -> None:
+    assert search_agrees(family, seed, example(seed, (5, 4)), threshold, metric, "corrupted")
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     family=st.sampled_from(FAMILIES),
     seed=st.integers(10, 30),
