@@ -266,7 +266,7 @@ def test_a_search_at_roles_is_the_same_to_the_bit_in_any_blocks_and_from_any_sta
 def test_a_search_at_a_smaller_threshold_starts_from_a_larger_ones_decisions() -> None:
     model, batch = random_transformer("gpt2", 5), example(5)
     graph = batch.graph_of(model.architecture.graph)
-    large, small = ACDC(0.1), ACDC(0.02)
+    large, small = ACDC(0.02), ACDC(0.0199)
     found = large.find(model, batch, 8, Silent())
     start = start_from(graph, found, large, small, torch.float64)
     assert start is not None and start.n_tests > 10

@@ -1,4 +1,4 @@
-"""A transformer whose edges are ablated at the positions of a role alone: one prompt, one position at a time.
+"""A transformer whose edges are ablated at the positions of a role alone: one prompt, one sum over senders at a time.
 
 Shares nothing with circuitfind but the names of nodes and edges: a receiver reads, position by position, what the edges
 at that position's role bring.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from circuitfind.batch import Batch
-from circuitfind.graph import Edge, Graph, Node, Receiver
+from circuitfind.graph import SLOTS, Edge, Graph, Node, Receiver, Slot
 from tests.oracles.atp import AtPatterns, effect, gradients_without
 from tests.oracles.literal import Literal, Outputs, ablated_outputs
 from tests.oracles.literal import run as run_everywhere
@@ -36,21 +36,20 @@ def run(literal: Literal, tokens: Tensor, roles: Sequence[str], kept: Collection
     """Logits at one prompt's last position when only ``kept`` edges carry the run."""
     written: Outputs = {Node("input"): literal.embed(tokens)}
 
-    def read(node: Node, slot: str | None) -> Tensor:
-        rows = []
-        base = Receiver(node, slot)  # type: ignore[arg-type]
-        fixed = literal.never_ablated(len(tokens), base)
-        for position, role in enumerate(roles):
-            receiver = Receiver(node, slot, None if node.kind == "logits" else role)  # type: ignore[arg-type]
-            row = fixed[position]
-            for sender in literal.graph.senders[: literal.graph.n_readable(base)]:
-                row = row + (written if Edge(sender, receiver) in kept else ablated)[sender][position]
-            rows.append(row)
-        return torch.stack(rows)
+    def read(node: Node, slot: Slot | None) -> Tensor:
+        total = literal.never_ablated(len(tokens), Receiver(node, slot))
+        for sender in literal.graph.senders[: literal.graph.n_readable(Receiver(node, slot))]:
+            is_kept = {
+                role: Edge(sender, Receiver(node, slot, None if node.kind == "logits" else role)) in kept
+                for role in set(roles)
+            }
+            here = torch.tensor([is_kept[role] for role in roles]).unsqueeze(1)
+            total = total + torch.where(here, written[sender], ablated[sender])
+        return total
 
     for node in literal.graph.senders[1:]:
         if node.kind == "head":
-            written[node] = literal.head(node.layer, node.head, *(read(node, slot) for slot in ("q", "k", "v")))
+            written[node] = literal.head(node.layer, node.head, *(read(node, slot) for slot in SLOTS))
         else:
             written[node] = literal.mlp(node.layer, read(node, None))
     return literal.logits(read(Node("logits"), None))[-1]
@@ -147,9 +146,9 @@ def order(graph: Graph) -> list[Receiver]:
     receivers, backwards = [Receiver(Node("logits"))], list(reversed(graph.roles))
     for layer in range(graph.n_layers - 1, -1, -1):
         receivers += [Receiver(Node("mlp", layer), None, role) for role in backwards]
-        for slot in ("v", "k", "q"):
+        for slot in reversed(SLOTS):
             for head in range(graph.n_heads - 1, -1, -1):
-                receivers += [Receiver(Node("head", layer, head), slot, role) for role in backwards]  # type: ignore[arg-type]
+                receivers += [Receiver(Node("head", layer, head), slot, role) for role in backwards]
     return receivers
 
 
