@@ -15,9 +15,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from circuitfind.errors import TaskError
+from circuitfind.graph import Graph
 from circuitfind.outputs import Outputs
 from circuitfind.ownmetric import OwnMetric
 from circuitfind.prompts import PromptPair, Tokenizer, check_pairs
+from circuitfind.roles import Roles
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,9 @@ class Batch:
     """Aligned prompt pairs. ``end`` is each prompt's answer position: its last token.
 
     ``answers`` and ``wrong_answers`` hold, for each prompt, the first tokens of its right and wrong answers.
-    ``constants`` is what senders write when they are ablated by a mean or by a learned
-    constant (``means.py``, ``optimal.py``), and ``metrics`` the task's own ones.
+    ``constants`` is what senders write when they are ablated by a mean or by a learned constant (``means.py``,
+    ``optimal.py``), and ``metrics`` the task's own ones. With ``roles`` edges are told apart by the positions at which
+    they are read.
     """
 
     clean: Int[Tensor, "prompt pos"]
@@ -36,6 +39,11 @@ class Batch:
     wrong_answers: tuple[tuple[int, ...], ...]
     constants: Outputs | None = None
     metrics: Mapping[str, OwnMetric] = field(default_factory=dict)
+    roles: Roles | None = None
+
+    def graph_of(self, base: Graph) -> Graph:
+        """The graph of a model, with the roles of these prompts if they have some."""
+        return base if self.roles is None else replace(base, roles=self.roles.names)
 
     @property
     def n_prompts(self) -> int:
@@ -48,7 +56,8 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         moved = {name: getattr(self, name).to(device) for name in ("clean", "corrupted", "end")}
-        return replace(self, **moved, constants=self.constants and self.constants.to(device))
+        constants, roles = self.constants and self.constants.to(device), self.roles and self.roles.to(device)
+        return replace(self, **moved, constants=constants, roles=roles)
 
     def rows(self, index: Sequence[int]) -> Batch:
         """The prompts of these numbers, in this order; a number may come twice."""
@@ -61,6 +70,7 @@ class Batch:
             tuple(self.wrong_answers[i] for i in chosen),
             self.constants,
             self.metrics,
+            self.roles and self.roles.rows(chosen),
         )
 
 

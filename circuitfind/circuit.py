@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitfind.errors import CircuitError
-from circuitfind.graph import Edge, Graph, Node
+from circuitfind.graph import END, Edge, Graph, Node, is_role
 from circuitfind.neurons import Neuron, Neurons, in_order
 
 FORMAT = "circuitfind.circuit"
@@ -19,6 +19,8 @@ MOST_NODES = 200_000
 """A file that claims more heads and MLPs than this is wrong: the largest models have some twenty thousand."""
 MOST_IN_A_NODE = 10_000_000
 """Likewise of neurons: the widest MLPs have some hundred thousand."""
+MOST_SITES = 10_000_000
+"""So is one whose heads and MLPs, times its roles, are more."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,10 @@ class Circuit:
         for edge, score in self.edges.items():
             if edge not in self.graph:
                 shape = f"{self.graph.n_layers} layers of {self.graph.n_heads} heads"
+                places = f" at {', '.join(self.graph.roles)}" if self.graph.roles else ""
                 raise CircuitError(
-                    f"Edge '{edge}' cannot exist in a model of {shape}: no such node, or it reads what comes later."
+                    f"Edge '{edge}' cannot exist in a model of {shape}{places}: no such node"
+                    f"{' or role' if places else ''}, or it reads what comes later."
                 )
             if not math.isfinite(score):
                 raise CircuitError(f"Edge '{edge}' has the score {score}; a score must be a finite number.")
@@ -81,7 +85,7 @@ class Circuit:
             "model": self.model,
             "task": self.task,
             "method": self.method,
-            "graph": {"n_edges": self.graph.n_edges, "n_nodes": self.graph.n_nodes},
+            "graph": self.graph.to_dict(),
         }
         lines = [f"  {json.dumps(key)}: {_spell(value)}," for key, value in head.items()]
         lines.append(_block("edges", self.edges))
@@ -96,7 +100,8 @@ class Circuit:
         """The circuit that ``to_json`` wrote. Raises CircuitError naming ``source`` and what is wrong with it."""
         data = _parse(text, source)
         model = data["model"]
-        graph = Graph(model["n_layers"], model["n_heads"], model["parallel_attn_mlp"])
+        roles = _roles(data["graph"], model, source)
+        graph = Graph(model["n_layers"], model["n_heads"], model["parallel_attn_mlp"], roles)
         n_edges = data["graph"].get("n_edges")
         if n_edges != graph.n_edges:
             raise CircuitError(f"{source}: its graph has {n_edges} edges; a model of its shape has {graph.n_edges}.")
@@ -211,6 +216,19 @@ def _check_values(block: str, values: dict[str, Any], source: str) -> None:
         raise CircuitError(f'{source}: its block "{block}" holds half a character (a lone surrogate).') from None
     except ValueError:
         raise CircuitError(f'{source}: its block "{block}" holds NaN or an infinite number.') from None
+
+
+def _roles(graph: dict[str, Any], model: dict[str, Any], source: str) -> tuple[str, ...]:
+    """The roles of a circuit of positions; none where its edges stand for all of them."""
+    if "positions" not in graph:
+        return ()
+    roles = graph["positions"]
+    is_list = isinstance(roles, list) and all(isinstance(role, str) and is_role(role) for role in roles)
+    if not is_list or len(set(roles)) < len(roles) or roles[-1:] != [END]:
+        raise CircuitError(f'{source}: its graph\'s "positions" must be a list of different roles, the last {END}.')
+    if len(roles) * model["n_layers"] * (model["n_heads"] + 1) > MOST_SITES:
+        raise CircuitError(f"{source}: its graph has {len(roles):,} roles; no prompt has so many.")
+    return tuple(roles)
 
 
 def _check_shape(model: dict[str, Any], source: str) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from circuitfind.graph import Graph
 from circuitfind.methods.found import Found, in_question
 from circuitfind.progress import Progress
+from circuitfind.sites import Sites
 
 FEWEST_TESTS = 100
 """Before that many have been timed nothing is told."""
@@ -50,7 +51,7 @@ class Eta:
         self._n_edges = self._edges.sum(1).double()
         depths = [1.0 - _layer(graph, row) / graph.n_layers for row in range(len(graph.receivers))]
         self._depth = torch.tensor(depths, dtype=torch.float64)
-        self._sender = torch.tensor([graph.sender_index.get(r.node, -1) for r in graph.receivers])
+        self._sites = Sites(graph)
         # the normal equations of seconds = a * tests + b * (tests * depth), each sample weighed by 1 / tests
         self._products = torch.tensor([[GROWTH**2, -GROWTH], [-GROWTH, 1.0]], dtype=torch.float64) * GROWTH_TESTS
         self._sums = torch.zeros(2, dtype=torch.float64)
@@ -74,9 +75,8 @@ class Eta:
             self.left = self._estimate(n_decided, live)
 
     def _live(self, found: Found) -> Float[Tensor, " receiver"]:
-        """1 where a kept edge leaves the receiver's node, or it is the logits; else 0."""
-        read = torch.cat((found.kept.any(0), torch.ones(1, dtype=torch.bool)))  # the logits are no sender: the last
-        return read[self._sender].double()
+        """1 where a kept edge leaves the receiver's node where it counts, or it is the logits; else 0."""
+        return torch.from_numpy(self._sites.serving(self._sites.read(found.kept.numpy()))).double()
 
     def _weigh(self, tests: Float[Tensor, " receiver"]) -> Float[Tensor, " coefficient"]:
         """How many tests, and that times their depth."""
@@ -99,7 +99,8 @@ class Eta:
 
     def _share(self, n_decided: Tensor, live: Tensor) -> float:
         """Of the edges decided so far, how many led into live nodes; 1 before there are any but the logits'."""
-        others = torch.where(self._sender < 0, 0.0, n_decided)
+        others = n_decided.clone()
+        others[-1] = 0
         return float(others @ live) / float(others.sum()) if others.any() else 1.0
 
     def _cost(self) -> Float[Tensor, " coefficient"]:

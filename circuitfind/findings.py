@@ -70,6 +70,11 @@ class Ready:
     reference: Sequence[PromptPair] = ()
     learned: Learned | None = None
 
+    @property
+    def graph(self) -> Graph:
+        """The graph whose edges are looked for: the model's, at the prompts' roles if they have some."""
+        return self.batch.graph_of(self.model.transformer.architecture.graph)
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -90,7 +95,7 @@ class Findings:
 
     @property
     def graph(self) -> Graph:
-        return self.ready.model.transformer.architecture.graph
+        return self.ready.graph
 
 
 def make_circuit(findings: Findings) -> Circuit:
@@ -172,6 +177,8 @@ def method_block(ready: Ready, method: Method, options: RunOptions) -> dict[str,
         given = {name: getattr(options, name) for name in (*SIZES, NEURONS) if getattr(options, name) is not None}
         # what a removed edge carries is the circuit's, whatever its scores depend on
         block = {**block, "ablation": options.ablation, **given, "select": options.select}
+    if ready.graph.roles:
+        block["positions"] = list(ready.graph.roles)
     if ready.reference:
         block["means"] = {"n_prompts": len(ready.reference), "prompts_sha256": _sha256(ready.reference)}
     if ready.learned is not None:

@@ -45,6 +45,8 @@ Stream = Float[Tensor, "prompt pos d_model"]
 RECEIVERS = 96
 """How many receivers' gradients meet the senders' changes in one product: with fewer it waits for memory, and with more
 it multiplies more of what no edge needs."""
+Places = Sequence[Sequence[slice | Int[Tensor, " _"]]]
+"""For each prompt, the positions of each role that count; one span where there are no roles."""
 PerHead = Float[Tensor, "head prompt pos d_head"]
 PerKvHead = Float[Tensor, "kv_head prompt pos d_head"]
 
@@ -512,35 +514,38 @@ def contract(
     gradients: Gradients,
     layout: Layout,
     change: Float[Tensor, "sender prompt pos d_model"],
-    spans: Sequence[tuple[int, int]],
-) -> Float[Tensor, "prompt receiver sender"]:
-    """Each receiver's gradient times each readable sender's change, over each prompt's span of positions.
+    places: Places,
+) -> Float[Tensor, "prompt role receiver sender"]:
+    """Each receiver's gradient times each readable sender's change, over each prompt's positions of each role.
 
     0 where there is no gradient; what stands where the graph has no edge means nothing.
     """
     dtype = torch.promote_types(change.dtype, torch.float32)
-    shape = (change.shape[1], layout.rows(layout.n_stages - 1).stop, len(change))
+    shape = (change.shape[1], len(places[0]), layout.rows(layout.n_stages - 1).stop, len(change))
     scores = torch.zeros(shape, dtype=dtype, device=change.device)
     for stages in _groups([stage for stage in range(layout.n_stages) if gradients.has(stage)], layout):
         first, last = layout.rows(stages[0]).start, layout.rows(stages[-1]).stop
         n_readable = max(map(layout.n_readable, stages))
         gradient = gradients.stack(stages, change[0])
-        scores[:, first:last, :n_readable] = multiply(gradient, change[:n_readable], spans)
+        scores[:, :, first:last, :n_readable] = multiply(gradient, change[:n_readable], places)
     return scores
 
 
 def multiply(
     gradient: Float[Tensor, "receiver prompt pos d_model"],
     change: Float[Tensor, "sender prompt pos d_model"],
-    spans: Sequence[tuple[int, int]],
-) -> Float[Tensor, "prompt receiver sender"]:
-    """Each gradient times each change, summed over each prompt's span of positions, in float32 or better."""
+    places: Places,
+) -> Float[Tensor, "prompt role receiver sender"]:
+    """Each gradient times each change, summed over each prompt's positions of each role, in float32 or better."""
     dtype = torch.promote_types(change.dtype, torch.float32)
-    products = []
-    for prompt, (start, stop) in enumerate(spans):
-        left, right = (x[:, prompt, start:stop].flatten(1).to(dtype) for x in (gradient, change))
-        products.append(left @ right.T)
-    return torch.stack(products)
+
+    def product(prompt: int, positions: slice | Int[Tensor, " _"]) -> Float[Tensor, "receiver sender"]:
+        left, right = (x[:, prompt, positions].flatten(1).to(dtype) for x in (gradient, change))
+        return left @ right.T
+
+    return torch.stack(
+        [torch.stack([product(prompt, of_role) for of_role in roles]) for prompt, roles in enumerate(places)]
+    )
 
 
 def _groups(stages: Sequence[int], layout: Layout) -> Iterator[list[int]]:

@@ -87,7 +87,8 @@ class Workload:
 
     ``bytes_in_flight`` is what the tests in flight on one thread may hold; ``of_scores``: there are no tests, edges are
     scored; ``has_candidates``: edges are scored, and then some of them tested; ``of_logits``: a metric of the task's
-    own reads whole rows of logits; ``learns_constants``: those of optimal ablation, before the search.
+    own reads whole rows of logits; ``learns_constants``: those of optimal ablation, before the search. ``n_roles``:
+    at how many roles an edge is something of its own.
     """
 
     shape: Shape
@@ -102,6 +103,7 @@ class Workload:
     has_candidates: bool = False
     of_logits: bool = False
     learns_constants: bool = False
+    n_roles: int = 1
 
 
 def stored_weights(folder: Path) -> Stored:
@@ -150,7 +152,7 @@ def _scoring(work: Workload) -> int:
     """The scores of all prompts three times over (as they come, together, and in float64 one after another); and on
     each thread a block: every sender's change, and of each layer RUN_STREAMS streams of runs and their gradients."""
     shape, n_together = work.shape, min(work.n_threads, len(_blocks(work)))
-    n_scores = work.n_prompts * _n_receivers(shape) * _n_senders(shape)
+    n_scores = work.n_prompts * work.n_roles * _n_receivers(shape) * _n_senders(shape)
     block = max(_blocks(work)) * _stream(work) * (_n_senders(shape) + RUN_STREAMS * shape.n_layers)
     return 3 * n_scores * work.itemsize + n_together * block
 

@@ -107,7 +107,7 @@ class Onward:
 
         Several receivers, which lose their edges from the sender at once, are inputs of different heads of one layer.
         """
-        change, node = self._baseline.change[list(senders)], receivers[0].node
+        change, node = self._baseline.change_at(receivers[0], senders), receivers[0].node
         if node.kind == "logits":
             return self.final + at_end(change, self._end)
         stream = self._after_mlp(node, change) if node.kind == "mlp" else self._after_heads(receivers, change)

@@ -24,6 +24,7 @@ from circuitfind.batch import Batch
 from circuitfind.errors import UsageError, unknown
 from circuitfind.graph import SLOTS, Graph, Receiver
 from circuitfind.outputs import Outputs
+from circuitfind.roles import by_role
 from circuitfind.transformer import (
     Transformer,
     attend,
@@ -120,6 +121,7 @@ class Baseline:
     """What every patched run of one block of prompts starts from.
 
     ``change[s]`` is what the stream gains at a receiver when its edge from sender s is removed: ablated - clean output.
+    ``graph`` is the model's, whatever the roles of the batch.
     """
 
     model: Transformer
@@ -131,6 +133,13 @@ class Baseline:
     @property
     def graph(self) -> Graph:
         return self.model.architecture.graph
+
+    def change_at(self, receiver: Receiver, senders: Sequence[int]) -> Float[Tensor, "edge prompt pos d_model"]:
+        """What the stream gains at a receiver, if it is at a role there alone, as its edge from each sender goes."""
+        change = self.change[list(senders)]
+        if receiver.role is None or self.batch.roles is None:
+            return change
+        return change.masked_fill(~self.batch.roles.here(receiver.role).unsqueeze(-1), 0.0)
 
     @property
     def final(self) -> Float[Tensor, "prompt d_model"]:
@@ -203,18 +212,32 @@ def readable(graph: Graph, device: torch.device | None = None) -> Bool[Tensor, "
 
 
 def run_patched(baseline: Baseline, kept: Bool[Tensor, "receiver sender"]) -> Float[Tensor, "prompt d_model"]:
-    """What the logits read at the answer position when only the ``kept`` edges carry the run."""
-    graph, clean, model = baseline.graph, baseline.clean, baseline.model
+    """What the logits read at the answer position when only the ``kept`` edges carry the run.
+
+    The receivers are those of the graph that the batch has: where it has roles, each at its own positions.
+    """
+    graph, clean, model, roles = baseline.graph, baseline.clean, baseline.model, baseline.batch.roles
     heads = range(graph.n_heads)
-    removed = readable(graph, kept.device) & ~kept
+    kept_each = by_role(baseline.batch.graph_of(graph), kept)
+    removed_each = readable(graph, kept.device) & ~kept_each
     gained = torch.zeros_like(baseline.change)
+
+    def mix_all(role: int, receivers: slice, n_senders: int) -> Tensor:
+        """What these receivers read beyond the clean run, if everywhere as at this role."""
+        flat = (slice(n_senders), slice(None))
+        now, ablated = (x.flatten(1)[flat] for x in (gained, baseline.change))
+        weights = [mask[role, receivers, :n_senders].to(now.dtype) for mask in (kept_each, removed_each)]
+        return (weights[0] @ now + weights[1] @ ablated).reshape(-1, *gained.shape[1:])
 
     def mix(receivers: slice, n_senders: int) -> Tensor:
         """What these receivers read beyond the clean run."""
-        flat = (slice(n_senders), slice(None))
-        now, ablated = (x.flatten(1)[flat] for x in (gained, baseline.change))
-        weights = [mask[receivers, :n_senders].to(now.dtype) for mask in (kept, removed)]
-        return (weights[0] @ now + weights[1] @ ablated).reshape(-1, *gained.shape[1:])
+        if roles is None:
+            return mix_all(0, receivers, n_senders)
+        mixed = gained.new_zeros(receivers.stop - receivers.start, *gained.shape[1:])
+        for number in range(len(roles.names)):
+            here = (roles.of == number).unsqueeze(-1)
+            mixed = torch.where(here, mix_all(number, receivers, n_senders), mixed)
+        return mixed
 
     for layer in range(graph.n_layers):
         row, sender = layer * (3 * graph.n_heads + 1), 1 + layer * (graph.n_heads + 1)

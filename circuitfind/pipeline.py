@@ -20,6 +20,7 @@ from circuitfind.eta import Eta, WithTimeLeft, duration
 from circuitfind.evaluation.performance import Evaluation, evaluate, task_performance
 from circuitfind.export import writer
 from circuitfind.findings import Findings, Ready, make_circuit, make_files, make_record, method_block, task_block
+from circuitfind.graph import Graph
 from circuitfind.means import mean_outputs
 from circuitfind.memory import Shape, Workload, needed, plan_memory, stored_weights
 from circuitfind.methods.acdc import ACDC
@@ -44,6 +45,7 @@ from circuitfind.progress import Progress, Silent
 from circuitfind.prompts import PromptPair, Task
 from circuitfind.report import recovery_warning, rounding_warning, shortlist_warning, task_line, task_warning
 from circuitfind.resume import identity
+from circuitfind.roles import find_roles
 from circuitfind.runfolder import next_free, write_run
 from circuitfind.scoresfile import rounded, scores_file
 from circuitfind.search import default_batch_size
@@ -56,6 +58,8 @@ __all__ = ["Plan", "RunOptions", "RunResult", "carry_out", "make_plan", "run"]
 
 REFERENCE_PROMPTS = 64
 """Over how many prompts a mean ablation takes its means."""
+MOST_SHOWN = 10
+"""So many roles of more are named."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 BATCH_SIZES = (64, 16, 4)
 """What is tried where the default takes too much memory; below the last no less would be held (``rerun.ROWS``)."""
@@ -120,6 +124,8 @@ def make_ready(plan: Plan, notes: Noted, clock: Clock) -> Ready:
         tokenizer = load_tokenizer(str(plan.model_folder), notes).with_bos(options.bos)
         pairs = make_prompts(plan.task, tokenizer, options, notes)
         batch = replace(tokenise(pairs, tokenizer), metrics=own_metrics(plan.task))
+        if options.positions:
+            batch = replace(batch, roles=find_roles(pairs, tokenizer))
         check_answers(options.metric or "", batch)
         work = fit_memory(workload(plan, options, batch), options)
         model = load_model(short_name(options.model), plan.model_folder, batch, options.device, DTYPES[options.dtype])
@@ -152,7 +158,7 @@ def find_circuit(
     options = settle(options)
     if options.level == "neuron":
         return find_neurons(ready, options, notes, clock)
-    method = make_method(options, ready.model.transformer.architecture.graph)
+    method = make_method(options, ready.graph)
     if options.kv == "grouped" and find_units(ready, options).are_edges:
         notes.stage(f"{ready.model.name} has no grouped queries: every head's k and v inputs are its own")
     if isinstance(method, ACDC):
@@ -221,8 +227,7 @@ def score_circuit(
     taken_over: TakenOver,
 ) -> Findings:
     """The circuit made of a method's scores, how sure it is, and its evaluation."""
-    graph = ready.model.transformer.architecture.graph
-    units = find_units(ready, options)
+    graph, units = ready.graph, find_units(ready, options)
     find = find_select(options.select)
     selection = Selection(options.edges, options.fraction, options.threshold, find, options.nodes)
     selection.count(units)  # what the graph does not have is refused before it is looked for
@@ -249,7 +254,8 @@ def score_circuit(
 
 def find_units(ready: Ready, options: RunOptions) -> Units:
     """What is decided on in this model."""
-    return Units.of(ready.model.transformer.architecture, find_level(options.level), find_kv(options.kv))
+    units = Units.of(ready.model.transformer.architecture, find_level(options.level), find_kv(options.kv))
+    return units.at_roles(ready.graph)
 
 
 def score(
@@ -257,11 +263,11 @@ def score(
 ) -> Float[Tensor, "prompt receiver sender"]:
     """The method's scores. Of one that diverges those of its last sound step are left in the run's folder."""
     model = ready.model.transformer
-    notes.stage(f"{method.name} scores the {units.n:,} {units.noun} of {ready.model.name}")
+    notes.stage(f"{method.name} scores the {units.n:,} {units.noun} of {ready.model.name}{_at_roles(ready.graph)}")
     try:
         return method.score(model, ready.batch, ready.work.batch_size, notes)
     except DivergedError as error:
-        data = scores_file(model.architecture.graph, error.scores.double().mean(0), model.dtype)
+        data = scores_file(ready.graph, error.scores.double().mean(0), model.dtype)
         path = keeper.rescue("scores.safetensors", data)
         raise ModelError(f"{error}\nThe scores after the last sound step are in {path}.") from None
 
@@ -297,7 +303,7 @@ def search(
     At node level every test is made and takes about as long, so that the share of them that are done tells enough.
     """
     among = "" if shortlist is None else f"{int(shortlist.sum()):,} candidates of "
-    what = f"{among}the {units.n:,} {units.noun} of {ready.model.name}"
+    what = f"{among}the {units.n:,} {units.noun} of {ready.model.name}{_at_roles(ready.graph)}"
     notes.stage(f"{method.name} on {what}, threshold {method.threshold:g}")
     eta = Eta(units.graph, shortlist)
 
@@ -312,6 +318,12 @@ def search(
     keeper.save(found)
     keeper.finish()
     return found
+
+
+def _at_roles(graph: Graph) -> str:
+    """Which roles a graph has, to go on a sentence with."""
+    shown = [*graph.roles[:MOST_SHOWN], *(["..."] if len(graph.roles) > MOST_SHOWN + 1 else []), *graph.roles[-1:]]
+    return f" at {', '.join(dict.fromkeys(shown))}" if graph.roles else ""
 
 
 def search_identity(ready: Ready, options: RunOptions, method: ACDC) -> dict[str, Any]:
@@ -386,17 +398,23 @@ def workload(plan: Plan, options: RunOptions, batch: Batch) -> Workload:
         has_candidates=options.candidates is not None,
         of_logits=bool(batch.metrics),
         learns_constants=options.ablation == "optimal",
+        n_roles=len(batch.roles.names) if batch.roles else 1,
     )
 
 
 def make_prompts(task: Task, tokenizer: HubTokenizer, options: RunOptions, notes: Noted) -> list[PromptPair]:
-    """The run's prompt pairs. Raises TaskError if there are none."""
-    pairs = task.make(tokenizer, options.n_prompts or DEFAULT_PROMPTS, options.seed)
+    """The run's prompt pairs, with roles where positions are told apart. Raises TaskError if there are none."""
+    pairs = _draw(task, tokenizer, options.n_prompts or DEFAULT_PROMPTS, options.seed, options)
     if not pairs:
         raise TaskError(f"The task '{task.name}' makes no prompts with this model's tokenizer. Use another model.")
     if options.n_prompts and len(pairs) < options.n_prompts:
         notes.warn(f"{options.n_prompts} prompts were asked for; there are {len(pairs)}.")
     return pairs
+
+
+def _draw(task: Task, tokenizer: HubTokenizer, n_prompts: int, seed: int, options: RunOptions) -> list[PromptPair]:
+    pairs = task.make(tokenizer, n_prompts, seed)
+    return pairs if options.positions else [replace(pair, roles=()) for pair in pairs]
 
 
 def make_reference(
@@ -406,7 +424,7 @@ def make_reference(
     and none with more tokens. Where there are no others, the run's own."""
     known = {pair.clean for pair in pairs}
     longest = max(len(tokenizer.encode(pair.clean)) for pair in pairs)
-    drawn = task.make(tokenizer, REFERENCE_PROMPTS + len(pairs), options.seed + 1)
+    drawn = _draw(task, tokenizer, REFERENCE_PROMPTS + len(pairs), options.seed + 1, options)
     others = [pair for pair in drawn if pair.clean not in known and len(tokenizer.encode(pair.clean)) <= longest]
     reference = others[:REFERENCE_PROMPTS] or list(pairs)
     if not others:

@@ -68,7 +68,8 @@ class RunOptions:
     available, ``steps`` None the method's own, ``bootstrap`` (resamples) None no bootstrap. ``of`` names an ensemble's
     methods, ``start_from`` the method whose scores learned masks start from; ``settings`` are a method's own options.
     ``candidates`` (``METHOD:N``) are the edges that a search tests, None all. ``level`` and ``kv`` say what is decided
-    on (``units.py``); ``nodes`` is a number of them at node level, ``neurons`` one at neuron level.
+    on (``units.py``); ``nodes`` is a number of them at node level, ``neurons`` one at neuron level. ``positions``: an
+    edge is one thing at each role of the task, or at each position.
     """
 
     task: str
@@ -105,6 +106,7 @@ class RunOptions:
     kv: str = "per-head"
     nodes: int | None = None
     neurons: int | None = None
+    positions: bool = False
 
 
 @dataclass(frozen=True)

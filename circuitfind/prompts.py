@@ -10,31 +10,47 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from random import Random
+from string import Formatter
 from typing import Any, Protocol, runtime_checkable
+
+from circuitfind.graph import END, LONGEST_ROLE, REST, is_role
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a part of the clean prompt is to the task, e.g. ``S1``: its characters from ``start`` up to ``end``."""
+
+    name: str
+    start: int
+    end: int
 
 
 @dataclass(frozen=True)
 class PromptPair:
     """One clean and one corrupted prompt, with the answers told right and wrong after the clean one.
 
-    An answer counts by its first token after the prompt; write its leading space where it has one.
+    An answer counts by its first token after the prompt; write its leading space where it has one. ``roles`` are parts
+    of the clean prompt, of the same names in every prompt of a task; the corrupted one has them at the same tokens.
     """
 
     clean: str
     corrupted: str
     answers: tuple[str, ...]
     wrong_answers: tuple[str, ...]
+    roles: tuple[Role, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The pair as one line of a prompts file holds it."""
-        return {
+        pair: dict[str, Any] = {
             "clean": self.clean,
             "corrupted": self.corrupted,
             "answers": list(self.answers),
             "wrong_answers": list(self.wrong_answers),
         }
+        return pair | {"roles": {role.name: [role.start, role.end] for role in self.roles}} if self.roles else pair
 
 
 @runtime_checkable
@@ -49,6 +65,14 @@ class Tokenizer(Protocol):
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text that the ids spell."""
+
+
+@runtime_checkable
+class Locator(Tokenizer, Protocol):
+    """A tokenizer that tells where its tokens stand, as roles need it."""
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """From which character up to which each token of ``encode(text)`` stands; (0, 0) for a special token."""
 
 
 def is_single_token(tokenizer: Tokenizer, text: str) -> bool:
@@ -88,6 +112,21 @@ class Task:
     def file_sha256(self) -> str | None:
         """What tells its own metrics from others of the same names; None where it has none."""
         return self.source.sha256 if self.metrics and self.source else None
+
+
+def fill(template: str, **values: str) -> tuple[str, dict[str, tuple[int, int]]]:
+    """The template with these values in it, and from which character up to which each of them stands.
+
+    >>> fill("{who} ran to {where}.", who="Ann", where="town")
+    ('Ann ran to town.', {'who': (0, 3), 'where': (11, 15)})
+    """
+    text, places = "", {}
+    for literal, name, _, _ in Formatter().parse(template):
+        text += literal
+        if name is not None:
+            places[name] = (len(text), len(text) + len(values[name]))
+            text += values[name]
+    return text, places
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -151,6 +190,79 @@ def _check_words(pair: PromptPair) -> list[str]:
         kind = "right" if "" in pair.answers else "wrong"
         problems.append(f"a {kind} answer is empty. Write it with its leading space where it has one, or leave it out.")
     return problems
+
+
+def check_roles(pair: PromptPair, first: PromptPair, tokenizer: Tokenizer | None = None) -> list[str]:
+    """Everything wrong with the roles of a pair, the names beside those of the first pair; without a tokenizer what the
+    text alone shows."""
+    problems = _check_names(pair, first) + _check_spans(pair)
+    return problems if problems or tokenizer is None or not pair.roles else _check_role_tokens(pair, tokenizer)
+
+
+def _check_names(pair: PromptPair, first: PromptPair) -> list[str]:
+    """What is wrong with the names of a pair's roles beside those of the first pair."""
+    names, expected = ([role.name for role in each.roles] for each in (pair, first))
+    if sorted(names) == sorted(expected):
+        return []
+    shown, wanted = (", ".join(some) or "none" for some in (names, expected))
+    return [f"its roles are {shown}; those of the first prompt {wanted}. Give every prompt the same."]
+
+
+def _check_spans(pair: PromptPair) -> list[str]:
+    """What is wrong with the roles as parts of the clean text."""
+    problems = [problem for role in pair.roles if (problem := _span_problem(role, len(pair.clean)))]
+    names = [role.name for role in pair.roles]
+    problems += [f"the role '{name}' is there twice. Give each a name of its own." for name in _repeated(names)]
+    ordered = sorted(pair.roles, key=lambda role: role.start)
+    return problems or [
+        f"the roles '{one.name}' and '{other.name}' share characters. Give each its own part of the prompt."
+        for one, other in pairwise(ordered)
+        if other.start < one.end
+    ]
+
+
+def _span_problem(role: Role, length: int) -> str:
+    if not is_role(role.name):
+        return (
+            f"the role '{role.name}' has no possible name: up to {LONGEST_ROLE} letters, digits and _ . + -, "
+            "the first a letter or digit."
+        )
+    if role.name in (END, REST):
+        which = "the last token" if role.name == END else "what no other role names"
+        return f"'{role.name}' is {which} by itself. Leave it out, or give the role another name."
+    if not 0 <= role.start < role.end <= length:
+        return (
+            f"the role '{role.name}' is from character {role.start} to {role.end}; it must be a part of the clean "
+            f"prompt, of 1 character or more between 0 and {length}."
+        )
+    return ""
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    return [name for name in dict.fromkeys(names) if names.count(name) > 1]
+
+
+def _check_role_tokens(pair: PromptPair, tokenizer: Tokenizer) -> list[str]:
+    """What is wrong with the roles as tokens."""
+    if not isinstance(tokenizer, Locator):
+        return ["this tokenizer does not tell where its tokens stand. Leave the roles out."]
+    has = set(tokens_of_roles(pair, tokenizer))
+    return [
+        f"the role '{role.name}' has no token of its own in this model: the last token is {END}, and a token that two "
+        "roles touch belongs to the first. Choose another part, or leave it out."
+        for role in pair.roles
+        if role.name not in has
+    ]
+
+
+def tokens_of_roles(pair: PromptPair, tokenizer: Locator) -> list[str]:
+    """The role of each token of the clean prompt."""
+    ordered = sorted(pair.roles, key=lambda role: role.start)
+    roles = [
+        next((role.name for role in ordered if start < role.end and role.start < end), REST)
+        for start, end in tokenizer.offsets(pair.clean)
+    ]
+    return [*roles[:-1], END]
 
 
 def _is_broken(text: str) -> bool:

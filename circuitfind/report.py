@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import networkx
 
 from circuitfind.circuit import Circuit
 from circuitfind.evaluation.performance import Evaluation, Performance
-from circuitfind.graph import Edge, Node, Receiver
+from circuitfind.graph import SLOTS, Edge, Node, Receiver
 from circuitfind.memory import gigabytes
 from circuitfind.methods.found import Found
 from circuitfind.methods.options import spell_candidates
@@ -18,6 +19,7 @@ from circuitfind.methods.scored import Scored
 from circuitfind.neuron_circuit import NeuronOutcome
 from circuitfind.neurons import Neuron, by_node
 from circuitfind.prompts import PromptPair
+from circuitfind.sites import served_roles
 from circuitfind.uncertainty import Uncertainty
 
 FAILS_BELOW = 0.75
@@ -109,13 +111,21 @@ def rounding_warning(near: Sequence[Edge | Node | str], threshold: float, margin
 
 
 def on_paths(circuit: Circuit) -> int:
-    """How many edges lie on a path of kept edges from the input to the logits."""
+    """How many edges lie on a path of kept edges from the input to the logits; at roles, over nodes at roles."""
     graph: networkx.DiGraph[object] = networkx.DiGraph()
-    graph.add_edges_from((edge.sender, edge.receiver.node) for edge in circuit.edges)
-    graph.add_nodes_from((Node("input"), Node("logits")))
-    between = networkx.descendants(graph, Node("input")) & networkx.ancestors(graph, Node("logits"))
-    between |= {Node("input"), Node("logits")}
-    return sum(edge.sender in between and edge.receiver.node in between for edge in circuit.edges)
+    roles = circuit.graph.roles or (None,)
+    sources, logits = [Node("input").at(role) for role in roles], Node("logits").at(roles[-1])
+    graph.add_nodes_from((*sources, logits))
+    for edge in circuit.edges:
+        graph.add_edge(edge.sender.at(circuit.graph.role_of(edge.receiver)), edge.receiver)
+        served = served_roles(circuit.graph, edge.receiver)
+        graph.add_edges_from((edge.receiver, edge.receiver.node.at(role)) for role in served)
+    fed = set(sources).union(*(networkx.descendants(graph, source) for source in sources))
+    between = fed & (networkx.ancestors(graph, logits) | {logits})
+    return sum(
+        edge.sender.at(circuit.graph.role_of(edge.receiver)) in between and edge.receiver in between
+        for edge in circuit.edges
+    )
 
 
 def summary(circuit: Circuit, evaluation: Evaluation, found: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -215,6 +225,7 @@ def report(evidence: Evidence) -> str:
         f"## The strongest {parts_of(circuit)}",
         _strongest(circuit, uncertainty),
         *_by_node(circuit),
+        *_by_role(circuit),
         *_sureness(circuit, record, uncertainty),
         "## The prompts",
         _prompts(circuit, evidence.example),
@@ -326,6 +337,25 @@ def _strongest_nodes(circuit: Circuit, uncertainty: Uncertainty | None) -> str:
     return markdown_table(("node", "score", "confidence interval", "inclusion"), sure)
 
 
+def _by_role(circuit: Circuit) -> list[str]:
+    """How many edges are read at each role, and at which inputs, where positions are told apart."""
+    graph = circuit.graph
+    if not graph.roles:
+        return []
+    kinds = (*SLOTS, "mlp", "logits")
+    counts = Counter((graph.role_of(edge.receiver), _kind(edge)) for edge in circuit.edges)
+    rows = []
+    for role in graph.roles:
+        each = [counts[role, kind] for kind in kinds]
+        rows.append((role, *(f"{count:,}" for count in (sum(each), *each))))
+    return ["## The edges by role", markdown_table(("read at", "edges", "into q", "k", "v", "MLPs", "logits"), rows)]
+
+
+def _kind(edge: Edge) -> str:
+    """What the edge leads into: q, k, v, mlp or logits."""
+    return edge.receiver.slot or edge.receiver.node.kind
+
+
 def _interval(uncertainty: Uncertainty, place: tuple[int, int]) -> tuple[str, str]:
     lower, upper = float(uncertainty.lower[place]), float(uncertainty.upper[place])
     return f"{show(lower)} to {show(upper)}", f"{float(uncertainty.inclusion[place]):.0%}"
@@ -358,12 +388,14 @@ def _prompts(circuit: Circuit, example: PromptPair) -> str:
 
 def _fields(pair: PromptPair) -> list[tuple[str, str]]:
     answers = [", ".join(repr(text) for text in texts) for texts in (pair.answers, pair.wrong_answers)]
-    return [
+    fields = [
         ("clean", pair.clean),
         ("corrupted", pair.corrupted),
         ("answers", answers[0]),
         ("wrong answers", answers[1]),
     ]
+    roles = ", ".join(f"{role.name} {pair.clean[role.start : role.end]!r}" for role in pair.roles)
+    return [*fields, ("roles", roles)] if roles else fields
 
 
 def _one_line(text: str) -> str:

@@ -14,19 +14,23 @@ A test's outcome does not depend on which tests stand beside it: on the processo
 matrix product comes out the same to the last bit whatever the number of rows, as long as that is a multiple of ``ROWS``
 and one thread does the work (see ``search.py``). Where a model's widths are multiples of eight, as all real ones are,
 elementwise operations then see whole vectors too.
+
+Where the prompts have roles, a receiver is visited once for each role: its edges there change its input at the rows of
+that role alone, and carry on what their senders gain at these rows alone. What a receiver reads, and the nodes of the
+present run, are still one for all roles (``Receiver.base``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from circuitfind.batch import Batch
-from circuitfind.graph import SLOTS, Node, Receiver, Slot
+from circuitfind.graph import END, SLOTS, Node, Receiver, Slot
 from circuitfind.patching import AblationName, Baseline, at_end, visible
 from circuitfind.transformer import attend, mlp, project, rotary_table, rotate, write_heads
 
@@ -125,15 +129,17 @@ class Rerun:
         self._heads: dict[Node, Head] = {}
         self._mlps: dict[Node, Mlp] = {}
         self._inputs: dict[Receiver, Float[Tensor, "row d_model"]] = {}
-        self._reads: dict[Receiver, list[Node]] = {}
+        self._reads: dict[Receiver, dict[Node, tuple[str, ...]]] = {}
+        self._carries: dict[tuple[str, ...], Float[Tensor, "row 1"]] = {}
         self._feeds: dict[Node, list[Receiver]] = {}
         self._together: dict[Receiver, tuple[Receiver, ...]] = {}
         self._stages: list[list[Receiver]] = [[] for _ in range(2 * self.graph.n_layers + 1)]
         self.bytes_per_test = 0
 
-    def is_live(self, node: Node) -> bool:
-        """Whether a kept edge leaves ``node`` towards a visited receiver. The logits always live."""
-        return node.kind == "logits" or node in self._feeds
+    def is_live(self, node: Node, role: str | None = None) -> bool:
+        """Whether a kept edge leaves ``node`` towards a visited receiver, at that role. The logits always live."""
+        feeds = self._feeds.get(node, ())
+        return node.kind == "logits" or any(role in (None, self._role_of(fed)) for fed in feeds)
 
     def visit(self, receiver: Receiver, twins: Sequence[Receiver] = ()) -> None:
         """Begin with ``receiver``, whose node must be live: from here on its input may be changed.
@@ -141,9 +147,10 @@ class Rerun:
         ``twins`` are one receiver with it: other k (or v) inputs of its layer, of live heads. All that is done with
         ``receiver`` is then done with them: they have the same edges, and their inputs change by the same.
         """
-        self._together[receiver] = (receiver, *twins)
-        for one in self._together[receiver]:
-            self._open(one)
+        self._together[receiver.base] = (receiver.base, *twins)
+        for one in self._together[receiver.base]:
+            if one not in self._inputs:
+                self._open(one)
 
     def _open(self, receiver: Receiver) -> None:
         node = receiver.node
@@ -158,11 +165,12 @@ class Rerun:
 
     def zero_change(self, receiver: Receiver) -> Float[Tensor, "row d_model"]:
         """The change of the visited receiver's input when nothing is removed."""
-        return torch.zeros_like(self._inputs[receiver])
+        return torch.zeros_like(self._inputs[receiver.base])
 
     def removal(self, receiver: Receiver, sender: int) -> Float[Tensor, "row d_model"]:
         """What the visited receiver's input gains when its edge from that sender is removed."""
-        return self._looked_at(self.baseline.change[sender], self._end_only(receiver))
+        (change,) = self.baseline.change_at(receiver, [sender])
+        return self._looked_at(change, self._end_only(receiver))
 
     def rises(self, receiver: Receiver, gradient: Float[Tensor, "row d_model"]) -> Float[Tensor, "prompt sender"]:
         """By how much a number of each prompt rises as each edge into the receiver is removed, to first order; float64.
@@ -190,10 +198,11 @@ class Rerun:
         """Make ``change`` part of the run, with the edges from ``kept`` alone left; what the logits then read."""
         final = self._run(receiver, change.unsqueeze(0), keep=True)[0]
         senders = list(kept)
-        for one in self._together[receiver]:
-            self._reads[one] = senders
+        for one in self._together[receiver.base]:
+            reads = self._reads.setdefault(one, {})
             for sender in senders:
-                self._feeds.setdefault(sender, []).append(one)
+                reads[sender] = (*reads.get(sender, ()), *([receiver.role] if receiver.role else []))
+                self._feeds.setdefault(sender, []).append(replace(one, role=receiver.role))
         return final
 
     # a node in the present run, when it is first looked at
@@ -215,7 +224,11 @@ class Rerun:
         return self._heads[node].end_only if node.kind == "head" else self._mlps[node].end_only
 
     def _is_end_only(self, node: Node) -> bool:
-        return all(self._end_only(receiver) for receiver in self._feeds[node])
+        return all(receiver.role == END or self._end_only(receiver) for receiver in self._feeds[node])
+
+    def _role_of(self, receiver: Receiver) -> str | None:
+        """Where the receiver reads; the logits at the answer position."""
+        return END if receiver.node.kind == "logits" else receiver.role
 
     def _open_head(self, node: Node) -> Head:
         clean, end_only = self.baseline.clean.attention[node.layer], self._is_end_only(node)
@@ -233,7 +246,7 @@ class Rerun:
 
     def _run(self, receiver: Receiver, changes: Tensor, keep: bool) -> Float[Tensor, "test prompt d_model"]:
         """What the logits read in each test; with ``keep`` the one test becomes the present run."""
-        moved = {one: self._inputs[one] + changes for one in self._together[receiver]}
+        moved = {one: self._inputs[one] + changes for one in self._together[receiver.base]}
         gained: Gained = {}
         first = self._stage(receiver)
         for stage in range(first, len(self._stages)):
@@ -260,17 +273,30 @@ class Rerun:
         return moved
 
     def _add(self, receiver: Receiver, senders: Sequence[Node], gained: Gained) -> Tensor:
-        """The receiver's present input plus what its senders gained."""
-        end_only = self._end_only(receiver)
-        changes = [
-            gained[sender].index_select(-2, self._rows.ends) if end_only and not self._writes_ends(sender)
-            else gained[sender]
-            for sender in senders
-        ]  # fmt: skip
-        total = self._inputs[receiver] + changes[0]
-        for change in changes[1:]:
-            total += change
+        """The receiver's present input plus what its senders gained, at the roles at which it reads each."""
+        total = self._inputs[receiver] + self._carried(receiver, senders[0], gained)
+        for sender in senders[1:]:
+            total += self._carried(receiver, sender, gained)
         return total
+
+    def _carried(self, receiver: Receiver, sender: Node, gained: Gained) -> Float[Tensor, "test _ d_model"]:
+        """What the receiver has of what a sender gained."""
+        change, end_only, of_ends = gained[sender], self._end_only(receiver), self._writes_ends(sender)
+        if end_only:
+            return change if of_ends else change.index_select(-2, self._rows.ends)
+        if of_ends:  # read at the answer position alone
+            whole = change.new_zeros(*change.shape[:-2], len(self._rows), change.shape[-1])
+            return whole.index_copy_(-2, self._rows.ends, change)
+        roles = self._reads[receiver][sender]
+        return change * self._at_roles(roles) if roles else change
+
+    def _at_roles(self, roles: tuple[str, ...]) -> Float[Tensor, "row 1"]:
+        """1 in the rows of these roles, 0 in the others."""
+        if roles not in self._carries:
+            assert self.baseline.batch.roles is not None
+            here = torch.stack([self.baseline.batch.roles.here(role) for role in roles]).any(0)
+            self._carries[roles] = self._rows.take(here.unsqueeze(-1).to(self.model.dtype))
+        return self._carries[roles]
 
     def _writes_ends(self, node: Node) -> bool:
         """Whether the rows that the live ``node`` writes are the answer positions alone."""

@@ -41,6 +41,7 @@ def identity(model: Mapping[str, Any], task: Mapping[str, Any], method: Mapping[
         "kv": "per-head",
         **{key: value for key, value in method.items() if key != "name"},
         "candidates": spell_candidates(method.get("candidates")),
+        "positions": bool(method.get("positions")),
     }
 
 
@@ -62,6 +63,7 @@ def asked(options: RunOptions, task: Task, model: str) -> dict[str, Any]:
         "level": options.level,
         "kv": options.kv,
         "dtype": options.dtype,
+        "positions": options.positions,
     }
     return {key: value for key, value in known.items() if value is not None}
 

@@ -259,12 +259,12 @@ class Search:
         widest = max(block.rerun.bytes_per_test for block in self._blocks)
         return max(1, self._bytes_in_flight // max(1, widest))
 
-    def is_live(self, node: Node) -> bool:
-        """Whether a kept edge leaves ``node`` towards a visited receiver. The logits always live."""
-        return self._blocks[0].rerun.is_live(node)
+    def is_live(self, receiver: Receiver) -> bool:
+        """Whether a kept edge leaves the receiver's node towards a visited one, at the role that this one serves."""
+        return self._blocks[0].rerun.is_live(receiver.node, receiver.serves)
 
     def visit(self, receiver: Receiver, removed: Sequence[int] = (), twins: Sequence[Receiver] = ()) -> None:
-        """Begin removing edges into ``receiver``, whose node must live; those from ``removed`` go at once, in order.
+        """Begin removing edges into ``receiver``, which must live; those from ``removed`` go at once, in order.
 
         ``twins``: receivers of live heads that are one with it, and whose edges go with its own.
         """

@@ -30,8 +30,9 @@ from torch import Tensor
 
 from circuitfind.errors import UsageError
 from circuitfind.graph import Edge, Graph
+from circuitfind.sites import Sites
 from circuitfind.size import Selection
-from circuitfind.units import Units, owners
+from circuitfind.units import Units
 
 
 @dataclass(frozen=True)
@@ -108,16 +109,17 @@ def descend(size: Float[np.ndarray, " sender"], row: int, count: int) -> Iterato
 
 
 def climb(graph: Graph, size: Float[np.ndarray, "receiver sender"], count: int) -> Bool[np.ndarray, "receiver sender"]:
-    """The first ``count`` edges that the greedy way takes.
+    """The first ``count`` edges that the greedy way takes; all that it can reach, where those are fewer.
 
     Of the ``count`` largest edges those that lead along such edges to the logits come first, before any other: while
     one of them is left, one can be taken, and it is larger. From there on a heap holds the next edge of each receiver
-    of the circuit. It does not run out: the logits read every sender, so every edge's receiver joins at last.
+    of the circuit. Without roles it does not run out: the logits read every sender, so that all receivers join at last.
     """
-    owner, chosen = owners(graph), leading_to_logits(graph, first(size, count))
+    sites, chosen = Sites(graph), leading_to_logits(graph, first(size, count))
     left = np.where(chosen, -np.inf, size)
     n_left = np.isfinite(left).sum(1).tolist()
-    joined = np.append(chosen.any(0), True)
+    joined = sites.read(chosen)
+    opened = np.zeros(len(size), bool)
     heap: list[tuple[Candidate, Iterator[Candidate]]] = []
 
     def push(edges: Iterator[Candidate]) -> None:
@@ -125,42 +127,48 @@ def climb(graph: Graph, size: Float[np.ndarray, "receiver sender"], count: int) 
         if following is not None:
             heapq.heappush(heap, (following, edges))
 
-    for row in np.flatnonzero(joined[owner]).tolist():
-        push(descend(left[row], row, n_left[row]))
+    def open_receivers() -> None:
+        new = sites.serving(joined) & ~opened
+        opened[new] = True
+        for row in np.flatnonzero(new).tolist():
+            push(descend(left[row], row, n_left[row]))
+
+    open_receivers()
     for _ in range(count - int(chosen.sum())):
+        if not heap:
+            break
         (_, row, sender), edges = heapq.heappop(heap)
         chosen[row, sender] = True
         push(edges)
-        if not joined[sender]:
-            joined[sender] = True
-            for new in np.flatnonzero(owner == sender).tolist():
-                push(descend(left[new], new, n_left[new]))
+        if not joined[sites.role[row], sender]:
+            joined[sites.role[row], sender] = True
+            open_receivers()
     return chosen
 
 
 def leading_to_logits(graph: Graph, chosen: Bool[np.ndarray, "receiver sender"]) -> Bool[np.ndarray, "receiver sender"]:
     """The chosen edges from which chosen edges lead on to the logits."""
-    owner = owners(graph)
-    live = np.zeros(len(graph.senders) + 1, bool)
-    live[-1] = True
-    for row in reversed(range(len(owner))):
-        if live[owner[row]]:
-            live[:-1] |= chosen[row]
-    return chosen & live[owner, None]
+    sites = Sites(graph)
+    live, leads = sites.nothing(), np.zeros(len(chosen), bool)
+    live[-1, -1] = True
+    for row in reversed(range(len(chosen))):
+        role = slice(None) if sites.anywhere[row] else sites.role[row]
+        leads[row] = live[role, sites.owner[row]].any()
+        if leads[row]:
+            live[sites.role[row], :-1] |= chosen[row]
+    return chosen & leads[:, None]
 
 
 def prune(graph: Graph, chosen: Bool[Tensor, "receiver sender"]) -> Bool[Tensor, "receiver sender"]:
-    """The chosen edges without those of nodes that no edge enters or none leaves, until there is no such node.
+    """The chosen edges without those of sites that no edge enters or none leaves, until there is no such site.
 
     The input needs no edge in and the logits none out. In a graph without cycles this leaves exactly the edges on a
     path of chosen edges from the input to the logits.
     """
-    owner, kept, n_kept = owners(graph), chosen.numpy(), -1
+    sites, kept, n_kept = Sites(graph), chosen.numpy(), -1
     while n_kept != (n_kept := int(kept.sum())):
-        entered, left = np.zeros((2, len(graph.senders) + 1), bool)
-        entered[owner[kept.any(1)]] = True
-        left[:-1] = kept.any(0)
-        entered[0] = left[-1] = True
-        alive = entered & left
-        kept = kept & alive[:-1] & alive[owner, None]
+        entered = sites.served(np.any(kept, axis=1))
+        entered[:, 0] = True
+        alive = entered & sites.read(kept)
+        kept = kept & sites.leaving(alive) & sites.serving(alive)[:, None]
     return torch.from_numpy(kept)

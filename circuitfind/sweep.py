@@ -107,7 +107,7 @@ def check_finished(run: Plan, ready: Ready) -> None:
     """Raises OutputError where the finished run in a resumed sweep is not of the same prompts, model and options."""
     circuit = Circuit.load(run.folder)
     options = settle(run.options)
-    method = make_method(options, ready.model.transformer.architecture.graph)
+    method = make_method(options, ready.graph)
     now = identity(ready.model.to_dict(), task_block(ready), method_block(ready, method, options))
     check_same(run.folder, identity(circuit.model, circuit.task, circuit.method), now)
 
@@ -126,8 +126,8 @@ def take_over(earlier: Findings | None, options: RunOptions) -> TakenOver:
     """What a run of ``options`` need not find out again."""
     if earlier is None:
         return TakenOver()
-    outcome, model = earlier.outcome, earlier.ready.model.transformer
-    method = make_method(settle(options), model.architecture.graph)
+    outcome, graph, model = earlier.outcome, earlier.graph, earlier.ready.model.transformer
+    method = make_method(settle(options), graph)
     if isinstance(outcome, Scored):
         per_prompt = outcome.per_prompt if method == earlier.method else None
         return TakenOver(per_prompt=per_prompt, evaluation=earlier.evaluation)
@@ -136,7 +136,7 @@ def take_over(earlier: Findings | None, options: RunOptions) -> TakenOver:
     assert isinstance(earlier.method, ACDC)
     shortlist = earlier.shortlist
     among = None if shortlist is None else shortlist.edges
-    start = start_from(model.architecture.graph, outcome, earlier.method, method, model.dtype, among)
+    start = start_from(graph, outcome, earlier.method, method, model.dtype, among)
     return TakenOver(start, evaluation=earlier.evaluation, shortlist=shortlist)
 
 
@@ -150,7 +150,7 @@ def make_table(folder: Path, plan: SweepPlan) -> dict[str, Any]:
         "model": first.model,
         "task": first.task,
         "method": {key: value for key, value in first.method.items() if key != plan.of},
-        "graph": {"n_edges": first.graph.n_edges, "n_nodes": first.graph.n_nodes},
+        "graph": first.graph.to_dict(),
         "metrics": {run: first.metrics[run] for run in ("full", "ablated")},
         "circuits": rows,
     }

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -95,6 +95,10 @@ class Units:
         group = architecture.n_heads // architecture.n_kv_heads if kv == "grouped" else 1
         return Units(architecture.graph, level, group)
 
+    def at_roles(self, graph: Graph) -> Units:
+        """The units of the same graph with roles, where single edges are units."""
+        return replace(self, graph=graph)
+
     @property
     def are_edges(self) -> bool:
         """Whether every edge is a unit of its own."""
@@ -141,6 +145,8 @@ class Units:
         """The receivers that are one with this one, from the first head to the last."""
         node = receiver.node
         if receiver.slot not in ("k", "v"):
+            return (receiver,)
+        if self.group == 1:
             return (receiver,)
         first = node.head - node.head % self.group
         heads = range(first, first + self.group)

@@ -12,6 +12,9 @@ r"""The next parameter of a docstring: which name of the definition does the thi
 The model must find the name that stands after the last documented one in the definition. In the corrupted prompt the
 documented names are not in the definition and neither holds the answer, so that it can't be known.
 
+Roles: A_def to E_def, the names of the definition (the answer is C_def); A_doc and B_doc, the documented ones. The last
+token is END.
+
 Paper: Heimersheim and Janiak, "A circuit for Python docstrings in a 4-layer attention-only transformer", 2023,
 https://www.lesswrong.com/posts/u6KXXmKFbXfWzoAXn. Default metric: kl.
 """
@@ -22,7 +25,7 @@ from collections.abc import Sequence
 from random import Random
 
 from circuitfind.errors import TaskError
-from circuitfind.prompts import PromptPair, Task, Tokenizer, draw_distinct, is_single_token, words
+from circuitfind.prompts import PromptPair, Role, Task, Tokenizer, draw_distinct, is_single_token, words
 
 FUNCTIONS = words("build call check create draw find load merge open parse print read save send show start test update")
 PARAMETERS = words(
@@ -44,6 +47,7 @@ WORDS = words(
     """
 )
 N_PARAMETERS = 5  # in the definition
+LETTERS = "ABCDE"  # what the paper calls them, in their order; the third is asked for
 N_DOCUMENTED = 2  # in the docstring, before the one asked for
 
 
@@ -65,10 +69,24 @@ def make(tokenizer: Tokenizer, n_prompts: int, seed: int) -> list[PromptPair]:
         corrupted = spell(function, others, documented, plain)
         if len(tokenizer.encode(clean)) != len(tokenizer.encode(corrupted)):
             return None
-        answer = defined.pop(N_DOCUMENTED)
-        return PromptPair(clean, corrupted, (f" {answer}",), tuple(f" {name}" for name in defined))
+        answer, wrong = defined[N_DOCUMENTED], [*defined[:N_DOCUMENTED], *defined[N_DOCUMENTED + 1 :]]
+        roles = name_roles(clean, defined)
+        return PromptPair(clean, corrupted, (f" {answer}",), tuple(f" {name}" for name in wrong), roles)
 
     return draw_distinct(draw, n_prompts, f"docstring {seed}")
+
+
+def name_roles(text: str, defined: Sequence[str]) -> tuple[Role, ...]:
+    """The names of the definition, A_def and on, and those that are documented, A_doc and on."""
+    roles, place = [], text.index("(self, ")
+    for letter, name in zip(LETTERS, defined, strict=True):
+        place = text.index(f" {name}", place) + 1
+        roles.append(Role(f"{letter}_def", place, place + len(name)))
+        place += len(name)
+    for letter, name in zip(LETTERS, defined[:N_DOCUMENTED], strict=False):
+        place = text.index(f":param {name}:", place) + len(":param ")
+        roles.append(Role(f"{letter}_doc", place, place + len(name)))
+    return tuple(roles)
 
 
 def spell(function: str, defined: Sequence[str], documented: Sequence[str], plain: Sequence[str]) -> str:
@@ -81,16 +99,18 @@ def spell(function: str, defined: Sequence[str], documented: Sequence[str], plai
 
 EXAMPLE_NAMES = words("path size color limit state data host label mode title index width")
 EXAMPLE_WORDS = words("river table green window paper morning")
+EXAMPLE = spell("send", EXAMPLE_NAMES[:5], EXAMPLE_NAMES[:2], EXAMPLE_WORDS)
 TASK = Task(
     name="docstring",
     title="The next parameter of a docstring",
     paper="https://www.lesswrong.com/posts/u6KXXmKFbXfWzoAXn",
     metric="kl",
     example=PromptPair(
-        spell("send", EXAMPLE_NAMES[:5], EXAMPLE_NAMES[:2], EXAMPLE_WORDS),
+        EXAMPLE,
         spell("send", EXAMPLE_NAMES[5:10], EXAMPLE_NAMES[10:], EXAMPLE_WORDS),
         (" color",),
         (" path", " size", " limit", " state"),
+        name_roles(EXAMPLE, EXAMPLE_NAMES[:5]),
     ),
     make=make,
 )

@@ -12,6 +12,9 @@ A token is right if every year that it begins is later than the first year, and 
 (here "3" and "173") is left out. First years that leave no right or no wrong answer are never asked, nor are years and
 centuries that the tokenizer splits differently from the rest.
 
+Roles: NOUN, what lasted; XX and YY, the century of the first year and the year in it. The last token is END. Where one
+token holds digits of both (Llama 3: "173") it is XX's.
+
 Paper: Hanna et al., "How does GPT-2 compute greater-than?", arXiv:2305.00586. Default metric: kl (the paper's own is
 prob-diff).
 """
@@ -23,7 +26,7 @@ from dataclasses import dataclass
 from random import Random
 
 from circuitfind.errors import TaskError
-from circuitfind.prompts import PromptPair, Task, Tokenizer, draw_distinct, is_single_token, words
+from circuitfind.prompts import PromptPair, Role, Task, Tokenizer, draw_distinct, fill, is_single_token, words
 
 TEMPLATE = "The {noun} lasted from the year {year} to the year{shown}"
 NOUNS = words(
@@ -71,13 +74,18 @@ def make(tokenizer: Tokenizer, n_prompts: int, seed: int) -> list[PromptPair]:
 
     def draw(rng: Random, index: int) -> PromptPair | None:
         noun, (century, first) = rng.choice(NOUNS), rng.choice(spans)
-        clean = TEMPLATE.format(noun=noun, year=first, shown=century.shown)
+        clean, places = fill(TEMPLATE, noun=noun, year=str(first), shown=century.shown)
         corrupted = TEMPLATE.format(noun=noun, year=century.number * 100 + 1, shown=century.shown)
         if len(tokenizer.encode(clean)) != len(tokenizer.encode(corrupted)):
             return None
-        return PromptPair(clean, corrupted, *century.answers(first))
+        return PromptPair(clean, corrupted, *century.answers(first), name_roles(*places["noun"], *places["year"]))
 
     return draw_distinct(draw, n_prompts, f"greater-than {seed}")
+
+
+def name_roles(noun: int, noun_end: int, year: int, year_end: int) -> tuple[Role, ...]:
+    """The noun, and of the first year the century and what follows it."""
+    return Role("NOUN", noun, noun_end), Role("XX", year, year + 2), Role("YY", year + 2, year_end)
 
 
 def centuries(tokenizer: Tokenizer) -> list[Century]:
@@ -121,6 +129,7 @@ TASK = Task(
         "The voyage lasted from the year 1701 to the year 17",
         tuple(f"{year:02}" for year in range(33, 100)),
         tuple(f"{year:02}" for year in range(1, 33)),
+        name_roles(4, 10, 32, 36),
     ),
     make=make,
 )

@@ -6,6 +6,8 @@
 Half of the prompts name the receiver first (ABBA), half second (BABA). The corrupted prompt has three other names in
 place of the three, so that no name is repeated and nothing in it tells the answer.
 
+Roles: IO, the receiver; S1 and S2, the giver's first and second mention. The last token is END.
+
 Paper: Wang et al., "Interpretability in the wild", arXiv:2211.00593. Default metric: kl.
 """
 
@@ -14,7 +16,7 @@ from __future__ import annotations
 from random import Random
 
 from circuitfind.errors import TaskError
-from circuitfind.prompts import PromptPair, Task, Tokenizer, draw_distinct, is_single_token, words
+from circuitfind.prompts import PromptPair, Role, Task, Tokenizer, draw_distinct, fill, is_single_token, words
 
 TEMPLATES = (
     "Yesterday {first} and {second} met near the {place}, and {giver} gave a {thing} to",
@@ -60,10 +62,13 @@ def make(tokenizer: Tokenizer, n_prompts: int, seed: int) -> list[PromptPair]:
         receiver, giver, *others = rng.sample(names, 5)
         named = (receiver, giver) if index % 2 == 0 else (giver, receiver)
 
-        def fill(first: str, second: str, last: str) -> str:
-            return template.format(first=first, second=second, giver=last, place=place, thing=thing)
+        def spell(first: str, second: str, last: str) -> tuple[str, dict[str, tuple[int, int]]]:
+            return fill(template, first=first, second=second, giver=last, place=place, thing=thing)
 
-        return PromptPair(fill(*named, giver), fill(*others), (f" {receiver}",), (f" {giver}",))
+        clean, places = spell(*named, giver)
+        io, s1 = ("first", "second") if named[0] == receiver else ("second", "first")
+        roles = (Role("IO", *places[io]), Role("S1", *places[s1]), Role("S2", *places["giver"]))
+        return PromptPair(clean, spell(*others)[0], (f" {receiver}",), (f" {giver}",), roles)
 
     return draw_distinct(draw, n_prompts, f"ioi {seed}")
 
@@ -78,6 +83,7 @@ TASK = Task(
         "While Simon and Helen waited outside the station, Peter passed a camera to",
         (" Laura",),
         (" Kevin",),
+        (Role("IO", 6, 11), Role("S1", 16, 21), Role("S2", 50, 55)),
     ),
     make=make,
 )

@@ -35,6 +35,13 @@ class ToyTokenizer:
             for piece in self._split(word)
         ]
 
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        places, end = [], 0
+        for token in self.continuation(text):
+            start, end = end, end + len(self._pieces[token])
+            places.append((start, end))
+        return [(0, 0)] * self.bos + places
+
     def decode(self, tokens: Sequence[int]) -> str:
         return "".join(self._pieces[token] for token in tokens)
 

@@ -35,6 +35,7 @@ def _row(info: MethodInfo) -> tuple[str, ...]:
     options = " ".join(
         [f"--level {level}" for level in info.levels[1:]]
         + [f"--kv {kv}" for kv in info.kv[1:]]
+        + ["--positions"] * info.positions
         + [f"--{option.replace('_', '-')}" for option in info.takes]
         + [f"--set {name}={_spell(value)}" for name, value in info.settings.items()]
     )

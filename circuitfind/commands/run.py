@@ -147,6 +147,13 @@ def run(
             show_default=False,
         ),
     ] = None,
+    positions: Annotated[
+        bool,
+        typer.Option(
+            "--positions",
+            help="Tell positions apart: an edge for each role that the task names (ioi: IO, S1, S2), or each token.",
+        ),
+    ] = False,
     prompts: Annotated[
         int | None,
         typer.Option(help="How many prompt pairs. Default: 16, or all if there are fewer.", show_default=False),
@@ -195,7 +202,7 @@ def run(
         task, model, method, None, metric, ablation, objective, prompts, seed, parse_batch_size(batch_size),
         device, dtype, bos, out, force, parse_names(format), resume, parse_memory(memory), schedule,
         None, None, select, steps, bootstrap, grad_drop, parse_names(of_methods), combine, start_from,
-        parse_settings(settings or ()), candidates, level, kv, neurons=neurons,
+        parse_settings(settings or ()), candidates, level, kv, neurons=neurons, positions=positions,
     )  # fmt: skip
     if len(sizes) > 1:
         from circuitfind.commands.sweep import sweep_and_print

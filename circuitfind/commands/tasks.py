@@ -133,13 +133,15 @@ def _record(task: Task) -> dict[str, Any]:
 
 
 def _spell(pair: PromptPair) -> str:
-    """The pair as four lines for a reader; a prompt's own further lines are indented under its first."""
+    """The pair as four lines for a reader, or five; a prompt's own further lines are indented under its first."""
     rows = {
         "clean": pair.clean.replace("\n", "\n" + " " * 11),
         "corrupted": pair.corrupted.replace("\n", "\n" + " " * 11),
         "right": _listed(pair.answers),
         "wrong": _listed(pair.wrong_answers),
     }
+    if pair.roles:
+        rows["roles"] = " ".join(f"{role.name} '{pair.clean[role.start : role.end]}'" for role in pair.roles)
     return "\n".join(f"{title:<11}{text}" for title, text in rows.items())
 
 

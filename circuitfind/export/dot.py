@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from circuitfind.circuit import Circuit
-from circuitfind.export.drawing import MOST_EDGES, Drawing, draw
+from circuitfind.export.drawing import MOST_EDGES, Drawing, draw, ends
 from circuitfind.export.legend import background, caption, legend_width
 from circuitfind.export.style import FONT, INK, NODE_STYLES, tint
 from circuitfind.graph import Edge, Node
@@ -81,9 +81,12 @@ def _nodes(drawing: Drawing) -> list[str]:
 def _node(drawing: Drawing, node: Node) -> str:
     box, style = drawing.layout.boxes[node], NODE_STYLES[node.kind]
     width = f"width={box.width / 72:.3f}, " if node.kind in ("input", "logits") else ""
+    label = ""
+    if drawing.circuit.graph.roles:  # columns tell the roles, and the inputs name them; given to one, all need a label
+        label = f'label="{node if node.kind == "input" else node.name}", '
     if drawing.strengths:  # where one node has a label, those without are left blank
         style = _with_neurons(drawing, node) if node in drawing.strengths else f"label={node}, {style}"
-    return f'"{node}" [id="{node}", pos="{_point(box.x, box.y)}", {width}{style}];'
+    return f'"{node}" [id="{node}", pos="{_point(box.x, box.y)}", {label}{width}{style}];'
 
 
 def _with_neurons(drawing: Drawing, node: Node) -> str:
@@ -115,7 +118,8 @@ def _edge(drawing: Drawing, edge: Edge, score: float) -> str:
         "penwidth": f"{drawing.widths.width(score):.2f}",
         **_shape(drawing, edge, score),
     }
-    return f'"{edge.sender}" -> "{edge.receiver.node}" [{", ".join(f"{k}={v}" for k, v in attributes.items())}];'
+    sender, receiver = ends(drawing.circuit.graph, edge)
+    return f'"{sender}" -> "{receiver}" [{", ".join(f"{k}={v}" for k, v in attributes.items())}];'
 
 
 def _shape(drawing: Drawing, edge: Edge, score: float) -> dict[str, str]:

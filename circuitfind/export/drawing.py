@@ -45,7 +45,7 @@ class Drawing:
     def curve(self, edge: Edge, gap: float) -> Curve:
         """The edge's curve, ending ``gap`` points below its receiver."""
         graph, boxes = self.circuit.graph, self.layout.boxes
-        sender, receiver = boxes[edge.sender], boxes[edge.receiver.node]
+        sender, receiver = (boxes[node] for node in ends(graph, edge))
         place, column = graph.order(edge)
         share = (place * len(graph.senders) + column) * GOLDEN % 1
         port = stroke_of(edge).port
@@ -54,6 +54,26 @@ class Drawing:
         end = (receiver.x + port * receiver.width / 2, receiver.bottom - gap)
         start = (sender.x + 0.6 * _clamp((end[0] - sender.x) / (2 * sender.width)) * sender.width, sender.top)
         return route(start, end, self.rows, share)
+
+    @property
+    def crossings(self) -> tuple[tuple[Node, ...], ...]:
+        """Of each head that reads keys or values at one role and writes at another: the head at all of these roles."""
+        graph = self.circuit.graph
+        reads = {ends(graph, edge)[1] for edge in self.edges if edge.receiver.slot in ("k", "v")}
+        writes = {ends(graph, edge)[0] for edge in self.edges}
+        found = []
+        for head in graph.senders:
+            sources, targets = ({head.at(role) for role in graph.roles} & some for some in (reads, writes))
+            if sources and targets and len(sources | targets) > 1:
+                found.append(tuple(head.at(role) for role in graph.roles if head.at(role) in sources | targets))
+        return tuple(found)
+
+
+def ends(graph: Graph, edge: Edge) -> tuple[Node, Node]:
+    """The two nodes that an edge is drawn between, in a circuit of positions at the receiver's role; the logits stand
+    there once."""
+    role, receiver = graph.role_of(edge.receiver), edge.receiver.node
+    return edge.sender.at(role), receiver if receiver.kind == "logits" else receiver.at(role)
 
 
 def _clamp(value: float) -> float:
@@ -89,5 +109,5 @@ def strongest(edges: Mapping[Edge, float], most: int) -> dict[Edge, float]:
 
 
 def _touched(graph: Graph, edges: Iterable[Edge]) -> list[Node]:
-    nodes = {node for edge in edges for node in (edge.sender, edge.receiver.node)}
-    return [node for node in graph.senders if node in nodes]
+    nodes = {node for edge in edges for node in ends(graph, edge)}
+    return [at for node in graph.senders for role in graph.roles or (None,) if (at := node.at(role)) in nodes]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 from circuitfind.export.drawing import Drawing
 from circuitfind.export.style import FONT, INK, MARKS, STRIP, STROKES, tint
@@ -15,6 +16,7 @@ from circuitfind.export.style import FONT, INK, MARKS, STRIP, STROKES, tint
 LETTER = 0.5  # the mean width of a letter, in font sizes
 SAMPLE = 26.0  # the length of a line shown in the legend, in points
 FAINT = "#8a8a8a"
+LINK, LINK_WIDTH = "#b8a9c9", 1.2  # joins a head that reads at one role to where it writes
 LONGEST_NAME = 40  # letters of a task, model or method in the caption
 
 
@@ -55,6 +57,8 @@ def entries(drawing: Drawing) -> list[Entry]:
     lines = [Entry(s.label, s.colour, s.style) for s in STROKES.values() if s.label in present]
     counts = Counter(drawing.marks.values())
     lines += [Entry(f"{s.label}: {counts[mark]:,}", s.colour, s.style) for mark, s in MARKS.items() if counts[mark]]
+    if drawing.crossings:
+        lines.append(Entry("one head, read at other positions", LINK, width=LINK_WIDTH))
     if any(score < 0 for score in drawing.edges.values()):
         lines.append(Entry("negative score", negative=True))
     if full := drawing.widths.reference:
@@ -84,7 +88,28 @@ def background(drawing: Drawing) -> Iterator[str]:
     yield f"{_op('c', FAINT)} F {font:g} {_counted(FONT)}"
     for band in layout.bands:
         yield _text(4, (band.bottom + band.top) / 2 - 0.3 * font, str(band.layer), font)
+    yield from _borders(drawing)
+    yield from _links(drawing)
     yield from _legend(drawing)
+
+
+def _borders(drawing: Drawing) -> Iterator[str]:
+    """Lines between the columns of one role and those of the next."""
+    for x in drawing.layout.borders:
+        pen = f"{_op('c', FAINT)} {_op('S', 'setlinewidth(0.50)')} {_op('S', 'dotted')}"
+        yield f"{pen} L 2 {_points(((x, 0), (x, drawing.layout.height)))} {_op('S', 'solid')}"
+
+
+def _links(drawing: Drawing) -> Iterator[str]:
+    """A line behind the boxes of each head that reads at one role and writes at another, each at its own height."""
+    boxes, crossings = drawing.layout.boxes, drawing.crossings
+    for _, heads in groupby(crossings, key=lambda nodes: nodes[0].layer):
+        of_layer = list(heads)
+        for place, nodes in enumerate(of_layer, start=1):
+            across = [boxes[node] for node in nodes]
+            y = across[0].bottom + across[0].height * place / (len(of_layer) + 1)
+            pen = f"{_op('c', LINK)} {_op('S', f'setlinewidth({LINK_WIDTH:.2f})')}"
+            yield f"{pen} L 2 {_points(((min(b.x for b in across), y), (max(b.x for b in across), y)))}"
 
 
 def _legend(drawing: Drawing) -> Iterator[str]:

@@ -5,6 +5,9 @@ its k inputs, its q inputs, each over the heads from last to first. For each rec
 to earliest. An edge is removed for good if the metric then rises by less than the threshold (strictly). A node that no
 kept edge leaves loses its incoming edges without a test: removing them changes nothing, so their score is 0.
 
+Where the prompts have roles, a receiver at each role is one of its own: after one another, from the last role (END) to
+the first. An input is tested if a kept edge leaves its node at the same role; a k or v input if one does at any role.
+
 The tests of one receiver run as a batch along the chain "all so far removed": the outcome is taken up to the first edge
 that must stay, and the chain goes on behind it. This changes no decision, only how many are computed at a time. Where
 the metric is KL or the loss, a test far from the threshold is enclosed in an interval that cannot contain it, and only
@@ -28,7 +31,7 @@ from torch import Tensor
 
 from circuitfind.batch import Batch
 from circuitfind.errors import UsageError
-from circuitfind.graph import SLOTS, Graph, Node, Receiver
+from circuitfind.graph import SLOTS, Graph, Node, Receiver, Slot
 from circuitfind.methods.candidates import Candidates
 from circuitfind.methods.found import Found, Save, in_question, save_nothing, take_up
 from circuitfind.methods.grouped import Grouped
@@ -116,6 +119,8 @@ class ACDC:
         by side on one thread hold at most ``bytes_in_flight``, which changes no outcome. ``shortlist``: the candidates,
         where they have been chosen already.
         """
+        if batch.roles is not None and not self.tells_positions_apart:
+            raise UsageError("Positions are told apart by the schedule sequential alone, on single edges.")
         options = (self.threshold, self.metric, self.ablation, self.objective == "match")
         if self.level == "node":
             return NodeSearch(*options).find(model, batch, batch_size, progress, start, save)
@@ -124,7 +129,7 @@ class ACDC:
         if self.schedule == "grouped":
             return Grouped(*options, self.kv).find(model, batch, batch_size, progress, start, save, shortlist)
         check_answers(self.metric, batch)
-        units = Units.of(model.architecture, self.level, self.kv)
+        units = Units.of(model.architecture, self.level, self.kv).at_roles(batch.graph_of(model.architecture.graph))
         graph = units.graph
         among, found = in_question(graph, shortlist), take_up(graph, start, shortlist)
         n_edges, tolerance = int(among.sum()), self.tolerance(model.dtype)
@@ -137,7 +142,7 @@ class ACDC:
             judge = judges[self.schedule](search, self.threshold, tolerance)
             for receivers in visits(units):
                 senders = among[graph.receiver_index[receivers[0]]].nonzero().flatten().tolist()
-                live = [receiver for receiver in receivers if senders and search.is_live(receiver.node)]
+                live = [receiver for receiver in receivers if senders and search.is_live(receiver)]
                 dead = [graph.receiver_index[receiver] for receiver in receivers if receiver not in live]
                 found.decided[dead, : graph.n_readable(receivers[0])] = True
                 for decided in self._decide(search, judge, graph, live, senders, found):
@@ -148,6 +153,12 @@ class ACDC:
         save(found)
         progress.update(n_edges, n_edges, found.summary)
         return found
+
+    @property
+    def tells_positions_apart(self) -> bool:
+        """Whether it is single edges that are tested one by one, so that each can be at a role."""
+        plain = (self.schedule, self.level, self.kv) == ("sequential", "edge", "per-head")
+        return plain and self.candidates is None
 
     def tolerance(self, dtype: torch.dtype) -> float:
         """How far a score may be off that is not near the threshold; 0: every test is computed in full."""
@@ -209,10 +220,17 @@ def visits(units: Units) -> Iterator[tuple[Receiver, ...]]:
 
 
 def visiting_order(graph: Graph) -> Iterator[Receiver]:
-    """The published order: logits; per layer from the last its MLP, all v, all k, all q, heads from last to first."""
+    """The published order: logits; per layer from the last its MLP, all v, all k, all q, heads from last to first.
+
+    Each at its roles from the last to the first.
+    """
+
+    def at_roles(node: Node, slot: Slot | None = None) -> Iterator[Receiver]:
+        return (Receiver(node, slot, role) for role in reversed(graph.roles or (None,)))
+
     yield Receiver(Node("logits"))
     for layer in reversed(range(graph.n_layers)):
-        yield Receiver(Node("mlp", layer))
+        yield from at_roles(Node("mlp", layer))
         for slot in reversed(SLOTS):
             for head in reversed(range(graph.n_heads)):
-                yield Receiver(Node("head", layer, head), slot)
+                yield from at_roles(Node("head", layer, head), slot)

@@ -5,9 +5,10 @@ As ``eap``, with two repairs:
 - the QK fix. Where a softmax is saturated, its gradient says nothing of what a query or key does. So the change of the
   attention pattern is computed as it is: score(u -> head's q) = sum over queries and keys of (pattern when u's edge
   alone is ablated - clean pattern) . gradient at the pattern. Only what comes behind the pattern is linear. The paper
-  patches a whole query, or the key of one position; an edge here carries one sender's part of all positions, and so is
-  ablated in all of them at once. The norm before the head is that of the mixed input, never frozen. Edges into v, an
-  MLP and the logits score as in eap, and gradients go back through the softmax as in eap too.
+  patches a whole query, or the key of one position; an edge here carries one sender's part of all positions (with
+  roles: of all of a role's), and so is ablated in all of them at once. The norm before the head is that of the mixed
+  input, never frozen. Edges into v, an MLP and the logits score as in eap, and gradients go back through the softmax as
+  in eap too. So of the roles' scores those into a k do not sum to the score without roles, all others do.
 - GradDrop, against direct and indirect effects that cancel: one pass for each layer, in which no gradient goes back
   through this layer's heads and MLP. The paper's node scores the sum of its absolute scores in all L passes over L - 1,
   for in its own layer's pass it scores 0. Likewise an edge by its receiver's layer: its score is the mean of the
@@ -40,7 +41,7 @@ from circuitfind.batch import Batch
 from circuitfind.errors import UsageError
 from circuitfind.gradients import Gradients, HeadsRun, Sweeper, centred, multiply
 from circuitfind.masked import Layout
-from circuitfind.methods.eap import AtCleanRun, Block, Tell
+from circuitfind.methods.eap import AtCleanRun, Block, ByRole, Tell
 from circuitfind.progress import Progress
 from circuitfind.transformer import Architecture, Transformer, kv_heads, rotary_table, rotate
 from circuitfind.units import KvName, LevelName, Units, summed, without_defaults
@@ -86,24 +87,26 @@ class AtP(AtCleanRun):
     def _n_sweeps(self, sweeper: Sweeper) -> int:
         return sweeper.model.architecture.n_layers
 
-    def _score(self, block: Block, tell: Tell) -> Float[Tensor, "prompt receiver sender"]:
+    def _score(self, block: Block, tell: Tell) -> ByRole:
         layout = block.sweeper.layout
         units = Units.of(block.sweeper.model.architecture, self.level, self.kv)
-        into_logits = multiply(block.slope(block.clean).unsqueeze(0), block.change, block.spans)
-        scores = into_logits.new_zeros(len(into_logits), *units.edges.shape)
-        if self.grad_drop and self.level == "node":
-            of_nodes = _NodePasses(units, into_logits)
+        into_logits = multiply(block.slope(block.clean).unsqueeze(0), block.change, block.places)
+        scores = into_logits.new_zeros(*into_logits.shape[:2], *units.edges.shape)
+        if self.grad_drop and self.level == "node":  # where positions are not told apart
+            of_nodes = _NodePasses(units, into_logits[:, 0])
             for layer, passes in self._passes(block, tell):
-                of_nodes.add(layer, passes)
-            return of_nodes.scores().unsqueeze(1).expand_as(scores).to(scores.dtype)
-        scores[:, -1:] = into_logits.abs() if self.grad_drop else into_logits
+                of_nodes.add(layer, passes[:, 0])
+            return of_nodes.scores()[:, None, None].expand_as(scores).to(scores.dtype)
+        scores[..., -1:, :] = into_logits.abs() if self.grad_drop else into_logits
         for layer, passes in self._passes(block, tell):
             rows = slice(layout.row(layer, 0), layout.row(layer + 1, 0))
             together = _together(passes, units.leader[rows, 0]) if self.grad_drop else passes
-            scores[:, rows, : passes.shape[-1]] = self._over_passes(together, layer)
+            scores[..., rows, : passes.shape[-1]] = self._over_passes(together, layer)
         return scores
 
-    def _passes(self, block: Block, tell: Tell) -> Iterator[tuple[int, Float[Tensor, "prompt pass receiver readable"]]]:
+    def _passes(
+        self, block: Block, tell: Tell
+    ) -> Iterator[tuple[int, Float[Tensor, "prompt role pass receiver readable"]]]:
         """The scores of all edges into each layer in each pass, from the last layer to the first."""
         sweeper = block.sweeper
         gradients = [block.slope(block.clean)]  # the true one, then one for each layer that was dropped
@@ -122,41 +125,39 @@ class AtP(AtCleanRun):
 
     def _of_layer(
         self, block: Block, layer: int, found: Sequence[Gradients], spread: Float[Tensor, "sender prompt pos"]
-    ) -> Float[Tensor, "prompt pass receiver readable"]:
+    ) -> Float[Tensor, "prompt role pass receiver readable"]:
         """The scores of all edges into a layer in each pass; ``readable``: the senders that its MLP reads."""
         heads, mlp = 2 * layer, 2 * layer + 1
         layout = block.sweeper.layout
         n_readable, n_earlier = layout.n_readable(mlp), layout.n_readable(heads)
         rows = torch.cat([gradients.stack([heads, mlp], block.stream) for gradients in found])
-        products = multiply(rows, block.change[:n_readable], block.spans)
-        products = products.reshape(len(products), len(found), -1, n_readable)
+        products = multiply(rows, block.change[:n_readable], block.places)
+        products = products.reshape(*products.shape[:2], len(found), -1, n_readable)
         if not self.qk_fix:
             return products
         patterns = torch.stack([gradients.patterns[layer] for gradients in found])
         effects = _effects(block, layer, patterns, spread[:n_earlier])
-        return torch.cat((functional.pad(effects, (0, n_readable - n_earlier)), products), dim=2)
+        return torch.cat((functional.pad(effects, (0, n_readable - n_earlier)), products), dim=3)
 
-    def _over_passes(
-        self, scores: Float[Tensor, "prompt pass receiver sender"], layer: int
-    ) -> Float[Tensor, "prompt receiver sender"]:
+    def _over_passes(self, scores: Float[Tensor, "prompt role pass receiver sender"], layer: int) -> ByRole:
         """One score of those in all passes: the first as if no layer were dropped, each other with a later one dropped.
 
         What is dropped before a receiver doesn't matter to it: the first pass stands for ``layer`` others.
         """
         if not self.grad_drop:
-            return scores[:, 0]
+            return scores[:, :, 0]
         total = scores.abs()
-        return (layer * total[:, 0] + total[:, 1:].sum(1)) / (layer + total.shape[1] - 1)
+        return (layer * total[:, :, 0] + total[:, :, 1:].sum(2)) / (layer + total.shape[2] - 1)
 
 
 def _together(
-    passes: Float[Tensor, "prompt pass receiver sender"], leader: Int[Tensor, " receiver"]
-) -> Float[Tensor, "prompt pass receiver sender"]:
+    passes: Float[Tensor, "prompt role pass receiver sender"], leader: Int[Tensor, " receiver"]
+) -> Float[Tensor, "prompt role pass receiver sender"]:
     """Every receiver with the sum over those of the same leader."""
     if len(set(leader.tolist())) == len(leader):
         return passes
     same = (leader == leader.unsqueeze(1)).to(passes)
-    return torch.einsum("rs,bpsn->bprn", same, passes)
+    return torch.einsum("rs,bopsn->boprn", same, passes)
 
 
 class _NodePasses:
@@ -242,18 +243,28 @@ class _Attention:
         return self.k.full.shape[1] - self.q.full.shape[1]
 
     def patterns(
-        self, change: Float[Tensor, "sender pos d_model"], spread: Float[Tensor, "sender pos"], span: tuple[int, int]
-    ) -> tuple[Float[Tensor, "head query key sender"], Float[Tensor, "head query key sender"]]:
-        """The patterns of the span's queries when each sender's edge into q, and when that into k, is ablated."""
+        self,
+        change: Float[Tensor, "sender pos d_model"],
+        spread: Float[Tensor, "sender pos"],
+        span: tuple[int, int],
+        places: Sequence[slice | Int[Tensor, " _"]],
+    ) -> tuple[Float[Tensor, "head query key sender"], list[Float[Tensor, "head query key sender"]]]:
+        """The patterns of the span's queries when each sender's edge into q is ablated, and for each role when that
+        into k is ablated at its places.
+
+        A query's row depends on no other query, so that of q one pattern serves all roles.
+        """
         start, stop = span
         clean = self._clean_scores(start, stop).unsqueeze(-1)
-        of_q, of_k = (clean.repeat(1, 1, 1, len(change)) for _ in range(2))
+        of_q = clean.repeat(1, 1, 1, len(change))
+        of_k: list[Tensor] = [clean.repeat(1, 1, 1, len(change)) for _ in places]
+        roles = _role_of_each(span, places)
         for position in range(start, stop):
             key = self.n_before + position
             moved_q, moved_k = self._moved_scores(change[:, position], spread[:, position], position, stop)
             of_q[:, position - start, : key + 1] = moved_q
-            of_k[:, position - start :, key] = moved_k
-        return of_q.softmax(2), of_k.softmax(2)  # over what isn't innermost: several times as fast
+            of_k[roles[position - start]][:, position - start :, key] = moved_k
+        return of_q.softmax(2), [scores.softmax(2) for scores in of_k]  # not innermost: several times as fast
 
     def _clean_scores(self, start: int, stop: int) -> Float[Tensor, "head query key"]:
         scores = (self.q.full[:, start:stop] @ self.k.full.transpose(-1, -2)).mul_(self.scale)
@@ -282,6 +293,15 @@ class _Attention:
             for part, (_, plain, bias) in zip(parts, both, strict=True)
         )
         return moved_q, moved_k
+
+
+def _role_of_each(span: tuple[int, int], places: Sequence[slice | Int[Tensor, " _"]]) -> list[int]:
+    """The number of the role of each position of a span; each has one."""
+    start, stop = span
+    roles = torch.zeros(stop, dtype=torch.long)
+    for number, of_role in enumerate(places):
+        roles[of_role if isinstance(of_role, slice) else of_role.cpu()] = number
+    return roles[start:].tolist()
 
 
 Weights = tuple[Float[Tensor, "head d_head d_model"], Float[Tensor, "head d_head"] | None]
@@ -322,23 +342,40 @@ def _effects(
     layer: int,
     gradients: Float[Tensor, "pass head prompt pos key"],
     spread: Float[Tensor, "sender prompt pos"],
-) -> Float[Tensor, "prompt pass receiver sender"]:
-    """What ablating each sender's edge into each head's q, then into each k, does to the pattern, times the gradient
-    there."""
+) -> Float[Tensor, "prompt role pass receiver sender"]:
+    """What ablating each sender's edge into each head's q, then into each k, at each role does to the pattern, times
+    the gradient there."""
     model, ran = block.sweeper.model, block.clean.stages[2 * layer]
     assert isinstance(ran, HeadsRun)
     dtype = torch.promote_types(gradients.dtype, torch.float32)
     weights, found = _weights(model, layer, dtype), []
-    for prompt, (start, stop) in enumerate(block.spans):
+    for prompt, (span, places) in enumerate(zip(block.spans, block.places, strict=True)):
         attention = _attention(model, layer, ran, prompt, weights)
-        at_pattern = gradients[:, :, prompt, start:stop].flatten(2).transpose(0, 1).to(dtype)
+        at_pattern = gradients[:, :, prompt, slice(*span)].transpose(0, 1).to(dtype)
         change = block.change[: len(spread), prompt].to(dtype)
-        at_once = max(1, SCORES // (2 * len(at_pattern) * at_pattern.shape[-1]))
+        at_once = max(1, SCORES // ((1 + len(places)) * len(at_pattern) * at_pattern[0, 0].numel()))
         of_senders = [
-            [at_pattern @ pattern.flatten(1, 2) for pattern in attention.patterns(*some, (start, stop))]
+            _at_roles(at_pattern, *attention.patterns(*some, span, places), span, places)
             for some in zip(
                 torch.split(change, at_once), torch.split(spread[:, prompt].to(dtype), at_once), strict=True
             )
         ]
-        found.append(torch.cat([torch.cat(of_some) for of_some in of_senders], dim=-1))
-    return torch.stack(found).transpose(1, 2)
+        found.append(torch.cat(of_senders, dim=-1))
+    return torch.stack(found)
+
+
+def _at_roles(
+    gradient: Float[Tensor, "head pass query key"],
+    of_q: Float[Tensor, "head query key sender"],
+    of_k: Sequence[Float[Tensor, "head query key sender"]],
+    span: tuple[int, int],
+    places: Sequence[slice | Int[Tensor, " _"]],
+) -> Float[Tensor, "role pass receiver sender"]:
+    """The gradient at the patterns times them: of q the queries of each role, of k the patterns of each role."""
+    each = []
+    for of_role, pattern in zip(places, of_k, strict=True):
+        rows = slice(None) if isinstance(of_role, slice) else of_role - span[0]
+        to_q = gradient[:, :, rows].flatten(2) @ of_q[:, rows].flatten(1, 2)
+        to_k = gradient.flatten(2) @ pattern.flatten(1, 2)
+        each.append(torch.cat((to_q, to_k)).transpose(0, 1))
+    return torch.stack(each)

@@ -132,7 +132,7 @@ class Random:
         From Python's own generator, which draws the same numbers everywhere. Every score is another, in float32 too
         (up to 16 million edges).
         """
-        edges = readable(model.architecture.graph)
+        edges = readable(batch.graph_of(model.architecture.graph))
         dtype = torch.promote_types(model.dtype, torch.float32)
         places = torch.tensor(random_order(int(edges.sum()), self.seed), dtype=torch.float64) + 1
         scores = torch.full(edges.shape, math.nan, dtype=dtype)

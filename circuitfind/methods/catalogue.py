@@ -21,7 +21,7 @@ class MethodInfo:
     ``scores``: it scores edges, so that the circuit's size must be asked for. ``per_prompt``: each prompt has scores of
     its own, so that a bootstrap can be made of them. ``has_metric``: its scores depend on one. ``degenerate``: metrics
     of which they would be rounding. ``levels`` and ``kv``: what it can decide on (``units.py``); ``why_edges``: what
-    keeps it from more.
+    keeps it from more. ``positions``: it can tell an edge apart at each of them.
     """
 
     name: str
@@ -38,6 +38,7 @@ class MethodInfo:
     levels: tuple[str, ...] = ("edge",)
     kv: tuple[str, ...] = ("per-head",)
     why_edges: str = ""
+    positions: bool = False
 
 
 _EDGES_AND_NODES, _ALL_KV = ("edge", "node"), ("per-head", "grouped")
@@ -54,6 +55,7 @@ _METHODS = (
         per_prompt=False,
         levels=LEVELS,
         kv=_ALL_KV,
+        positions=True,
     ),
     MethodInfo(
         "eap",
@@ -64,6 +66,7 @@ _METHODS = (
         degenerate=("kl",),
         levels=LEVELS,
         kv=_ALL_KV,
+        positions=True,
     ),
     MethodInfo(
         "clean-corrupted",
@@ -73,6 +76,7 @@ _METHODS = (
         NOT_ZERO,
         levels=LEVELS,
         kv=_ALL_KV,
+        positions=True,
     ),
     MethodInfo(
         "eap-ig",
@@ -83,6 +87,7 @@ _METHODS = (
         takes=("steps",),
         levels=LEVELS,
         kv=_ALL_KV,
+        positions=True,
     ),
     MethodInfo(
         "eap-ig-activations",
@@ -93,6 +98,7 @@ _METHODS = (
         takes=("steps",),
         levels=LEVELS,
         kv=_ALL_KV,
+        positions=True,
     ),
     MethodInfo(
         "exact",
@@ -102,6 +108,7 @@ _METHODS = (
         "hours beyond small models; sees no effect that takes two edges at once",
         levels=LEVELS,
         kv=_ALL_KV,
+        positions=True,
     ),
     MethodInfo(
         "atp",
@@ -114,6 +121,7 @@ _METHODS = (
         degenerate=("kl",),
         levels=_EDGES_AND_NODES,
         kv=_ALL_KV,
+        positions=True,
     ),
     MethodInfo(
         "relp",
@@ -125,6 +133,7 @@ _METHODS = (
         degenerate=("kl",),
         levels=LEVELS,
         kv=_ALL_KV,
+        positions=True,
     ),
     MethodInfo(
         "gim",
@@ -136,6 +145,7 @@ _METHODS = (
         degenerate=("kl",),
         levels=LEVELS,
         kv=_ALL_KV,
+        positions=True,
     ),
     MethodInfo(
         "ifr",
@@ -178,6 +188,7 @@ _METHODS = (
         takes=("of", "combine"),
         levels=_EDGES_AND_NODES,
         kv=_ALL_KV,
+        positions=True,
     ),
     MethodInfo(
         "hisp",
@@ -207,6 +218,7 @@ _METHODS = (
         per_prompt=False,
         has_metric=False,
         why_edges="it draws an order of edges",
+        positions=True,
     ),
 )
 CATALOGUE: Mapping[str, MethodInfo] = MappingProxyType({info.name: info for info in _METHODS})

@@ -16,6 +16,7 @@ from circuitfind.graph import Edge, Graph, Node
 from circuitfind.methods.acdc import ACDC, chain_length, visiting_order
 from circuitfind.methods.found import Found, in_question, nothing_decided
 from circuitfind.methods.rule import ROUNDING
+from circuitfind.sites import live_receivers
 from circuitfind.units import Units
 
 MARGINS = {torch.float32: 1e-6, torch.float64: 1e-12, torch.bfloat16: 1e-3}
@@ -28,9 +29,8 @@ Shortlist = Bool[Tensor, "receiver sender"] | None
 
 def is_tested(graph: Graph, found: Found, shortlist: Shortlist = None) -> Bool[Tensor, "receiver sender"]:
     """Which edges a finished search tested: those into the logits and into nodes that a kept edge leaves."""
-    leaves = found.kept.any(0).tolist()
-    live = [receiver.node.kind == "logits" or leaves[graph.sender_index[receiver.node]] for receiver in graph.receivers]
-    return in_question(graph, shortlist) & torch.tensor(live).unsqueeze(1)
+    live = torch.from_numpy(live_receivers(graph, found.kept.numpy())).unsqueeze(1)
+    return in_question(graph, shortlist) & live
 
 
 def undecidable(

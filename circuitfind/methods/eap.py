@@ -16,13 +16,14 @@ Methods in files of their own go back through the clean run by other rules (``re
 pattern's change as it is (``atp``).
 
 Scores are each prompt's own. Nothing at a padded position, and nothing before the first token that differs, counts.
+Where the prompts have roles, the sum over positions is that over each role's: these sum to the score without roles.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from threading import Lock
@@ -38,6 +39,7 @@ from circuitfind.gradients import (
     CALCULUS,
     Collector,
     Gradients,
+    Places,
     Rules,
     Run,
     Stream,
@@ -52,6 +54,7 @@ from circuitfind.outputs import Outputs
 from circuitfind.patching import AblationName, constant_outputs, readable
 from circuitfind.progress import Progress
 from circuitfind.rerun import first_changed
+from circuitfind.roles import Roles, by_receiver
 from circuitfind.search import split
 from circuitfind.threads import Threads
 from circuitfind.transformer import Transformer, embed, embed_positions, normalise
@@ -62,9 +65,11 @@ STEPS = 5
 WORTH = 4
 """The positions before the first that changes are run apart if they are at least one in so many."""
 
+ByRole = Float[Tensor, "prompt role receiver sender"]
+"""Scores role by role (``roles.by_role``); of one role where there are none."""
 Tell = Callable[[], None]
 Scores = Float[Tensor, "prompt *place"]
-"""Of edges [prompt, receiver, sender], or of neurons [prompt, neuron]."""
+"""Of edges ``ByRole``, or of neurons [prompt, neuron]."""
 Slope = Callable[[Float[Tensor, "prompt d_model"]], Float[Tensor, "prompt d_model"]]
 
 
@@ -96,6 +101,7 @@ class Block:
             (begin - first, end + 1 - first)
             for begin, end in zip(first_changed(batch, ablation), batch.end.tolist(), strict=True)
         ]
+        self.places = _places(self.spans, batch.roles, first)
         embedding, positions = embed(model, batch.clean), embed_positions(model, batch.n_pos)
         self._before = sweeper.run((embedding + positions)[:, :first]) if first else None
         self.stream = (embedding + positions)[:, first:]
@@ -170,9 +176,20 @@ class Block:
         return total
 
     def scores(self, gradients: Collector) -> Scores:
-        """Every sender's change times these gradients."""
+        """Every sender's change times these gradients, role by role."""
         assert isinstance(gradients, Gradients)
-        return contract(gradients, self.sweeper.layout, self.change, self.spans)
+        return contract(gradients, self.sweeper.layout, self.change, self.places)
+
+
+def _places(spans: Sequence[tuple[int, int]], roles: Roles | None, first: int) -> Places:
+    """Which positions of each prompt's span have each role, counted from ``first``; without roles the span."""
+    if roles is None:
+        return [[slice(*span)] for span in spans]
+    numbers = range(len(roles.names))
+    return [
+        [start + (of[first:][start:stop] == number).nonzero().flatten() for number in numbers]
+        for (start, stop), of in zip(spans, roles.of, strict=True)
+    ]
 
 
 def from_position(constants: Outputs, first: int) -> Outputs:
@@ -226,8 +243,9 @@ class Attribution:
         Neither ``batch_size`` nor threads change a score. Raises UsageError where the metric needs wrong answers that a
         prompt doesn't have, ModelError where a score is NaN or infinite.
         """
-        scores = self.score_with(Block, model, batch, batch_size, progress)
-        return scores.masked_fill_(~readable(model.architecture.graph), math.nan)
+        graph = batch.graph_of(model.architecture.graph)
+        scores = by_receiver(graph, self.score_with(Block, model, batch, batch_size, progress))
+        return scores.masked_fill_(~readable(graph), math.nan)
 
     def score_with(
         self, open_block: type[Block], model: Transformer, batch: Batch, batch_size: int, progress: Progress

@@ -60,7 +60,8 @@ class Ensemble:
 
     def score(self, model: Transformer, batch: Batch, batch_size: int, progress: Progress) -> Scores:
         """Every edge's score, on each prompt where all methods have such, else one; NaN where the graph has no edge."""
-        units, each = Units.of(model.architecture, self.level, self.kv), []
+        graph = batch.graph_of(model.architecture.graph)
+        units, each = Units.of(model.architecture, self.level, self.kv).at_roles(graph), []
         for method in self.of:
             progress.stage(f"{method.name}, of the ensemble")
             each.append(method.score(model, batch, batch_size, progress))

@@ -89,9 +89,9 @@ class Exact:
         check_answers(self.metric, batch)
         if self.level == "node":
             return self._score_nodes(model, batch, batch_size, progress)
-        units = Units.of(model.architecture, self.level, self.kv)
+        units = Units.of(model.architecture, self.level, self.kv).at_roles(batch.graph_of(model.architecture.graph))
         graph, total = units.graph, sum(work(units.graph, receivers[0]) for receivers in units.receivers())
-        scores = nothing_scored(model, batch.n_prompts) if start is None else start.clone()
+        scores = nothing_scored(graph, model.dtype, batch.n_prompts) if start is None else start.clone()
         waiting = [receivers for receivers in units.receivers() if not is_scored(graph, receivers[0], scores)]
         done = total - sum(work(graph, receivers[0]) for receivers in waiting)
         with Threads(model.device) as threads:
@@ -110,7 +110,7 @@ class Exact:
     def _score_nodes(self, model: Transformer, batch: Batch, batch_size: int, progress: Progress) -> Scores:
         """Every edge with the score of its sender."""
         rises = nodes.rises(model, batch, batch_size, self.metric, self.ablation, progress)
-        scores = nothing_scored(model, batch.n_prompts)
+        scores = nothing_scored(model.architecture.graph, model.dtype, batch.n_prompts)
         edges = Units(model.architecture.graph).edges
         return torch.where(edges, rises.unsqueeze(1).to(scores.dtype), scores)
 
@@ -183,11 +183,10 @@ class OneByOne(Generic[Where]):
         return torch.cat(of_blocks, dim=1)
 
 
-def nothing_scored(model: Transformer, n_prompts: int) -> Scores:
-    """The beginning of every run: NaN everywhere."""
-    graph = model.architecture.graph
-    dtype = torch.promote_types(model.dtype, torch.float32)
-    return torch.full((n_prompts, len(graph.receivers), len(graph.senders)), math.nan, dtype=dtype)
+def nothing_scored(graph: Graph, dtype: torch.dtype, n_prompts: int) -> Scores:
+    """The beginning of every run: NaN everywhere, in float32 or better."""
+    shape = (n_prompts, len(graph.receivers), len(graph.senders))
+    return torch.full(shape, math.nan, dtype=torch.promote_types(dtype, torch.float32))
 
 
 def is_scored(graph: Graph, receiver: Receiver, scores: Scores) -> bool:

@@ -45,6 +45,8 @@ def settle_method(options: RunOptions, task_metric: str) -> tuple[RunOptions, tu
         _check_members(options, info, members)
     involved = members if info.name == ENSEMBLE else [info, *members]
     _check_units(options, info, [info, *members])
+    if options.positions:
+        _check_positions(options, involved)
     metric, said = _settle_metric(options.metric, involved, task_metric)
     settings = tuple(_settle_setting(name, value, involved) for name, value in options.settings)
     settled = replace(options, method=info.name, metric=metric, settings=settings)
@@ -107,6 +109,24 @@ def _check_nodes(options: RunOptions, info: MethodInfo) -> None:
             f"--schedule {options.schedule} saves tests of edges; at node level there is one for each node. "
             "Leave it out."
         )
+
+
+def _check_positions(options: RunOptions, involved: Sequence[MethodInfo]) -> None:
+    """Raises UsageError for a method, or another option, that does not tell positions apart."""
+    for info in involved:
+        if not info.positions:
+            able = [other.name for other in CATALOGUE.values() if other.positions and other.name != ENSEMBLE]
+            raise UsageError(
+                f"--positions: {info.name} decides on an edge for all positions at once.\n"
+                f"Methods that tell positions apart: {', '.join(able)}."
+            )
+    if options.schedule != "sequential":
+        raise UsageError(
+            f"--positions: the schedule {options.schedule} estimates edges for all positions at once.\n"
+            "Use --schedule sequential, or a method that scores edges, e.g. --method eap-ig --edges 200."
+        )
+    if (options.level, options.kv) != ("edge", "per-head") or options.candidates is not None:
+        raise UsageError("--positions tells single edges apart. Leave out --level, --kv and --candidates.")
 
 
 def _check_scoring(options: RunOptions, info: MethodInfo, has_size: bool) -> None:

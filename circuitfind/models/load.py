@@ -54,11 +54,21 @@ class HubTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text`` as a prompt, special tokens added as the model's own tokenizer adds them."""
-        tokens = self._bare(text)
-        start = self._start
-        if start and tokens[:1] == [self.hub.bos_token_id] == [start[0]]:
-            return [*tokens[:1], *start[1:], *tokens[1:]]  # the text spells its BOS itself: never two
-        return [*start, *tokens]
+        tokens, start = self._bare(text), self._start
+        before = int(self._spells_bos(tokens))  # never two
+        return [*tokens[:before], *start[before:], *tokens[before:]]
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """From which character up to which each token of ``encode(text)`` stands; (0, 0) for a special token.
+
+        Raises ModelError where the tokenizer can't tell.
+        """
+        if not self.hub.is_fast:
+            raise ModelError("This model's tokenizer does not tell where its tokens stand: no roles with it.")
+        found = self.hub(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        places = [(int(start), int(end)) for start, end in found.offset_mapping] if text else []
+        before = int(self._spells_bos(list(found.input_ids)))
+        return [*places[:before], *[(0, 0)] * len(self._start[before:]), *places[before:]]
 
     def continuation(self, text: str) -> list[int]:
         """Token ids of ``text`` as it goes on from a prompt: no special tokens."""
@@ -91,6 +101,10 @@ class HubTokenizer:
         """The id that stands for whatever the vocabulary lacks, if there is one."""
         unknown: int | None = self.hub.unk_token_id
         return unknown
+
+    def _spells_bos(self, tokens: list[int]) -> bool:
+        """Whether a text of these tokens begins with the BOS that would be put before it."""
+        return bool(self._start) and tokens[:1] == [self.hub.bos_token_id] == [self._start[0]]
 
     @cached_property
     def _start(self) -> tuple[int, ...]:

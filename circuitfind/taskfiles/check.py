@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from circuitfind.errors import TaskError
-from circuitfind.prompts import Tokenizer, check_pair, check_pairs
+from circuitfind.prompts import PromptPair, Tokenizer, check_pair, check_pairs, check_roles
 from circuitfind.taskfiles.prompts_file import Entry, pairs_of, read_entries
 from circuitfind.taskfiles.source import PROMPTS_SUFFIXES, YAML_SUFFIXES, find_file, load_task
 from circuitfind.taskfiles.yamlfile import prompts_path, read_yaml
@@ -46,20 +46,31 @@ def _check_file(path: Path, tokenizer: Tokenizer | None) -> Report:
     if not entries:
         pairs_of(entries, file)
     where = "line" if file == path else f"{file.name}, line"
-    problems = [f"{where} {entry.line}: {problem}" for entry in entries for problem in _problems(entry, tokenizer)]
+    first = next((entry.pair for entry in entries if entry.pair), None)
+    problems = [
+        f"{where} {entry.line}: {problem}" for entry in entries for problem in _problems(entry, tokenizer, first)
+    ]
     if in_yaml and not problems:
         load_task(str(path))
     return Report(len(entries), tokenizer is not None, tuple(problems))
 
 
-def _problems(entry: Entry, tokenizer: Tokenizer | None) -> Sequence[str]:
-    return [entry.problem] if entry.pair is None else check_pair(entry.pair, tokenizer)
+def _problems(entry: Entry, tokenizer: Tokenizer | None, first: PromptPair | None) -> Sequence[str]:
+    if entry.pair is None or first is None:
+        return [entry.problem]
+    return [*check_pair(entry.pair, tokenizer), *check_roles(entry.pair, first, tokenizer)]
 
 
 def _check_made(name_or_path: str, tokenizer: Tokenizer | None) -> Report:
     task = load_task(name_or_path)
     if tokenizer is None:
-        return Report(1, False, tuple(f"example: {problem}" for problem in check_pair(task.example)))
+        problems = [*check_pair(task.example), *check_roles(task.example, task.example)]
+        return Report(1, False, tuple(f"example: {problem}" for problem in problems))
     pairs = task.make(tokenizer, SAMPLE, 0)
     problems = check_pairs(pairs, tokenizer) if pairs else ["It makes no prompts with this tokenizer."]
+    problems += [
+        f"Prompt {number}: {problem}"
+        for number, pair in enumerate(pairs, start=1)
+        for problem in check_roles(pair, pairs[0], tokenizer)
+    ]
     return Report(len(pairs), True, tuple(problems))

@@ -1,6 +1,8 @@
 """Prompts files: .jsonl, one pair a line, and .csv with the same columns and its lists as JSON.
 
 {"clean": "When Mary and John ...", "corrupted": "When Ann ...", "answers": [" Mary"], "wrong_answers": [" John"]}
+
+A pair may name roles, parts of its clean prompt from one character up to another: "roles": {"IO": [5, 9]}.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from circuitfind.errors import TaskError
-from circuitfind.prompts import PromptPair
+from circuitfind.prompts import PromptPair, Role
 
 TEXTS = ("clean", "corrupted")
 LISTS = ("answers", "wrong_answers")
 KEYS = (*TEXTS, *LISTS)
+ROLES = "roles"
+"""The key that may be left out."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,9 @@ def to_entry(line: int, data: object) -> Entry:
     problem = _problem(data)
     if problem or not isinstance(data, dict):
         return Entry(line, None, problem)
-    lists = (tuple(data[key]) for key in LISTS)
-    return Entry(line, PromptPair(data["clean"], data["corrupted"], *lists))
+    answers, wrong_answers = (tuple(data[key]) for key in LISTS)
+    roles = tuple(Role(name, *span) for name, span in data.get(ROLES, {}).items())
+    return Entry(line, PromptPair(data["clean"], data["corrupted"], answers, wrong_answers, roles))
 
 
 def _jsonl_entries(text: str) -> Iterator[Entry]:
@@ -108,11 +113,14 @@ def _csv_entry(line: int, columns: list[str], row: list[str]) -> Entry:
     if len(row) != len(columns):
         return Entry(line, None, f"it has {len(row)} fields, the header {len(columns)}. Quote texts that hold commas.")
     data: dict[str, Any] = dict(zip(columns, row, strict=True))
-    for key in LISTS:
+    if not data.get(ROLES):
+        data.pop(ROLES, None)
+    for key in (*LISTS, *([ROLES] if ROLES in data else [])):
         try:
-            data[key] = json.loads(data[key])
+            data[key] = json.loads(data[key], object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
-            return Entry(line, None, _json_problem(f"'{key}'", error) + ' Write a JSON list: "["" Mary""]".')
+            how = 'object: "{""IO"": [5, 9]}"' if key == ROLES else 'list: "["" Mary""]"'
+            return Entry(line, None, _json_problem(f"'{key}'", error) + f" Write a JSON {how}.")
     return to_entry(line, data)
 
 
@@ -128,15 +136,21 @@ def _problem(data: object) -> str:
     """What is wrong with an object as a prompt pair; empty if nothing is."""
     if not isinstance(data, dict):
         return f"{_kind(data)} instead of an object with the keys {', '.join(KEYS)}."
-    return _key_problem(list(data), "key") or next(filter(None, (_value_problem(key, data[key]) for key in KEYS)), "")
+    return _key_problem(list(data), "key") or next(
+        filter(None, (*(_value_problem(key, data[key]) for key in KEYS), _roles_problem(data.get(ROLES, {})))), ""
+    )
 
 
 def _key_problem(keys: Sequence[object], kind: str) -> str:
     missing = [key for key in KEYS if key not in keys]
     if missing:
         return f"the {kind} '{missing[0]}' is missing. Each pair has {', '.join(KEYS)}."
-    unknown = [key for key in keys if key not in KEYS]
-    return f"unknown {kind} '{unknown[0]}'. Each pair has {', '.join(KEYS)} and nothing else." if unknown else ""
+    unknown = [key for key in keys if key not in (*KEYS, ROLES)]
+    return (
+        f"unknown {kind} '{unknown[0]}'. Each pair has {', '.join(KEYS)}, may have {ROLES}, and nothing else."
+        if unknown
+        else ""
+    )
 
 
 def _value_problem(key: str, value: object) -> str:
@@ -147,6 +161,17 @@ def _value_problem(key: str, value: object) -> str:
     if key == "answers" and not value:
         return "'answers' is empty. Give at least one right answer."
     return next(filter(None, (_text_problem(f"an answer in '{key}'", text) for text in value)), "")
+
+
+def _roles_problem(value: object) -> str:
+    """What is wrong with roles as values; where they stand in the text is looked at with the pair."""
+    if not isinstance(value, dict):
+        return f"'{ROLES}' is {_kind(value)}; it must be an object such as {{\"IO\": [5, 9]}}."
+    for name, span in value.items():
+        is_span = isinstance(span, list) and len(span) == 2
+        if not isinstance(name, str) or not is_span or not all(type(place) is int for place in span):
+            return f"the role '{name}' must be two numbers of characters in the clean prompt, such as [5, 9]."
+    return ""
 
 
 def _text_problem(what: str, value: object) -> str:

@@ -22,9 +22,9 @@ def test_the_list_is_one_method_a_line_with_its_paper_its_cost_and_its_options(
     assert by_name["eap-ig"][2:5] == [
         "arXiv:2403.17806",
         "steps + 1 forward, steps backward",
-        "--level node --kv grouped --steps",
+        "--level node --level neuron --kv grouped --positions --steps",
     ]
-    assert by_name["atp"][4] == "--level node --kv grouped --grad-drop --set qk_fix=true"
+    assert by_name["atp"][4] == "--level node --kv grouped --positions --grad-drop --set qk_fix=true"
     assert by_name["hisp"][4] == "--level node"
     assert by_name["ifr"][4] == "--set inputs=qkv"
     assert by_name["edge-pruning"][4].endswith("--set node_sparsity=none")
@@ -45,7 +45,7 @@ def test_the_json_document_has_every_method_and_the_defaults(capsys: pytest.Capt
     assert document["defaults"] == {"search": DEFAULT_SEARCH, "scores": DEFAULT_SCORES}
     assert [method["name"] for method in document["methods"]] == list(CATALOGUE)
     levels = {method["name"]: (method["levels"], method["kv"]) for method in document["methods"]}
-    assert levels["acdc"] == (["edge", "node"], ["per-head", "grouped"])
+    assert levels["acdc"] == (["edge", "node", "neuron"], ["per-head", "grouped"])
     assert levels["hisp"] == (["edge", "node"], ["per-head"])
     assert levels["random"] == (["edge"], ["per-head"])
     assert next(m for m in document["methods"] if m["name"] == "gim")["settings"] == {"temperature": 2.0}

@@ -37,6 +37,15 @@ CASES = {
     "small": SMALL,
     "empty": Circuit(Graph(2, 2), {}),
     "parallel": Circuit(Graph(2, 2, parallel=True), SMALL.edges),
+    "positions": Circuit(
+        Graph(2, 2, roles=("S1", "END")),
+        {
+            Edge.parse("input->a0.h0<v>@S1"): 0.5,
+            Edge.parse("a0.h0->a1.h1<k>@S1"): 1.25,
+            Edge.parse("m0->a1.h1<q>@END"): -0.3,
+            Edge.parse("a1.h1->logits"): 2.0,
+        },
+    ),
 }
 
 
