@@ -64,7 +64,7 @@ def without_defaults(record: Mapping[str, Any]) -> dict[str, Any]:
     >>> without_defaults({"name": "eap", "level": "edge", "kv": "grouped"})
     {'name': 'eap', 'kv': 'grouped'}
     """
-    return {key: value for key, value in record.items() if DEFAULTS.get(key) != value}
+    return {key: value for key, value in record.items() if key not in DEFAULTS or DEFAULTS[key] != value}
 
 
 def summed(level: LevelName, kv: KvName) -> str:
