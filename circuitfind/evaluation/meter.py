@@ -54,7 +54,8 @@ class Meter:
 
     def finish(self) -> None:
         """All is done, be it in fewer runs than were foreseen."""
-        self._progress.update(self._n_runs, self._n_runs)
+        if self._done < self._n_runs:
+            self._progress.update(self._n_runs, self._n_runs)
 
     def _count(self) -> None:
         self._done += 1

@@ -118,7 +118,6 @@ def measure_minimality(
     chosen_nodes = [nodes[i] for i in draw.some(len(nodes), options.most)]
     of_edges = {edge: contribution(leave_out(graph, kept, edge)) for edge in chosen_edges}
     of_nodes = {node: contribution(knock_out(graph, kept, [node])) for node in chosen_nodes}
-    meter.finish()
     return Minimality(
         metric,
         options,

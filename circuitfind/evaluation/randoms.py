@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from circuitfind.draws import Draw
 from circuitfind.errors import UsageError
@@ -183,5 +183,5 @@ class Paths:
         return path
 
 
-def _pick(numbers: np.ndarray[Any, Any], draw: Draw) -> int:
+def _pick(numbers: Int[np.ndarray, " place"], draw: Draw) -> int:
     return int(numbers[draw.below(len(numbers))])
