@@ -291,7 +291,7 @@ class Bench:
         """Against random circuits from outside of the circuit."""
         outcome = self._outcome(
             "partial necessity",
-            f"its knock-out hurts more than that of at most {self._options.quantile:.0%} of random circuits outside it",
+            f"its knock-out hurts more than that of at most {self._options.quantile:.0%} of random circuits outside",
             "share of random circuits whose knock-out changes less",
         )
         paths, n = Paths(self._graph, self._edges & ~self._kept), self._options.n_random

@@ -78,7 +78,7 @@ class Minimality:
         n = len(parts.values)
         line = (
             f"Left out alone, {parts.n_below(self.least):,} of {count_of(n, parts.n_all, what)} change {self.metric} "
-            f"by less than {self.options.share:.2g} of |full - ablated| ({self.least:.3g} {unit(self.metric)})"
+            f"by less than {100 * self.options.share:g}% of |full - ablated| ({self.least:.3g} {unit(self.metric)})"
         )
         if not n:
             return f"{line}."

@@ -50,7 +50,7 @@ def test_parts_of_less_than_the_share_are_needless_whatever_their_sign() -> None
     assert found.least == pytest.approx(0.04515)
     assert found.edges.n_below(found.least) == 2 and found.nodes.n_below(found.least) == 0
     assert made(share=0.9).edges.n_below(made(share=0.9).least) == 4
-    assert found.lines()[0].startswith("Left out alone, 2 of all 5 edges change logit-diff by less than 0.01")
+    assert found.lines()[0].startswith("Left out alone, 2 of all 5 edges change logit-diff by less than 1% of")
     assert "a0.h0->logits, 6 (132.9%)" in found.lines()[0]
 
 
