@@ -20,7 +20,6 @@ anywhere: on smollm2-135m no path is left of the best 500.) These methods don't 
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -29,6 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitfind.batch import Batch
+from circuitfind.draws import Draw
 from circuitfind.errors import UsageError
 from circuitfind.methods.eap import EAP
 from circuitfind.metrics import MetricName
@@ -129,7 +129,7 @@ class Random:
     ) -> Float[Tensor, "1 receiver sender"]:
         """Every edge's place in a random order, from 1/n to 1; NaN where the graph has no edge.
 
-        From Python's own generator, which draws the same numbers everywhere. Every score is another, in float32 too
+        The same everywhere (``draws.py``). Every score is another, in float32 too
         (up to 16 million edges).
         """
         edges = readable(batch.graph_of(model.architecture.graph))
@@ -143,9 +143,7 @@ class Random:
 
 def random_order(n: int, seed: int) -> list[int]:
     """The first n numbers in a random order."""
-    draw = random.Random(seed).random  # the one method whose numbers Python promises never to change
-    keys = [draw() for _ in range(n)]
-    return sorted(range(n), key=keys.__getitem__)
+    return Draw(seed).order(n)
 
 
 def of_edges(
