@@ -28,11 +28,10 @@ from scipy.stats import rankdata
 
 from circuitfind.circuit import Circuit
 from circuitfind.comparison import Overlap, describe_shape, overlap
-from circuitfind.errors import CircuitError, UsageError, unknown
+from circuitfind.errors import CircuitError
 from circuitfind.graph import Graph, Node
 
 Order = Literal["absolute", "signed"]
-ORDERS: tuple[Order, ...] = ("absolute", "signed")
 Kind = Literal["head", "mlp"]
 KINDS: tuple[Kind, ...] = ("head", "mlp")
 Scores = Float[np.ndarray, "receiver sender"]
@@ -102,7 +101,7 @@ def agree_with_circuit(
     """The circuit against a reference of which the edges are known.
 
     ``scores``: those the ranking is of; without them the circuit's own. Raises CircuitError for graphs of different
-    shapes and for scores that are none, UsageError for an unknown order.
+    shapes and for scores that are no finite numbers.
     """
     check_shape(circuit.graph, reference.graph)
     nodes = agree_with_nodes(circuit, reference.nodes, scores, order)
@@ -159,9 +158,7 @@ def scores_of(circuit: Circuit, value: float | None = None) -> Scores:
 
 
 def _sizes(circuit: Circuit, scores: Scores | None, order: Order) -> Scores:
-    """What edges are ranked by. Raises CircuitError for a score that is no finite number, UsageError for the order."""
-    if order not in ORDERS:
-        raise UsageError(unknown("order", order, ORDERS))
+    """What edges are ranked by. Raises CircuitError for a score that is no finite number."""
     given = scores_of(circuit) if scores is None else scores.astype(np.float64)
     n_wrong = int((edges_of(circuit.graph) & ~np.isfinite(given)).sum())
     if n_wrong:
