@@ -91,7 +91,7 @@ def find_known(name: str, folder: Path | None = None) -> KnownCircuit:
 
 
 def choose_known(circuit: Circuit, known: Collection[KnownCircuit]) -> KnownCircuit:
-    """The known circuit of the circuit's task in a model of its shape. Raises CircuitError where there is not just one."""
+    """The one of the circuit's task in a model of its shape. Raises CircuitError where there is none or several."""
     task = circuit.task.get("name")
     fitting = [one for one in known if one.graph == circuit.graph and one.task == task]
     if len(fitting) == 1:
@@ -138,7 +138,10 @@ def _established(circuit: Circuit, path: Path) -> KnownCircuit:
 def _published(data: Any, source: str) -> KnownCircuit:
     """What a published circuit's file says. Raises CircuitError naming ``source`` and what is wrong with it."""
     if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
-        raise CircuitError(f'{source} is no known circuit: it lacks "format": "{FORMAT}", "version": {VERSION}.')
+        raise CircuitError(
+            f'{source} is no known circuit: it lacks "format": "{FORMAT}", "version": {VERSION}. '
+            "Give a circuit.json or a run folder."
+        )
     model, paper = (_block(data, key, source) for key in ("model", "paper"))
     check_model(model, source)
     texts = {"name": data.get("name"), "task": data.get("task"), "the model's name": model.get("name")}
