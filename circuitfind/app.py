@@ -17,8 +17,8 @@ with leaving_at_once():
     from circuitfind.commands import check as check_command
     from circuitfind.commands import diff as diff_command
     from circuitfind.commands import export as export_command
+    from circuitfind.commands import known, models, tasks
     from circuitfind.commands import methods as methods_command
-    from circuitfind.commands import models, tasks
     from circuitfind.commands import run as run_command
     from circuitfind.errors import CircuitfindError
 
@@ -59,6 +59,7 @@ app.command("diff", no_args_is_help=True, epilog=diff_command.EXAMPLE)(diff_comm
 app.command("methods", epilog=methods_command.EXAMPLE)(methods_command.methods)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
+app.add_typer(known.app, name="known")
 
 
 def show_version(asked: bool) -> bool:

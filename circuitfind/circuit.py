@@ -178,7 +178,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parse(text: str, source: str) -> dict[str, Any]:
-    data = _read_json(text, source)
+    data = read_json(text, source)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise CircuitError(f'{source} is no circuit: it lacks "format": "{FORMAT}".')
     if data.get("version") != VERSION:
@@ -191,11 +191,12 @@ def _parse(text: str, source: str) -> dict[str, Any]:
             raise CircuitError(f'{source} lacks the block "{block}".')
         if block != "edges":
             _check_values(block, data[block], source)
-    _check_shape(data["model"], source)
+    check_model(data["model"], source)
     return data
 
 
-def _read_json(text: str, source: str) -> Any:
+def read_json(text: str, source: str) -> Any:
+    """What a file of ours holds. Raises CircuitError naming ``source`` for what is no whole JSON."""
     try:
         return json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
@@ -231,7 +232,8 @@ def _roles(graph: dict[str, Any], model: dict[str, Any], source: str) -> tuple[s
     return tuple(roles)
 
 
-def _check_shape(model: dict[str, Any], source: str) -> None:
+def check_model(model: dict[str, Any], source: str) -> None:
+    """Raises CircuitError where the block ``model`` lacks a shape that a model can have."""
     for key in ("n_layers", "n_heads"):
         value = model.get(key)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -33,6 +33,10 @@ COMMANDS = {
     ("models",): "models",
     ("models", "list"): "list",
     ("models", "pull"): "pull",
+    ("known",): "known",
+    ("known", "list"): "list",
+    ("known", "show"): "show",
+    ("known", "compare"): "compare",
 }
 
 

@@ -27,7 +27,7 @@ from circuitfind.graph import Graph
 from circuitfind.metrics import MetricName
 from circuitfind.patching import readable
 from circuitfind.progress import Progress
-from circuitfind.selection import owners, prune
+from circuitfind.units import owners, prune
 
 
 @dataclass(frozen=True)

@@ -107,10 +107,15 @@ def make_figure(points: Sequence[Point], ablated: float, title: str) -> Figure:
 
 
 def _scale(axes: Axes, points: Sequence[Point], ablated: float) -> None:
-    """Edges on a logarithmic axis, which a circuit of none joins at its left end; KL from 0, with room for labels."""
+    """Edges on their axis; KL from 0, with room for labels."""
+    scale_edges(axes, *(pick(point.n_edges for point in points) for pick in (min, max)))
+    axes.set_ylim(0, 1.15 * max(ablated, *(point.kl for point in points)) or 1.0)
+
+
+def scale_edges(axes: Axes, fewest: int, most: int) -> None:
+    """Numbers of edges on a logarithmic axis, which a circuit of none joins at its left end."""
     from matplotlib.ticker import FuncFormatter
 
-    fewest, most = (pick(point.n_edges for point in points) for pick in (min, max))
     if fewest == 0:
         axes.set_xscale("symlog", linthresh=1)
     else:
@@ -120,7 +125,6 @@ def _scale(axes: Axes, points: Sequence[Point], ablated: float) -> None:
     axes.xaxis.set_major_formatter(plain)
     if most < 4 * fewest:  # the axis may lie between two powers of ten
         axes.xaxis.set_minor_formatter(plain)
-    axes.set_ylim(0, 1.15 * max(ablated, *(point.kl for point in points)) or 1.0)
 
 
 def _label(axes: Axes, points: Sequence[Point], ablated: float) -> None:

@@ -1,0 +1,187 @@
+"""Known circuits: the published ones, which come along, and circuit files that a user names. No torch.
+
+A paper states heads and MLPs and what they do, so a published circuit is nodes by role. Its ``level`` says what its
+paper judged: ``heads`` alone (of MLPs it says nothing), or ``nodes``, heads and MLPs. Of a circuit.json the ``edges``
+are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from circuitfind.circuit import FORMAT as CIRCUIT_FORMAT
+from circuitfind.circuit import Circuit, check_model, read_json
+from circuitfind.comparison import describe_shape
+from circuitfind.errors import CircuitError, unknown
+from circuitfind.graph import Graph, Node
+
+FORMAT, VERSION = "circuitfind.known", 1
+FOLDER = Path(__file__).parent / "circuits"
+Level = Literal["heads", "nodes", "edges"]
+KINDS: Mapping[Level, tuple[Literal["head", "mlp"], ...]] = {
+    "heads": ("head",),
+    "nodes": ("head", "mlp"),
+    "edges": ("head", "mlp"),
+}
+"""Which nodes a known circuit of each level speaks of."""
+
+
+@dataclass(frozen=True)
+class KnownCircuit:
+    """Heads and MLPs by role; ``circuit`` where the edges are known too. ``paper``: an arXiv id or an address."""
+
+    name: str
+    task: str
+    model: str
+    graph: Graph
+    paper: str
+    title: str
+    level: Level
+    nodes: Mapping[str, tuple[Node, ...]]
+    circuit: Circuit | None = None
+
+    @property
+    def all_nodes(self) -> tuple[Node, ...]:
+        """Those of all roles, in forward order."""
+        return tuple(
+            sorted((n for nodes in self.nodes.values() for n in nodes), key=self.graph.sender_index.__getitem__)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "task": self.task,
+            "model": self.model,
+            "n_layers": self.graph.n_layers,
+            "n_heads": self.graph.n_heads,
+            "parallel_attn_mlp": self.graph.parallel,
+            "paper": self.paper,
+            "title": self.title,
+            "level": self.level,
+            "n_nodes": len(self.all_nodes),
+            "n_edges": None if self.circuit is None else len(self.circuit.edges),
+            "nodes": {role: list(map(str, nodes)) for role, nodes in self.nodes.items()},
+        }
+
+
+def all_known(folder: Path | None = None) -> tuple[KnownCircuit, ...]:
+    """The published circuits by name, then those whose files (.json) lie in ``folder``, by path.
+
+    Raises CircuitError for a folder without such files, and for a file that is wrong.
+    """
+    files = sorted(FOLDER.glob("*.json"))
+    if folder is not None:
+        files += (own := sorted(folder.glob("*.json")))
+        if not own:
+            raise CircuitError(f"{folder} holds no circuit files (.json). Give a folder that does.")
+    return tuple(load_known(file) for file in files)
+
+
+def find_known(name: str, folder: Path | None = None) -> KnownCircuit:
+    """The known circuit of that name, or that of a path. Raises CircuitError with the nearest name if it is neither."""
+    known = {one.name: one for one in all_known(folder)}
+    if name in known:
+        return known[name]
+    if Path(name).exists():
+        return load_known(Path(name))
+    raise CircuitError(unknown("known circuit", name, known) + " Or give a circuit.json.")
+
+
+def choose_known(circuit: Circuit, known: Collection[KnownCircuit]) -> KnownCircuit:
+    """The one of the circuit's task in a model of its shape. Raises CircuitError where there is none or several."""
+    task = circuit.task.get("name")
+    fitting = [one for one in known if one.graph == circuit.graph and one.task == task]
+    if len(fitting) == 1:
+        return fitting[0]
+    names = ", ".join(one.name for one in fitting or known)
+    number = f"{len(fitting)} known circuits are" if fitting else "No known circuit is"
+    raise CircuitError(
+        f"{number} of the task '{task}' in a model of {describe_shape(circuit.graph)}. Name one: {names}."
+    )
+
+
+def load_known(path: Path) -> KnownCircuit:
+    """The known circuit in a file: a published one's, a circuit.json or a run folder. Raises CircuitError."""
+    if path.is_dir():
+        return _established(Circuit.load(path), path)
+    try:
+        data = read_json(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError):
+        raise CircuitError(f"Cannot read the circuit {path}. Give a circuit.json or a run folder.") from None
+    if isinstance(data, dict) and data.get("format") == CIRCUIT_FORMAT:
+        return _established(Circuit.load(path), path)
+    return _published(data, str(path))
+
+
+def _established(circuit: Circuit, path: Path) -> KnownCircuit:
+    """A circuit whose edges are known; its name is where it lies."""
+    roles = {
+        title: tuple(node for node in circuit.nodes if node.kind == kind)
+        for title, kind in (("heads", "head"), ("MLPs", "mlp"))
+    }
+    return KnownCircuit(
+        name=str(path),
+        task=str(circuit.task.get("name", "")),
+        model=str(circuit.model.get("name", "")),
+        graph=circuit.graph,
+        paper="",
+        title=f"found with {circuit.method.get('name', 'an unknown method')}",
+        level="edges",
+        nodes={title: nodes for title, nodes in roles.items() if nodes},
+        circuit=circuit,
+    )
+
+
+def _published(data: Any, source: str) -> KnownCircuit:
+    """What a published circuit's file says. Raises CircuitError naming ``source`` and what is wrong with it."""
+    if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
+        raise CircuitError(
+            f'{source} is no known circuit: it lacks "format": "{FORMAT}", "version": {VERSION}. '
+            "Give a circuit.json or a run folder."
+        )
+    model, paper = (_block(data, key, source) for key in ("model", "paper"))
+    check_model(model, source)
+    texts = {"name": data.get("name"), "task": data.get("task"), "the model's name": model.get("name")}
+    texts |= {"the paper's id": paper.get("id"), "the paper's title": paper.get("title")}
+    for key, text in texts.items():
+        if not isinstance(text, str) or not text:
+            raise CircuitError(f"{source}: {key} is {text!r}; it must be text.")
+    level = next((each for each in get_args(Level)[:2] if each == data.get("level")), None)
+    if level is None:
+        raise CircuitError(f"{source}: its level is {data.get('level')!r}; it must be 'heads' or 'nodes'.")
+    graph = Graph(model["n_layers"], model["n_heads"], model["parallel_attn_mlp"])
+    nodes = {role: _read_nodes(role, names, source) for role, names in _block(data, "nodes", source).items()}
+    _check_nodes(nodes, graph, level, source)
+    return KnownCircuit(data["name"], data["task"], model["name"], graph, paper["id"], paper["title"], level, nodes)
+
+
+def _block(data: Mapping[str, Any], key: str, source: str) -> dict[str, Any]:
+    block = data.get(key)
+    if not isinstance(block, dict):
+        raise CircuitError(f'{source} lacks the block "{key}".')
+    return block
+
+
+def _read_nodes(role: str, names: object, source: str) -> tuple[Node, ...]:
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise CircuitError(f"{source}: the role '{role}' has {names!r}; it must be a list of nodes.")
+    try:
+        return tuple(map(Node.parse, names))
+    except CircuitError as error:
+        raise CircuitError(f"{source}: {error}") from None
+
+
+def _check_nodes(nodes: Mapping[str, tuple[Node, ...]], graph: Graph, level: Level, source: str) -> None:
+    """Raises CircuitError for no nodes, one in two roles, and one that the level or the model does not have."""
+    seen: set[Node] = set()
+    for node in (node for of_role in nodes.values() for node in of_role):
+        if node in seen:
+            raise CircuitError(f"{source}: '{node}' stands in it twice.")
+        if node.kind not in KINDS[level] or node not in graph.sender_index:
+            raise CircuitError(f"{source}: '{node}' is none of the {level} of a model of {describe_shape(graph)}.")
+        seen.add(node)
+    if not seen:
+        raise CircuitError(f"{source} names no nodes.")
