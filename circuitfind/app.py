@@ -14,6 +14,7 @@ with leaving_at_once():
     import typer.core
 
     from circuitfind import __version__
+    from circuitfind.commands import bench
     from circuitfind.commands import diff as diff_command
     from circuitfind.commands import export as export_command
     from circuitfind.commands import methods as methods_command
@@ -55,6 +56,7 @@ app.command("sweep", no_args_is_help=True, epilog=run_command.SWEEP_EXAMPLE, hel
 app.command("export", no_args_is_help=True)(export_command.export)
 app.command("diff", no_args_is_help=True, epilog=diff_command.EXAMPLE)(diff_command.diff)
 app.command("methods", epilog=methods_command.EXAMPLE)(methods_command.methods)
+app.add_typer(bench.app, name="bench")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
 

@@ -24,6 +24,8 @@ COMMANDS = {
     ("sweep",): "sweep",
     ("diff",): "diff",
     ("export",): "export",
+    ("bench",): "bench",
+    ("bench", "truth"): "truth",
     ("tasks",): "tasks",
     ("tasks", "list"): "list",
     ("tasks", "show"): "show",
