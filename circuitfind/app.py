@@ -14,11 +14,10 @@ with leaving_at_once():
     import typer.core
 
     from circuitfind import __version__
-    from circuitfind.commands import bench
+    from circuitfind.commands import bench, models, tasks
     from circuitfind.commands import diff as diff_command
     from circuitfind.commands import export as export_command
     from circuitfind.commands import methods as methods_command
-    from circuitfind.commands import models, tasks
     from circuitfind.commands import run as run_command
     from circuitfind.errors import CircuitfindError
 

@@ -11,7 +11,7 @@ mean zero. All weights that are not exact in float32 are rounded once, so that t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -22,7 +22,8 @@ from jaxtyping import Float, Int
 
 from circuitfind.graph import SLOTS, Edge, Graph, Node, Receiver, Slot
 
-Matrix = Float[np.ndarray, "reads writes"]
+Matrix = Float[np.ndarray, "_ _"]
+"""[what is read, what is written]; every one has its own sizes."""
 NORM_EPSILON = 2.0**30
 NORM_GAIN = 2.0**15
 NOISE = "noise"
@@ -34,20 +35,20 @@ LEAK = 2.0**-6
 
 @dataclass(frozen=True)
 class Part:
-    """A head or an MLP: for each slot (an MLP has the one, None) the variables read as [width, hidden], the bias that is
-    added, and for each variable that is written [hidden, width]. ``is_distractor``: no part of the program."""
+    """A head or an MLP: for each slot (an MLP has the one, None) the variables read as [width, hidden], the bias that
+    is added, and for each variable that is written [hidden, width]. ``is_distractor``: no part of the program."""
 
     node: Node
     reads: Mapping[Slot | None, Mapping[str, Matrix]]
     writes: Mapping[str, Matrix]
-    bias: Mapping[Slot | None, Float[np.ndarray, " hidden"]] = field(default_factory=dict)
+    bias: Mapping[Slot | None, Float[np.ndarray, "_"]] = field(default_factory=dict)
     is_distractor: bool = False
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """All parts of a model. ``tokens`` and ``positions`` are what those write, [d_vocab, width] and [pos, width] for each
-    variable; ``answers`` what the logits read, [width, d_vocab]."""
+    """All parts of a model. ``tokens`` and ``positions`` are what those write, [d_vocab, width] and [pos, width] for
+    each variable; ``answers`` what the logits read, [width, d_vocab]."""
 
     n_layers: int
     n_heads: int
@@ -75,9 +76,8 @@ class Blueprint:
     @property
     def d_head(self) -> int:
         """Enough for the widest head and for the stream with the coordinate that balances it, in steps of four."""
-        needed = [matrix.shape[1] for part in self.parts if part.node.kind == "head" for matrix in read_matrices(part)]
         stream = -(-(sum(self.widths.values()) + 1) // self.n_heads)
-        return 4 * -(-max(stream, *needed) // 4)
+        return 4 * -(-max(stream, self._widest("head")) // 4)
 
     @property
     def d_model(self) -> int:
@@ -86,12 +86,12 @@ class Blueprint:
     @property
     def d_mlp(self) -> int:
         """The widest MLP's hidden layer."""
-        return max(matrix.shape[1] for part in self.parts if part.node.kind == "mlp" for matrix in read_matrices(part))
+        return self._widest("mlp")
 
-
-def read_matrices(part: Part) -> Iterator[Matrix]:
-    for reads in part.reads.values():
-        yield from reads.values()
+    def _widest(self, kind: str) -> int:
+        """The most that a part of this kind computes side by side."""
+        parts = [part for part in self.parts if part.node.kind == kind]
+        return max(int(matrix.shape[1]) for part in parts for reads in part.reads.values() for matrix in reads.values())
 
 
 # weights
@@ -114,7 +114,7 @@ def writing(blueprint: Blueprint, writes: Mapping[str, Matrix], n_hidden: int) -
     return W
 
 
-def state(blueprint: Blueprint) -> dict[str, Float[np.ndarray, "..."]]:
+def state(blueprint: Blueprint) -> dict[str, Float[np.ndarray, ...]]:
     """The weights under the names of Hugging Face's GPT2LMHeadModel, float32."""
     d_vocab, n_ctx = (next(iter(table.values())).shape[0] for table in (blueprint.tokens, blueprint.positions))
     tensors = {
@@ -137,7 +137,7 @@ def norm_state(blueprint: Blueprint, name: str) -> dict[str, Float[np.ndarray, "
     }
 
 
-def block_state(blueprint: Blueprint, layer: int) -> dict[str, Float[np.ndarray, "..."]]:
+def block_state(blueprint: Blueprint, layer: int) -> dict[str, Float[np.ndarray, ...]]:
     """A layer's attention and MLP."""
     d_model, d_head, d_mlp = blueprint.d_model, blueprint.d_head, blueprint.d_mlp
     by_node = {part.node: part for part in blueprint.parts}
@@ -166,24 +166,17 @@ def padded(bias: Float[np.ndarray, " hidden"] | None, size: int) -> Float[np.nda
 
 
 def config(blueprint: Blueprint) -> dict[str, Any]:
-    """config.json: a GPT-2 with ReLU, its norms as above."""
+    """What config.json says of it: a GPT-2 with ReLU, its norms as above."""
     d_vocab, n_ctx = (next(iter(table.values())).shape[0] for table in (blueprint.tokens, blueprint.positions))
     return {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
         "activation_function": "relu",
         "layer_norm_epsilon": NORM_EPSILON,
-        "tie_word_embeddings": False,
         "vocab_size": d_vocab,
         "n_positions": n_ctx,
         "n_layer": blueprint.n_layers,
         "n_head": blueprint.n_heads,
         "n_embd": blueprint.d_model,
         "n_inner": blueprint.d_mlp,
-        "dtype": "float32",
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
     }
 
 
@@ -230,8 +223,8 @@ def with_distractors(blueprint: Blueprint, seed: int) -> Blueprint:
     """The same with a random part in the place of every head and MLP that the program does not use.
 
     They attend and compute, on all that the tokens, the positions and other parts write, and write noise, which other
-    distractors read. A little of it, ``LEAK``, falls on the variables that the program computes, where a margin takes it
-    up: what a method finds of it is no part of the program.
+    distractors read. A little of it, ``LEAK``, falls on the variables that the program computes, where margins take
+    it up: what a method finds of it is no part of the program.
     """
     rng = np.random.default_rng(seed)
     d_vocab = next(iter(blueprint.tokens.values())).shape[0]

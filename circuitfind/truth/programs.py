@@ -17,8 +17,9 @@ from random import Random
 import numpy as np
 from jaxtyping import Float
 
-from circuitfind.graph import Node
+from circuitfind.graph import Node, Slot
 from circuitfind.truth.compiler import Blueprint, Matrix, Part
+from circuitfind.truth.files import UNKNOWN, Words
 from circuitfind.truth.steps import Step, categories, mlp_of_steps, one_hot
 
 SHARPNESS = 16.0
@@ -26,13 +27,10 @@ LOGIT = 8.0
 """The answer's logit; the others' are 0, unless a program says otherwise."""
 N_HEADS = 4
 SPREAD = 8.0
-"""By how much a mean is multiplied before it is written, so that its steps are far apart beside what distractors leak."""
+"""By how much a mean is multiplied before it is written: its steps are far apart beside what distractors leak."""
 LETTERS = ("a", "b", "c", "d", "e")
 BLANK, START, ASK = "_", "^", "="
 QUERIES = ("?1", "?2", "?3", "?4", "?5")
-UNKNOWN = "<unknown>"
-
-Words = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,8 @@ def one_hots(words: Sequence[str], named: Sequence[str]) -> Matrix:
 
 
 def uniform_head(layer: int, head: int, values: Mapping[str, Matrix], writes: Mapping[str, Matrix]) -> Part:
-    """A head that takes the mean over all positions."""
-    return Part(Node("head", layer, head), {"q": {}, "k": {}, "v": values}, writes)
+    """A head that takes the mean over all positions: nothing that it compares differs between them."""
+    return matching_head(layer, head, {}, {}, values, writes)
 
 
 def matching_head(
@@ -80,8 +78,9 @@ def matching_head(
 ) -> Part:
     """A head that attends to where query and key match; ``always``: keys that every query matches."""
     sharp = {name: SHARPNESS * matrix for name, matrix in query.items()}
-    bias = {} if always is None else {"q": SHARPNESS * always}
-    return Part(Node("head", layer, head), {"q": sharp, "k": key, "v": values}, writes, bias)
+    reads: dict[Slot | None, Mapping[str, Matrix]] = {"q": sharp, "k": key, "v": values}
+    bias: dict[Slot | None, Float[np.ndarray, " hidden"]] = {} if always is None else {"q": SHARPNESS * always}
+    return Part(Node("head", layer, head), reads, writes, bias)
 
 
 def positions(n_ctx: int) -> dict[str, Matrix]:
@@ -349,9 +348,7 @@ def build_gate(least: int) -> Blueprint:
 
 
 PROGRAMS = (
-    Program(
-        "reverse", "the k-th letter from the end", REVERSE_WORDS, reversed_letter, draw_reverse, build_reverse
-    ),
+    Program("reverse", "the k-th letter from the end", REVERSE_WORDS, reversed_letter, draw_reverse, build_reverse),
     Program("frac-prevs", "the share of x", FRAC_WORDS, share_of_x, draw_frac_prevs, build_frac_prevs),
     Program("sort", "the k-th letter of the alphabet", SORT_WORDS, sorted_letter, draw_sort, build_sort),
     Program(

@@ -23,12 +23,12 @@ MARGIN = 1 / 8
 class Step:
     """0 where the number is ``low``, 1 where it is ``high``. The number: a weighted sum of variables' coordinates."""
 
-    number: Mapping[str, Float[np.ndarray, " width"]]
+    number: Mapping[str, Float[np.ndarray, "_"]]
     low: float
     high: float
 
 
-def mlp_of_steps(layer: int, steps: Sequence[Step], writes: Mapping[str, Float[np.ndarray, "step width"]]) -> Part:
+def mlp_of_steps(layer: int, steps: Sequence[Step], writes: Mapping[str, Float[np.ndarray, "step _"]]) -> Part:
     """The MLP that writes, for every variable, the sum of its rows of those steps that are 1."""
     widths = {name: len(weights) for step in steps for name, weights in step.number.items()}
     reads = {name: np.zeros((width, 2 * len(steps))) for name, width in widths.items()}
@@ -43,7 +43,7 @@ def mlp_of_steps(layer: int, steps: Sequence[Step], writes: Mapping[str, Float[n
     return Part(Node("mlp", layer), {None: reads}, signed, {None: bias})
 
 
-def categories(values: Sequence[float], number: Mapping[str, Float[np.ndarray, " width"]]) -> list[Step]:
+def categories(values: Sequence[float], number: Mapping[str, Float[np.ndarray, "_"]]) -> list[Step]:
     """The steps up to each of these ascending values, the first from as far below as the second lies above."""
     starts = [2 * values[0] - values[1], *values]
     return [Step(number, low, high) for low, high in zip(starts, values, strict=False)]
