@@ -14,10 +14,10 @@ with leaving_at_once():
     import typer.core
 
     from circuitfind import __version__
+    from circuitfind.commands import bench, known, models, tasks
     from circuitfind.commands import check as check_command
     from circuitfind.commands import diff as diff_command
     from circuitfind.commands import export as export_command
-    from circuitfind.commands import known, models, tasks
     from circuitfind.commands import methods as methods_command
     from circuitfind.commands import run as run_command
     from circuitfind.errors import CircuitfindError
@@ -57,6 +57,7 @@ app.command("export", no_args_is_help=True)(export_command.export)
 app.command("check", no_args_is_help=True, epilog=check_command.EXAMPLE)(check_command.check)
 app.command("diff", no_args_is_help=True, epilog=diff_command.EXAMPLE)(diff_command.diff)
 app.command("methods", epilog=methods_command.EXAMPLE)(methods_command.methods)
+app.add_typer(bench.app, name="bench")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
 app.add_typer(known.app, name="known")

@@ -25,6 +25,8 @@ COMMANDS = {
     ("check",): "check",
     ("diff",): "diff",
     ("export",): "export",
+    ("bench",): "bench",
+    ("bench", "truth"): "truth",
     ("tasks",): "tasks",
     ("tasks", "list"): "list",
     ("tasks", "show"): "show",

@@ -27,7 +27,8 @@ from circuitfind.graph import Graph
 from circuitfind.metrics import MetricName
 from circuitfind.patching import readable
 from circuitfind.progress import Progress
-from circuitfind.units import owners, prune
+from circuitfind.selection import prune
+from circuitfind.units import owners
 
 
 @dataclass(frozen=True)
