@@ -15,7 +15,7 @@ from circuitfind.methods import acdc
 from circuitfind.methods.acdc import ACDC
 from circuitfind.methods.baselines import ActivationMagnitude
 from circuitfind.methods.candidates import Candidates
-from circuitfind.methods.decisions import is_tested, start_from, undecidable
+from circuitfind.methods.decisions import decided_alike, is_tested, start_from, undecidable
 from circuitfind.methods.eap import EAP, EAPIG
 from circuitfind.methods.found import Found, take_up
 from circuitfind.patching import ABLATIONS, readable
@@ -259,3 +259,16 @@ def test_only_candidates_count_as_tested_or_undecidable() -> None:
     assert int(is_tested(graph, found, shortlist).sum()) == found.n_tests < int(is_tested(graph, found).sum())
     near = undecidable(graph, found, 0.0, torch.float64, shortlist)
     assert set(near) <= edges_of(graph, shortlist) and len(near) < len(undecidable(graph, found, 0.0, torch.float64))
+
+
+def test_chains_are_of_candidates_where_another_threshold_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In chains of two, without a0.h1: m0 and a0.h0 into the logits; then input, which is too near the threshold."""
+    monkeypatch.setattr(acdc, "LONGEST_CHAIN", 2)
+    graph = Graph(1, 2)
+    shortlist = readable(graph)
+    shortlist[graph.order(Edge.parse("a0.h1->logits"))] = False
+    found = take_up(graph, None, shortlist)
+    found.scores[graph.order(Edge.parse("input->logits"))] = 0.11
+    start = decided_alike(graph, found, 0.3, 0.1, 0.02, shortlist)
+    assert {str(edge) for edge in edges_of(graph, start.decided)} == {"m0->logits", "a0.h0->logits"}
+    assert start.n_tests == 2
