@@ -24,6 +24,7 @@ from circuitfind.methods.gim import GIM
 from circuitfind.methods.relp import RelP
 from circuitfind.patching import ABLATIONS, AblationName, prepare, readable, run_patched
 from circuitfind.progress import Silent
+from circuitfind.rerun import Rerun
 from circuitfind.roles import Roles, by_receiver, by_role
 from circuitfind.selection import prune, select
 from circuitfind.size import Selection
@@ -273,6 +274,27 @@ def test_a_search_at_a_smaller_threshold_starts_from_a_larger_ones_decisions() -
     expected, taken_up = (small.find(model, batch, 8, Silent(), begin) for begin in (None, start))
     assert torch.equal(taken_up.kept, expected.kept)
     assert torch.equal(taken_up.scores.nan_to_num(9), expected.scores.nan_to_num(9))
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8, 0.95])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_removing_edges_receiver_by_receiver_ends_where_a_whole_run_ends(family: str, share: float) -> None:
+    model, batch = random_transformer(family, 4, 3, 2), example(4, (5, 7, 4, 6))
+    baseline, graph = prepare(model, batch, "corrupted"), batch.graph_of(model.architecture.graph)
+    rerun, kept, generator = Rerun(baseline), readable(graph), torch.Generator().manual_seed(0)
+    for receiver in visiting_order(graph):
+        row, n_readable = graph.receiver_index[receiver], graph.n_readable(receiver)
+        more = share if receiver.role in (None, END) else 1 - (1 - share) / 5  # so that many are read at END alone
+        goes = torch.rand(n_readable, generator=generator) < more
+        if not rerun.is_live(receiver.node, receiver.serves):
+            kept[row] = False
+            continue
+        rerun.visit(receiver)
+        removed = goes.nonzero().flatten().tolist()
+        change = sum((rerun.removal(receiver, sender) for sender in removed), rerun.zero_change(receiver))
+        kept[row, removed] = False
+        final = rerun.commit(receiver, change, [graph.senders[s] for s in (~goes).nonzero().flatten().tolist()])
+        assert torch.allclose(final, run_patched(baseline, kept), atol=1e-9), receiver
 
 
 @pytest.mark.parametrize("schedule", ["screened", "grouped"])
