@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ from circuitfind import __version__
 from circuitfind.batch import Batch, tokenise
 from circuitfind.checkpoint import Keeper
 from circuitfind.circuit import Circuit
-from circuitfind.errors import ModelError, TaskError, UsageError
+from circuitfind.constants import with_constants
+from circuitfind.errors import ModelError, UsageError
 from circuitfind.eta import Eta, WithTimeLeft, duration
 from circuitfind.evaluation.performance import Evaluation, evaluate, task_performance
 from circuitfind.export import writer
 from circuitfind.findings import Findings, Ready, make_circuit, make_files, make_record, method_block, task_block
 from circuitfind.graph import Graph
-from circuitfind.means import mean_outputs
 from circuitfind.memory import Shape, Workload, needed, plan_memory, stored_weights
 from circuitfind.methods.acdc import ACDC
 from circuitfind.methods.candidates import Shortlist
@@ -34,15 +34,14 @@ from circuitfind.methods.scored import Scored
 from circuitfind.methods.scorer import Scorer
 from circuitfind.metrics import check_answers
 from circuitfind.models.folder import read_config
-from circuitfind.models.load import HubTokenizer, load_tokenizer
+from circuitfind.models.load import load_tokenizer
 from circuitfind.models.model import Model, load_model
 from circuitfind.neuron_pipeline import find_neurons
-from circuitfind.optimal import learn_constants
 from circuitfind.ownmetric import own_metrics
-from circuitfind.patching import OF_MEANS, find_ablation
-from circuitfind.preflight import DEFAULT_PROMPTS, Plan, RunOptions, make_plan, short_name
+from circuitfind.patching import find_ablation
+from circuitfind.preflight import Plan, RunOptions, make_plan, short_name
 from circuitfind.progress import Progress, Silent
-from circuitfind.prompts import PromptPair, Task
+from circuitfind.promptsets import make_prompts
 from circuitfind.report import recovery_warning, rounding_warning, shortlist_warning, task_line, task_warning
 from circuitfind.resume import identity
 from circuitfind.roles import find_roles
@@ -56,8 +55,6 @@ from circuitfind.units import Units, find_kv, find_level
 
 __all__ = ["Plan", "RunOptions", "RunResult", "carry_out", "make_plan", "run"]
 
-REFERENCE_PROMPTS = 64
-"""Over how many prompts a mean ablation takes its means."""
 MOST_SHOWN = 10
 """So many roles of more are named."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
@@ -131,24 +128,8 @@ def make_ready(plan: Plan, notes: Noted, clock: Clock) -> Ready:
         model = load_model(short_name(options.model), plan.model_folder, batch, options.device, DTYPES[options.dtype])
     with clock.time("task"):
         report_task(model, batch, work.batch_size, notes)
-    reference: list[PromptPair] = []
-    learned = None
-    if options.ablation in OF_MEANS:
-        with clock.time("means"):
-            reference = make_reference(plan.task, tokenizer, pairs, options, notes)
-            ablation, size = find_ablation(options.ablation), work.batch_size
-            others = tokenise(reference, tokenizer)
-            means = mean_outputs(
-                *(model.transformer, others, batch.n_pos, ablation, size), of_neurons=options.level == "neuron"
-            )
-            batch = replace(batch, constants=means)
-    if options.ablation == "optimal" and batch.constants is not None:
-        with clock.time("constants"):
-            notes.stage(f"learning the constants of optimal ablation on {len(reference)} prompts")
-            learned = learn_constants(model.transformer, others, batch.constants, options.seed, notes)
-            batch = replace(batch, constants=learned.constants)
-            notes.warn_if(learned.warning)
-    return Ready(plan.task, options, tokenizer, pairs, batch, model, work, reference, learned)
+    ready = Ready(plan.task, options, tokenizer, pairs, batch, model, work)
+    return with_constants(ready, options.ablation, notes, clock)
 
 
 def find_circuit(
@@ -400,37 +381,6 @@ def workload(plan: Plan, options: RunOptions, batch: Batch) -> Workload:
         learns_constants=options.ablation == "optimal",
         n_roles=len(batch.roles.names) if batch.roles else 1,
     )
-
-
-def make_prompts(task: Task, tokenizer: HubTokenizer, options: RunOptions, notes: Noted) -> list[PromptPair]:
-    """The run's prompt pairs, with roles where positions are told apart. Raises TaskError if there are none."""
-    pairs = _draw(task, tokenizer, options.n_prompts or DEFAULT_PROMPTS, options.seed, options)
-    if not pairs:
-        raise TaskError(f"The task '{task.name}' makes no prompts with this model's tokenizer. Use another model.")
-    if options.n_prompts and len(pairs) < options.n_prompts:
-        notes.warn(f"{options.n_prompts} prompts were asked for; there are {len(pairs)}.")
-    return pairs
-
-
-def _draw(task: Task, tokenizer: HubTokenizer, n_prompts: int, seed: int, options: RunOptions) -> list[PromptPair]:
-    pairs = task.make(tokenizer, n_prompts, seed)
-    return pairs if options.positions else [replace(pair, roles=()) for pair in pairs]
-
-
-def make_reference(
-    task: Task, tokenizer: HubTokenizer, pairs: Sequence[PromptPair], options: RunOptions, notes: Noted
-) -> list[PromptPair]:
-    """The prompts for the means: up to REFERENCE_PROMPTS of the task's with another seed, none of them the run's own,
-    and none with more tokens. Where there are no others, the run's own."""
-    known = {pair.clean for pair in pairs}
-    longest = max(len(tokenizer.encode(pair.clean)) for pair in pairs)
-    drawn = _draw(task, tokenizer, REFERENCE_PROMPTS + len(pairs), options.seed + 1, options)
-    others = [pair for pair in drawn if pair.clean not in known and len(tokenizer.encode(pair.clean)) <= longest]
-    reference = others[:REFERENCE_PROMPTS] or list(pairs)
-    if not others:
-        notes.warn("the means are over the run's own prompts: the task has no others.")
-    notes.stage(f"the mean outputs of {len(reference)} other prompts")
-    return reference
 
 
 def report_task(model: Model, batch: Batch, batch_size: int, notes: Noted) -> None:

@@ -1,0 +1,46 @@
+"""Which of a task's prompts a run is on, and others of the same kind that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from circuitfind.errors import TaskError
+from circuitfind.models.load import HubTokenizer
+from circuitfind.preflight import DEFAULT_PROMPTS, RunOptions
+from circuitfind.prompts import PromptPair, Task
+from circuitfind.sittings import Noted
+
+
+def make_prompts(task: Task, tokenizer: HubTokenizer, options: RunOptions, notes: Noted) -> list[PromptPair]:
+    """The run's prompt pairs. Raises TaskError if there are none."""
+    pairs = draw(task, tokenizer, options.n_prompts or DEFAULT_PROMPTS, options.seed, options)
+    if not pairs:
+        raise TaskError(f"The task '{task.name}' makes no prompts with this model's tokenizer. Use another model.")
+    if options.n_prompts and len(pairs) < options.n_prompts:
+        notes.warn(f"{options.n_prompts} prompts were asked for; there are {len(pairs)}.")
+    return pairs
+
+
+def other_prompts(
+    task: Task,
+    tokenizer: HubTokenizer,
+    pairs: Sequence[PromptPair],
+    options: RunOptions,
+    n_prompts: int,
+    n_tokens: int | None = None,
+) -> list[PromptPair]:
+    """Up to so many prompts of the task with another seed than the run's, none of them among ``pairs``, and none with
+    more than ``n_tokens`` tokens. There may be none: a prompts file has its prompts alone."""
+    known = {pair.clean for pair in pairs}
+    drawn = draw(task, tokenizer, n_prompts + len(pairs), options.seed + 1, options)
+    others = [pair for pair in drawn if pair.clean not in known]
+    if n_tokens is not None:
+        others = [pair for pair in others if len(tokenizer.encode(pair.clean)) <= n_tokens]
+    return others[:n_prompts]
+
+
+def draw(task: Task, tokenizer: HubTokenizer, n_prompts: int, seed: int, options: RunOptions) -> list[PromptPair]:
+    """Prompts of the task; with their roles only where positions are told apart."""
+    pairs = task.make(tokenizer, n_prompts, seed)
+    return pairs if options.positions else [replace(pair, roles=()) for pair in pairs]
