@@ -17,6 +17,7 @@ with leaving_at_once():
     from circuitfind.commands import bench, known, models, tasks
     from circuitfind.commands import check as check_command
     from circuitfind.commands import diff as diff_command
+    from circuitfind.commands import evaluate as evaluate_command
     from circuitfind.commands import export as export_command
     from circuitfind.commands import methods as methods_command
     from circuitfind.commands import run as run_command
@@ -54,6 +55,7 @@ app.command("sweep", no_args_is_help=True, epilog=run_command.SWEEP_EXAMPLE, hel
     run_command.sweep
 )
 app.command("export", no_args_is_help=True)(export_command.export)
+app.command("evaluate", no_args_is_help=True, epilog=evaluate_command.EXAMPLE)(evaluate_command.evaluate)
 app.command("check", no_args_is_help=True, epilog=check_command.EXAMPLE)(check_command.check)
 app.command("diff", no_args_is_help=True, epilog=diff_command.EXAMPLE)(diff_command.diff)
 app.command("methods", epilog=methods_command.EXAMPLE)(methods_command.methods)

@@ -36,6 +36,9 @@ RUN_FILES = frozenset(
         *(f"{name}.{end}" for name in ("circuit", "sweep") for end in FORMATS),
         "sweep.json",
         "sweep.md",
+        "curve.svg",
+        "curve.png",
+        "report.json",
     }
 )
 """Every file that any run may leave: what --force replaces. Other files in the folder are the user's."""

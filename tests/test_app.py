@@ -22,6 +22,7 @@ COMMANDS = {
     (): "circuitfind",
     ("run",): "run",
     ("sweep",): "sweep",
+    ("evaluate",): "evaluate",
     ("check",): "check",
     ("diff",): "diff",
     ("export",): "export",

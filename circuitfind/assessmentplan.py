@@ -1,0 +1,149 @@
+"""What ``circuitfind evaluate`` is asked to do, and all that can be known of it before torch is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from circuitfind.circuit import Circuit
+from circuitfind.errors import CircuitError, UsageError, unknown
+from circuitfind.origin import Origin, find_origin
+from circuitfind.preflight import CHOICES, Plan, RunOptions, make_plan
+from circuitfind.progress import Progress
+from circuitfind.runfolder import check_free
+from circuitfind.taskfiles import load_task
+
+PARTS = ("ablations", "held-out", "completeness", "minimality", "random", "hypotheses", "curve", "reference")
+"""What is judged beside the faithfulness on the circuit's own prompts."""
+QUICK = ("ablations", "held-out", "reference")
+"""The parts that take seconds."""
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """``model``, ``task``: in place of the circuit's own; ``parts``: of PARTS; ``ablations``: none for all;
+    ``n_held_out`` None as many prompts as the circuit was found on; ``also``: tasks or prompts files besides;
+    ``out`` None a folder beside the circuit."""
+
+    circuit: Path
+    model: str | None = None
+    task: str | None = None
+    metric: str | None = None
+    parts: tuple[str, ...] = PARTS
+    ablations: tuple[str, ...] = ()
+    n_held_out: int | None = None
+    also: tuple[str, ...] = ()
+    reference: Path | None = None
+    n_knock_outs: int = 20
+    n_steps: int = 5
+    n_candidates: int | None = 10
+    n_random: int = 50
+    most: int = 200
+    seed: int = 0
+    out: Path | None = None
+    force: bool = False
+    device: str = "auto"
+    batch_size: int | None = None
+    memory: int | None = None
+
+
+@dataclass(frozen=True)
+class AssessmentPlan:
+    """An evaluation that nothing speaks against so far: where the circuit comes from, the run whose model and prompts
+    it is on, the folder of the report, and what is to be judged."""
+
+    origin: Origin
+    run: Plan
+    folder: Path
+    parts: tuple[str, ...]
+    ablations: tuple[str, ...]
+    metric: str | None
+    n_held_out: int | None
+    also: tuple[str, ...]
+    reference: Path | None
+    n_knock_outs: int
+    n_steps: int
+    n_candidates: int | None
+    n_random: int
+    most: int
+    seed: int
+
+
+def make_assessment_plan(options: EvaluateOptions, progress: Progress) -> AssessmentPlan:
+    """The plan. Raises CircuitfindError for whatever is wrong, before anything is run."""
+    check_words(options)
+    check_numbers(options)
+    origin = find_origin(options.circuit, options.model, options.task)
+    if origin.circuit.neurons is not None:
+        raise CircuitError(f"{options.circuit} is a circuit of neurons; evaluate judges circuits of edges or nodes.")
+    if options.reference is not None:
+        Circuit.load(options.reference)
+    for name in options.also:
+        load_task(name)
+    folder = options.out or default_folder(options.circuit)
+    check_free(folder, options.force)
+    run = make_plan(run_options(options, origin, folder), progress)
+    shared = {name: getattr(options, name) for name in AssessmentPlan.__dataclass_fields__ if hasattr(options, name)}
+    return AssessmentPlan(**{**shared, "origin": origin, "run": run, "folder": folder, "parts": parts_of(options)})
+
+
+def parts_of(options: EvaluateOptions) -> tuple[str, ...]:
+    """In the order of PARTS; the reference's only where there is one."""
+    return tuple(p for p in PARTS if p in options.parts and (p != "reference" or options.reference is not None))
+
+
+def run_options(options: EvaluateOptions, origin: Origin, folder: Path) -> RunOptions:
+    """A run on the circuit's own prompts, of which the model and the prompts are loaded."""
+    task = options.task or (origin.options.task if origin.task is not None else str(origin.prompts))
+    return replace(
+        origin.options,
+        task=task,
+        method="acdc",
+        threshold=None,
+        metric=origin.options.metric if origin.options.metric in CHOICES["metric"] else None,
+        positions=bool(origin.circuit.graph.roles),
+        out=folder,
+        force=True,
+        formats=(),
+        device=options.device,
+        batch_size=options.batch_size,
+        memory=options.memory,
+    )
+
+
+def default_folder(circuit: Path) -> Path:
+    """``evaluation`` in a run's folder; beside a file, a folder of its name."""
+    return circuit / "evaluation" if circuit.is_dir() else circuit.with_name(f"{circuit.stem}-evaluation")
+
+
+def check_words(options: EvaluateOptions) -> None:
+    """Raises UsageError, with the nearest known one, for a part or an ablation that there is not."""
+    for kind, names, known in (("part", options.parts, PARTS), ("ablation", options.ablations, CHOICES["ablation"])):
+        _check_each(kind, names, known)
+
+
+def _check_each(kind: str, names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise UsageError(unknown(kind, name, known))
+
+
+def check_numbers(options: EvaluateOptions) -> None:
+    """Raises UsageError for a number that is out of range."""
+    least = {"n_held_out": 1, "n_knock_outs": 0, "n_steps": 0, "n_candidates": 1, "n_random": 1, "most": 1}
+    for name, smallest in least.items():
+        value = getattr(options, name)
+        if value is not None and value < smallest:
+            flag = FLAGS[name]
+            raise UsageError(f"{flag} is {value}; it must be {smallest} or more.")
+
+
+FLAGS = {
+    "n_held_out": "--held-out",
+    "n_knock_outs": "--knock-outs",
+    "n_steps": "--steps",
+    "n_candidates": "--knock-out-candidates",
+    "n_random": "--random",
+    "most": "--most",
+}
