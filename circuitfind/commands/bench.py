@@ -33,7 +33,7 @@ def truth(
 ) -> None:
     """Run methods on small models whose circuit is known, and print how well each ranks the true edges above the rest.
 
-    Edge AUROC: 1 is perfect, 0.5 is chance. Seconds are those of scoring; ACDC's are of a sweep of 16 thresholds.
+    Edge AUROC: 1 is perfect, 0.5 is chance. Seconds are those of scoring, for ACDC those of a sweep of thresholds.
     """
     from circuitfind.commands.run import parse_names
     from circuitfind.commands.terminal import TerminalProgress

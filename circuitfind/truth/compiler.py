@@ -24,6 +24,7 @@ from circuitfind.graph import SLOTS, Edge, Graph, Node, Receiver, Slot
 
 Matrix = Float[np.ndarray, "_ _"]
 """[what is read, what is written]; every one has its own sizes."""
+Vector = Float[np.ndarray, " _"]
 NORM_EPSILON = 2.0**30
 NORM_GAIN = 2.0**15
 NOISE = "noise"
@@ -41,7 +42,7 @@ class Part:
     node: Node
     reads: Mapping[Slot | None, Mapping[str, Matrix]]
     writes: Mapping[str, Matrix]
-    bias: Mapping[Slot | None, Float[np.ndarray, " d_model"]] = field(default_factory=dict)
+    bias: Mapping[Slot | None, Vector] = field(default_factory=dict)
     is_distractor: bool = False
 
 

@@ -57,7 +57,7 @@ class Variable:
 class Aligned:
     """A program whose variables are nodes, in forward order, the logits last: they say the answer's token.
 
-    ``draw`` makes one prompt's words.
+    ``draw`` makes one prompt's words; ``n_steps`` is how long a model is trained for it.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Aligned:
     words: Words
     variables: tuple[Variable, ...]
     draw: Callable[[Random], Words]
+    n_steps: int
 
     @property
     def edges(self) -> list[Edge]:
@@ -133,6 +134,7 @@ PROGRAMS = (
             Variable(Node("logits"), ((None, FETCH),), lambda value: value),
         ),
         draw_lookup,
+        n_steps=1500,
     ),
     Aligned(
         "sum",
@@ -145,6 +147,7 @@ PROGRAMS = (
             Variable(Node("logits"), ((None, ADD),), lambda value: value),
         ),
         draw_sum,
+        n_steps=3500,
     ),
 )
 
@@ -161,7 +164,6 @@ class Recipe:
     d_head: int = 12
     d_mlp: int = 96
     n_ctx: int = 8
-    n_steps: int = 1500
     n_prompts: int = 64
     learning_rate: float = 4e-3
     program_share: float = 0.5  # of the steps ablate edges of the program too
@@ -283,9 +285,9 @@ def train(program: Aligned, recipe: Recipe) -> Transformer:
     model = new_model(recipe, len(program.words), torch.Generator().manual_seed(recipe.seed))
     optimiser = torch.optim.AdamW(parameters(model), recipe.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, recipe.learning_rate, recipe.n_steps, pct_start=0.1, cycle_momentum=False
+        optimiser, recipe.learning_rate, program.n_steps, pct_start=0.1, cycle_momentum=False
     )
-    for step in range(1, recipe.n_steps + 1):
+    for step in range(1, program.n_steps + 1):
         batch = batch_of(program, rng, recipe.n_prompts)
         removed, own = draw_removed(program, model, recipe, rng)
         logits = logits_without(prepare(model, batch, "corrupted"), removed)
@@ -295,8 +297,8 @@ def train(program: Aligned, recipe: Recipe) -> Transformer:
         torch.nn.utils.clip_grad_norm_(parameters(model), 1.0)
         optimiser.step()
         schedule.step()
-        if step % (recipe.n_steps // 10) == 0:
-            print(f"{program.name}, step {step} of {recipe.n_steps}: loss {loss.item():.4f}", flush=True)
+        if step % (program.n_steps // 10) == 0:
+            print(f"{program.name}, step {step} of {program.n_steps}: loss {loss.item():.4f}", flush=True)
     for tensor in parameters(model):
         tensor.requires_grad_(False)
     return model

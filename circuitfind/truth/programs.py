@@ -15,10 +15,9 @@ from fractions import Fraction
 from random import Random
 
 import numpy as np
-from jaxtyping import Float
 
 from circuitfind.graph import Node, Slot
-from circuitfind.truth.compiler import Blueprint, Matrix, Part
+from circuitfind.truth.compiler import Blueprint, Matrix, Part, Vector
 from circuitfind.truth.files import UNKNOWN, Words
 from circuitfind.truth.steps import Step, categories, mlp_of_steps, one_hot
 
@@ -74,12 +73,12 @@ def matching_head(
     key: Mapping[str, Matrix],
     values: Mapping[str, Matrix],
     writes: Mapping[str, Matrix],
-    always: Float[np.ndarray, " hidden"] | None = None,
+    always: Vector | None = None,
 ) -> Part:
     """A head that attends to where query and key match; ``always``: keys that every query matches."""
     sharp = {name: SHARPNESS * matrix for name, matrix in query.items()}
     reads: dict[Slot | None, Mapping[str, Matrix]] = {"q": sharp, "k": key, "v": values}
-    bias: dict[Slot | None, Float[np.ndarray, " hidden"]] = {} if always is None else {"q": SHARPNESS * always}
+    bias: dict[Slot | None, Vector] = {} if always is None else {"q": SHARPNESS * always}
     return Part(Node("head", layer, head), reads, writes, bias)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from circuitfind.graph import Node
-from circuitfind.truth.compiler import Matrix, Part
+from circuitfind.truth.compiler import Matrix, Part, Vector
 
 MARGIN = 1 / 8
 """The share of the way between two numbers that is flat at either end."""
@@ -23,7 +23,7 @@ MARGIN = 1 / 8
 class Step:
     """0 where the number is ``low``, 1 where it is ``high``. The number: a weighted sum of variables' coordinates."""
 
-    number: Mapping[str, Float[np.ndarray, " d_model"]]
+    number: Mapping[str, Vector]
     low: float
     high: float
 
@@ -43,7 +43,7 @@ def mlp_of_steps(layer: int, steps: Sequence[Step], writes: Mapping[str, Float[n
     return Part(Node("mlp", layer), {None: reads}, signed, {None: bias})
 
 
-def categories(values: Sequence[float], number: Mapping[str, Float[np.ndarray, " d_model"]]) -> list[Step]:
+def categories(values: Sequence[float], number: Mapping[str, Vector]) -> list[Step]:
     """The steps up to each of these ascending values, the first from as far below as the second lies above."""
     starts = [2 * values[0] - values[1], *values]
     return [Step(number, low, high) for low, high in zip(starts, values, strict=False)]

@@ -1,0 +1,139 @@
+"""``circuitfind evaluate`` as its user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from circuitfind.app import call
+
+FEW = ("--knock-outs", "2", "--steps", "1", "--knock-out-candidates", "3", "--random", "4", "--most", "5")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder on tiny."""
+    folder = tmp_path_factory.mktemp("evaluated") / "run"
+    options = ["--model", "tiny", "--prompts", "4", "--threshold", "0.05", "--out", str(folder), "-q"]
+    assert call(["run", "ioi", *options], debug=False) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(run: Path) -> Path:
+    """Its evaluation in all parts, against itself as reference."""
+    arguments = ["evaluate", str(run), "--reference", str(run), "--held-out", "3", *FEW, "-q"]
+    assert call(arguments, debug=False) == 0
+    return run / "evaluation"
+
+
+def document(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
+def test_every_part_is_in_both_reports_and_the_curve_is_drawn(whole: Path) -> None:
+    found, page = document(whole), (whole / "report.md").read_text(encoding="utf-8")
+    parts = [
+        "faithfulness",
+        "ablations",
+        "held_out",
+        "reference",
+        "completeness",
+        "minimality",
+        "random",
+        "hypotheses",
+        "curve",
+    ]
+    assert [name for name in found if name in parts] == parts
+    for title in ("Under every ablation", "On other prompts", "Completeness", "Hypothesis tests", "![Faithfulness"):
+        assert title in page
+    assert (whole / "curve.svg").read_bytes().startswith(b"<?xml")
+    assert (whole / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_its_own_prompts_and_ablation_give_the_numbers_of_the_run(run: Path, whole: Path) -> None:
+    stored = json.loads((run / "circuit.json").read_text(encoding="utf-8"))["metrics"]
+    found = document(whole)
+    assert found["ablations"]["corrupted"] == stored
+    assert {name: found["faithfulness"][name] for name in stored} == stored
+    assert list(found["ablations"]) == ["corrupted", "zero", "mean", "mean-positional", "optimal"]
+
+
+def test_a_circuit_is_its_own_best_reference(whole: Path) -> None:
+    shared = document(whole)["reference"]
+    assert shared["edges"]["jaccard"] == shared["nodes"]["jaccard"] == 1.0
+    assert shared["edges"]["auc"] == 1.0
+
+
+def test_other_prompts_are_none_of_its_own_and_as_many_as_asked_for(whole: Path) -> None:
+    (held_out,) = document(whole)["held_out"].values()
+    assert held_out["n_prompts"] == 3
+
+
+def test_only_the_parts_asked_for_are_run_and_the_summary_has_them(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report"
+    arguments = [
+        "evaluate",
+        str(run / "circuit.json"),
+        "--parts",
+        "ablations",
+        "--ablations",
+        "zero",
+        "--out",
+        str(out),
+    ]
+    assert call([*arguments, "-q"], debug=False) == 0
+    printed = capsys.readouterr().out
+    assert "Under every ablation" in printed
+    assert "Completeness" not in printed
+    found = document(out)
+    assert list(found["ablations"]) == ["zero"]
+    assert "completeness" not in found
+
+
+def test_the_same_evaluation_has_the_same_bytes_but_for_its_timings(run: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    arguments = ["evaluate", str(run), "--reference", str(run), "--held-out", "3", *FEW, "--batch-size", "1", "-q"]
+    assert call([*arguments, "--out", str(out)], debug=False) == 0
+    first, second = document(whole), document(out)
+    for found in (first, second):
+        del found["timings"]
+    assert first == second
+
+
+def test_nothing_is_overwritten_without_force(run: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["evaluate", str(run), "--parts", "quick", "-q"], debug=False) == 2
+    assert "is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--parts", "completness"), "No part named 'completness'. Did you mean 'completeness'?"),
+        (("--ablations", "corupted"), "No ablation named 'corupted'. Did you mean 'corrupted'?"),
+        (("--random", "0"), "--random is 0; it must be 1 or more."),
+        (("--reference", "nowhere.json"), "Cannot read the circuit nowhere.json"),
+        (("--also", "nowhere.jsonl"), "There is no file nowhere.jsonl"),
+    ],
+)
+def test_a_bad_option_is_one_message(
+    run: Path, tmp_path: Path, options: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(["evaluate", str(run), "--out", str(tmp_path / "new"), *options], debug=False) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_model_of_another_shape_and_a_circuit_of_an_unknown_task_are_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = json.loads((run / "circuit.json").read_text(encoding="utf-8"))
+    alone = tmp_path / "alone.json"
+    alone.write_text(json.dumps({**stored, "task": {**stored["task"], "name": "elsewhere"}}), encoding="utf-8")
+    assert call(["evaluate", str(alone)], debug=False) == 2
+    assert "is of the task 'elsewhere', which is not here. Name its file with --task." in capsys.readouterr().err
