@@ -280,6 +280,15 @@ def _count(record: dict[str, Any]) -> tuple[str, str]:
     )
 
 
+def _constants(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """How much less the learned constants of optimal ablation spoil than the means, where there are such."""
+    if "constants" not in record:
+        return []
+    said = record["constants"]
+    text = f"{show(said['loss'])} nats under random masks, the means {show(said['loss_of_means'])}"
+    return [("learned constants", text)]
+
+
 def _how(circuit: Circuit, record: dict[str, Any]) -> str:
     method = ", ".join(f"{key} {value}" for key, value in circuit.method.items() if key != "name")
     timings = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in record["timings"].items())
@@ -287,6 +296,7 @@ def _how(circuit: Circuit, record: dict[str, Any]) -> str:
     rows = [
         ("method", f"{circuit.method['name']} ({method})"),
         _count(record),
+        *_constants(record),
         (
             "model",
             f"{circuit.model['name']} ({circuit.model['architecture']}), sha256 `{circuit.model['sha256'][:16]}`",
