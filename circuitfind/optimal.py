@@ -44,8 +44,8 @@ from circuitfind.search import split
 from circuitfind.threads import Threads
 from circuitfind.transformer import Transformer
 
-STEPS = 200
-LEARNING_RATE = 0.03
+STEPS = 100
+LEARNING_RATE = 0.05
 BLOCKS_PER_STEP = 2
 """Each with a mask of its own."""
 N_COMPARED = 32

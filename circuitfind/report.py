@@ -418,12 +418,22 @@ def _count(record: dict[str, Any], parts: str) -> tuple[str, str]:
     )
 
 
+def _constants(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """How much less the learned constants of optimal ablation spoil than the means, where there are such."""
+    if "constants" not in record:
+        return []
+    said = record["constants"]
+    text = f"{show(said['loss'])} nats under random masks, the means {show(said['loss_of_means'])}"
+    return [("learned constants", text)]
+
+
 def _how(circuit: Circuit, record: dict[str, Any]) -> str:
     timings = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in record["timings"].items())
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     rows = [
         ("method", f"{circuit.method['name']} ({options_line(circuit.method)})"),
         _count(record, parts_of(circuit)),
+        *_constants(record),
         (
             "model",
             f"{circuit.model['name']} ({circuit.model['architecture']}), sha256 `{circuit.model['sha256'][:16]}`",

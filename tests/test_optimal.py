@@ -181,5 +181,6 @@ def test_a_run_leaves_its_constants_and_what_they_gained_and_repeats_to_the_byte
         assert (first.folder / name).read_bytes() == (second.folder / name).read_bytes()
     record = json.loads((first.folder / "run.json").read_text())["constants"]
     assert record["loss"] < record["loss_of_means"] and record["steps"] == 20
+    assert "| learned constants | " in (first.folder / "report.md").read_text()
     assert len(first.circuit.method["constants_sha256"]) == 64 and first.circuit.method["ablation"] == "optimal"
     assert first.circuit.method["means"]["n_prompts"] == len(read_prompts(first.folder / "reference.jsonl"))
