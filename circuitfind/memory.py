@@ -218,12 +218,13 @@ def _logits(work: Workload) -> int:
 
 def _learning(work: Workload) -> int:
     """On two threads at most a block: every sender's excess and its gradient, what every receiver reads, and of each
-    layer RUN_STREAMS streams (``optimal.py``)."""
+    layer RUN_STREAMS streams; and once the weights of q, k and v side by side (``optimal.py``)."""
     if not work.learns_constants:
         return 0
     shape, n_blocks = work.shape, min(work.n_threads, BLOCKS_PER_STEP)
     streams = 2 * _n_senders(shape) + _n_receivers(shape) + RUN_STREAMS * shape.n_layers
-    return n_blocks * BLOCK_ROWS * _stream(work) * streams
+    side_by_side = 3 * shape.n_layers * shape.d_model**2 * work.itemsize
+    return n_blocks * BLOCK_ROWS * _stream(work) * streams + side_by_side
 
 
 def available(device: str) -> int:

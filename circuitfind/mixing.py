@@ -152,7 +152,8 @@ class Mixer(Sweeper):
         slope = self._centre(slope)
         self._to_reads(mixed, slope)
         read = torch.zeros(len(mixed.plan.wanted), slope.shape[-1], dtype=torch.float64)
-        read[mixed.plan.rows] = self._centre(mixed.receivers.double().sum(1)).cpu()
+        for row, x in zip(mixed.plan.rows.tolist(), mixed.receivers, strict=True):  # a copy in float64 one at a time
+            read[row] = self._centre(x.double().sum(0)).cpu()
         read[-1] = slope.double().sum(0).cpu()
         return read
 

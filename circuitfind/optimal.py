@@ -156,8 +156,10 @@ def to_outputs(model: Transformer, gradient: Float[Tensor, "sender d_model"]) ->
     """The gradient with respect to constants, from that at what each sender writes."""
     n_heads = model.architecture.n_heads
     layers = gradient[1:].reshape(len(model.layers), n_heads + 1, -1)
-    W_O = [layer.W_O.double().cpu() for layer in model.layers]
-    heads = [torch.einsum("hd,hzd->hz", own[:n_heads], W) for own, W in zip(layers, W_O, strict=True)]
+    heads = [
+        torch.einsum("hd,hzd->hz", own[:n_heads], layer.W_O.double().cpu())
+        for own, layer in zip(layers, model.layers, strict=True)
+    ]
     mlps = tuple(own[n_heads].view(1, 1, -1) for own in layers)
     return Outputs(gradient[0].view(1, 1, -1), tuple(z[:, None, None] for z in heads), mlps)
 

@@ -69,10 +69,11 @@ def test_a_metric_of_the_tasks_own_takes_whole_rows_of_logits() -> None:
 
 
 def test_learning_constants_counts_where_it_takes_more_than_what_comes_after() -> None:
-    # blocks of 4 x 5 tokens on two threads, a stream of 800 bytes: 3 senders twice, 5 receivers, 55 for the layer
+    # blocks of 4 x 5 tokens on two threads, a stream of 800 bytes: 3 senders twice, 5 receivers, 55 for the
+    # layer; the weights of q, k and v once
     work = Workload(Shape(1, 1, 10, 40, 7), Stored(1000, 250), 4, n_prompts=2, n_pos=5, batch_size=8, n_threads=4)
     learning = replace(work, learns_constants=True)
-    assert needed(replace(learning, of_scores=True)) == LIBRARIES + 2000 + 2 * (2 * 3 + 5 + 55) * 800
+    assert needed(replace(learning, of_scores=True)) == LIBRARIES + 2000 + 2 * (2 * 3 + 5 + 55) * 800 + 3 * 10 * 10 * 4
     assert needed(learning) == needed(work) > needed(replace(learning, of_scores=True))
     assert (memory.BLOCKS_PER_STEP, memory.BLOCK_ROWS) == (optimal.BLOCKS_PER_STEP, BLOCK)
 
