@@ -171,6 +171,8 @@ class Units:
 
         In float64 and in graph order, so that the sum does not depend on how many prompts there are.
         """
+        if self.are_edges:
+            return scores.masked_fill(~self.edges, math.nan)
         places = self.edges.flatten().nonzero().flatten()
         leaders, flat = self.leader.flatten()[places].numpy(), scores.double().flatten(1)[:, places].numpy()
         sums = [torch.from_numpy(np.bincount(leaders, row, minlength=self.edges.numel())) for row in flat]

@@ -145,7 +145,8 @@ def test_without_grouped_queries_grouped_is_per_head() -> None:
 
 
 def test_the_words_that_are_known_without_torch_are_those_that_units_have() -> None:
-    assert CHOICES["level"] == LEVELS == tuple(map(find_level, LEVELS))
+    assert CHOICES["level"] == (*LEVELS, "neuron")  # which are no units of edges
+    assert tuple(map(find_level, LEVELS)) == LEVELS
     assert CHOICES["way to take k and v inputs"] == KVS == tuple(map(find_kv, KVS))
     with pytest.raises(UsageError, match=r"No level named 'nodes'\. Did you mean 'node'"):
         find_level("nodes")

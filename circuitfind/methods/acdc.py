@@ -120,7 +120,10 @@ class ACDC:
         where they have been chosen already.
         """
         if batch.roles is not None and not self.tells_positions_apart:
-            raise UsageError("Positions are told apart by the schedule sequential alone, on single edges.")
+            raise UsageError(
+                f"At level {self.level} the schedule {self.schedule} does not tell positions apart. Use sequential, on "
+                "single edges."
+            )
         options = (self.threshold, self.metric, self.ablation, self.objective == "match")
         if self.level == "node":
             return NodeSearch(*options).find(model, batch, batch_size, progress, start, save)

@@ -75,7 +75,8 @@ class AtP(AtCleanRun):
     ) -> Float[Tensor, "prompt receiver sender"]:
         """The score of every edge, or of its unit, on each prompt, as every ``Attribution``'s."""
         scores = super().score(model, batch, batch_size, progress)
-        return scores if self.grad_drop else Units.of(model.architecture, self.level, self.kv).sum(scores)
+        units = Units.of(model.architecture, self.level, self.kv).at_roles(batch.graph_of(model.architecture.graph))
+        return scores if self.grad_drop else units.sum(scores)
 
     def _check(self, model: Transformer) -> None:
         if self.grad_drop and model.architecture.n_layers < 2:

@@ -22,6 +22,7 @@ from circuitfind.patching import ABLATIONS, readable
 from circuitfind.progress import Silent
 from circuitfind.selection import prune
 from circuitfind.transformer import Transformer
+from circuitfind.units import Units
 from tests.oracles.acdc import acdc as literal_acdc
 from tests.oracles.grouped import Search as LiteralGrouped
 from tests.oracles.literal import Literal
@@ -257,8 +258,9 @@ def test_only_candidates_count_as_tested_or_undecidable() -> None:
     graph, shortlist = model.architecture.graph, draw(model.architecture.graph, 3)
     found = find(model, batch, shortlist, threshold=0.0)
     assert int(is_tested(graph, found, shortlist).sum()) == found.n_tests < int(is_tested(graph, found).sum())
-    near = undecidable(graph, found, 0.0, torch.float64, shortlist)
-    assert set(near) <= edges_of(graph, shortlist) and len(near) < len(undecidable(graph, found, 0.0, torch.float64))
+    units = Units(graph)
+    near = undecidable(units, found, 0.0, torch.float64, shortlist)
+    assert set(near) <= edges_of(graph, shortlist) and len(near) < len(undecidable(units, found, 0.0, torch.float64))
 
 
 def test_chains_are_of_candidates_where_another_threshold_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
