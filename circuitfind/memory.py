@@ -20,8 +20,8 @@ from circuitfind.models.folder import read_config, weight_files
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 CGROUP_USED = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
 CGROUP_STATS = ("/sys/fs/cgroup/memory.stat", "/sys/fs/cgroup/memory/memory.stat")
-LIBRARIES = 500 << 20
-"""What Python, torch and TransformerLens take themselves."""
+LIBRARIES = 560 << 20
+"""What Python, torch, scipy and TransformerLens take themselves."""
 BYTES_IN_FLIGHT = 256 << 20
 """What the tests in flight on one thread may hold where there is room (``search.py``)."""
 LEAST_IN_FLIGHT = 8 << 20

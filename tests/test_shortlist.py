@@ -54,7 +54,14 @@ def test_the_record_says_which_edges_were_tested_and_what_they_do_by_themselves(
     block, said = result.circuit.method["candidates"], read(result.folder)["candidates"]
     assert block == {"asked": 100, "method": EAPIG("kl").to_dict(), "kept": said["kept"]}
     assert read(result.folder)["method"]["candidates"] == {"asked": 100, "method": EAPIG("kl").to_dict()}
-    assert said.keys() == {"asked", "kept", "metrics", "faithfulness", "faithfulness_by_metric"}
+    assert said.keys() == {
+        "asked",
+        "kept",
+        "metrics",
+        "faithfulness",
+        "faithfulness_interval",
+        "faithfulness_by_metric",
+    }
     assert said["asked"] == 100 and 40 < said["kept"] <= 100
     assert read(result.folder)["search"]["tested"] <= said["kept"]
     assert 0 < said["metrics"]["kl"] < result.evaluation.ablated.mean("kl")

@@ -91,7 +91,7 @@ def _check_units(options: RunOptions, info: MethodInfo, involved: Sequence[Metho
     if options.level == "node":
         _check_nodes(options, info)
     elif options.nodes is not None:
-        raise UsageError(f"--nodes counts heads and MLPs, and {options.level}s are decided on here. Give --level node.")
+        raise UsageError(f"--nodes counts heads and MLPs, and {options.level}s are decided on here. Add --level node.")
     if options.level == "neuron" and options.kv != "per-head":
         raise UsageError("Neurons are of what heads and MLPs write, not of what they read. Leave out --kv.")
     if options.select == "greedy" and asked != {"level": "edge", "kv": "per-head"}:
