@@ -53,7 +53,8 @@ def test_show_without_a_model_shows_the_example_and_loads_no_tokenizer(asked_for
     lines = run("show", "greater-than").stdout.splitlines()
     assert lines[0] == "greater-than"
     assert "clean      The voyage lasted from the year 1732 to the year 17" in lines
-    assert lines[-1].endswith("32 in all")
+    assert lines[-2].endswith("32 in all")
+    assert lines[-1].split() == ["roles", "NOUN", "'voyage'", "XX", "'17'", "YY", "'32'"]
     assert asked_for == []
 
 
