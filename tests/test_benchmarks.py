@@ -43,6 +43,7 @@ def test_the_run_benchmark_prints_a_line_a_model() -> None:
     assert re.search(r"^tiny +[\d.]+ s +[\d.]+ s +[\d.]+ s +[\d.]+ GB", output, re.MULTILINE), output
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_methods_prints_a_row_for_each() -> None:
     output = bench("methods", "--model", "tiny", "--tasks", "ioi:4", "--methods", "eap", "random",
                    "--edges", "20", "200", "--acdc", "0.1")  # fmt: skip

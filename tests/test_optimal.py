@@ -172,6 +172,7 @@ def find(out: Path, **options: Any) -> Any:
     return run(RunOptions("ioi", **chosen | options, out=out))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"method": "eap-ig", "threshold": None, "edges": 60}])
 def test_a_run_leaves_its_constants_and_what_they_gained_and_repeats_to_the_byte(
     tmp_path: Path, options: dict[str, Any]

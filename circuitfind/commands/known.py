@@ -23,10 +23,16 @@ app = typer.Typer(
     epilog="Example: circuitfind known show ioi",
 )
 
+ESTABLISHED = Path("results/known")
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Folder = Annotated[
     Path | None,
-    typer.Option("--folder", metavar="DIR", help="Besides, the circuit files (.json) in here.", show_default=False),
+    typer.Option(
+        "--folder",
+        metavar="DIR",
+        help="Besides, the circuit files (.json) in here. Default: results/known, where that is.",
+        show_default=False,
+    ),
 ]
 Circuits = "A name of the list, a circuit.json or a run folder."
 
@@ -36,7 +42,7 @@ def list_known(folder: Folder = None, as_json: AsJson = False) -> None:
     """Show the known circuits: name, task, model, what of it is known, paper, and how much it is."""
     from circuitfind.known import all_known
 
-    known = all_known(folder)
+    known = all_known(folder or here())
     if as_json:
         _print_json({"known": [one.to_dict() for one in known]})
         return
@@ -52,7 +58,7 @@ def show(
     """Show a known circuit: its paper, and its heads and MLPs by what they do."""
     from circuitfind.known import find_known
 
-    known = find_known(name)
+    known = find_known(name, here())
     if as_json:
         _print_json(known.to_dict())
         return
@@ -81,6 +87,7 @@ def compare(
     from circuitfind.known.compare import compare_with_known
 
     found = Circuit.load(circuit)
+    folder = folder or here()
     known = find_known(name, folder) if name else choose_known(found, all_known(folder))
     file = circuit / SCORES_FILE
     scores = read_scores(file, found.graph) if file.exists() else None
@@ -89,6 +96,11 @@ def compare(
         _print_json(comparison.to_dict())
     else:
         print("\n".join(_lines(comparison)))
+
+
+def here() -> Path | None:
+    """The circuits that a project keeps, below the working directory."""
+    return ESTABLISHED if ESTABLISHED.is_dir() else None
 
 
 def _describe(known: KnownCircuit) -> str:

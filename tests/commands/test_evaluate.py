@@ -96,6 +96,7 @@ def test_only_the_parts_asked_for_are_run_and_the_summary_has_them(
     assert "completeness" not in found
 
 
+@pytest.mark.slow
 def test_the_same_evaluation_has_the_same_bytes_but_for_its_timings(run: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "again"
     arguments = ["evaluate", str(run), "--reference", str(run), "--held-out", "3", *FEW, "--batch-size", "1", "-q"]

@@ -24,6 +24,23 @@ NAMES = ("input->m0", "m0->a9.h9<v>", "m0->a9.h6<q>", "m0->a5.h0<k>", "a9.h9->lo
 Printed = pytest.CaptureFixture[str]
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Below the working directory no circuits are kept."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_circuits_that_a_project_keeps_are_known_where_it_lies(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(__file__).parents[2]
+    monkeypatch.chdir(root)
+    assert call(["known", "list"], debug=False) == 0
+    names = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
+    assert {str(file.relative_to(root)) for file in root.glob("results/known/*.json")} <= set(names)
+    assert "results/known/tiny-ioi.json" in names
+
+
 def write_run(folder: Path, task: str = "ioi") -> Path:
     folder.mkdir()
     circuit = Circuit(GPT2, {Edge.parse(name): 1.0 for name in NAMES}, MODEL, {"name": task}, {"name": "eap"})

@@ -174,7 +174,7 @@ def test_enclosing_log_z_changes_no_decision(monkeypatch: pytest.MonkeyPatch) ->
     assert torch.allclose(enclosed.scores, computed.scores, atol=5e-3, equal_nan=True)
 
 
-@pytest.mark.parametrize("threshold", [0.02, 0.2])
+@pytest.mark.parametrize("threshold", [pytest.param(0.02, marks=pytest.mark.slow), 0.2])
 def test_a_search_taken_up_after_any_chain_ends_with_the_same_bits(threshold: float) -> None:
     model, batch = random_transformer("llama", 13, 3, 2, dtype=torch.float32), random_batch(13, (5, 7, 4, 6))
     states: list[Found] = []

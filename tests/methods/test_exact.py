@@ -186,6 +186,7 @@ def test_the_record_names_every_option_and_the_sign() -> None:
     assert record == {"name": "exact", "metric": "kl", "ablation": "corrupted"}
 
 
+@pytest.mark.slow
 def test_the_speed_benchmark_agrees_with_the_whole_model_and_prints_a_ratio() -> None:
     output = bench("exact_speed", "--model", "tiny", "--samples", "20")
     assert ratio(output) > 0

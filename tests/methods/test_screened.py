@@ -117,7 +117,7 @@ def test_batch_size_memory_and_threads_change_no_bit(family: str, dtype: torch.d
         torch.set_num_threads(n_threads)
 
 
-@pytest.mark.parametrize("threshold", [0.02, 0.2])
+@pytest.mark.parametrize("threshold", [pytest.param(0.02, marks=pytest.mark.slow), 0.2])
 def test_a_search_taken_up_after_any_chain_ends_with_the_same_bits(threshold: float) -> None:
     model, batch = random_transformer("llama", 13, 3, 2, dtype=torch.float32), random_batch(13, (5, 7, 4, 6))
     states: list[Found] = []

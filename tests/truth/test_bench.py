@@ -31,6 +31,7 @@ def test_auroc_is_how_often_a_true_edge_beats_another_and_ties_count_half(edges:
     assert edge_auroc(scores, truth) == pytest.approx(wins / len(true) / len(false))
 
 
+@pytest.mark.slow
 def test_acdc_counts_thresholds_and_keeps_a_true_edge_at_more_of_them() -> None:
     question = load_question(known_models()["and"])
     counts = count_thresholds(question, options_of(CATALOGUE["acdc"], question, seed=0))

@@ -85,6 +85,7 @@ def test_the_true_edges_are_the_programs(program: Aligned) -> None:
     assert set(known_models()[program.name].circuit.edges) == set(program.edges) and graph.n_edges == 110
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
 def test_the_shipped_model_is_as_exact_as_the_script_asks(program: Aligned) -> None:
     assert is_exact(judge(program, question(program.name).model.transformer), Bars())
