@@ -112,6 +112,7 @@ def test_with_every_edge_kept_the_constants_change_nothing(family: str) -> None:
     assert (found.ablated.mean("kl") or 0) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_neither_threads_nor_a_second_time_change_a_bit_and_a_seed_does(family: str) -> None:
     model = random_transformer(family, 7, dtype=torch.float32)

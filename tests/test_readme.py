@@ -102,7 +102,11 @@ def targets() -> set[str]:
     return set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+@pytest.mark.parametrize(
+    "document",
+    [pytest.param(document, marks=[] if document == README else pytest.mark.slow) for document in DOCUMENTS],
+    ids=lambda document: document.name,
+)
 def test_every_command_and_example_works_in_order(document: Path, tmp_path: Path) -> None:
     steps = [step for step in steps_of(document) if step.kind in ("file", "python", "quick")]
     if steps:

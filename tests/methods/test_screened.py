@@ -63,6 +63,7 @@ def test_every_family_agrees_with_the_literal_schedule(family: str) -> None:
     assert agrees(family)
 
 
+@pytest.mark.slow
 def test_zero_ablation_agrees_with_the_literal_schedule() -> None:
     assert agrees("pythia", "loss", ablation="zero")
 

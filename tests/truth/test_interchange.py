@@ -135,6 +135,7 @@ def test_the_patched_run_that_is_trained_on_is_the_clean_one_where_nothing_is_ab
     assert torch.equal(ran, trace(model, batch.clean).final[:, -1])
 
 
+@pytest.mark.slow
 def test_what_is_not_exact_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("circuitfind.truth.interchange.PROGRAMS", (replace(PROGRAMS[1], n_steps=20),))
     with pytest.raises(SystemExit, match="Not saved: sum is not exact enough"):
