@@ -14,12 +14,15 @@ settings.load_profile("circuitfind")
 
 IN_TWO_OTHERS = "pythia-sequential"
 """A family that is two others in one: its norms, biases and rotation are pythia's, its blocks gpt2's."""
-LONG = ("test_screened", "test_candidates", "test_nodes", "test_grouped_kv", "test_neurons", "test_positions")
+LONG = ("test_acdc", "test_exact", "test_grouped", "test_neurons", "test_nodes", "test_ownmetric", "test_positions")
 """Modules that take so long that of the other families, too, the fast tier leaves out pythia."""
+LONGEST = ("test_screened", "test_candidates", "test_grouped_kv", "test_decisions")
+"""Modules for the slow tier alone: whole runs of what they test are in the fast one."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before what is slow is left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if IN_TWO_OTHERS in item.name or ("pythia" in item.name and item.path.stem in LONG):
+        module = item.path.stem
+        if IN_TWO_OTHERS in item.name or module in LONGEST or ("pythia" in item.name and module in LONG):
             item.add_marker(pytest.mark.slow)
