@@ -19,7 +19,7 @@ from circuitfind.constants import with_constants
 from circuitfind.errors import ModelError, UsageError
 from circuitfind.eta import Eta, WithTimeLeft, duration
 from circuitfind.evaluation.performance import Evaluation, evaluate, task_performance
-from circuitfind.export import writer
+from circuitfind.export import FORMATS, Subject
 from circuitfind.findings import Findings, Ready, make_circuit, make_files, make_record, method_block, task_block
 from circuitfind.graph import Graph
 from circuitfind.memory import Shape, Workload, needed, plan_memory, stored_weights
@@ -326,7 +326,8 @@ def write_findings(findings: Findings, folder: Path, notes: Noted, clock: Clock,
     circuit, options = make_circuit(findings), findings.options
     with clock.time("drawing"):
         notes.stage("drawing the circuit")
-        pictures = {f"circuit.{name}": writer(name)(circuit) for name in dict.fromkeys(("dot", *options.formats))}
+        formats = [FORMATS[name] for name in dict.fromkeys(("dot", *options.formats))]
+        pictures = {f"circuit.{format.suffix}": format.write(Subject(circuit)) for format in formats}
     record = make_record(findings) | {
         "warnings": notes.warnings,
         "timings": clock.seconds,

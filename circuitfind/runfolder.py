@@ -33,7 +33,7 @@ RUN_FILES = frozenset(
         "report.md",
         RUN_FILE,
         STATE_FILE,
-        *(f"{name}.{end}" for name in ("circuit", "sweep") for end in FORMATS),
+        *(f"{name}.{format.suffix}" for name in ("circuit", "sweep") for format in FORMATS.values()),
         "sweep.json",
         "sweep.md",
         "curve.svg",

@@ -31,42 +31,45 @@ def export(
 
     Example: circuitfind export results/my-run --format svg,pdf
     """
-    from circuitfind.circuit import Circuit
-    from circuitfind.export import export_circuit, writer
+    from circuitfind.export import Subject, export_subject, find_format
 
     formats = _formats(format, out)
     for name in formats:
-        writer(name)
+        find_format(name)
     targets = _targets(circuit, formats, out, force)
-    found = Circuit.load(circuit)
+    subject = Subject.load(circuit)
     if out == STDOUT:
-        typer.echo(writer(formats[0])(found), nl=False)
+        typer.echo(find_format(formats[0]).write(subject), nl=False)
         return
     for name, path in targets.items():
-        export_circuit(found, name, path)
+        export_subject(subject, name, path)
         typer.echo(path)
 
 
 def _formats(format: str | None, out: Path | None) -> list[str]:
     """The formats asked for, each once; they may not exist."""
+    from circuitfind.export.formats import format_of
+
     if format is None:
-        return [out.suffix.removeprefix(".").lower() if out and out.suffix else "svg"]
+        if out is None or not out.suffix:
+            return ["svg"]
+        return [format_of(out.name) or out.suffix.removeprefix(".").lower()]
     return list(dict.fromkeys(name.strip().lower() for name in format.split(",")))
 
 
 def _targets(circuit: Path, formats: list[str], out: Path | None, force: bool) -> dict[str, Path]:
     """The file of each format. Raises UsageError or OutputError before anything is written."""
     from circuitfind.errors import OutputError, UsageError
-    from circuitfind.export import TEXT_FORMATS
+    from circuitfind.export import FORMATS
 
     if out and len(formats) > 1:
         raise UsageError(f"--out {out} names one file, but --format asks for {len(formats)}. Leave one of them out.")
     if out == STDOUT:
-        if formats[0] not in TEXT_FORMATS:
+        if not FORMATS[formats[0]].is_text:
             raise UsageError(f"--out - writes text, and {formats[0]} is none. Give a file, or --format dot or svg.")
         return {}
     stem = circuit / "circuit" if circuit.is_dir() else circuit.with_suffix("")
-    targets = {name: out or stem.with_name(f"{stem.name}.{name}") for name in formats}
+    targets = {name: out or stem.with_name(f"{stem.name}.{FORMATS[name].suffix}") for name in formats}
     for path in targets.values():
         if path.is_dir():
             raise OutputError(f"Cannot write {path}: it is a folder. Name a file, for instance {path / 'circuit.svg'}.")

@@ -1,68 +1,49 @@
-"""A circuit as files for other programs and for papers.
-
-``FORMATS`` names every format and the function that writes it; a new format is a function from a circuit to bytes and
-a line here.
-"""
+"""A circuit as files for other programs and for papers; ``formats.py`` names every format."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 
-from circuitfind.circuit import Circuit
 from circuitfind.comparison import Comparison
-from circuitfind.errors import OutputError, UsageError, unknown
+from circuitfind.errors import OutputError
 from circuitfind.export.dot import circuit_to_dot
-from circuitfind.export.picture import PICTURE_FORMATS, render
+from circuitfind.export.formats import FORMATS, Format, find_format
+from circuitfind.export.picture import render
+from circuitfind.export.subject import Look, Subject
 
-__all__ = ["FORMATS", "TEXT_FORMATS", "circuit_to_dot", "export_circuit", "export_comparison", "render", "writer"]
-
-
-def _dot(circuit: Circuit) -> bytes:
-    return circuit_to_dot(circuit).encode()
-
-
-def _picture(format: str, circuit: Circuit) -> bytes:
-    return render(circuit_to_dot(circuit), format)
-
-
-FORMATS: Mapping[str, Callable[[Circuit], bytes]] = MappingProxyType(
-    {"dot": _dot, **{format: partial(_picture, format) for format in PICTURE_FORMATS}}
-)
-TEXT_FORMATS = frozenset({"dot", "svg"})  # what a terminal or a pipe can show
+__all__ = [
+    "FORMATS",
+    "Format",
+    "Look",
+    "Subject",
+    "circuit_to_dot",
+    "export_comparison",
+    "export_subject",
+    "find_format",
+    "render",
+]
 
 
-def writer(format: str) -> Callable[[Circuit], bytes]:
-    """The function that writes ``format``. Raises UsageError, suggesting the nearest, if there is none."""
-    if format not in FORMATS:
-        raise UsageError(unknown("export format", format, FORMATS))
-    return FORMATS[format]
-
-
-def export_circuit(circuit: Circuit, format: str, path: Path) -> None:
-    """Writes ``circuit`` to ``path``, whole or not at all; what was there is replaced.
+def export_subject(subject: Subject, format: str, path: Path) -> None:
+    """Writes the circuit to ``path``, whole or not at all; what was there is replaced.
 
     Raises UsageError for an unknown format and OutputError where ``path`` can't be written.
     """
-    _write(path, writer(format)(circuit))
+    _write(path, find_format(format).write(subject))
 
 
 def export_comparison(comparison: Comparison, path: Path) -> None:
     """Writes both circuits in one picture, in the format that ``path`` ends in; what was there is replaced.
 
-    An edge has the score that it has now, one that was lost the score that it had. Raises as ``export_circuit`` does.
+    An edge has the score that it has now, one that was lost the score that it had. Raises as ``export_subject`` does.
     """
-    format = path.suffix.removeprefix(".").lower()
-    writer(format)
+    format = find_format(path.suffix.removeprefix(".").lower())
     before, after = comparison.before, comparison.after
     both = replace(after, edges={**before.edges, **after.edges})
     marks = {e: "gained" if e in comparison.gained else "lost" if e in comparison.lost else "both" for e in both.edges}
-    dot = circuit_to_dot(both, marks=marks)
-    _write(path, dot.encode() if format == "dot" else render(dot, format))
+    _write(path, format.write(Subject(both, Look(marks=marks))))
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -10,24 +10,17 @@ extreme scores don't flatten the rest, and one changed score doesn't change ever
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 from circuitfind.circuit import Circuit
-from circuitfind.export.drawing import MOST_EDGES, Drawing, draw, ends
+from circuitfind.export.drawing import Drawing, draw, ends
 from circuitfind.export.legend import background, caption, legend_width
 from circuitfind.export.style import FONT, INK, NODE_STYLES, tint
+from circuitfind.export.subject import Look
 from circuitfind.graph import Edge, Node
 
 
-def circuit_to_dot(
-    circuit: Circuit, most_edges: int = MOST_EDGES, marks: Mapping[Edge, str] = MappingProxyType({})
-) -> str:
-    """The picture of ``circuit`` as DOT text; of more than ``most_edges`` edges, the strongest are drawn.
-
-    ``marks``: edges that are drawn as one of ``style.MARKS``.
-    """
-    drawing = draw(circuit, most_edges, marks)
+def circuit_to_dot(circuit: Circuit, look: Look = Look()) -> str:  # noqa: B008 - frozen
+    """The picture of ``circuit`` as DOT text."""
+    drawing = draw(circuit, look)
     statements = [*_header(drawing), *_defaults(drawing), *_nodes(drawing), *_edges(drawing)]
     return "\n".join(["digraph circuit {", *(f"  {statement}" for statement in statements), "}"]) + "\n"
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 
 from circuitfind.circuit import Circuit
 from circuitfind.export.layout import OF_NEURONS, Layout, Sizes, choose_sizes, lay_out
 from circuitfind.export.route import Curve, Obstacles, route
 from circuitfind.export.style import MARKS, Stroke, Widths, reference, stroke_of
+from circuitfind.export.subject import Look
 from circuitfind.graph import Edge, Graph, Node
 from circuitfind.neurons import Neuron, by_node
 
-MOST_EDGES = 2000  # more than these on one page are a grey cloud: the strongest are drawn, and the caption says so
 LANE = 0.4  # how far from a node curves pass it, in columns
 GOLDEN = 0.6180339887498949  # multiples of it modulo 1 never bunch: edges near in graph order get places apart
 
@@ -80,11 +79,11 @@ def _clamp(value: float) -> float:
     return max(-0.5, min(0.5, value))
 
 
-def draw(circuit: Circuit, most_edges: int = MOST_EDGES, marks: Mapping[Edge, str] = MappingProxyType({})) -> Drawing:
-    """The picture of ``circuit``, some of its edges marked; of more than ``most_edges`` edges, the strongest."""
+def draw(circuit: Circuit, look: Look = Look()) -> Drawing:  # noqa: B008 - frozen
+    """The picture of ``circuit``; of more than ``look.most_edges`` edges, the strongest."""
     if circuit.neurons is not None:
         return _draw_nodes(circuit, circuit.neurons)
-    edges = strongest(circuit.edges, most_edges)
+    edges = strongest(circuit.edges, look.most_edges)
     sizes = choose_sizes(len(edges))
     layout = lay_out(circuit.graph, _touched(circuit.graph, edges), sizes)
     widths = Widths(reference(edges.values()), sizes.thinnest, sizes.thickest)
@@ -92,7 +91,7 @@ def draw(circuit: Circuit, most_edges: int = MOST_EDGES, marks: Mapping[Edge, st
         Obstacles(tuple(sorted((layout.boxes[node] for node in row), key=lambda box: box.x)), LANE * sizes.column)
         for row in layout.rows
     )
-    return Drawing(circuit, edges, sizes, layout, widths, rows, marks=marks)
+    return Drawing(circuit, edges, sizes, layout, widths, rows, marks=look.marks)
 
 
 def _draw_nodes(circuit: Circuit, neurons: Mapping[Neuron, float]) -> Drawing:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitfind.circuit import Circuit
-from circuitfind.export import circuit_to_dot
+from circuitfind.export import Look, circuit_to_dot
 from circuitfind.export.style import reference
 from circuitfind.graph import Edge, Graph
 
@@ -165,7 +165,7 @@ def test_the_reference_score_is_a_round_number_near_the_largest(scores, expected
 
 def test_of_too_many_edges_the_strongest_are_drawn_and_the_caption_says_so(grow):
     circuit = grow(Graph(12, 12), 300)
-    dot = circuit_to_dot(circuit, most_edges=50)
+    dot = circuit_to_dot(circuit, Look(most_edges=50))
     drawn = {edge for _, _, edge in edges_of(dot)}
     weakest_drawn = min(abs(s) for e, s in circuit.edges.items() if str(e) in drawn)
     assert len(drawn) == 50

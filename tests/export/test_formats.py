@@ -10,7 +10,7 @@ import pytest
 import circuitfind.export
 from circuitfind.circuit import Circuit
 from circuitfind.errors import OutputError, UsageError
-from circuitfind.export import FORMATS, TEXT_FORMATS, circuit_to_dot, export_circuit
+from circuitfind.export import FORMATS, Subject, circuit_to_dot, export_subject
 from circuitfind.graph import Graph
 
 
@@ -20,15 +20,14 @@ def circuit(grow) -> Circuit:
 
 
 def test_the_dot_file_holds_what_circuit_to_dot_says(circuit, tmp_path):
-    export_circuit(circuit, "dot", tmp_path / "circuit.dot")
+    export_subject(Subject(circuit), "dot", tmp_path / "circuit.dot")
     assert (tmp_path / "circuit.dot").read_bytes() == circuit_to_dot(circuit).encode()
 
 
 def test_every_format_is_written(circuit, tmp_path):
     for format in FORMATS:
-        export_circuit(circuit, format, tmp_path / f"circuit.{format}")
-    assert {file.name for file in tmp_path.iterdir()} == {f"circuit.{format}" for format in FORMATS}
-    assert set(FORMATS) >= TEXT_FORMATS
+        export_subject(Subject(circuit), format, tmp_path / f"circuit.{FORMATS[format].suffix}")
+    assert {file.name for file in tmp_path.iterdir()} == {f"circuit.{format.suffix}" for format in FORMATS.values()}
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(circuit, tmp_path, monkeypatch):
@@ -39,24 +38,24 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(circuit, tmp_path, 
 
     monkeypatch.setattr("pathlib.Path.replace", fail)
     with pytest.raises(OutputError, match=r"circuit\.dot: No space left on device\. Give another place with --out\."):
-        export_circuit(circuit, "dot", tmp_path / "circuit.dot")
+        export_subject(Subject(circuit), "dot", tmp_path / "circuit.dot")
     assert [(file.name, file.read_text(encoding="utf-8")) for file in tmp_path.iterdir()] == [("circuit.dot", "old")]
 
 
 def test_a_folder_that_is_not_there_is_an_output_error(circuit, tmp_path):
     with pytest.raises(OutputError, match=r"No such file or directory"):
-        export_circuit(circuit, "dot", tmp_path / "nowhere" / "circuit.dot")
+        export_subject(Subject(circuit), "dot", tmp_path / "nowhere" / "circuit.dot")
 
 
 def test_an_unknown_format_suggests_the_nearest(circuit, tmp_path):
     with pytest.raises(UsageError, match=r"No export format named 'sgv'\. Did you mean 'svg'\?"):
-        export_circuit(circuit, "sgv", tmp_path / "circuit.sgv")
+        export_subject(Subject(circuit), "sgv", tmp_path / "circuit.sgv")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
 def test_a_file_has_the_permissions_of_any_new_file(circuit, tmp_path):
     (tmp_path / "plain").touch()
-    export_circuit(circuit, "dot", tmp_path / "circuit.dot")
+    export_subject(Subject(circuit), "dot", tmp_path / "circuit.dot")
     modes = {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
     assert len(modes) == 1
 

@@ -1,0 +1,57 @@
+"""Every format that a circuit can be written in. A new one is a function from a Subject to bytes and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+
+from circuitfind.errors import UsageError, unknown
+from circuitfind.export.dot import circuit_to_dot
+from circuitfind.export.picture import PICTURE_FORMATS, render
+from circuitfind.export.subject import Subject
+
+
+@dataclass(frozen=True)
+class Format:
+    """``suffix``: how its files end, after ``circuit.``. ``is_text``: a terminal or a pipe can show it."""
+
+    summary: str
+    suffix: str
+    write: Callable[[Subject], bytes]
+    is_text: bool = True
+
+
+def _dot(subject: Subject) -> bytes:
+    return circuit_to_dot(subject.circuit, subject.look).encode()
+
+
+def _picture(format: str, subject: Subject) -> bytes:
+    return render(circuit_to_dot(subject.circuit, subject.look), format)
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        "dot": Format("Graphviz, with every place fixed", "dot", _dot),
+        **{
+            name: Format(f"a picture ({name.upper()})", name, partial(_picture, name), is_text=name == "svg")
+            for name in PICTURE_FORMATS
+        },
+    }
+)
+
+
+def find_format(name: str) -> Format:
+    """The format of that name. Raises UsageError, suggesting the nearest, if there is none."""
+    if name not in FORMATS:
+        raise UsageError(unknown("export format", name, FORMATS))
+    return FORMATS[name]
+
+
+def format_of(file_name: str) -> str | None:
+    """The format whose files end so, the longest ending first; None if there is none."""
+    for name in sorted(FORMATS, key=lambda name: -len(FORMATS[name].suffix)):
+        if file_name.lower().endswith("." + FORMATS[name].suffix):
+            return name
+    return None
