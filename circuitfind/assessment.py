@@ -19,9 +19,9 @@ from circuitfind import __version__
 from circuitfind.assessmentplan import AssessmentPlan
 from circuitfind.batch import tokenise
 from circuitfind.circuit import Circuit
-from circuitfind.comparison import describe_shape
+from circuitfind.comparison import check_same_graph
 from circuitfind.constants import with_constants
-from circuitfind.errors import CircuitError, UsageError
+from circuitfind.errors import TaskError, UsageError
 from circuitfind.evaluation.completeness import measure_completeness
 from circuitfind.evaluation.curve import Curve, measure_curve
 from circuitfind.evaluation.hypotheses import run_tests
@@ -37,8 +37,10 @@ from circuitfind.findings import Ready, kept_of, task_block
 from circuitfind.patching import ABLATIONS, find_ablation
 from circuitfind.pipeline import make_ready
 from circuitfind.progress import Progress
+from circuitfind.prompts import PromptPair
 from circuitfind.promptsets import other_prompts
-from circuitfind.report import task_warning
+from circuitfind.report import markdown_table, task_warning
+from circuitfind.roles import find_roles
 from circuitfind.runfolder import json_file
 from circuitfind.sittings import Clock, Noted
 from circuitfind.taskfiles import load_task
@@ -98,7 +100,7 @@ def assess(plan: AssessmentPlan, progress: Progress) -> Assessment:
     ablation, size = find_ablation(ready.options.ablation), ready.work.batch_size
     notes.stage("evaluating the circuit")
     evaluation = evaluate(ready.model.transformer, ready.batch, kept, ablation, size)
-    metric = plan.metric or ("kl" if evaluation.faithfulness("logit-diff") is None else "logit-diff")
+    metric = plan.options.metric or ("kl" if evaluation.faithfulness("logit-diff") is None else "logit-diff")
     notes.warn_if(task_warning(evaluation.full))
     sections = [on_its_prompts(evaluation, metric)]
     for part in plan.parts:
@@ -117,9 +119,7 @@ def assess(plan: AssessmentPlan, progress: Progress) -> Assessment:
 def check(circuit: Circuit, ready: Ready, notes: Noted) -> None:
     """Raises CircuitError where the model has another shape; warns where it is not the one, or not on the prompts, that
     the circuit was found in."""
-    if ready.graph != circuit.graph:
-        shapes = describe_shape(circuit.graph), describe_shape(ready.graph)
-        raise CircuitError(f"The circuit is of a model of {shapes[0]}; {ready.model.name} has {shapes[1]}.")
+    check_same_graph(circuit.graph, ready.model.name, ready.graph)
     if circuit.model.get("sha256") not in (None, ready.model.sha256):
         notes.warn(f"{ready.model.name} has other weights than the model that the circuit was found in.")
     if circuit.task.get("prompts_sha256") not in (None, task_block(ready)["prompts_sha256"]):
@@ -159,7 +159,7 @@ def under_ablations(plan: AssessmentPlan, ready: Ready, kept: Kept, metric: str,
     """The same circuit where removed edges carry something else: how much the verdict depends on that choice."""
     rows: list[tuple[str, ...]] = [HEAD]
     values, size = {}, ready.work.batch_size
-    for ablation in plan.ablations or ABLATIONS:
+    for ablation in plan.options.ablations or ABLATIONS:
         now = with_constants(ready, ablation, notes, Clock())
         evaluation = evaluate(ready.model.transformer, now.batch, kept, find_ablation(ablation), size)
         values[ablation] = evaluation.to_dict()
@@ -170,18 +170,20 @@ def under_ablations(plan: AssessmentPlan, ready: Ready, kept: Kept, metric: str,
 def on_other_prompts(plan: AssessmentPlan, ready: Ready, kept: Kept, metric: str, notes: Noted) -> list[Section]:
     """The circuit on prompts that it was not found on: others of the task, and those of other tasks."""
     rows: list[tuple[str, ...]] = [HEAD]
-    values = {}
-    for name, task in {"the task, another seed": plan.origin.task, **{n: load_task(n) for n in plan.also}}.items():
+    values, others = {}, {name: load_task(name) for name in plan.options.also}
+    for name, task in {"the task, another seed": plan.origin.task, **others}.items():
         if task is None:
             continue
-        of_task = replace(ready, task=task)
-        n_prompts = plan.n_held_out or len(ready.pairs)
+        n_prompts = plan.options.n_held_out or len(ready.pairs)
         pairs = other_prompts(task, ready.tokenizer, ready.pairs, ready.options, n_prompts)
         if not pairs:
             notes.warn(f"{name}: there are no other prompts.")
             continue
-        batch = replace(tokenise(pairs, ready.tokenizer), metrics=ready.batch.metrics)
-        now = with_constants(replace(of_task, pairs=pairs, batch=batch), ready.options.ablation, notes, Clock())
+        elsewhere = on_prompts(replace(ready, task=task), pairs)
+        if elsewhere is None:
+            notes.warn(f"{name}: its prompts do not have the roles of the circuit's edges. Left out.")
+            continue
+        now = with_constants(elsewhere, ready.options.ablation, notes, Clock())
         ablation = find_ablation(ready.options.ablation)
         evaluation = evaluate(ready.model.transformer, now.batch, kept, ablation, ready.work.batch_size)
         values[name] = {"n_prompts": len(pairs), **evaluation.to_dict()}
@@ -189,13 +191,25 @@ def on_other_prompts(plan: AssessmentPlan, ready: Ready, kept: Kept, metric: str
     return [Section("held_out", TITLES["held-out"], values, rows=tuple(rows))] if values else []
 
 
+def on_prompts(ready: Ready, pairs: Sequence[PromptPair]) -> Ready | None:
+    """The same with other prompts; None where they don't have the roles that the edges tell apart."""
+    batch = replace(tokenise(pairs, ready.tokenizer), metrics=ready.batch.metrics)
+    if ready.batch.roles is not None:
+        try:
+            batch = replace(batch, roles=find_roles(pairs, ready.tokenizer))
+        except (TaskError, UsageError):
+            return None
+    elsewhere = replace(ready, pairs=pairs, batch=batch)
+    return elsewhere if elsewhere.graph == ready.graph else None
+
+
 def against_reference(plan: AssessmentPlan, ready: Ready, kept: Kept, metric: str, notes: Noted) -> list[Section]:
     """What the circuit shares with another, and how well its scores tell that one's edges."""
-    if plan.reference is None:
+    if plan.options.reference is None:
         return []
     circuit, scores = plan.origin.circuit, plan.origin.scores
     known = None if scores is None else read_scores(scores, circuit.graph)
-    values = agree_with_circuit(circuit, Circuit.load(plan.reference), known).to_dict()
+    values = agree_with_circuit(circuit, Circuit.load(plan.options.reference), known).to_dict()
     lines = tuple(_agreement_line(what, values[what]) for what in ("edges", "nodes") if values[what] is not None)
     return [Section("reference", TITLES["reference"], values, lines)]
 
@@ -254,17 +268,17 @@ def on_trials(
 
 def by_trials(part: str, trials: Trials, kept: Kept, metric: str, plan: AssessmentPlan, notes: Noted) -> Section:
     """One of them."""
-    seed = plan.seed
+    seed = plan.options.seed
     found: Any
     if part == "completeness":
-        options = KnockOuts(plan.n_knock_outs, plan.n_steps, plan.n_candidates, seed)
+        options = KnockOuts(plan.options.n_knock_outs, plan.options.n_steps, plan.options.n_candidates, seed)
         found = measure_completeness(trials, kept, metric, options, notes)
     elif part == "minimality":
-        found = measure_minimality(trials, kept, metric, LeaveOneOut(plan.most, seed=seed), notes)
+        found = measure_minimality(trials, kept, metric, LeaveOneOut(plan.options.most, seed=seed), notes)
     elif part == "random":
-        found = measure_against_random(trials, kept, metric, RandomCircuits(plan.n_random, seed), notes)
+        found = measure_against_random(trials, kept, metric, RandomCircuits(plan.options.n_random, seed), notes)
     else:
-        tests = HypothesisOptions(n_random=plan.n_random, most=plan.most, seed=seed)
+        tests = HypothesisOptions(n_random=plan.options.n_random, most=plan.options.most, seed=seed)
         found = run_tests(trials, kept, metric, tests, notes)
     return Section(part, TITLES[part], found.to_dict(), tuple(found.lines()))
 
@@ -310,17 +324,10 @@ def page(assessment: Assessment) -> str:
     for section in assessment.sections:
         sections.append(f"## {section.title}")
         if section.rows:
-            sections.append(table(section.rows))
+            sections.append(markdown_table(section.rows[0], section.rows[1:]))
         if section.name == "curve" and "curve.svg" in assessment.pictures:
             sections.append("![Faithfulness at every size](curve.svg)")
         sections += ["\n".join(f"- {line}" for line in section.lines)] if section.lines else []
     seconds = ", ".join(f"{part} {took:.1f} s" for part, took in assessment.seconds.items())
     sections += ["## What it took", f"{seconds}. Definitions: docs/evaluation.md; every number: `report.json`."]
     return "\n\n".join(sections) + "\n"
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """In Markdown, the first row its head."""
-    from circuitfind.report import markdown_table
-
-    return markdown_table(rows[0], rows[1:])

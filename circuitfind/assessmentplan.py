@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from circuitfind.circuit import Circuit
-from circuitfind.errors import CircuitError, UsageError, unknown
-from circuitfind.origin import Origin, find_origin
-from circuitfind.preflight import CHOICES, Plan, RunOptions, make_plan
+from circuitfind.errors import UsageError, unknown
+from circuitfind.origin import Origin, evaluation_options, find_origin, refuse_neurons
+from circuitfind.ownmetric import METRICS
+from circuitfind.preflight import CHOICES, Plan, make_plan
 from circuitfind.progress import Progress
 from circuitfind.runfolder import check_free
 from circuitfind.taskfiles import load_task
@@ -45,29 +46,18 @@ class EvaluateOptions:
     force: bool = False
     device: str = "auto"
     batch_size: int | None = None
-    memory: int | None = None
 
 
 @dataclass(frozen=True)
 class AssessmentPlan:
     """An evaluation that nothing speaks against so far: where the circuit comes from, the run whose model and prompts
-    it is on, the folder of the report, and what is to be judged."""
+    it is on, the folder of the report, and the parts that are judged."""
 
     origin: Origin
+    options: EvaluateOptions
     run: Plan
     folder: Path
     parts: tuple[str, ...]
-    ablations: tuple[str, ...]
-    metric: str | None
-    n_held_out: int | None
-    also: tuple[str, ...]
-    reference: Path | None
-    n_knock_outs: int
-    n_steps: int
-    n_candidates: int | None
-    n_random: int
-    most: int
-    seed: int
 
 
 def make_assessment_plan(options: EvaluateOptions, progress: Progress) -> AssessmentPlan:
@@ -75,41 +65,23 @@ def make_assessment_plan(options: EvaluateOptions, progress: Progress) -> Assess
     check_words(options)
     check_numbers(options)
     origin = find_origin(options.circuit, options.model, options.task)
-    if origin.circuit.neurons is not None:
-        raise CircuitError(f"{options.circuit} is a circuit of neurons; evaluate judges circuits of edges or nodes.")
+    refuse_neurons(origin.circuit, options.circuit)
     if options.reference is not None:
         Circuit.load(options.reference)
     for name in options.also:
         load_task(name)
     folder = options.out or default_folder(options.circuit)
     check_free(folder, options.force)
-    run = make_plan(run_options(options, origin, folder), progress)
-    shared = {name: getattr(options, name) for name in AssessmentPlan.__dataclass_fields__ if hasattr(options, name)}
-    return AssessmentPlan(**{**shared, "origin": origin, "run": run, "folder": folder, "parts": parts_of(options)})
+    asked = replace(evaluation_options(origin), device=options.device, batch_size=options.batch_size)
+    run = make_plan(replace(asked, out=folder, force=True), progress)
+    if options.metric is not None:
+        _check_each("metric", (options.metric,), (*METRICS, *run.task.metrics))
+    return AssessmentPlan(origin, options, run, folder, parts_of(options))
 
 
 def parts_of(options: EvaluateOptions) -> tuple[str, ...]:
     """In the order of PARTS; the reference's only where there is one."""
     return tuple(p for p in PARTS if p in options.parts and (p != "reference" or options.reference is not None))
-
-
-def run_options(options: EvaluateOptions, origin: Origin, folder: Path) -> RunOptions:
-    """A run on the circuit's own prompts, of which the model and the prompts are loaded."""
-    task = options.task or (origin.options.task if origin.task is not None else str(origin.prompts))
-    return replace(
-        origin.options,
-        task=task,
-        method="acdc",
-        threshold=None,
-        metric=origin.options.metric if origin.options.metric in CHOICES["metric"] else None,
-        positions=bool(origin.circuit.graph.roles),
-        out=folder,
-        force=True,
-        formats=(),
-        device=options.device,
-        batch_size=options.batch_size,
-        memory=options.memory,
-    )
 
 
 def default_folder(circuit: Path) -> Path:

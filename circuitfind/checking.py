@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from circuitfind.circuit import Circuit
-from circuitfind.comparison import Comparison, compare, describe_shape
-from circuitfind.errors import CircuitError, CircuitfindError
+from circuitfind.comparison import Comparison, check_same_graph, compare
+from circuitfind.errors import CircuitfindError
 from circuitfind.evaluation.performance import Evaluation
 from circuitfind.findings import Ready, kept_of, make_circuit, task_block
 from circuitfind.gate import Finding, Status, Tolerances, Verdict, at_least, falls_by, rises_by, stays
-from circuitfind.origin import Origin, find_origin, search_options
+from circuitfind.origin import Origin, evaluation_options, find_origin, refuse_neurons, search_options
 from circuitfind.pipeline import evaluate_circuit, find_circuit, make_keeper, make_plan, make_ready
 from circuitfind.preflight import Plan, RunOptions
 from circuitfind.progress import Progress, Silent
@@ -35,8 +35,6 @@ class CheckOptions:
     evaluate_only: bool = False
     tolerances: Mapping[str, float] = field(default_factory=dict)
     device: str = "auto"
-    batch_size: int | None = None
-    memory: int | None = None
 
 
 def check(path: Path, options: CheckOptions, progress: Progress | None = None) -> Verdict:
@@ -51,16 +49,15 @@ def check(path: Path, options: CheckOptions, progress: Progress | None = None) -
 
 def _check(path: Path, options: CheckOptions, progress: Progress) -> Verdict:
     origin = find_origin(path, options.model, options.task)
+    refuse_neurons(origin.circuit, path)
     tolerances = Tolerances().with_values(origin.circuit.tolerances).with_values(options.tolerances)
     notes, clock = Noted(progress), Clock()
     with tempfile.TemporaryDirectory(prefix="circuitfind-") as folder:
         plan = make_plan(what_to_run(origin, options, Path(folder)), notes)
         ready = make_ready(plan, notes, clock)
-        check_shape(origin.circuit, ready)
+        check_same_graph(origin.circuit.graph, ready.model.name, ready.graph)
         kept = kept_of(origin.circuit)
-        evaluation = evaluate_circuit(
-            ready, replace(ready.options, ablation=origin.options.ablation), kept, notes, clock, None
-        )
+        evaluation = evaluate_circuit(ready, ready.options, kept, notes, clock, None)
         if gone := task_warning(evaluation.full):
             return Verdict(path, "drifted", reason=f"the task is gone, not the circuit: {gone}")
         findings = judge(origin.circuit, evaluation, tolerances)
@@ -75,25 +72,8 @@ def _check(path: Path, options: CheckOptions, progress: Progress) -> Verdict:
 
 def what_to_run(origin: Origin, options: CheckOptions, folder: Path) -> RunOptions:
     """The run that finds the circuit anew, or one with the same prompts where it is not to be found."""
-    asked = replace(origin.options, method="acdc", threshold=None) if options.evaluate_only else search_options(origin)
-    task = str(origin.prompts) if origin.prompts is not None and origin.task is None else asked.task
-    return replace(
-        asked,
-        task=options.task or task,
-        out=folder / "run",
-        formats=(),
-        device=options.device,
-        batch_size=options.batch_size,
-        memory=options.memory,
-    )
-
-
-def check_shape(circuit: Circuit, ready: Ready) -> None:
-    """Raises CircuitError where the model has another shape."""
-    graph = ready.model.transformer.architecture.graph
-    if graph != circuit.graph:
-        shapes = describe_shape(circuit.graph), describe_shape(graph)
-        raise CircuitError(f"The circuit is of a model of {shapes[0]}; {ready.model.name} has {shapes[1]}.")
+    asked = evaluation_options(origin) if options.evaluate_only else search_options(origin)
+    return replace(asked, out=folder / "run", device=options.device)
 
 
 def discover(plan: Plan, ready: Ready, notes: Noted, clock: Clock) -> Circuit:

@@ -144,22 +144,31 @@ class Comparison:
 
 
 def compare(before: Circuit, after: Circuit, tolerance: float = CHANGED) -> Comparison:
-    """The comparison. Raises CircuitError for models of different shapes, UsageError for a tolerance below 0 or not
-    below 1."""
+    """The comparison. Raises CircuitError for neurons and for models of different shapes, UsageError for a tolerance
+    below 0 or not below 1."""
     if not 0 <= tolerance < 1:
         raise UsageError(f"--tolerance is {tolerance}; give it a share, 0 or more and below 1, such as {CHANGED}.")
-    if before.graph != after.graph:
-        raise CircuitError(
-            f"The circuits are of different graphs: {describe_shape(before.graph)} and {describe_shape(after.graph)}.\n"
-            "Compare circuits of models of one shape."
-        )
+    for circuit in (before, after):
+        if circuit.neurons is not None:
+            raise CircuitError("A circuit of neurons keeps no single edges. Compare circuits of edges or nodes.")
+    check_same_graph(before.graph, "the other circuit", after.graph)
     return Comparison(before, after, tolerance)
+
+
+def check_same_graph(graph: Graph, what: str, other: Graph) -> None:
+    """Raises CircuitError where a circuit's graph is not that of ``what`` it is to be compared with or run in."""
+    if graph != other:
+        raise CircuitError(
+            f"The circuit is of {describe_shape(graph)}, {what} of {describe_shape(other)}.\n"
+            "Both must have one shape, and tell the same positions apart."
+        )
 
 
 def describe_shape(graph: Graph) -> str:
     """A graph's shape in a few words."""
     blocks = "parallel" if graph.parallel else "sequential"
-    return f"{graph.n_layers} layers of {graph.n_heads} heads in {blocks} blocks"
+    places = f" at {', '.join(graph.roles)}" if graph.roles else ""
+    return f"{graph.n_layers} layers of {graph.n_heads} heads in {blocks} blocks{places}"
 
 
 def _identity(circuit: Circuit) -> dict[str, Any]:

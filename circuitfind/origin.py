@@ -14,6 +14,7 @@ from typing import Any
 from circuitfind.circuit import Circuit
 from circuitfind.errors import CircuitError, CircuitfindError
 from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SEARCH
+from circuitfind.methods.options import spell_candidates
 from circuitfind.preflight import CHOICES, RunOptions
 from circuitfind.prompts import Task
 from circuitfind.runfolder import RUN_FILE
@@ -35,10 +36,6 @@ class Origin:
     prompts: Path | None
     scores: Path | None
 
-    @property
-    def metric(self) -> str:
-        return self.options.metric or "kl"
-
 
 def find_origin(path: Path, model: str | None = None, task: str | None = None) -> Origin:
     """The origin of a circuit.json or of what a run folder holds. ``model``, ``task``: others in place of its own.
@@ -59,7 +56,8 @@ def find_origin(path: Path, model: str | None = None, task: str | None = None) -
     found = find_task(task or options.task, is_asked=task is not None)
     if found is None and prompts is None:
         raise CircuitError(f"{path} is of the task '{options.task}', which is not here. Name its file with --task.")
-    return Origin(circuit, replace(options, model=named), found, prompts, files[SCORES_FILE])
+    options = replace(options, model=named, task=task or (str(prompts) if found is None else options.task))
+    return Origin(circuit, options, found, prompts, files[SCORES_FILE])
 
 
 def read_record(folder: Path, circuit: Circuit) -> dict[str, Any]:
@@ -86,7 +84,20 @@ def options_of(circuit: Circuit, record: dict[str, Any]) -> RunOptions:
         n_prompts=task.get("n_prompts"),
         seed=task.get("seed") or 0,
         bos=task.get("bos"),
+        positions=bool(circuit.graph.roles),
+        formats=(),
     )
+
+
+def evaluation_options(origin: Origin) -> RunOptions:
+    """A run with the circuit's model, prompts and ablation that finds nothing: its threshold means nothing."""
+    return replace(origin.options, method=DEFAULT_SEARCH, threshold=1.0, objective="match")
+
+
+def refuse_neurons(circuit: Circuit, path: Path) -> None:
+    """Raises CircuitError for a circuit of neurons, all of whose edges are kept."""
+    if circuit.neurons is not None:
+        raise CircuitError(f"{path} is a circuit of neurons; circuits of edges or nodes alone can be judged anew.")
 
 
 def search_options(origin: Origin) -> RunOptions:
@@ -100,7 +111,13 @@ def search_options(origin: Origin) -> RunOptions:
         raise CircuitError(
             f"The circuit was found by '{method.get('name')}', a method that this circuitfind hasn't got."
         )
-    said = {field.name: _plain(method[field.name]) for field in fields(RunOptions) if field.name in method}
+    names = {field.name for field in fields(RunOptions)} - {"positions"}  # there a list of roles; the graph tells
+    said = {name: _plain(value) for name, value in method.items() if name in names}
+    if method.get("candidates"):
+        said["candidates"] = spell_candidates(method["candidates"])
+    involved = [CATALOGUE[name] for name in said.get("of", ()) if name in CATALOGUE] or [info]
+    if not any(part.has_metric for part in involved):
+        said["metric"] = None
     settings = tuple((name, method[name]) for name in sorted(info.settings) if name in method)
     return replace(origin.options, **said, method=info.name, settings=settings)
 

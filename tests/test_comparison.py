@@ -78,7 +78,9 @@ def test_of_an_empty_circuit_there_is_no_precision() -> None:
 
 
 def test_circuits_of_other_shapes_and_tolerances_out_of_range_are_refused() -> None:
-    with pytest.raises(CircuitError, match="2 layers of 2 heads in sequential blocks and 3 layers of 2 heads"):
+    with pytest.raises(
+        CircuitError, match="2 layers of 2 heads in sequential blocks, the other circuit of 3 layers of 2 heads"
+    ):
         compare(circuit(head=1.0), Circuit(Graph(3, 2), {}))
     with pytest.raises(UsageError, match=r"--tolerance is 1.0"):
         compare(circuit(head=1.0), circuit(head=1.0), tolerance=1.0)

@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from scipy.stats import rankdata
 
 from circuitfind.circuit import Circuit
-from circuitfind.comparison import Overlap, describe_shape, overlap
+from circuitfind.comparison import Overlap, check_same_graph, describe_shape, overlap
 from circuitfind.errors import CircuitError
 from circuitfind.graph import Graph, Node
 
@@ -103,7 +103,7 @@ def agree_with_circuit(
     ``scores``: those the ranking is of; without them the circuit's own. Raises CircuitError for graphs of different
     shapes and for scores that are no finite numbers.
     """
-    check_shape(circuit.graph, reference.graph)
+    check_same_graph(circuit.graph, "the reference", reference.graph)
     nodes = agree_with_nodes(circuit, reference.nodes, scores, order)
     size = _sizes(circuit, scores, order)
     edges = edges_of(circuit.graph)
@@ -164,15 +164,6 @@ def _sizes(circuit: Circuit, scores: Scores | None, order: Order) -> Scores:
     if n_wrong:
         raise CircuitError(f"{n_wrong:,} scores are no finite numbers. Leave the scores out, or find them again.")
     return np.abs(given) if order == "absolute" else given
-
-
-def check_shape(graph: Graph, reference: Graph) -> None:
-    """Raises CircuitError for graphs of different shapes."""
-    if graph != reference:
-        raise CircuitError(
-            f"The circuit is of {describe_shape(graph)}, the reference of {describe_shape(reference)}.\n"
-            "Compare circuits of models of one shape."
-        )
 
 
 def read_scores(path: Path, graph: Graph) -> Scores:

@@ -8,8 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from circuitfind.circuit import Circuit
-from circuitfind.comparison import describe_shape
-from circuitfind.errors import CircuitError
+from circuitfind.comparison import check_same_graph
 from circuitfind.evaluation.reference import Agreement, Order, Scores, agree_with_circuit, agree_with_nodes
 from circuitfind.graph import Node
 from circuitfind.known.published import KINDS, KnownCircuit
@@ -73,11 +72,7 @@ def compare_with_known(
 
     Raises CircuitError for models of different shapes and for scores that are no finite numbers.
     """
-    if circuit.graph != known.graph:
-        raise CircuitError(
-            f"The circuit is of {describe_shape(circuit.graph)}, '{known.name}' of {describe_shape(known.graph)} "
-            f"({known.model}).\nCompare circuits of models of one shape."
-        )
+    check_same_graph(circuit.graph, f"'{known.name}' ({known.model})", known.graph)
     if known.circuit is None:
         agreement = agree_with_nodes(circuit, known.all_nodes, scores, order, KINDS[known.level])
     else:

@@ -124,6 +124,34 @@ def test_a_circuit_that_can_not_be_read_could_not_run_and_the_others_still_do(
     assert (suite.get("tests"), suite.get("errors")) == ("2", "1")
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--positions --method eap --edges 60",
+        "--candidates eap:60 --threshold 0.1",
+        "--method ifr --edges 60",
+        "--method ensemble --of eap,ifr --edges 60",
+    ],
+)
+def test_what_was_found_in_a_special_way_is_found_again_and_judged_alone(
+    options: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["run", "ioi", "--model", "tiny", "--prompts", "2", "--out", str(tmp_path), "--format", "dot", "-q"]
+    assert call([*run, *options.split()], debug=False) == 0
+    code, (verdict,) = checked(capsys, str(tmp_path), "--tolerance", "jaccard=1,heads=1,kl=0,faithfulness=0")
+    assert (code, verdict["status"], verdict["diff"]["edges"]["jaccard"]) == (0, "holds", 1.0)
+    code, (alone,) = checked(capsys, str(tmp_path), "--evaluate-only", "--tolerance", "kl=0,faithfulness=0")
+    assert (code, alone["findings"]) == (0, verdict["findings"][:3])
+
+
+def test_a_circuit_of_neurons_could_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    neurons = ["--level", "neuron", "--method", "eap", "--neurons", "20", "--prompts", "2", "--out", str(tmp_path)]
+    assert call(["run", "ioi", "--model", "tiny", "--format", "dot", "-q", *neurons], debug=False) == 0
+    code, (verdict,) = checked(capsys, str(tmp_path))
+    assert (code, verdict["status"]) == (2, "could not run")
+    assert "is a circuit of neurons" in verdict["reason"]
+
+
 def test_an_empty_circuit_and_one_of_another_shape_have_their_verdicts(
     known: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

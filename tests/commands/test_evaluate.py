@@ -116,6 +116,7 @@ def test_nothing_is_overwritten_without_force(run: Path, whole: Path, capsys: py
     ("options", "said"),
     [
         (("--parts", "completness"), "No part named 'completness'. Did you mean 'completeness'?"),
+        (("--metric", "logit-dif"), "No metric named 'logit-dif'. Did you mean 'logit-diff'?"),
         (("--ablations", "corupted"), "No ablation named 'corupted'. Did you mean 'corrupted'?"),
         (("--random", "0"), "--random is 0; it must be 1 or more."),
         (("--reference", "nowhere.json"), "Cannot read the circuit nowhere.json"),

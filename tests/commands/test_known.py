@@ -120,7 +120,7 @@ def test_against_a_circuit_file_edges_are_compared_too(tmp_path: Path, capsys: P
     ("arguments", "says"),
     [
         (["show", "iio"], "No known circuit named 'iio'. Did you mean 'ioi'?"),
-        (["compare", "RUN", "docstring"], "'docstring' of 4 layers of 8 heads"),
+        (["compare", "RUN", "docstring"], "'docstring' (attn-only-4l) of 4 layers of 8 heads"),
         (["compare", "nowhere"], "Cannot read the circuit nowhere"),
         (["compare", "RUN", "--folder", "nowhere"], "nowhere holds no circuit files"),
     ],

@@ -166,7 +166,7 @@ def test_of_a_paper_on_heads_alone_mlps_do_not_count(tmp_path: Path) -> None:
 
 
 def test_another_shape_is_refused() -> None:
-    with pytest.raises(CircuitError, match=r"2 layers of 2 heads .* 'ioi' of 12 layers of 12 heads"):
+    with pytest.raises(CircuitError, match=r"2 layers of 2 heads .* 'ioi' \(gpt2\) of 12 layers of 12 heads"):
         compare_with_known(SMALL, find_known("ioi"))
     with pytest.raises(CircuitError, match="parallel blocks"):
         compare_with_known(Circuit(Graph(12, 12, parallel=True), {}), find_known("ioi"))
