@@ -23,7 +23,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitfind.gradients import RECEIVERS, MlpRun, Sweeper
+from circuitfind.backward import MlpRun, Sweeper
+from circuitfind.gradients import RECEIVERS
 from circuitfind.graph import SLOTS
 from circuitfind.mixing_block import Block, centred
 from circuitfind.mixing_plan import BASES, LayerPlan, Plan, Shares

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuitfind.backward import HeadsRun, Sweeper
 from circuitfind.batch import Batch
-from circuitfind.gradients import HeadsRun, Sweeper
 from circuitfind.metrics import MetricName, Objective, make_objective
 from circuitfind.outputs import Outputs
 from circuitfind.patching import AblationName, at_end, constant_outputs

@@ -37,9 +37,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from circuitfind.backward import HeadsRun, Sweeper
 from circuitfind.batch import Batch
 from circuitfind.errors import UsageError
-from circuitfind.gradients import Gradients, HeadsRun, Sweeper, centred, multiply
+from circuitfind.gradients import Gradients, centred, multiply
 from circuitfind.masked import Layout
 from circuitfind.methods.eap import AtCleanRun, Block, ByRole, Tell
 from circuitfind.progress import Progress

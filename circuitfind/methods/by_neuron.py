@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuitfind.backward import Collector, Stream
 from circuitfind.batch import Batch
-from circuitfind.gradients import Collector, Stream
 from circuitfind.methods.eap import Attribution, Block, Scores
 from circuitfind.outputs import Outputs
 from circuitfind.progress import Progress

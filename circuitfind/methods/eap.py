@@ -33,22 +33,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuitfind.backward import CALCULUS, Collector, Rules, Run, Stream, Sweeper, norm, norm_back, without_final_norm
 from circuitfind.batch import Batch
 from circuitfind.errors import ModelError, UsageError
-from circuitfind.gradients import (
-    CALCULUS,
-    Collector,
-    Gradients,
-    Places,
-    Rules,
-    Run,
-    Stream,
-    Sweeper,
-    contract,
-    norm,
-    norm_back,
-    without_final_norm,
-)
+from circuitfind.gradients import Gradients, Places, contract
 from circuitfind.metrics import MetricName, check_answers, make_objective
 from circuitfind.outputs import Outputs
 from circuitfind.patching import AblationName, constant_outputs, readable

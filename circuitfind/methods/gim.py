@@ -17,8 +17,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from circuitfind.backward import Rules
 from circuitfind.errors import UsageError
-from circuitfind.gradients import Rules
 from circuitfind.methods.eap import AtCleanRun
 
 TEMPERATURE = 2.0

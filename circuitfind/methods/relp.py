@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from circuitfind.gradients import Rules
+from circuitfind.backward import Rules
 from circuitfind.methods.eap import AtCleanRun
 
 

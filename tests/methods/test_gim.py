@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from circuitfind.backward import soften
 from circuitfind.errors import UsageError
-from circuitfind.gradients import soften
 from circuitfind.methods.eap import EAP
 from circuitfind.methods.gim import GIM
 from circuitfind.metrics import MetricName

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from circuitfind.backward import activation_ratio
 from circuitfind.errors import UsageError
-from circuitfind.gradients import activation_ratio
 from circuitfind.methods.eap import EAP
 from circuitfind.methods.relp import RelP
 from circuitfind.metrics import MetricName
