@@ -170,8 +170,9 @@ def under_ablations(plan: AssessmentPlan, ready: Ready, kept: Kept, metric: str,
 def on_other_prompts(plan: AssessmentPlan, ready: Ready, kept: Kept, metric: str, notes: Noted) -> list[Section]:
     """The circuit on prompts that it was not found on: others of the task, and those of other tasks."""
     rows: list[tuple[str, ...]] = [HEAD]
-    values, others = {}, {name: load_task(name) for name in plan.options.also}
-    for name, task in {"the task, another seed": plan.origin.task, **others}.items():
+    own, values = plan.origin.task, {}
+    tasks = {"the task, another seed": own, "the task, other templates": None if own is None else own.elsewhere}
+    for name, task in {**tasks, **{name: load_task(name) for name in plan.options.also}}.items():
         if task is None:
             continue
         n_prompts = plan.options.n_held_out or len(ready.pairs)
@@ -179,9 +180,10 @@ def on_other_prompts(plan: AssessmentPlan, ready: Ready, kept: Kept, metric: str
         if not pairs:
             notes.warn(f"{name}: there are no other prompts.")
             continue
-        elsewhere = on_prompts(replace(ready, task=task), pairs)
-        if elsewhere is None:
-            notes.warn(f"{name}: its prompts do not have the roles of the circuit's edges. Left out.")
+        try:
+            elsewhere = on_prompts(replace(ready, task=task), pairs)
+        except (TaskError, UsageError) as error:
+            notes.warn(f"{name} is left out: {error}")
             continue
         now = with_constants(elsewhere, ready.options.ablation, notes, Clock())
         ablation = find_ablation(ready.options.ablation)
@@ -191,16 +193,18 @@ def on_other_prompts(plan: AssessmentPlan, ready: Ready, kept: Kept, metric: str
     return [Section("held_out", TITLES["held-out"], values, rows=tuple(rows))] if values else []
 
 
-def on_prompts(ready: Ready, pairs: Sequence[PromptPair]) -> Ready | None:
-    """The same with other prompts; None where they don't have the roles that the edges tell apart."""
+def on_prompts(ready: Ready, pairs: Sequence[PromptPair]) -> Ready:
+    """The same with other prompts. Raises TaskError or UsageError for prompts that are none of this model, or longer
+    than it can be run on, or without the roles that the circuit's edges tell apart."""
     batch = replace(tokenise(pairs, ready.tokenizer), metrics=ready.batch.metrics)
+    if batch.n_pos > (most := ready.model.transformer.most_pos):
+        raise TaskError(f"its prompts have up to {batch.n_pos} tokens; the model was made ready for {most}.")
     if ready.batch.roles is not None:
-        try:
-            batch = replace(batch, roles=find_roles(pairs, ready.tokenizer))
-        except (TaskError, UsageError):
-            return None
+        batch = replace(batch, roles=find_roles(pairs, ready.tokenizer))
     elsewhere = replace(ready, pairs=pairs, batch=batch)
-    return elsewhere if elsewhere.graph == ready.graph else None
+    if elsewhere.graph != ready.graph:
+        raise TaskError("its prompts do not have the roles that the circuit's edges tell apart.")
+    return elsewhere
 
 
 def against_reference(plan: AssessmentPlan, ready: Ready, kept: Kept, metric: str, notes: Noted) -> list[Section]:

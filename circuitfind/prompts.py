@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -96,7 +96,8 @@ class Task:
     ``make(tokenizer, n_prompts, seed)`` returns at most ``n_prompts`` pairs (fewer only where no more exist). It must
     depend on its arguments alone, and the first k pairs of n must be the pairs that ``make`` returns for k.
     ``metrics``: functions of logits by name (``ownmetric.py``), beside the built-in ones. ``source`` is set where the
-    task is read from a file.
+    task is read from a file. ``held_out`` makes pairs of the same behaviour in other words, from templates that no pair
+    of ``make`` has: no circuit is found on them, and ``evaluate`` tells how it does there.
     """
 
     name: str
@@ -107,6 +108,12 @@ class Task:
     make: Callable[[Tokenizer, int, int], list[PromptPair]]
     metrics: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     source: Source | None = None
+    held_out: Callable[[Tokenizer, int, int], list[PromptPair]] | None = None
+
+    @property
+    def elsewhere(self) -> Task | None:
+        """The task on its held-out templates; None where it has none."""
+        return None if self.held_out is None else replace(self, make=self.held_out, held_out=None)
 
     @property
     def file_sha256(self) -> str | None:

@@ -97,6 +97,12 @@ class Transformer:
     def device(self) -> torch.device:
         return self.W_E.device
 
+    @property
+    def most_pos(self) -> int:
+        """How many positions a prompt may have."""
+        table = self.W_pos if self.rotary_cos is None else self.rotary_cos
+        return self.architecture.n_ctx if table is None else len(table)
+
 
 def embed(model: Transformer, tokens: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt pos d_model"]:
     """What the sender ``input`` writes: the token embedding."""

@@ -22,6 +22,7 @@ https://www.lesswrong.com/posts/u6KXXmKFbXfWzoAXn. Default metric: kl.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from random import Random
 
 from circuitfind.errors import TaskError
@@ -51,8 +52,31 @@ LETTERS = "ABCDE"  # what the paper calls them, in their order; the third is ask
 N_DOCUMENTED = 2  # in the docstring, before the one asked for
 
 
+@dataclass(frozen=True)
+class Style:
+    """How a function is begun, and what stands before the name of a documented parameter."""
+
+    function: str
+    marker: str
+
+
+STYLE = Style("def", ":param")
+HELD_OUT = (Style("def", "@param"), Style("async def", ":param"), Style("def", ":arg"))
+"""Epytext's marker, a coroutine, and Sphinx's other marker."""
+
+
 def make(tokenizer: Tokenizer, n_prompts: int, seed: int) -> list[PromptPair]:
     """``n_prompts`` different pairs. Raises TaskError where too few parameter names are one token."""
+    return make_from((STYLE,), tokenizer, n_prompts, f"docstring {seed}")
+
+
+def make_held_out(tokenizer: Tokenizer, n_prompts: int, seed: int) -> list[PromptPair]:
+    """The same in other styles."""
+    return make_from(HELD_OUT, tokenizer, n_prompts, f"docstring held out {seed}")
+
+
+def make_from(styles: Sequence[Style], tokenizer: Tokenizer, n_prompts: int, seed: str) -> list[PromptPair]:
+    """Pairs in these styles."""
     names = [name for name in PARAMETERS if is_single_token(tokenizer, f" {name}")]
     needed = 2 * N_PARAMETERS + N_DOCUMENTED
     if len(names) < needed:
@@ -65,18 +89,19 @@ def make(tokenizer: Tokenizer, n_prompts: int, seed: int) -> list[PromptPair]:
         function, plain = rng.choice(FUNCTIONS), rng.sample(WORDS, 2 + 2 * N_DOCUMENTED)
         drawn = rng.sample(names, needed)
         defined, others, documented = drawn[:N_PARAMETERS], drawn[N_PARAMETERS:-N_DOCUMENTED], drawn[-N_DOCUMENTED:]
-        clean = spell(function, defined, defined[:N_DOCUMENTED], plain)
-        corrupted = spell(function, others, documented, plain)
+        style = styles[0] if len(styles) == 1 else rng.choice(styles)
+        clean = spell(function, defined, defined[:N_DOCUMENTED], plain, style)
+        corrupted = spell(function, others, documented, plain, style)
         if len(tokenizer.encode(clean)) != len(tokenizer.encode(corrupted)):
             return None
         answer, wrong = defined[N_DOCUMENTED], [*defined[:N_DOCUMENTED], *defined[N_DOCUMENTED + 1 :]]
-        roles = name_roles(clean, defined)
+        roles = name_roles(clean, defined, style)
         return PromptPair(clean, corrupted, (f" {answer}",), tuple(f" {name}" for name in wrong), roles)
 
-    return draw_distinct(draw, n_prompts, f"docstring {seed}")
+    return draw_distinct(draw, n_prompts, seed)
 
 
-def name_roles(text: str, defined: Sequence[str]) -> tuple[Role, ...]:
+def name_roles(text: str, defined: Sequence[str], style: Style = STYLE) -> tuple[Role, ...]:
     """The names of the definition, A_def and on, and those that are documented, A_doc and on."""
     roles, place = [], text.index("(self, ")
     for letter, name in zip(LETTERS, defined, strict=True):
@@ -84,17 +109,19 @@ def name_roles(text: str, defined: Sequence[str]) -> tuple[Role, ...]:
         roles.append(Role(f"{letter}_def", place, place + len(name)))
         place += len(name)
     for letter, name in zip(LETTERS, defined[:N_DOCUMENTED], strict=False):
-        place = text.index(f":param {name}:", place) + len(":param ")
+        place = text.index(f"{style.marker} {name}:", place) + len(f"{style.marker} ")
         roles.append(Role(f"{letter}_doc", place, place + len(name)))
     return tuple(roles)
 
 
-def spell(function: str, defined: Sequence[str], documented: Sequence[str], plain: Sequence[str]) -> str:
+def spell(
+    function: str, defined: Sequence[str], documented: Sequence[str], plain: Sequence[str], style: Style = STYLE
+) -> str:
     """The text up to the ``:param`` that asks; ``plain`` gives two words for the summary and for each parameter."""
     pairs = [f"{first} {second}" for first, second in zip(plain[::2], plain[1::2], strict=True)]
-    lines = [f"    :param {name}: {text}" for name, text in zip(documented, pairs[1:], strict=True)]
-    head = f'def {function}(self, {", ".join(defined)}):\n    """{pairs[0]}\n\n'
-    return "\n".join([head + lines[0], *lines[1:], "    :param"])
+    lines = [f"    {style.marker} {name}: {text}" for name, text in zip(documented, pairs[1:], strict=True)]
+    head = f'{style.function} {function}(self, {", ".join(defined)}):\n    """{pairs[0]}\n\n'
+    return "\n".join([head + lines[0], *lines[1:], f"    {style.marker}"])
 
 
 EXAMPLE_NAMES = words("path size color limit state data host label mode title index width")
@@ -113,4 +140,5 @@ TASK = Task(
         name_roles(EXAMPLE, EXAMPLE_NAMES[:5]),
     ),
     make=make,
+    held_out=make_held_out,
 )

@@ -21,7 +21,7 @@ prob-diff).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -29,6 +29,12 @@ from circuitfind.errors import TaskError
 from circuitfind.prompts import PromptPair, Role, Task, Tokenizer, draw_distinct, fill, is_single_token, words
 
 TEMPLATE = "The {noun} lasted from the year {year} to the year{shown}"
+HELD_OUT = (
+    "The {noun} began in the year {year} and came to its end in the year{shown}",
+    "Begun in the year {year}, the {noun} was over in the year{shown}",
+    "It is known that the {noun} of the year {year} did not end before the year{shown}",
+)
+"""As TEMPLATE they end with "the year": the years after it are split alike."""
 NOUNS = words(
     """
     alliance battle blockade boycott building campaign conflict construction contract crisis debate
@@ -66,6 +72,16 @@ class Century:
 
 def make(tokenizer: Tokenizer, n_prompts: int, seed: int) -> list[PromptPair]:
     """``n_prompts`` different pairs. Raises TaskError where the tokenizer splits no century's years regularly."""
+    return make_from((TEMPLATE,), tokenizer, n_prompts, f"greater-than {seed}")
+
+
+def make_held_out(tokenizer: Tokenizer, n_prompts: int, seed: int) -> list[PromptPair]:
+    """The same from other templates."""
+    return make_from(HELD_OUT, tokenizer, n_prompts, f"greater-than held out {seed}")
+
+
+def make_from(templates: Sequence[str], tokenizer: Tokenizer, n_prompts: int, seed: str) -> list[PromptPair]:
+    """Pairs from these templates."""
     spans = [(century, first) for century in centuries(tokenizer) for first in century.first_years()]
     if not spans:
         raise TaskError(
@@ -74,13 +90,14 @@ def make(tokenizer: Tokenizer, n_prompts: int, seed: int) -> list[PromptPair]:
 
     def draw(rng: Random, index: int) -> PromptPair | None:
         noun, (century, first) = rng.choice(NOUNS), rng.choice(spans)
-        clean, places = fill(TEMPLATE, noun=noun, year=str(first), shown=century.shown)
-        corrupted = TEMPLATE.format(noun=noun, year=century.number * 100 + 1, shown=century.shown)
+        template = templates[0] if len(templates) == 1 else rng.choice(templates)
+        clean, places = fill(template, noun=noun, year=str(first), shown=century.shown)
+        corrupted = template.format(noun=noun, year=century.number * 100 + 1, shown=century.shown)
         if len(tokenizer.encode(clean)) != len(tokenizer.encode(corrupted)):
             return None
         return PromptPair(clean, corrupted, *century.answers(first), name_roles(*places["noun"], *places["year"]))
 
-    return draw_distinct(draw, n_prompts, f"greater-than {seed}")
+    return draw_distinct(draw, n_prompts, seed)
 
 
 def name_roles(noun: int, noun_end: int, year: int, year_end: int) -> tuple[Role, ...]:
@@ -132,4 +149,5 @@ TASK = Task(
         name_roles(4, 10, 32, 36),
     ),
     make=make,
+    held_out=make_held_out,
 )

@@ -13,6 +13,7 @@ Paper: Wang et al., "Interpretability in the wild", arXiv:2211.00593. Default me
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from circuitfind.errors import TaskError
@@ -32,6 +33,15 @@ TEMPLATES = (
     "On Monday {first} and {second} went to the {place}, where {giver} gave a {thing} to",
     "Near the {place}, {first} and {second} stopped, and {giver} gave a {thing} to",
 )
+HELD_OUT = (
+    "At the {place}, {first} and {second} stopped, and {giver} passed a {thing} to",
+    "Because {first} and {second} both went to the {place}, {giver} mailed a {thing} to",
+    "Last night {first} and {second} sat down outside the {place}, where {giver} gave a {thing} to",
+    "On Monday {first} and {second} waited near the {place}, and {giver} handed a {thing} to",
+    "While {first} and {second} were leaving the {place}, {giver} gave a {thing} to",
+    "Yesterday {first} and {second} were both at the {place}, where {giver} passed a {thing} to",
+)
+"""Of the words of TEMPLATES, so that a model of few words knows them too."""
 NAMES = words(
     """
     Aaron Adam Alan Albert Alex Alice Amanda Amy Andrea Andrew Angela Ann Anna Anne Anthony Arthur Barbara Ben
@@ -51,6 +61,16 @@ THINGS = words("ball basket book bottle box camera card coin hat key letter map 
 
 def make(tokenizer: Tokenizer, n_prompts: int, seed: int) -> list[PromptPair]:
     """``n_prompts`` different pairs, ABBA and BABA in turn. Raises TaskError where too few names are one token."""
+    return make_from(TEMPLATES, tokenizer, n_prompts, f"ioi {seed}")
+
+
+def make_held_out(tokenizer: Tokenizer, n_prompts: int, seed: int) -> list[PromptPair]:
+    """The same from other templates."""
+    return make_from(HELD_OUT, tokenizer, n_prompts, f"ioi held out {seed}")
+
+
+def make_from(templates: Sequence[str], tokenizer: Tokenizer, n_prompts: int, seed: str) -> list[PromptPair]:
+    """Pairs from these templates."""
     names = [name for name in NAMES if is_single_token(tokenizer, f" {name}")]
     if len(names) < 5:
         raise TaskError(
@@ -58,7 +78,7 @@ def make(tokenizer: Tokenizer, n_prompts: int, seed: int) -> list[PromptPair]:
         )
 
     def draw(rng: Random, index: int) -> PromptPair:
-        template, place, thing = rng.choice(TEMPLATES), rng.choice(PLACES), rng.choice(THINGS)
+        template, place, thing = rng.choice(templates), rng.choice(PLACES), rng.choice(THINGS)
         receiver, giver, *others = rng.sample(names, 5)
         named = (receiver, giver) if index % 2 == 0 else (giver, receiver)
 
@@ -70,7 +90,7 @@ def make(tokenizer: Tokenizer, n_prompts: int, seed: int) -> list[PromptPair]:
         roles = (Role("IO", *places[io]), Role("S1", *places[s1]), Role("S2", *places["giver"]))
         return PromptPair(clean, spell(*others)[0], (f" {receiver}",), (f" {giver}",), roles)
 
-    return draw_distinct(draw, n_prompts, f"ioi {seed}")
+    return draw_distinct(draw, n_prompts, seed)
 
 
 TASK = Task(
@@ -86,4 +106,5 @@ TASK = Task(
         (Role("IO", 6, 11), Role("S1", 16, 21), Role("S2", 50, 55)),
     ),
     make=make,
+    held_out=make_held_out,
 )

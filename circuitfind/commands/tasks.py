@@ -61,12 +61,20 @@ def show(
         int | None, typer.Option("--prompts", "-n", min=1, help=f"How many prompts to show; {SHOWN} if not given.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="The seed that the prompts are made with.")] = 0,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="With --model: prompts of its other templates, on which evaluate judges.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show a task: one pair as an example; with --model the prompts that a run with that model and seed uses."""
     if prompts is not None and model is None:
         raise UsageError("--prompts needs --model: which prompts a task makes depends on the model's tokenizer.")
     loaded = load_task(task)
+    if held_out and (model is None or loaded.elsewhere is None):
+        raise UsageError(
+            "--held-out needs --model." if model is None else f"The task '{loaded.name}' has no held-out templates."
+        )
+    loaded = (loaded.elsewhere or loaded) if held_out else loaded
     pairs = [] if model is None else _make(loaded, _tokenizer(model), prompts or SHOWN, seed)
     if as_json:
         _print_json(_record(loaded) | {"prompts": [pair.to_dict() for pair in pairs]})

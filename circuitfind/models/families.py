@@ -28,6 +28,10 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+ROOM = 1024
+"""Positions that a model is made ready for, whatever the prompts that it is loaded with."""
+
+
 def read_transformer(bridge: Any, n_pos: int) -> Transformer:
     """The bridge's model in circuitfind's form for prompts of up to ``n_pos`` tokens, in its dtype and on its device.
 
@@ -110,7 +114,7 @@ def llama(bridge: Any, n_pos: int) -> Transformer:
         n_ctx=config.max_position_embeddings,
     )
     layers = tuple(_layer(architecture, block) for block in bridge.blocks)
-    rotary = _rotary_tables(body.rotary_emb, n_pos)
+    rotary = _rotary_tables(body.rotary_emb, n_pos, config.max_position_embeddings)
     return _assemble(bridge, architecture, layers, W_E=body.embed_tokens, norm=body.norm, rotary=rotary)
 
 
@@ -119,7 +123,7 @@ def pythia(bridge: Any, n_pos: int) -> Transformer:
     config = bridge.original_model.config
     d_head = config.hidden_size // config.num_attention_heads
     body = bridge.original_model.gpt_neox
-    rotary = _rotary_tables(body.rotary_emb, n_pos)
+    rotary = _rotary_tables(body.rotary_emb, n_pos, config.max_position_embeddings)
     architecture = Architecture(
         name=bridge.cfg.architecture,
         n_layers=config.num_hidden_layers,
@@ -206,9 +210,12 @@ def _layer(architecture: Architecture, block: Any) -> Layer:
     )
 
 
-def _rotary_tables(rotary: Any, n_pos: int) -> tuple[Tensor, Tensor]:
-    """Cosine and sine for the first positions, as the model's own rotary module makes them (any scaling included)."""
-    frequencies = rotary.inv_freq
+def _rotary_tables(rotary: Any, n_pos: int, n_ctx: int) -> tuple[Tensor, Tensor]:
+    """Cosine and sine for the first positions, as the model's own rotary module makes them (any scaling included).
+
+    There are ``ROOM`` of them at least where the model knows as many: other prompts may be longer than the first.
+    """
+    frequencies, n_pos = rotary.inv_freq, max(n_pos, min(ROOM, n_ctx))
     x = torch.zeros(1, dtype=torch.float32, device=frequencies.device)
     cos, sin = rotary(x, torch.arange(n_pos, device=frequencies.device).unsqueeze(0))
     return cos[0], sin[0]

@@ -27,7 +27,8 @@ def load_python(path: Path) -> Task:
         raise TaskError(f"{path}: TASK is a {type(task).__name__}; it must be a Task from circuitfind.prompts.")
     check_metrics(path, task.metrics)
     source = Source(path, hashlib.sha256(path.read_bytes()).hexdigest())
-    return replace(task, make=_guarded(path, task.make), source=source)
+    held_out = None if task.held_out is None else _guarded(path, task.held_out)
+    return replace(task, make=_guarded(path, task.make), held_out=held_out, source=source)
 
 
 def _run_file(path: Path) -> ModuleType:

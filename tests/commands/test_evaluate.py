@@ -69,8 +69,10 @@ def test_a_circuit_is_its_own_best_reference(whole: Path) -> None:
 
 
 def test_other_prompts_are_none_of_its_own_and_as_many_as_asked_for(whole: Path) -> None:
-    (held_out,) = document(whole)["held_out"].values()
-    assert held_out["n_prompts"] == 3
+    held_out = document(whole)["held_out"]
+    assert list(held_out) == ["the task, another seed", "the task, other templates"]
+    assert [each["n_prompts"] for each in held_out.values()] == [3, 3]
+    assert len({each["circuit"]["kl"] for each in held_out.values()}) == 2
 
 
 def test_only_the_parts_asked_for_are_run_and_the_summary_has_them(

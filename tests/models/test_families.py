@@ -63,6 +63,16 @@ def test_a_variant_has_the_logits_of_hugging_faces_model(name: str) -> None:
         assert float((ours - expected).abs().max() / expected.abs().max()) < most
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama, grouped queries", "pythia"])
+def test_a_model_read_for_short_prompts_runs_longer_ones_to_the_same_bits(name: str) -> None:
+    family, options = VARIANTS[name]
+    model = bridge(make_model(family, 3, 2, 4, **options), torch.float32)
+    tokens = torch.arange(N_CTX).unsqueeze(0)
+    short, long = (read_transformer(model, n_pos) for n_pos in (5, N_CTX))
+    assert N_CTX <= short.most_pos <= short.architecture.n_ctx
+    assert torch.equal(logits_of(short, tokens), logits_of(long, tokens))
+
+
 def test_every_variant_is_told_from_the_plain_one_by_its_logits() -> None:
     """Or the test above would pass with the option ignored on both sides."""
     tokens = torch.arange(12).unsqueeze(0)
@@ -91,9 +101,9 @@ def test_only_parallel_blocks_make_a_parallel_graph(family: str, parallel: bool)
     assert read_transformer(bridge(make_model(family, 0)), 5).architecture.graph.parallel is parallel
 
 
-def test_rotary_tables_are_as_long_as_the_prompts() -> None:
+def test_rotary_tables_turn_the_models_share_of_a_heads_dimensions() -> None:
     model = read_transformer(bridge(make_model("pythia", 0)), 5)
-    assert model.rotary_cos is not None and model.rotary_cos.shape == (5, 4)  # half of eight dimensions
+    assert model.rotary_cos is not None and model.rotary_cos.shape == (model.most_pos, 4)  # half of eight dimensions
 
 
 @pytest.mark.parametrize(

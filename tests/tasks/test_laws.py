@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_tokenizers import ToyTokenizer, one_digit, three_digits, two_digits
 
-from circuitfind.prompts import check_pair, check_pairs
+from circuitfind.prompts import PromptPair, check_pair, check_pairs
 from circuitfind.taskfiles import builtin_tasks, load_task, write_prompts
 
 TASKS = ("docstring", "greater-than", "ioi")
@@ -32,6 +33,34 @@ def test_prompts_pass_every_check(name: str, tokenizer: Callable[[], ToyTokenize
     pairs = load_task(name).make(tokenizer(), 60, 0)
     assert len(pairs) == 60
     assert check_pairs(pairs, tokenizer()) == []
+
+
+@every_task
+@every_tokenizer
+def test_held_out_prompts_pass_every_check_with_the_same_roles_in_other_words(
+    name: str, tokenizer: Callable[[], ToyTokenizer]
+) -> None:
+    task, words = load_task(name), tokenizer()
+    assert task.elsewhere is not None
+    own, others = (each.make(words, 60, 0) for each in (task, task.elsewhere))
+    assert len(others) == 60 and others[:20] == task.elsewhere.make(words, 20, 0)
+    assert check_pairs(others, words) == []
+    assert {tuple(role.name for role in pair.roles) for pair in (*own, *others)} == {
+        tuple(role.name for role in task.example.roles)
+    }
+    for pair in others:
+        for answer in (*pair.answers, *pair.wrong_answers):
+            assert words.encode(pair.clean + answer) == words.encode(pair.clean) + words.continuation(answer)
+    spaces = [{_without_roles(pair) for pair in pairs} for pairs in (own, others)]
+    assert not spaces[0] & spaces[1]
+
+
+def _without_roles(pair: PromptPair) -> str:
+    """The words between a prompt's roles, nouns of a few letters aside: its template."""
+    text = pair.clean
+    for role in sorted(pair.roles, key=lambda role: -role.start):
+        text = text[: role.start] + "_" + text[role.end :]
+    return re.sub(r"\d+|(?<=the )[a-z]+|(?<=a )[a-z]+", "#", text)
 
 
 @every_task
