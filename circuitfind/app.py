@@ -14,7 +14,7 @@ with leaving_at_once():
     import typer.core
 
     from circuitfind import __version__
-    from circuitfind.commands import bench, known, models, tasks
+    from circuitfind.commands import bench, known, models, submit, tasks
     from circuitfind.commands import check as check_command
     from circuitfind.commands import diff as diff_command
     from circuitfind.commands import evaluate as evaluate_command
@@ -65,6 +65,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
 app.add_typer(known.app, name="known")
+app.add_typer(submit.app, name="submit")
 
 
 def show_version(asked: bool) -> bool:
