@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 BELOW_THE_BAR = 1
+EXAMPLE = "Example: circuitfind submit mib ioi_gpt2=results/my-run --out submission"
 KINDS, SUFFIXES = ("importances", "circuits"), ("json", "pt")
 
 app = typer.Typer(
@@ -22,9 +24,7 @@ def submit() -> None:
     """Pack circuits for a benchmark, and check them."""
 
 
-@app.command(
-    "mib", no_args_is_help=True, epilog="Example: circuitfind submit mib ioi_gpt2=results/my-run --out submission"
-)
+@app.command("mib", no_args_is_help=True, epilog=EXAMPLE)
 def mib(
     runs: Annotated[
         list[str] | None,
@@ -36,8 +36,7 @@ def mib(
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="The submission's folder.", show_default=False)
     ] = None,
     check: Annotated[
-        Path | None,
-        typer.Option("--check", metavar="DIR", help="Check a submission; pack nothing.", show_default=False),
+        Path | None, typer.Option("--check", metavar="DIR", help="Check one; pack nothing.", show_default=False)
     ] = None,
     kind: Annotated[
         str, typer.Option("--as", metavar="KIND", help="importances (all scores) or circuits (nine, by budget).")
@@ -60,27 +59,35 @@ def mib(
 
 def _pack(runs: list[str], out: Path, kind: str, suffix: str, force: bool) -> list[Path]:
     """Writes the files of all runs, or none where something is wrong with one."""
-    from circuitfind.errors import OutputError, UsageError
+    from circuitfind.errors import UsageError
     from circuitfind.exchange.submission import pack
-    from circuitfind.runfolder import check_free, write_run
+    from circuitfind.runfolder import check_free
 
     folders: dict[str, dict[str, bytes]] = {}
     for run in runs:
         name, _, path = run.rpartition("=")
-        for place, content in pack(
-            Path(path), name or None, "circuits" if kind == "circuits" else "importances", suffix
-        ).items():
-            folder, _, file = place.rpartition("/")
-            if file in folders.setdefault(folder, {}):
-                raise UsageError(f"Two runs are of {folder}. Give one, or name the other's folder: ioi_gpt2=RUN.")
-            folders[folder][file] = content
-    for folder in folders:
-        if not folder or folder in (".", "..") or "/" in folder:
-            raise OutputError(f"'{folder}' is no name of a folder. Name it by task and model: ioi_gpt2=RUN.")
+        folder, files = pack(Path(path), name or None, kind == "circuits", suffix)
+        if folder in folders:
+            raise UsageError(f"Two runs are of {folder}. Give one, or name the other's folder: ioi_gpt2=RUN.")
         check_free(out / folder, force)
-    for folder, files in folders.items():
-        write_run(out / folder, files, force)
-    return [out / folder / file for folder, files in folders.items() for file in files]
+        folders[folder] = files
+    return [path for folder, files in folders.items() for path in _write(out / folder, files)]
+
+
+def _write(place: Path, files: dict[str, bytes]) -> Iterator[Path]:
+    """Writes the files of one folder; older ones like them go."""
+    from circuitfind.errors import OutputError
+    from circuitfind.runfolder import write
+
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for older in place.iterdir():
+            if older.suffix in (".json", ".pt"):
+                older.unlink()
+    except OSError as error:
+        raise OutputError(f"Cannot write to {place}: {error.strerror}. Give another --out.") from None
+    for name, content in files.items():
+        yield write(place, name, content)
 
 
 def _tell_problems(folder: Path) -> None:
