@@ -46,7 +46,7 @@ TASKS = tuple(dict.fromkeys(task for model in MODELS.values() for task in model.
 
 
 def folder_name(task: str | None, model: str | None) -> str:
-    """The submission's folder for a circuit of that task and model, by MIB's own names for them where it has some.
+    """The folder of a circuit of that task and model, by MIB's own names for them where it has some.
 
     >>> folder_name("arc_easy", "meta-llama/Llama-3.1-8B")
     'arc-easy_llama3'
@@ -54,7 +54,7 @@ def folder_name(task: str | None, model: str | None) -> str:
     Raises UsageError where a circuit doesn't say.
     """
     if not task or not model:
-        raise UsageError("The circuit does not say its task and model. Name its folder: ioi_gpt2=RUN.")
+        raise UsageError("The circuit does not say its task and model. Name its folder, as in ioi_gpt2=RUN.")
     known = next((name for name, said in MODELS.items() if model.lower() in (name, *said.names)), None)
     return f"{task.replace('_', '-')}_{known or model.rpartition('/')[2]}"
 
@@ -66,9 +66,8 @@ def name_problems(name: str) -> list[str]:
         return [f"'{model}' is no model of MIB's: {', '.join(MODELS)}"]
     if task not in TASKS:
         return [f"'{task}' is no task of MIB's: {', '.join(TASKS)}"]
-    return (
-        [] if task in MODELS[model].tasks else [f"MIB has {model} on {', '.join(MODELS[model].tasks)}, not on {task}"]
-    )
+    tasks = MODELS[model].tasks
+    return [] if task in tasks else [f"MIB has {model} on {', '.join(tasks)}, not on {task}"]
 
 
 def shape_of(name: str) -> Graph | None:
