@@ -10,8 +10,9 @@ import typer
 if TYPE_CHECKING:
     from circuitfind.size import Selection
 
-EXAMPLE = "Example: circuitfind import importances.json --edges 500 --model gpt2 --task ioi"
+EXAMPLE = "Example: circuitfind import importances.json --edges 500 --model gpt2"
 PROMPTS_SUFFIXES = (".csv", ".jsonl")
+PROMPTS_FORMATS = ("eap-ig-csv", "edge-pruning-jsonl")
 MOST_PROBLEMS = 3
 """So many problems with prompts are told; a command tells all of them."""
 
@@ -79,7 +80,7 @@ def import_(
     A circuit has the edges that the file marks as kept; with --edges, --fraction, --threshold or --nodes those of the
     largest scores. It comes out as a folder like that of a run. What of the file is left out is told.
     """
-    if file.suffix.lower() in PROMPTS_SUFFIXES:
+    if file.suffix.lower() in PROMPTS_SUFFIXES or format in PROMPTS_FORMATS:
         return _import_prompts(file, format, out, model, corrupted, force)
     from circuitfind.exchange.importing import ImportOptions, import_circuit
     from circuitfind.exchange.shape import parse_shape

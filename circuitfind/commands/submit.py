@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 
 BELOW_THE_BAR = 1
-EXAMPLE = "Example: circuitfind submit mib ioi_gpt2=results/my-run --out submission"
+EXAMPLE = "Example: circuitfind submit mib ioi_gpt2=results/my-run --out mib"
 KINDS, SUFFIXES = ("importances", "circuits"), ("json", "pt")
 
 app = typer.Typer(
     no_args_is_help=True,
     help="Pack circuits for a benchmark, and check them.",
-    epilog="Example: circuitfind submit mib results/ioi-gpt2 results/mcqa-qwen --out submission",
+    epilog=EXAMPLE,
 )
 
 

@@ -17,7 +17,10 @@ from circuitfind.errors import CircuitError
 MOST_BYTES = 1 << 30
 """A file that is larger, or unpacks to more, is refused: the scores of a model of 8B take some ten million numbers."""
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
-SAFE = "Save it as JSON, as safetensors, or with torch.save as a dict of tensors and plain values."
+SAFE = (
+    "Save it anew in a safe format: as JSON, or with torch.save as a dict of tensors and plain values (of ACDC: "
+    "experiment.save_subgraph('subgraph.pth'))."
+)
 
 
 def read_content(path: Path) -> Any:

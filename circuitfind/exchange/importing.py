@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from circuitfind import __version__
 from circuitfind.circuit import Circuit
 from circuitfind.errors import UsageError
@@ -99,7 +97,7 @@ def choose(edges: ScoredEdges, selection: Selection, source: str) -> ScoredEdges
         raise UsageError(f"--nodes needs scores of nodes, and {source} has scores of edges. Give --edges.")
     if selection.edges is not None and edges.by_node:
         raise UsageError(f"--edges needs scores of edges, and {source} has scores of nodes. Give --nodes.")
-    if not is_ranking(replace(edges, kept=np.zeros_like(edges.kept))):
+    if not is_ranking(edges):
         raise UsageError(f"{source} has not the scores of all edges, to choose from. Leave the choice of edges out.")
     units = Units(edges.graph, "node" if edges.by_node else "edge")
     return replace(edges, kept=select(edges.graph, torch.from_numpy(edges.scores), selection, units).kept.numpy())

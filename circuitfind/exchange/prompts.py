@@ -16,6 +16,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -160,9 +161,7 @@ def ids(text: str, column: str, where: str) -> list[int]:
     except (ValueError, RecursionError):
         value = None
     found = value if isinstance(value, list) else [value]
-    whole = [
-        int(one) for one in found if not isinstance(one, bool) and isinstance(one, int | float) and one == int(one)
-    ]
+    whole = [int(one) for one in found if type(one) in (int, float) and math.isfinite(one) and one == int(one)]
     if len(whole) < len(found) or not found or min(whole) < 0:
         raise TaskError(f"{where}: its {column} is '{text[:40]}'; it must be a token id, or a JSON list of them.")
     return whole
