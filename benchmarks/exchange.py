@@ -115,6 +115,11 @@ def with_eap_ig(clone: Path, fixtures: Path | None) -> Iterator[tuple[str, bool]
         if graph.n_layers > 2:  # too large to keep
             for suffix in ("json", "pt"):
                 (folder / f"eap-ig-{shape}.{suffix}").unlink()
+    yield from of_nodes(theirs, folder)
+
+
+def of_nodes(theirs: Any, folder: Path) -> Iterator[tuple[str, bool]]:
+    """A circuit that EAP-IG chose by nodes."""
     made = theirs.from_model(config(SHAPES[0]), node_scores=True, neuron_level=True)
     torch.manual_seed(0)
     made.nodes_scores = torch.randn(made.n_forward)
