@@ -89,33 +89,38 @@ def with_eap_ig(clone: Path, fixtures: Path | None) -> Iterator[tuple[str, bool]
     theirs = importlib.import_module("eap.graph").Graph
     folder = fixtures or Path(tempfile.mkdtemp())
     for graph in SHAPES:
-        ours, shape = drawn(graph), f"{graph.n_layers}x{graph.n_heads}{'-parallel' * graph.parallel}"
-        ways = (("json", eapig.write_json, theirs.from_json), ("pt", eapig.write_pt, theirs.from_pt))
-        for suffix, write, read in ways:
-            file = folder / f"ours.{suffix}"
-            file.write_bytes(write(ours))
-            opened = read(str(file))
-            file.unlink()
-            has_all = {str(edge) for edge in graph.edges()} == set(opened.edges)
-            scores, kept = opened.scores.numpy().T, opened.in_graph.numpy().T
-            is_same = np.array_equal(scores, ours.filled.astype(np.float32)) and bool((kept == ours.kept).all())
-            yield f"opens our {suffix}, {shape}", has_all and is_same
-        made = theirs.from_model(config(graph))
-        torch.manual_seed(0)
-        made.scores = torch.randn_like(made.scores) * made.real_edge_mask
-        made.apply_topn(graph.n_edges // 3, True)
-        for suffix in ("json", "pt"):
-            file = folder / f"eap-ig-{shape}.{suffix}"
-            getattr(made, f"to_{suffix}")(str(file))
-        text = (folder / f"eap-ig-{shape}.json").read_text()
-        read_json = eapig.read_json(json.loads(text), "json").edges
-        content = torch.load(folder / f"eap-ig-{shape}.pt", weights_only=True)
-        yield f"its json comes out again to the byte, {shape}", eapig.write_json(read_json) == text.encode()
-        yield f"its json and pt are the same, {shape}", same(read_json, eapig.read_pt(content, "pt").edges)
-        if graph.n_layers > 2:  # too large to keep
-            for suffix in ("json", "pt"):
-                (folder / f"eap-ig-{shape}.{suffix}").unlink()
+        yield from of_shape(theirs, graph, folder)
     yield from of_nodes(theirs, folder)
+
+
+def of_shape(theirs: Any, graph: Graph, folder: Path) -> Iterator[tuple[str, bool]]:
+    """Graphs of one shape, to and fro."""
+    ours, shape = drawn(graph), f"{graph.n_layers}x{graph.n_heads}{'-parallel' * graph.parallel}"
+    ways = (("json", eapig.write_json, theirs.from_json), ("pt", eapig.write_pt, theirs.from_pt))
+    for suffix, write, read in ways:
+        file = folder / f"ours.{suffix}"
+        file.write_bytes(write(ours))
+        opened = read(str(file))
+        file.unlink()
+        has_all = {str(edge) for edge in graph.edges()} == set(opened.edges)
+        scores, kept = opened.scores.numpy().T, opened.in_graph.numpy().T
+        is_same = np.array_equal(scores, ours.filled.astype(np.float32)) and bool((kept == ours.kept).all())
+        yield f"opens our {suffix}, {shape}", has_all and is_same
+    made = theirs.from_model(config(graph))
+    torch.manual_seed(0)
+    made.scores = torch.randn_like(made.scores) * made.real_edge_mask
+    made.apply_topn(graph.n_edges // 3, True)
+    for suffix in ("json", "pt"):
+        file = folder / f"eap-ig-{shape}.{suffix}"
+        getattr(made, f"to_{suffix}")(str(file))
+    text = (folder / f"eap-ig-{shape}.json").read_text()
+    read_json = eapig.read_json(json.loads(text), "json").edges
+    content = torch.load(folder / f"eap-ig-{shape}.pt", weights_only=True)
+    yield f"its json comes out again to the byte, {shape}", eapig.write_json(read_json) == text.encode()
+    yield f"its json and pt are the same, {shape}", same(read_json, eapig.read_pt(content, "pt").edges)
+    if graph.n_layers > 2:  # too large to keep
+        for suffix in ("json", "pt"):
+            (folder / f"eap-ig-{shape}.{suffix}").unlink()
 
 
 def of_nodes(theirs: Any, folder: Path) -> Iterator[tuple[str, bool]]:
