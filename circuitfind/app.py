@@ -14,11 +14,12 @@ with leaving_at_once():
     import typer.core
 
     from circuitfind import __version__
-    from circuitfind.commands import bench, known, models, tasks
+    from circuitfind.commands import bench, known, models, submit, tasks
     from circuitfind.commands import check as check_command
     from circuitfind.commands import diff as diff_command
     from circuitfind.commands import evaluate as evaluate_command
     from circuitfind.commands import export as export_command
+    from circuitfind.commands import import_ as import_command
     from circuitfind.commands import methods as methods_command
     from circuitfind.commands import run as run_command
     from circuitfind.errors import CircuitfindError
@@ -55,6 +56,7 @@ app.command("sweep", no_args_is_help=True, epilog=run_command.SWEEP_EXAMPLE, hel
     run_command.sweep
 )
 app.command("export", no_args_is_help=True)(export_command.export)
+app.command("import", no_args_is_help=True, epilog=import_command.EXAMPLE)(import_command.import_)
 app.command("evaluate", no_args_is_help=True, epilog=evaluate_command.EXAMPLE)(evaluate_command.evaluate)
 app.command("check", no_args_is_help=True, epilog=check_command.EXAMPLE)(check_command.check)
 app.command("diff", no_args_is_help=True, epilog=diff_command.EXAMPLE)(diff_command.diff)
@@ -63,6 +65,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
 app.add_typer(known.app, name="known")
+app.add_typer(submit.app, name="submit")
 
 
 def show_version(asked: bool) -> bool:

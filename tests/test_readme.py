@@ -23,7 +23,7 @@ BLOCK = re.compile(r"(?P<before>[^\n]*)\n\n```(?P<kind>\w+)\n(?P<text>.*?)^```$"
 SAVED = re.compile(r"[Ss]ave as `(?P<name>[\w.-]+)`")
 SHOWN_ONLY = ("text",)
 PRETRAINED = "smollm2-135m"
-QUICK = {"tiny", "--help", "methods", "models list", "tasks list", "tasks check", "tasks show", "export"}
+QUICK = {"tiny", "--help", "methods", "models list", "tasks list", "tasks check", "tasks show", "export", "import"}
 QUICK |= {"known list", "known show", "known compare", "bench truth", "evaluate", "diff", "check"}
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from circuitfind.export import Subject
 
 STDOUT = Path("-")
 
@@ -18,7 +21,8 @@ def export(
             "--format",
             "-f",
             metavar="F",
-            help="dot, svg, png or pdf; several with commas. Without it what --out ends in, else svg.",
+            help="dot, svg, png or pdf; for other tools eap-ig-json, eap-ig-pt, acdc-json, acdc-text, acdc-pth, "
+            "autocircuit or edge-pruning. Several with commas. Without it what --out ends in, else svg.",
             show_default=False,
         ),
     ] = None,
@@ -27,7 +31,9 @@ def export(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
-    """Write a circuit as a picture (svg, png, pdf) or a Graphviz file (dot), beside the circuit unless --out is given.
+    """Write a circuit as a picture or as a file for another tool, beside the circuit unless --out is given.
+
+    What a file for another tool can't hold is told.
 
     Example: circuitfind export results/my-run --format svg,pdf
     """
@@ -40,10 +46,21 @@ def export(
     subject = Subject.load(circuit)
     if out == STDOUT:
         typer.echo(find_format(formats[0]).write(subject), nl=False)
+        _tell_lost(subject, formats[0], "the output")
         return
     for name, path in targets.items():
         export_subject(subject, name, path)
         typer.echo(path)
+        _tell_lost(subject, name, path.name)
+
+
+def _tell_lost(subject: Subject, format: str, file: str) -> None:
+    """Says on stderr what a file lacks of the circuit."""
+    from circuitfind.export import find_format
+
+    lost = find_format(format).lost
+    if lost is not None:
+        typer.echo(f"not in {file}: {lost(subject)}", err=True)
 
 
 def _formats(format: str | None, out: Path | None) -> list[str]:

@@ -75,7 +75,7 @@ def show(
             "--held-out needs --model." if model is None else f"The task '{loaded.name}' has no held-out templates."
         )
     loaded = (loaded.elsewhere or loaded) if held_out else loaded
-    pairs = [] if model is None else _make(loaded, _tokenizer(model), prompts or SHOWN, seed)
+    pairs = [] if model is None else _make(loaded, load_tokenizer_of(model), prompts or SHOWN, seed)
     if as_json:
         _print_json(_record(loaded) | {"prompts": [pair.to_dict() for pair in pairs]})
         return
@@ -95,7 +95,7 @@ def check(file: TaskName, model: ModelName = None, as_json: AsJson = False) -> N
     Without --model the words alone are checked; with it their tokens too: that clean and corrupted are equally long and
     that right and wrong answers begin differently.
     """
-    report = check_task(file, None if model is None else _tokenizer(model))
+    report = check_task(file, None if model is None else load_tokenizer_of(model))
     if as_json:
         _print_json(
             {
@@ -114,7 +114,8 @@ def check(file: TaskName, model: ModelName = None, as_json: AsJson = False) -> N
         raise typer.Exit(BELOW_THE_BAR)
 
 
-def _tokenizer(model: str) -> Tokenizer:
+def load_tokenizer_of(model: str) -> Tokenizer:
+    """The model's tokenizer; what is fetched for it is told."""
     from circuitfind.commands.terminal import TerminalProgress
     from circuitfind.models.load import load_tokenizer
 

@@ -8,6 +8,7 @@ from functools import partial
 from types import MappingProxyType
 
 from circuitfind.errors import UsageError, unknown
+from circuitfind.exchange import writers
 from circuitfind.export.dot import circuit_to_dot
 from circuitfind.export.picture import PICTURE_FORMATS, render
 from circuitfind.export.subject import Subject
@@ -15,12 +16,14 @@ from circuitfind.export.subject import Subject
 
 @dataclass(frozen=True)
 class Format:
-    """``suffix``: how its files end, after ``circuit.``. ``is_text``: a terminal or a pipe can show it."""
+    """``suffix``: how its files end, after ``circuit.``. ``is_text``: a terminal or a pipe can show it. ``lost``: what
+    of the circuit a file for another tool can't hold."""
 
     summary: str
     suffix: str
     write: Callable[[Subject], bytes]
     is_text: bool = True
+    lost: Callable[[Subject], str] | None = None
 
 
 def _dot(subject: Subject) -> bytes:
@@ -31,6 +34,11 @@ def _picture(format: str, subject: Subject) -> bytes:
     return render(circuit_to_dot(subject.circuit, subject.look), format)
 
 
+def _of_another_tool(name: str) -> Format:
+    said = writers.WRITERS[name]
+    return Format(said.summary, said.suffix, partial(writers.write, name), said.is_text, partial(writers.lost, name))
+
+
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "dot": Format("Graphviz, with every place fixed", "dot", _dot),
@@ -38,6 +46,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             name: Format(f"a picture ({name.upper()})", name, partial(_picture, name), is_text=name == "svg")
             for name in PICTURE_FORMATS
         },
+        **{name: _of_another_tool(name) for name in writers.WRITERS},
     }
 )
 

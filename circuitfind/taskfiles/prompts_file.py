@@ -23,6 +23,11 @@ LISTS = ("answers", "wrong_answers")
 KEYS = (*TEXTS, *LISTS)
 ROLES = "roles"
 """The key that may be left out."""
+FOREIGN, MARK = frozenset({"correct_idx", "label", "prefix", "ioi_sentences"}), "<predict>"
+"""What prompts of other tools have, in columns or in the text."""
+OF_ANOTHER_TOOL = (
+    "as in a file of EAP-IG's or Edge-Pruning's. Make a prompts file of it: circuitfind import FILE --model M."
+)
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,8 @@ def _problem(data: object) -> str:
     """What is wrong with an object as a prompt pair; empty if nothing is."""
     if not isinstance(data, dict):
         return f"{_kind(data)} instead of an object with the keys {', '.join(KEYS)}."
+    if "answers" not in data and MARK in str(data.get("clean")):
+        return f"'answers' is missing, {OF_ANOTHER_TOOL}"
     return _key_problem(list(data), "key") or next(
         filter(None, (*(_value_problem(key, data[key]) for key in KEYS), _roles_problem(data.get(ROLES, {})))), ""
     )
@@ -143,6 +150,8 @@ def _problem(data: object) -> str:
 
 def _key_problem(keys: Sequence[object], kind: str) -> str:
     missing = [key for key in KEYS if key not in keys]
+    if missing and FOREIGN & set(keys):
+        return f"the {kind} '{missing[0]}' is missing, {OF_ANOTHER_TOOL}"
     if missing:
         return f"the {kind} '{missing[0]}' is missing. Each pair has {', '.join(KEYS)}."
     unknown = [key for key in keys if key not in (*KEYS, ROLES)]
