@@ -80,6 +80,7 @@ def import_(
     A circuit has the edges that the file marks as kept; with --edges, --fraction, --threshold or --nodes those of the
     largest scores. It comes out as a folder like that of a run. What of the file is left out is told.
     """
+    _check_file(file)
     if file.suffix.lower() in PROMPTS_SUFFIXES or format in PROMPTS_FORMATS:
         return _import_prompts(file, format, out, model, corrupted, force)
     from circuitfind.exchange.importing import ImportOptions, import_circuit
@@ -97,6 +98,14 @@ def import_(
     graph = imported.circuit.graph
     typer.echo(f"{place}: a circuit of {len(imported.circuit.edges):,} of {graph.n_edges:,} edges")
     return None
+
+
+def _check_file(file: Path) -> None:
+    """Raises CircuitError for a folder, such as a run's, which needs no import."""
+    from circuitfind.errors import CircuitError
+
+    if file.is_dir():
+        raise CircuitError(f"{file} is a folder. Name the file in it; a run's own folder needs no import.")
 
 
 def _selection(
