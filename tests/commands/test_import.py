@@ -63,12 +63,12 @@ def test_bad_input_says_what_to_do(arguments, says, theirs, capsys, tmp_path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["theirs.json"]
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes everywhere")
 def test_a_folder_is_no_file_to_import(capsys, tmp_path):
     assert call(["import", str(tmp_path)], debug=False) == 2
     assert "is a folder. Name the file in it" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes everywhere")
 def test_a_place_that_can_not_be_written_is_told(theirs, capsys, tmp_path):
     (tmp_path / "shut").mkdir(mode=0o500)
     code, _, err = run(capsys, "import", theirs, "--out", tmp_path / "shut" / "x")
