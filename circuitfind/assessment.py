@@ -250,9 +250,6 @@ def on_trials(
     parts = [part for part in plan.parts if part not in ON_OTHER_RUNS]
     if not parts:
         return [], None
-    if ready.batch.roles is not None:
-        notes.warn(f"{', '.join(parts)}: not for circuits that tell positions apart. Left out.")
-        return [], None
     sections: list[Section] = []
     curve = None
     with Threads(ready.model.transformer.device) as threads:

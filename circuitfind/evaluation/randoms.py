@@ -28,7 +28,7 @@ from circuitfind.metrics import MetricName
 from circuitfind.patching import readable
 from circuitfind.progress import Progress
 from circuitfind.selection import prune
-from circuitfind.units import owners
+from circuitfind.sites import Sites
 
 
 @dataclass(frozen=True)
@@ -121,20 +121,26 @@ def measure_against_random(
 
 
 def stages(graph: Graph) -> list[range]:
-    """The receivers of each stage: a layer's q inputs, its k inputs, its v inputs, its MLP; the logits."""
-    sizes = ([graph.n_heads] * 3 + [1]) * graph.n_layers + [1]
+    """The receivers of each stage: a layer's q inputs, its k inputs, its v inputs, its MLP, each at one role if there
+    are some; the logits."""
+    sizes = [n * graph.n_roles for _ in range(graph.n_layers) for n in (graph.n_heads,) * 3 + (1,)]
     ends = np.cumsum(sizes).tolist()
-    return [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    inner = [
+        range(end - size + role, end, graph.n_roles)
+        for end, size in zip(ends, sizes, strict=True)
+        for role in range(graph.n_roles)
+    ]
+    return [*inner, range(ends[-1], ends[-1] + 1)]
 
 
 def draw_alike(graph: Graph, kept: Kept, draw: Draw) -> Kept:
     """A random circuit with as many edges into each stage."""
     edges, drawn = readable(graph), torch.zeros_like(kept)
     for stage in stages(graph):
-        rows = slice(stage.start, stage.stop)
+        rows = torch.tensor(stage)
         places = edges[rows].nonzero()
         chosen = places[draw.order(len(places))[: int(kept[rows].sum())]]
-        drawn[rows][chosen[:, 0], chosen[:, 1]] = True
+        drawn[rows[chosen[:, 0]], chosen[:, 1]] = True
     return drawn
 
 
@@ -143,7 +149,7 @@ class Paths:
 
     def __init__(self, graph: Graph, within: Kept) -> None:
         self.edges: Bool[np.ndarray, "receiver sender"] = prune(graph, within.cpu()).numpy()
-        self._owner = owners(graph)
+        self._sites = Sites(graph)
         self._places = np.argwhere(self.edges)
 
     def __len__(self) -> int:
@@ -171,17 +177,29 @@ class Paths:
 
     def _through(self, row: int, sender: int, draw: Draw) -> list[tuple[int, int]]:
         """A path through this edge: from each node on by an edge drawn from those that lead on, and so back."""
-        path = [(row, sender)]
-        while self._owner[row] < self.edges.shape[1]:
-            column = self._owner[row]
-            row = _pick(np.flatnonzero(self.edges[:, column]), draw)
+        path, first = [(row, sender)], row
+        while self._sites.owner[row] < self.edges.shape[1]:
+            column = self._sites.owner[row]
+            row = _pick(np.flatnonzero(self.edges[:, column] & self._leads_on(row)), draw)
             path.append((row, int(column)))
+        row = first
         while sender > 0:
-            rows = np.flatnonzero(self._owner == sender)
+            rows = np.flatnonzero((self._sites.owner == sender) & self._leads_to(row))
             entering = np.argwhere(self.edges[rows])
             place, sender = entering[draw.below(len(entering))].tolist()
-            path.append((int(rows[place]), sender))
+            row = int(rows[place])
+            path.append((row, sender))
         return path
+
+    def _leads_on(self, row: int) -> Bool[np.ndarray, " receiver"]:
+        """Which receivers read at a role at which this one's node writes what it makes of what it reads."""
+        rows: Bool[np.ndarray, " receiver"] = self._sites.role == self._sites.role[row]
+        return rows | bool(self._sites.anywhere[row])
+
+    def _leads_to(self, row: int) -> Bool[np.ndarray, " receiver"]:
+        """Which receivers' nodes write what they read where this one reads."""
+        rows: Bool[np.ndarray, " receiver"] = self._sites.role == self._sites.role[row]
+        return np.asarray(rows | self._sites.anywhere)
 
 
 def _pick(numbers: Int[np.ndarray, " place"], draw: Draw) -> int:

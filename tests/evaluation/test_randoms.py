@@ -17,18 +17,20 @@ from circuitfind.evaluation.trials import Kept, Trials
 from circuitfind.graph import Edge, Graph
 from circuitfind.patching import readable
 from circuitfind.progress import Silent
+from circuitfind.selection import prune
 from circuitfind.threads import Threads
 from tests.evaluation.made import Counting, Made, edges_in, mask, some
 from tests.oracles.selection import on_paths
 from tests.random_models import random_batch, random_transformer
 
-GRAPHS = (Graph(2, 2), Graph(3, 2, parallel=True), Graph(1, 4))
+AT_ROLES = Graph(2, 2, roles=("A", "rest", "END"))
+GRAPHS = (Graph(2, 2), Graph(3, 2, parallel=True), Graph(1, 4), AT_ROLES)
 
 
-def shape(graph: Graph, kept: Kept) -> Counter[tuple[int, str, str | None]]:
-    """How many edges lead into each layer's q, k, v inputs and MLP, and into the logits."""
+def shape(graph: Graph, kept: Kept) -> Counter[tuple[int, str, str | None, str | None]]:
+    """How many edges lead into each layer's q, k, v inputs and MLP, at each role, and into the logits."""
     receivers = (edge.receiver for edge in edges_in(graph, kept))
-    return Counter((receiver.node.layer, receiver.node.kind, receiver.slot) for receiver in receivers)
+    return Counter((receiver.node.layer, receiver.node.kind, receiver.slot, receiver.role) for receiver in receivers)
 
 
 @pytest.mark.parametrize("graph", GRAPHS, ids=str)
@@ -50,7 +52,17 @@ def test_every_edge_of_a_stage_is_drawn_as_often_as_any_other() -> None:
     assert all(430 < n < 570 for n in often.values())
 
 
-@pytest.mark.parametrize("graph", GRAPHS, ids=str)
+def test_random_paths_at_roles_are_on_paths_by_themselves() -> None:
+    within = some(readable(AT_ROLES), 0.5, 2)
+    paths = Paths(AT_ROLES, within)
+    for seed in range(20):
+        drawn = paths.draw(1 + seed, Draw(seed))
+        assert drawn.any() and not (drawn & ~within).any()
+        assert torch.equal(prune(AT_ROLES, drawn), drawn)
+    assert torch.equal(paths.draw(len(paths), Draw(0)), prune(AT_ROLES, within))
+
+
+@pytest.mark.parametrize("graph", GRAPHS[:-1], ids=str)
 def test_random_paths_lead_from_the_input_to_the_logits_along_allowed_edges_alone(graph: Graph) -> None:
     within = some(readable(graph), 0.7, 2)
     paths = Paths(graph, within)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from circuitfind.evaluation.performance import NAMES, evaluate
 from circuitfind.evaluation.trials import Kept, Trials
 from circuitfind.patching import AblationName
+from circuitfind.roles import Roles
 from circuitfind.threads import Threads
 from tests.random_models import FAMILIES, random_batch, random_transformer, with_means
 
@@ -35,6 +37,25 @@ def test_every_circuit_is_worth_what_it_is_worth_by_itself(family: str, ablation
             for run in ("full", "circuit", "ablated"):
                 values, wanted = (getattr(e, run).values[name] for e in (evaluation, expected))
                 assert values == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_circuit_of_positions_is_worth_what_it_is_worth_by_itself(family: str) -> None:
+    model, batch = random_transformer(family, seed=3), random_batch(4, LENGTHS)
+    of = torch.full_like(batch.clean, -1)
+    for prompt, end in enumerate(batch.end.tolist()):
+        of[prompt, :end], of[prompt, end] = torch.arange(end) % 2, 2
+    batch = replace(batch, roles=Roles(("A", "B", "END"), of))
+    found = []
+    for size in (2, 4):
+        with Threads(model.device) as threads:
+            trials = Trials(model, batch, "corrupted", size, threads)
+            kept = some(trials.edges, 0.5, 1)
+            trials.settle(kept)
+            found.append(trials.evaluate(kept))
+    assert trials.graph.roles == ("A", "B", "END")
+    assert found[0] == found[1] == evaluate(model, batch, kept, "corrupted", 4)
+    assert found[0].circuit.mean("kl") > 1e-3
 
 
 def measured(threads: Threads, batch_size: int, settle: bool, **models: Any) -> list[tuple[float, ...]]:
