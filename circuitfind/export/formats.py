@@ -11,6 +11,7 @@ from circuitfind.errors import UsageError, unknown
 from circuitfind.export.dot import circuit_to_dot
 from circuitfind.export.picture import PICTURE_FORMATS, render
 from circuitfind.export.subject import Subject
+from circuitfind.export.tikz import circuit_to_tikz
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ def _picture(format: str, subject: Subject) -> bytes:
     return render(circuit_to_dot(subject.circuit, subject.look), format)
 
 
+def _tikz(subject: Subject) -> bytes:
+    return circuit_to_tikz(subject.circuit, subject.look).encode()
+
+
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "dot": Format("Graphviz, with every place fixed", "dot", _dot),
@@ -38,6 +43,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             name: Format(f"a picture ({name.upper()})", name, partial(_picture, name), is_text=name == "svg")
             for name in PICTURE_FORMATS
         },
+        "tikz": Format("TikZ: LaTeX that compiles alone and inside a paper", "tex", _tikz),
     }
 )
 
