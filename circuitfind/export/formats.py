@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from circuitfind.errors import UsageError, unknown
 from circuitfind.export.dot import circuit_to_dot
+from circuitfind.export.mermaid import circuit_to_mermaid
 from circuitfind.export.picture import PICTURE_FORMATS, render
 from circuitfind.export.subject import Subject
 from circuitfind.export.tikz import circuit_to_tikz
@@ -36,6 +37,10 @@ def _tikz(subject: Subject) -> bytes:
     return circuit_to_tikz(subject.circuit, subject.look).encode()
 
 
+def _mermaid(subject: Subject) -> bytes:
+    return circuit_to_mermaid(subject.circuit, subject.look).encode()
+
+
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "dot": Format("Graphviz, with every place fixed", "dot", _dot),
@@ -44,6 +49,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             for name in PICTURE_FORMATS
         },
         "tikz": Format("TikZ: LaTeX that compiles alone and inside a paper", "tex", _tikz),
+        "mermaid": Format("a Mermaid flowchart, for Markdown", "mmd", _mermaid),
     }
 )
 
