@@ -7,11 +7,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from circuitfind.errors import CircuitError
 from circuitfind.graph import END, Edge, Graph, Node, is_role
 from circuitfind.neurons import Neuron, Neurons, in_order
+
+if TYPE_CHECKING:
+    from networkx import MultiDiGraph
 
 FORMAT = "circuitfind.circuit"
 VERSION = 1
@@ -94,6 +97,12 @@ class Circuit:
         tolerances = f',\n  "tolerances": {_spell(self.tolerances)}' if self.tolerances else ""
         lines.append(f'  "metrics": {_spell(self.metrics)}' + tolerances)
         return "{\n" + "\n".join(lines) + "\n}\n"
+
+    def to_networkx(self) -> MultiDiGraph[str]:
+        """The circuit as a networkx graph: ``export.network`` says what its nodes and edges have."""
+        from circuitfind.export.network import circuit_to_networkx
+
+        return circuit_to_networkx(self)
 
     @staticmethod
     def from_json(text: str, source: str = "circuit.json") -> Circuit:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from circuitfind.errors import UsageError, unknown
 from circuitfind.export.dot import circuit_to_dot
 from circuitfind.export.mermaid import circuit_to_mermaid
+from circuitfind.export.network import circuit_to_gexf, circuit_to_graphml
 from circuitfind.export.picture import PICTURE_FORMATS, render
 from circuitfind.export.subject import Subject
 from circuitfind.export.tikz import circuit_to_tikz
@@ -41,6 +42,14 @@ def _mermaid(subject: Subject) -> bytes:
     return circuit_to_mermaid(subject.circuit, subject.look).encode()
 
 
+def _graphml(subject: Subject) -> bytes:
+    return circuit_to_graphml(subject.circuit)
+
+
+def _gexf(subject: Subject) -> bytes:
+    return circuit_to_gexf(subject.circuit)
+
+
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "dot": Format("Graphviz, with every place fixed", "dot", _dot),
@@ -50,6 +59,8 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         },
         "tikz": Format("TikZ: LaTeX that compiles alone and inside a paper", "tex", _tikz),
         "mermaid": Format("a Mermaid flowchart, for Markdown", "mmd", _mermaid),
+        "graphml": Format("GraphML, for programs that analyse networks", "graphml", _graphml),
+        "gexf": Format("GEXF, for Gephi", "gexf", _gexf),
     }
 )
 
