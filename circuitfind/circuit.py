@@ -104,6 +104,24 @@ class Circuit:
 
         return circuit_to_networkx(self)
 
+    def _repr_html_(self) -> str:
+        """In a notebook: the picture and a table."""
+        from circuitfind.export.notebook import circuit_to_html
+
+        return circuit_to_html(self)
+
+    def _repr_svg_(self) -> str | None:
+        """The picture alone, which a notebook takes where it is made into a PDF."""
+        from circuitfind.export.notebook import circuit_to_svg
+
+        return circuit_to_svg(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """In IPython without pictures: a line, not thousands of edges."""
+        from circuitfind.export.notebook import circuit_to_line
+
+        printer.text(circuit_to_line(self))
+
     @staticmethod
     def from_json(text: str, source: str = "circuit.json") -> Circuit:
         """The circuit that ``to_json`` wrote. Raises CircuitError naming ``source`` and what is wrong with it."""

@@ -18,7 +18,8 @@ def export(
             "--format",
             "-f",
             metavar="F",
-            help="dot, svg, png or pdf; several with commas. Without it what --out ends in, else svg.",
+            help="dot, svg, png, pdf, tikz, mermaid, graphml or gexf; several with commas. "
+            "Without it what --out ends in, else svg.",
             show_default=False,
         ),
     ] = None,
@@ -27,7 +28,9 @@ def export(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
-    """Write a circuit as a picture (svg, png, pdf) or a Graphviz file (dot), beside the circuit unless --out is given.
+    """Write a circuit as a picture (svg, png, pdf), its source (dot, tikz, mermaid) or a network (graphml, gexf).
+
+    The file lies beside the circuit unless --out is given.
 
     Example: circuitfind export results/my-run --format svg,pdf
     """

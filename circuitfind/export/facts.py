@@ -17,8 +17,13 @@ from circuitfind.neurons import by_node
 
 def title(circuit: Circuit) -> str:
     """Task, model and method, as far as they are known."""
-    blocks = (circuit.task, circuit.model, circuit.method)
-    return ", ".join(one_line(block["name"]) for block in blocks if block.get("name")) or "a circuit"
+    return ", ".join(names(circuit).values()) or "a circuit"
+
+
+def names(circuit: Circuit) -> dict[str, str]:
+    """Those of task, model and method, as far as they are known."""
+    blocks = {"task": circuit.task, "model": circuit.model, "method": circuit.method}
+    return {key: one_line(block["name"]) for key, block in blocks.items() if block.get("name")}
 
 
 def facts(circuit: Circuit) -> dict[str, str]:
