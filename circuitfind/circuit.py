@@ -7,11 +7,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from circuitfind.errors import CircuitError
 from circuitfind.graph import END, Edge, Graph, Node, is_role
 from circuitfind.neurons import Neuron, Neurons, in_order
+
+if TYPE_CHECKING:
+    from networkx import MultiDiGraph
 
 FORMAT = "circuitfind.circuit"
 VERSION = 1
@@ -94,6 +97,30 @@ class Circuit:
         tolerances = f',\n  "tolerances": {_spell(self.tolerances)}' if self.tolerances else ""
         lines.append(f'  "metrics": {_spell(self.metrics)}' + tolerances)
         return "{\n" + "\n".join(lines) + "\n}\n"
+
+    def to_networkx(self) -> MultiDiGraph[str]:
+        """The circuit as a networkx graph: ``export.network`` says what its nodes and edges have."""
+        from circuitfind.export.network import circuit_to_networkx
+
+        return circuit_to_networkx(self)
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the picture and a table."""
+        from circuitfind.export.notebook import circuit_to_html
+
+        return circuit_to_html(self)
+
+    def _repr_svg_(self) -> str | None:
+        """The picture alone, which a notebook takes where it is made into a PDF."""
+        from circuitfind.export.notebook import circuit_to_svg
+
+        return circuit_to_svg(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """In IPython without pictures: a line, not thousands of edges."""
+        from circuitfind.export.notebook import circuit_to_line
+
+        printer.text(circuit_to_line(self))
 
     @staticmethod
     def from_json(text: str, source: str = "circuit.json") -> Circuit:

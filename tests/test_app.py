@@ -29,6 +29,7 @@ COMMANDS = {
     ("import",): "import",
     ("submit",): "submit",
     ("submit", "mib"): "mib",
+    ("show",): "show",
     ("bench",): "bench",
     ("bench", "truth"): "truth",
     ("tasks",): "tasks",

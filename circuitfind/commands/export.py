@@ -21,8 +21,9 @@ def export(
             "--format",
             "-f",
             metavar="F",
-            help="dot, svg, png or pdf; for other tools eap-ig-json, eap-ig-pt, acdc-json, acdc-text, acdc-pth, "
-            "autocircuit or edge-pruning. Several with commas. Without it what --out ends in, else svg.",
+            help="dot, svg, png, pdf, tikz, mermaid, graphml or gexf; for other tools eap-ig-json, eap-ig-pt, "
+            "acdc-json, acdc-text, acdc-pth, autocircuit or edge-pruning. Several with commas. Without it what --out "
+            "ends in, else svg.",
             show_default=False,
         ),
     ] = None,
@@ -31,9 +32,10 @@ def export(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
-    """Write a circuit as a picture or as a file for another tool, beside the circuit unless --out is given.
+    """Write a circuit: a picture (svg, png, pdf), its source (dot, tikz, mermaid), a network (graphml, gexf) or a file
+    for another tool.
 
-    What a file for another tool can't hold is told.
+    The file lies beside the circuit unless --out is given. What a file for another tool can't hold is told.
 
     Example: circuitfind export results/my-run --format svg,pdf
     """
@@ -83,7 +85,7 @@ def _targets(circuit: Path, formats: list[str], out: Path | None, force: bool) -
         raise UsageError(f"--out {out} names one file, but --format asks for {len(formats)}. Leave one of them out.")
     if out == STDOUT:
         if not FORMATS[formats[0]].is_text:
-            raise UsageError(f"--out - writes text, and {formats[0]} is none. Give a file, or --format dot or svg.")
+            raise UsageError(f"--out - writes text, and {formats[0]} is none. Give a file, or a format that is text, such as dot or svg.")
         return {}
     stem = circuit / "circuit" if circuit.is_dir() else circuit.with_suffix("")
     targets = {name: out or stem.with_name(f"{stem.name}.{FORMATS[name].suffix}") for name in formats}

@@ -10,8 +10,11 @@ from types import MappingProxyType
 from circuitfind.errors import UsageError, unknown
 from circuitfind.exchange import writers
 from circuitfind.export.dot import circuit_to_dot
+from circuitfind.export.mermaid import circuit_to_mermaid
+from circuitfind.export.network import circuit_to_gexf, circuit_to_graphml
 from circuitfind.export.picture import PICTURE_FORMATS, render
 from circuitfind.export.subject import Subject
+from circuitfind.export.tikz import circuit_to_tikz
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,22 @@ def _of_another_tool(name: str) -> Format:
     return Format(said.summary, said.suffix, partial(writers.write, name), said.is_text, partial(writers.lost, name))
 
 
+def _tikz(subject: Subject) -> bytes:
+    return circuit_to_tikz(subject.circuit, subject.look).encode()
+
+
+def _mermaid(subject: Subject) -> bytes:
+    return circuit_to_mermaid(subject.circuit, subject.look).encode()
+
+
+def _graphml(subject: Subject) -> bytes:
+    return circuit_to_graphml(subject.circuit)
+
+
+def _gexf(subject: Subject) -> bytes:
+    return circuit_to_gexf(subject.circuit)
+
+
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "dot": Format("Graphviz, with every place fixed", "dot", _dot),
@@ -46,6 +65,10 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             name: Format(f"a picture ({name.upper()})", name, partial(_picture, name), is_text=name == "svg")
             for name in PICTURE_FORMATS
         },
+        "tikz": Format("TikZ: LaTeX that compiles alone and inside a paper", "tex", _tikz),
+        "mermaid": Format("a Mermaid flowchart, for Markdown", "mmd", _mermaid),
+        "graphml": Format("GraphML, for programs that analyse networks", "graphml", _graphml),
+        "gexf": Format("GEXF, for Gephi", "gexf", _gexf),
         **{name: _of_another_tool(name) for name in writers.WRITERS},
     }
 )
