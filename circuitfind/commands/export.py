@@ -85,7 +85,9 @@ def _targets(circuit: Path, formats: list[str], out: Path | None, force: bool) -
         raise UsageError(f"--out {out} names one file, but --format asks for {len(formats)}. Leave one of them out.")
     if out == STDOUT:
         if not FORMATS[formats[0]].is_text:
-            raise UsageError(f"--out - writes text, and {formats[0]} is none. Give a file, or a format that is text, such as dot or svg.")
+            raise UsageError(
+                f"--out - writes text, and {formats[0]} is none. Give a file, or a format that is text, such as dot."
+            )
         return {}
     stem = circuit / "circuit" if circuit.is_dir() else circuit.with_suffix("")
     targets = {name: out or stem.with_name(f"{stem.name}.{FORMATS[name].suffix}") for name in formats}
