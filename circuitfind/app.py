@@ -21,6 +21,7 @@ with leaving_at_once():
     from circuitfind.commands import export as export_command
     from circuitfind.commands import methods as methods_command
     from circuitfind.commands import run as run_command
+    from circuitfind.commands import view as view_command
     from circuitfind.errors import CircuitfindError
 
 COULD_NOT_RUN = 2
@@ -55,6 +56,7 @@ app.command("sweep", no_args_is_help=True, epilog=run_command.SWEEP_EXAMPLE, hel
     run_command.sweep
 )
 app.command("export", no_args_is_help=True)(export_command.export)
+app.command("view", no_args_is_help=True, epilog=view_command.EXAMPLE)(view_command.view)
 app.command("evaluate", no_args_is_help=True, epilog=evaluate_command.EXAMPLE)(evaluate_command.evaluate)
 app.command("check", no_args_is_help=True, epilog=check_command.EXAMPLE)(check_command.check)
 app.command("diff", no_args_is_help=True, epilog=diff_command.EXAMPLE)(diff_command.diff)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from circuitfind.constants import with_constants
 from circuitfind.errors import ModelError, UsageError
 from circuitfind.eta import Eta, WithTimeLeft, duration
 from circuitfind.evaluation.performance import Evaluation, evaluate, task_performance
-from circuitfind.export import FORMATS, Subject
+from circuitfind.export import FORMATS, Format, Subject
 from circuitfind.findings import Findings, Ready, make_circuit, make_files, make_record, method_block, task_block
 from circuitfind.graph import Graph
 from circuitfind.memory import Shape, Workload, needed, plan_memory, stored_weights
@@ -45,13 +45,14 @@ from circuitfind.promptsets import make_prompts
 from circuitfind.report import recovery_warning, rounding_warning, shortlist_warning, task_line, task_warning
 from circuitfind.resume import identity
 from circuitfind.roles import find_roles
-from circuitfind.runfolder import next_free, write_run
+from circuitfind.runfolder import next_free, write, write_run
 from circuitfind.scoresfile import rounded, scores_file
 from circuitfind.search import default_batch_size
 from circuitfind.sittings import Clock, Noted
 from circuitfind.size import Selection, find_select
 from circuitfind.uncertainty import Bootstrap, bootstrap
 from circuitfind.units import Units, find_kv, find_level
+from circuitfind.viewplan import DEFAULT_PAIRS
 
 __all__ = ["Plan", "RunOptions", "RunResult", "carry_out", "make_plan", "run"]
 
@@ -327,7 +328,7 @@ def write_findings(findings: Findings, folder: Path, notes: Noted, clock: Clock,
     with clock.time("drawing"):
         notes.stage("drawing the circuit")
         formats = [FORMATS[name] for name in dict.fromkeys(("dot", *options.formats))]
-        pictures = {f"circuit.{format.suffix}": format.write(Subject(circuit)) for format in formats}
+        pictures = {f"circuit.{each.suffix}": each.write(Subject(circuit)) for each in formats if not each.of_folder}
     record = make_record(findings) | {
         "warnings": notes.warnings,
         "timings": clock.seconds,
@@ -338,7 +339,19 @@ def write_findings(findings: Findings, folder: Path, notes: Noted, clock: Clock,
         "peak_memory_bytes": clock.spent().peak_memory,
     }
     write_run(folder, make_files(findings, circuit, pictures, record), options.force or is_claimed)
+    write_last(findings, circuit, folder, [each for each in formats if each.of_folder])
     return RunResult(circuit, findings.evaluation, folder, tuple(notes.warnings), findings.record)
+
+
+def write_last(findings: Findings, circuit: Circuit, folder: Path, formats: Sequence[Format]) -> None:
+    """The files that are made of the run's others."""
+    if formats:
+        from circuitfind.observe import observe  # of this module's own
+
+        observations = observe(findings.ready, circuit, DEFAULT_PAIRS)
+        subject = Subject(circuit, folder=folder, observations=observations)
+        for format in formats:
+            write(folder, f"circuit.{format.suffix}", format.write(subject))
 
 
 def settle(options: RunOptions) -> RunOptions:

@@ -18,7 +18,7 @@ def export(
             "--format",
             "-f",
             metavar="F",
-            help="dot, svg, png or pdf; several with commas. Without it what --out ends in, else svg.",
+            help="dot, svg, png, pdf or html; several with commas. Without it what --out ends in, else svg.",
             show_default=False,
         ),
     ] = None,
@@ -27,7 +27,9 @@ def export(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
-    """Write a circuit as a picture (svg, png, pdf) or a Graphviz file (dot), beside the circuit unless --out is given.
+    """Write a circuit as a picture (svg, png, pdf), a Graphviz file (dot) or a page (html), beside it or to --out.
+
+    The page is made of what the run left; `circuitfind view` makes it with runs of the model.
 
     Example: circuitfind export results/my-run --format svg,pdf
     """
@@ -43,6 +45,8 @@ def export(
         return
     for name, path in targets.items():
         export_subject(subject, name, path)
+        for line in find_format(name).told(subject):
+            typer.echo(f"warning: {line}", err=True)
         typer.echo(path)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -15,12 +15,18 @@ from circuitfind.export.subject import Subject
 
 @dataclass(frozen=True)
 class Format:
-    """``suffix``: how its files end, after ``circuit.``. ``is_text``: a terminal or a pipe can show it."""
+    """``suffix``: how its files end, after ``circuit.``. ``is_text``: a terminal or a pipe can show it.
+
+    ``of_folder``: it reads the run's other files, so that a run writes it last. ``told``: what a user should know of
+    what is written, such as what is left out.
+    """
 
     summary: str
     suffix: str
     write: Callable[[Subject], bytes]
     is_text: bool = True
+    of_folder: bool = False
+    told: Callable[[Subject], Sequence[str]] = lambda subject: ()
 
 
 def _dot(subject: Subject) -> bytes:
@@ -31,6 +37,18 @@ def _picture(format: str, subject: Subject) -> bytes:
     return render(circuit_to_dot(subject.circuit, subject.look), format)
 
 
+def _html(subject: Subject) -> bytes:
+    from circuitfind.export.html import circuit_to_html
+
+    return circuit_to_html(subject)
+
+
+def _cut(subject: Subject) -> Sequence[str]:
+    from circuitfind.export.html import what_was_cut
+
+    return what_was_cut(subject)
+
+
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "dot": Format("Graphviz, with every place fixed", "dot", _dot),
@@ -38,6 +56,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             name: Format(f"a picture ({name.upper()})", name, partial(_picture, name), is_text=name == "svg")
             for name in PICTURE_FORMATS
         },
+        "html": Format("a page to explore in a browser", "html", _html, of_folder=True, told=_cut),
     }
 )
 
