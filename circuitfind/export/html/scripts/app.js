@@ -94,6 +94,7 @@ function pick(node) {
     elements[place].group.scrollIntoView({ block: "nearest", inline: "nearest" });
     setFocusable(place);
   }
+  showPanel();
 }
 
 search.addEventListener("input", () => { choice = 0; showMatches(); });
@@ -178,6 +179,10 @@ onChange(["count", "by"], (now) => { if (now.has("by")) setSlider(); tellSize();
 onChange(["count"], () => { moveCursor(); markBeyond(); });
 onChange(["node", "role", "zoom"], markNodes);
 onChange(["node", "role"], () => { if (state.node >= 0) openTables = new Set(); buildPanel(); panel.scrollTop = 0; });
+onChange(["node"], () => {
+  const node = nodes[state.node];
+  byId("said").textContent = node ? `${node.name} is open: ${neurons ? `${node.neurons.length} neurons` : `${node.into.length} edges in, ${node.from.length} out`}.` : "";
+});
 onChange(["pair"], buildPanel);
 onChange(["run", "query"], drawPattern);
 onChange(["theme"], setTheme);

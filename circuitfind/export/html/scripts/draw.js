@@ -32,7 +32,7 @@ function curve(from, to, slot) {
   const x3 = to.x + PORTS[slot] * to.width / 2, y3 = to.y + to.height / 2;
   const rise = Math.max(12, (y0 - y3) * 0.42);
   const far = y0 - y3 > 1.4 * layout.row && Math.abs(x3 - x0) < 0.4 * layout.pitch;
-  const bend = far ? (slot === "q" || slot === "" ? -1 : 1) * layout.pitch * 0.62 : 0;
+  const bend = far ? (slot === "q" || slot === "" ? -1 : 1) * layout.pitch * clamp(0.35 + 0.05 * (y0 - y3) / layout.row, 0.4, 1.1) : 0;
   return { x0, y0, x1: x0 + bend, y1: y0 - rise, x2: x3 + bend, y2: y3 + rise, x3, y3 };
 }
 

@@ -19,16 +19,19 @@ function buildGraph() {
   elements = layout.instances
     .sort((a, b) => b.y - a.y || a.x - b.x)
     .map((instance) => ({ instance, group: makeNode(instance), isOff: null, text: null }));
-  nodesSvg.replaceChildren(...makeRoleTitles(), ...elements.map(({ group }) => group));
+  nodesSvg.replaceChildren(...makeBorders(), ...elements.map(({ group }) => group));
   focused = Math.max(0, elements.findIndex(({ instance }) => instance.node.index === state.node));
   setFocusable(focused);
   showNodes();
   drawEdges();
 }
 
-function makeRoleTitles() {
-  if (layout.groups.length < 2) return [];
-  return layout.groups.map((group) => makeSvg("text", { x: group.left + group.units * layout.pitch / 2, y: 40, class: "role-title" }, roles[group.role]));
+// Lines between the columns of one role and those of the next.
+function makeBorders() {
+  return layout.groups.slice(1).map(({ left }) => {
+    const x = left - layout.pitch / 4;
+    return makeSvg("line", { class: "border", x1: x, x2: x, y1: 0, y2: layout.height });
+  });
 }
 
 function makeNode(instance) {
@@ -93,6 +96,13 @@ function markNodes() {
 
 function openNode(index) {
   change({ node: state.node === index ? -1 : index, edge: -1, query: -1 });
+  showPanel();
+}
+
+// Where the panel stands under the graph it comes into sight, with some of the graph above it.
+function showPanel() {
+  if (!matchMedia("(max-width: 900px)").matches || state.node < 0) return;
+  requestAnimationFrame(() => window.scrollTo({ top: window.scrollY + panel.getBoundingClientRect().top - 0.4 * window.innerHeight }));
 }
 
 // the keyboard: one node takes the focus, arrows move it
@@ -167,7 +177,7 @@ function buildLegend() {
   const lines = neurons ? [] : slots.filter(([slot]) => present.has(slot)).map(([slot, text]) => makeSample(`line-${slot || "other"}`, text));
   if (!neurons && edges.some((edge) => edge.score < 0)) lines.push(makeSample("line-negative", "negative score"));
   if (!neurons && edges.length) lines.push(make("li", { class: "hint" }, `the thicker, the larger |score|; thickest from ${show(reference)}`));
-  if (neurons) lines.push(make("li", { class: "hint" }, "a node is the darker, the more its neurons weigh"));
+  if (neurons) lines.push(make("li", { class: "hint" }, "the fuller its colour, the larger the |scores| of a node's neurons"));
   const kinds = knownRoles.map((role, place) => make("li", {}, make("span", { class: `swatch role-${place % 8}` }), role));
   byId("legend").replaceChildren(...lines, ...kinds);
 }

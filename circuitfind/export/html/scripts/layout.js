@@ -25,11 +25,12 @@ function makeInstances(role) {
     put(nodes[edge.to], edge.role, edge);
   }
   const at = roles.length ? (role >= 0 ? role : last) : -1;
+  const isThere = new Set([...found.values()].map((instance) => instance.node));
   for (const node of nodes) {
     const isEnd = node.kind === "input" || node.kind === "logits";
-    const isThere = [...found.values()].some((instance) => instance.node === node);
-    if (isEnd ? node.kind === "input" || role < 0 || role === last : !isThere) put(node, at, null);
+    if (isEnd ? node.kind === "input" || role < 0 || role === last : !isThere.has(node)) put(node, at, null);
   }
+  for (const each of new Set([...found.values()].map((instance) => instance.role))) put(nodes[0], each, null);
   if (neurons) for (const instance of found.values()) {
     const own = instance.node.neurons;
     instance.first = instance.node.kind === "input" || instance.node.kind === "logits" ? 0 : own.length ? own[0].index : Infinity;
