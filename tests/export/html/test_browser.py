@@ -94,9 +94,10 @@ class Browser:
     def pixels(self) -> int:
         """How many dots of the canvas are inked."""
         return self.run(
-            "const c = document.getElementById('edges');"
-            "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
-            "let n = 0; for (let i = 0; i < d.length; i += 4) n += d[i + 3] > 0 && d[i] < 200; return n"
+            "const c = document.getElementById('edges'), copy = document.createElement('canvas');"
+            "copy.width = c.width; copy.height = c.height; const x = copy.getContext('2d', {willReadFrequently: true});"
+            "x.drawImage(c, 0, 0); const d = x.getImageData(0, 0, c.width, c.height).data;"
+            "let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] > 0; return n"
         )
 
     @property
@@ -292,7 +293,8 @@ def test_every_control_has_a_name_and_every_graphic_too(browser: Browser, page: 
     browser.node("m0").click()
     browser.settle()
     nameless = browser.run(
-        "return [...document.querySelectorAll('button, select, input, [role=button], [role=img], canvas, aside, section')]"
+        "return [...document.querySelectorAll("
+        "'button, select, input, [role=button], [role=img], canvas, aside, section')]"
         ".filter((e) => e.offsetParent !== null || e.closest('svg'))"
         ".filter((e) => !(e.getAttribute('aria-label') || e.getAttribute('aria-labelledby') || e.textContent.trim()"
         " || (e.labels && e.labels.length) || e.getAttribute('aria-hidden'))).map((e) => e.outerHTML.slice(0, 120))"
@@ -321,7 +323,7 @@ def test_texts_are_shown_as_they_are(browser: Browser, page: Path, circuit: Circ
 def test_prompts_and_the_curve_are_there(browser: Browser, page: Path) -> None:
     browser.open(page)
     assert len([prompt for prompt in browser.all(".prompt") if prompt.is_displayed()]) == 6
-    browser.find("#prompts .more").click()
+    browser.run("document.querySelector('#prompts .more').click()")
     assert len([prompt for prompt in browser.all(".prompt") if prompt.is_displayed()]) == 8
     first = browser.all(".prompt")[0]
     assert "75%" in first.text and "logit difference +3.50" in first.text
@@ -346,32 +348,35 @@ def test_two_thousand_edges_are_redrawn_within_a_frame(
     browser: Browser, grow: Callable[..., Circuit], tmp_path: Path
 ) -> None:
     """From the slider's event to the last dot on the canvas, each time with another number of edges."""
-    circuit = grow(Graph(30, 9), 2000)
-    browser.open(write(circuit, tmp_path))
-    times = browser.wait(
-        """
-        const slider = document.getElementById('size'), canvas = document.getElementById('edges'), times = [];
-        const context = canvas.getContext('2d');
-        const step = (left) => {
-          if (!left) return done(times);
-          slider.value = 2000 - left;
-          const start = performance.now();
-          slider.dispatchEvent(new Event('input', {bubbles: true}));
-          requestAnimationFrame(() => { // after the page's own
-            const began = performance.now();
-            context.getImageData(0, 0, 1, 1); // waits for what is being drawn
-            times.push(performance.now() - frame);
-            step(left - 1);
-          });
-        };
-        let frame = 0;
-        const own = window.requestAnimationFrame;
-        window.requestAnimationFrame = (f) => own((t) => { frame = performance.now(); f(t); });
-        step(120);
-        """
-    )
-    print(f"median {statistics.median(times):.1f} ms, worst {max(times):.1f} ms")
+    browser.open(write(grow(Graph(30, 9), 2000), tmp_path))
+    times = browser.wait(REDRAWS)
+    print(f"median {statistics.median(times):.1f} ms, worst {max(times):.1f} ms of {len(times)}")
     assert statistics.median(times) < FRAME
+
+
+REDRAWS = """
+const slider = document.getElementById('size'), canvas = document.getElementById('edges'), times = [];
+const copy = document.createElement('canvas');
+copy.width = copy.height = 1;
+const reader = copy.getContext('2d', {willReadFrequently: true});
+const counts = Array.from({length: 150}, (_, i) => i < 75 ? 2000 - 7 * i : (i * 761) % 2000); // a pull, then jumps
+const redraw = () => {
+  if (!counts.length) return done(times);
+  slider.value = counts.pop();
+  let start = 0;
+  requestAnimationFrame(() => { start = performance.now(); }); // before the page's own frame
+  const began = performance.now();
+  slider.dispatchEvent(new Event('input', {bubbles: true}));
+  const spent = performance.now() - began;
+  requestAnimationFrame(() => { // after it
+    reader.drawImage(canvas, 0, 0);
+    reader.getImageData(0, 0, 1, 1); // waits until all is drawn
+    times.push(spent + performance.now() - start);
+    redraw();
+  });
+};
+redraw();
+"""
 
 
 def test_a_hundred_thousand_edges_are_cut_and_the_page_lives(browser: Browser, tmp_path: Path) -> None:

@@ -125,7 +125,9 @@ function setTheme() {
   button.setAttribute("aria-label", `Use the ${state.theme === "dark" ? "light" : "dark"} theme`);
   button.setAttribute("aria-pressed", state.theme === "dark");
   readInk();
+  forgetSnapshots();
   drawEdges();
+  prepareSnapshots();
   drawPattern();
 }
 

@@ -1,29 +1,29 @@
-// The edges, on a canvas: all that are shown are drawn anew each time, those that look alike in one stroke.
+// The edges, on a canvas. They are painted from the strongest on, each beneath those before it, and what is painted so
+// far is kept in a few snapshots: another number of edges takes a snapshot and the few edges behind it, at any size.
 
 const PORTS = { q: -0.55, k: 0, v: 0.55, "": 0 };
 const DASHES = { q: [6, 3], k: [1.5, 2.5], v: [], "": [] };
-const WIDTHS = 6; // so many widths
-const MOST_DASHED = 400; // of more edges a line style is hard to see, and slow
+const MOST_DASHED = 400; // so many have a line style: of more it can't be seen
+const SNAPSHOTS = { bytes: 96e6, most: 16 };
+const DIM = 0.13; // what is left of all edges where some are lit
 const canvas = byId("edges");
-let buckets = []; // [{ slot, share, negative, curves }] of all edges of the layout
+let curves = []; // of the edges of the layout, the strongest first
 let curveOf = []; // by edge
+let snapshots = []; // canvases: of 0, stride, 2 stride, ... curves
+let stride = 1;
 
-// The curve of each edge of the layout, and which stroke draws it.
+// The curve of each edge of the layout.
 function makeCurves() {
-  const found = new Map();
+  curves = [];
   curveOf = [];
-  buckets = [];
-  if (neurons) return;
-  for (const edge of edges) {
+  for (const edge of neurons ? [] : edges) {
     const from = layout.found.get(`${edge.from} ${edge.role}`), to = layout.found.get(`${edge.to} ${edge.role}`);
     if (!from || !to || (state.role >= 0 && edge.role !== state.role)) continue;
-    const share = Math.round(strength(edge.score) * (WIDTHS - 1)) / (WIDTHS - 1);
-    const key = `${edge.slot} ${share} ${edge.score < 0}`;
-    if (!found.has(key)) found.set(key, { slot: edge.slot, share, negative: edge.score < 0, curves: [] });
-    curveOf[edge.index] = { rank: edge.index, edge, share, ...curve(from, to, edge.slot) };
-    found.get(key).curves.push(curveOf[edge.index]);
+    const share = strength(edge.score);
+    curveOf[edge.index] = { edge, share, width: 0.6 + 3.2 * share * share, ...curve(from, to, edge.slot) };
+    curves.push(curveOf[edge.index]);
   }
-  buckets = [...found.values()].sort((a, b) => a.share - b.share);
+  forgetSnapshots();
 }
 
 // From the top of the sender to the underside of the receiver; bent where it would hide behind its own column.
@@ -42,44 +42,86 @@ function sizeCanvas(density) {
   canvas.height = Math.round(layout.height * density);
   canvas.style.width = `${layout.width}px`;
   canvas.style.height = `${layout.height}px`;
+  forgetSnapshots();
+}
+
+function forgetSnapshots() {
+  snapshots = [];
+  const room = Math.floor(SNAPSHOTS.bytes / (4 * canvas.width * canvas.height + 1));
+  stride = Math.max(1, Math.ceil(curves.length / clamp(room, 2, SNAPSHOTS.most)));
+}
+
+// The snapshot of so many strides, made of the one before.
+function snapshot(number) {
+  for (let place = snapshots.length; place <= number; place++) {
+    const copy = Object.assign(document.createElement("canvas"), { width: canvas.width, height: canvas.height });
+    const context = copy.getContext("2d");
+    if (place) context.drawImage(snapshots[place - 1], 0, 0);
+    paint(context, (place - 1) * stride, place * stride, 1);
+    snapshots.push(copy);
+  }
+  return snapshots[number];
+}
+
+// All that will be needed, one at a time while nothing else is to do.
+function prepareSnapshots() {
+  const of = snapshots;
+  const later = window.requestIdleCallback || ((work) => setTimeout(work, 50));
+  const work = () => {
+    if (of !== snapshots || snapshots.length * stride > curves.length) return;
+    snapshot(snapshots.length);
+    later(work);
+  };
+  later(work);
 }
 
 function drawEdges() {
-  const context = canvas.getContext("2d"), density = canvas.width / layout.width;
+  const context = canvas.getContext("2d"), isDim = state.node >= 0 || state.edge >= 0;
+  const count = countShown(), whole = Math.floor(count / stride);
+  context.setTransform(1, 0, 0, 1, 0, 0);
+  context.globalCompositeOperation = "copy"; // in the place of all that was there
+  context.globalAlpha = isDim ? DIM : 1;
+  context.drawImage(snapshot(whole), 0, 0);
+  paint(context, whole * stride, count, isDim ? DIM : 1);
+  context.globalCompositeOperation = "source-over";
+  if (isDim) for (const edge of litEdges()) paintOne(context, curveOf[edge.index], 0.95, 0.5, true);
+}
+
+// How many of the layout's curves are shown: they are sorted as the edges are.
+function countShown() {
+  if (curves.length === edges.length) return state.count;
+  let count = 0;
+  while (count < curves.length && curves[count].edge.index < state.count) count++;
+  return count;
+}
+
+// Curves from one place to another, beneath what is there.
+function paint(context, start, end, opacity) {
+  const density = canvas.width / layout.width;
   context.setTransform(density, 0, 0, density, 0, 0);
-  context.clearRect(0, 0, layout.width, layout.height);
-  drawBands(context);
-  const isDashed = state.count <= MOST_DASHED, opacity = edgeOpacity();
-  const isQuiet = state.node >= 0 || state.edge >= 0;
-  context.lineCap = "butt";
-  for (const bucket of buckets) {
-    setStroke(context, bucket, isDashed, isQuiet ? 0.07 : opacity + (0.95 - opacity) * bucket.share);
-    context.beginPath();
-    for (const curve of bucket.curves) {
-      if (curve.rank >= state.count) break;
-      addCurve(context, curve);
-    }
-    context.stroke();
+  context.globalCompositeOperation = "destination-over";
+  for (let place = Math.max(0, start); place < Math.min(end, curves.length); place++) {
+    const curve = curves[place];
+    paintOne(context, curve, opacity * (0.32 + 0.6 * curve.share), 0, place < MOST_DASHED);
   }
-  if (!isQuiet) return drawBars(context, buckets);
-  for (const edge of litEdges()) drawLit(context, curveOf[edge.index]);
 }
 
-// Many edges are each drawn more faintly.
-function edgeOpacity() {
-  return clamp(14 / Math.sqrt(state.count + 1), 0.22, 0.75);
-}
-
-function setStroke(context, { slot, share }, isDashed, opacity) {
-  context.strokeStyle = ink[slot];
+function paintOne(context, { edge, share, width, x0, y0, x1, y1, x2, y2, x3, y3 }, opacity, more, isDashed) {
+  context.strokeStyle = ink[edge.slot];
   context.globalAlpha = opacity;
-  context.lineWidth = 0.6 + 3.2 * share * share;
-  context.setLineDash(isDashed ? DASHES[slot] : []);
-}
-
-function addCurve(context, { x0, y0, x1, y1, x2, y2, x3, y3 }) {
+  context.lineWidth = width + more;
+  context.setLineDash(isDashed ? DASHES[edge.slot] : []);
+  context.beginPath();
   context.moveTo(x0, y0);
   context.bezierCurveTo(x1, y1, x2, y2, x3, y3);
+  context.stroke();
+  if (edge.score >= 0) return;
+  context.setLineDash([]); // a bar across its end marks a negative score
+  context.lineWidth = 1.4;
+  context.beginPath();
+  context.moveTo(x3 - 2.5 - 2 * share, y3 + 2);
+  context.lineTo(x3 + 2.5 + 2 * share, y3 + 2);
+  context.stroke();
 }
 
 // What is pointed at, or all edges of the node that is open; of those shown.
@@ -88,55 +130,11 @@ function litEdges() {
   return own.filter((edge) => curveOf[edge.index] && (edge.index < state.count || edge.index === state.edge));
 }
 
-function drawLit(context, curve) {
-  setStroke(context, { slot: curve.edge.slot, share: curve.share }, true, 0.95);
-  context.lineWidth += 0.5;
-  context.beginPath();
-  addCurve(context, curve);
-  context.stroke();
-  drawBar(context, curve);
-}
-
-// A bar across its end marks a negative score.
-function drawBars(context, all) {
-  for (const bucket of all) {
-    if (!bucket.negative) continue;
-    for (const curve of bucket.curves) {
-      if (curve.rank >= state.count) break;
-      drawBar(context, curve);
-    }
-  }
-}
-
-function drawBar(context, { edge, share, x3, y3 }) {
-  if (edge.score >= 0) return;
-  context.strokeStyle = ink[edge.slot];
-  context.globalAlpha = 0.9;
-  context.setLineDash([]);
-  context.lineWidth = 1.4;
-  context.beginPath();
-  context.moveTo(x3 - 2.5 - 2 * share, y3 + 2);
-  context.lineTo(x3 + 2.5 + 2 * share, y3 + 2);
-  context.stroke();
-}
-
-function drawBands(context) {
-  context.globalAlpha = 1;
-  context.font = "10px system-ui, sans-serif";
-  for (const [place, layer] of layout.layers.entries()) {
-    const bottom = layout.height - END_ROOM - (place - 0.12) * layout.row;
-    context.fillStyle = ink.strip;
-    if (place % 2 === 0) context.fillRect(0, bottom - layout.row, layout.width, layout.row);
-    context.fillStyle = ink.muted;
-    context.fillText(`L${layer}`, 8, bottom - layout.row * 0.42 + 4);
-  }
-}
-
 // The edge that is drawn nearest to a point, within a few pixels.
 function edgeAt(x, y) {
   let best = null, least = 36;
-  for (const bucket of buckets) for (const curve of bucket.curves) {
-    if (curve.rank >= state.count) break;
+  for (const curve of curves) {
+    if (curve.edge.index >= state.count) break;
     if (y > curve.y0 + 6 || y < curve.y3 - 6) continue;
     for (let step = 0; step <= 16; step++) {
       const t = step / 16, s = 1 - t;

@@ -11,19 +11,32 @@ function buildGraph() {
   layout = layOut(state.role, width, Math.max(360, clamp(window.innerHeight - 250, 420, 900)) * state.zoom);
   stage.style.width = `${layout.width}px`;
   stage.style.height = `${layout.height}px`;
-  nodesSvg.setAttribute("viewBox", `0 0 ${layout.width} ${layout.height}`);
-  nodesSvg.setAttribute("width", layout.width);
-  nodesSvg.setAttribute("height", layout.height);
+  for (const svg of [nodesSvg, byId("bands")]) {
+    for (const [name, value] of [["viewBox", `0 0 ${layout.width} ${layout.height}`], ["width", layout.width], ["height", layout.height]]) svg.setAttribute(name, value);
+  }
   sizeCanvas(window.devicePixelRatio || 1);
   makeCurves();
   elements = layout.instances
     .sort((a, b) => b.y - a.y || a.x - b.x)
     .map((instance) => ({ instance, group: makeNode(instance), isOff: null, text: null }));
-  nodesSvg.replaceChildren(...makeBorders(), ...elements.map(({ group }) => group));
+  byId("bands").replaceChildren(...makeBands(), ...makeBorders());
+  nodesSvg.replaceChildren(...elements.map(({ group }) => group));
   focused = Math.max(0, elements.findIndex(({ instance }) => instance.node.index === state.node));
   setFocusable(focused);
   showNodes();
   drawEdges();
+  prepareSnapshots();
+}
+
+// A strip for each layer, with its number.
+function makeBands() {
+  return layout.layers.flatMap((layer, place) => {
+    const bottom = layout.height - END_ROOM - (place - 0.12) * layout.row;
+    return [
+      place % 2 ? null : makeSvg("rect", { class: "band", x: 0, y: bottom - layout.row, width: layout.width, height: layout.row }),
+      makeSvg("text", { class: "layer", x: 8, y: bottom - layout.row * 0.42 + 4 }, `L${layer}`),
+    ].filter((part) => part);
+  });
 }
 
 // Lines between the columns of one role and those of the next.

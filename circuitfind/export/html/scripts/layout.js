@@ -28,7 +28,7 @@ function makeInstances(role) {
   const isThere = new Set([...found.values()].map((instance) => instance.node));
   for (const node of nodes) {
     const isEnd = node.kind === "input" || node.kind === "logits";
-    if (isEnd ? node.kind === "input" || role < 0 || role === last : !isThere.has(node)) put(node, at, null);
+    if (isEnd ? node.kind === "input" || role < 0 || role === last : !isThere.has(node) && isFree(node)) put(node, at, null);
   }
   for (const each of new Set([...found.values()].map((instance) => instance.role))) put(nodes[0], each, null);
   if (neurons) for (const instance of found.values()) {
@@ -36,6 +36,11 @@ function makeInstances(role) {
     instance.first = instance.node.kind === "input" || instance.node.kind === "logits" ? 0 : own.length ? own[0].index : Infinity;
   }
   return found;
+}
+
+// A node without any edge has a place of its own: one of a known circuit, or of neurons.
+function isFree(node) {
+  return !node.into.length && !node.from.length;
 }
 
 // The instances with their places, for a pane of this size; larger where that is too small.
