@@ -171,6 +171,7 @@ new ResizeObserver(() => {
     buildGraph();
     markNodes();
     drawPattern();
+    drawChart();
   });
 }).observe(scroller);
 

@@ -1,6 +1,6 @@
 // Faithfulness (or KL) against the number of edges: circuits of every size by score, a sweep's circuits, this circuit.
 
-const CHART = { width: 640, height: 320, left: 52, right: 16, top: 14, bottom: 42 };
+const CHART = { width: 640, height: 300, left: 52, right: 16, top: 14, bottom: 42 };
 
 function buildSizes() {
   if (!page.curve && page.sweep.length < 2) return;
@@ -42,6 +42,7 @@ function scalesOf(series, own) {
 function drawChart() {
   const chart = byId("chart");
   if (!chart) return;
+  CHART.width = clamp(chart.clientWidth, 280, 760);
   const series = seriesOf(state.measure), point = page.point;
   const hasPoint = point && point[state.measure] !== null && point[state.measure] !== undefined && (state.measure === "kl" || !page.curve || point.metric === page.curve.metric);
   const own = hasPoint ? [[point.edges, point[state.measure]]] : [];

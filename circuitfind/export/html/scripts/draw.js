@@ -14,13 +14,14 @@ let stride = 1;
 
 // The curve of each edge of the layout.
 function makeCurves() {
+  const thin = clamp((150 / (edges.length + 1)) ** 0.3, 0.4, 1); // many edges, thin lines
   curves = [];
   curveOf = [];
   for (const edge of neurons ? [] : edges) {
     const from = layout.found.get(`${edge.from} ${edge.role}`), to = layout.found.get(`${edge.to} ${edge.role}`);
     if (!from || !to || (state.role >= 0 && edge.role !== state.role)) continue;
     const share = strength(edge.score);
-    curveOf[edge.index] = { edge, share, width: 0.6 + 3.2 * share * share, ...curve(from, to, edge.slot) };
+    curveOf[edge.index] = { edge, share, width: 0.6 * thin + 3.2 * thin * share * share, ...curve(from, to, edge.slot) };
     curves.push(curveOf[edge.index]);
   }
   forgetSnapshots();
@@ -102,7 +103,7 @@ function paint(context, start, end, opacity) {
   context.globalCompositeOperation = "destination-over";
   for (let place = Math.max(0, start); place < Math.min(end, curves.length); place++) {
     const curve = curves[place];
-    paintOne(context, curve, opacity * (0.32 + 0.6 * curve.share), 0, place < MOST_DASHED);
+    paintOne(context, curve, opacity * (0.34 + 0.56 * curve.share), 0, place < MOST_DASHED);
   }
 }
 

@@ -20,7 +20,7 @@ function buildGraph() {
     .sort((a, b) => b.y - a.y || a.x - b.x)
     .map((instance) => ({ instance, group: makeNode(instance), isOff: null, text: null }));
   byId("bands").replaceChildren(...makeBands(), ...makeBorders());
-  nodesSvg.replaceChildren(...elements.map(({ group }) => group));
+  nodesSvg.replaceChildren(...makeLayerNames(), ...elements.map(({ group }) => group));
   focused = Math.max(0, elements.findIndex(({ instance }) => instance.node.index === state.node));
   setFocusable(focused);
   showNodes();
@@ -28,15 +28,19 @@ function buildGraph() {
   prepareSnapshots();
 }
 
-// A strip for each layer, with its number.
+// A strip for every other layer.
 function makeBands() {
-  return layout.layers.flatMap((layer, place) => {
-    const bottom = layout.height - END_ROOM - (place - 0.12) * layout.row;
-    return [
-      place % 2 ? null : makeSvg("rect", { class: "band", x: 0, y: bottom - layout.row, width: layout.width, height: layout.row }),
-      makeSvg("text", { class: "layer", x: 8, y: bottom - layout.row * 0.42 + 4 }, `L${layer}`),
-    ].filter((part) => part);
-  });
+  const even = layout.layers.map((_, place) => place).filter((place) => place % 2 === 0);
+  return even.map((place) => makeSvg("rect", { class: "band", x: 0, y: bottomOf(place) - layout.row, width: layout.width, height: layout.row }));
+}
+
+function makeLayerNames() {
+  return layout.layers.map((layer, place) => makeSvg("text", { class: "layer", x: 8, y: bottomOf(place) - layout.row * 0.42 + 4, "aria-hidden": "true" }, `L${layer}`));
+}
+
+// Where the strip of a layer ends.
+function bottomOf(place) {
+  return layout.height - END_ROOM - (place - 0.12) * layout.row;
 }
 
 // Lines between the columns of one role and those of the next.

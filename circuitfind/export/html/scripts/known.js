@@ -4,7 +4,7 @@ function buildKnown() {
   if (!page.known) return;
   const { known, roles: byRole, nodes: common, edges: commonEdges } = page.known;
   const what = known.level === "heads" ? "heads" : "nodes";
-  byId("known").replaceChildren(
+  byId("known").replaceChildren(...[
     make("h2", { id: "known-title" }, "Beside a known circuit"),
     make("p", { class: "lead" }, `${known.title}${known.paper ? ` (${known.paper})` : ""}: ${known.task} in ${known.model}.`),
     make("p", {}, tell(what, common)),
@@ -17,7 +17,8 @@ function buildKnown() {
         make("td", { class: "number" }, `${recall.found.length} of ${recall.found.length + recall.missing.length}`),
         make("td", {}, chips(recall.found, "found")),
         make("td", {}, chips(recall.missing, "missing")))))),
-    commonEdges ? makeEdgeLists() : "");
+    commonEdges ? makeEdgeLists() : null,
+  ].filter((part) => part !== null));
   byId("known").hidden = false;
 }
 
