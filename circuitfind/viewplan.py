@@ -11,6 +11,7 @@ from circuitfind.export.html.page import MADE_BY
 from circuitfind.origin import Origin, find_origin
 from circuitfind.preflight import CHOICES, Plan, RunOptions, make_plan
 from circuitfind.progress import Progress
+from circuitfind.runfolder import check_free
 
 DEFAULT_PAIRS = 4
 LEAST_READ = 4096
@@ -93,6 +94,7 @@ def check_target(path: Path, force: bool) -> None:
         raise OutputError(f"{path} is there already. Add --force to replace it, or give another place with --out.")
     if not path.parent.is_dir():
         raise OutputError(f"Cannot write {path}: there is no folder {path.parent}. Give another place with --out.")
+    check_free(path.parent, force=True)
 
 
 def is_page(path: Path) -> bool:

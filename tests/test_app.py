@@ -26,6 +26,7 @@ COMMANDS = {
     ("check",): "check",
     ("diff",): "diff",
     ("export",): "export",
+    ("view",): "view",
     ("bench",): "bench",
     ("bench", "truth"): "truth",
     ("tasks",): "tasks",

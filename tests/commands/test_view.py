@@ -124,7 +124,7 @@ def test_a_circuit_that_is_cut_is_told_of(folder: Path) -> None:
     [
         (["--out", "/"], OutputError, "it is a folder"),
         (["--out", "/nowhere/page.html"], OutputError, "there is no folder /nowhere"),
-        (["--out", "/proc/page.html"], OutputError, "Cannot write /proc/page.html"),
+        (["--out", "/proc/page.html"], OutputError, "Cannot write to /proc"),
         (["--pairs", "0"], UsageError, "--pairs is 0; it must be 1 or more"),
         (["--known", "iio"], CircuitfindError, "Did you mean 'ioi'"),
     ],
