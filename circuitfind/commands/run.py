@@ -362,4 +362,6 @@ def print_places(folder: Path) -> None:
     """Where the picture and the report lie."""
     picture = next((path for end in ("svg", "png", "pdf") if (path := folder / f"circuit.{end}").exists()), None)
     typer.echo(f"picture: {picture or folder / 'circuit.dot'}")
+    if (page := folder / "circuit.html").exists():
+        typer.echo(f"page:    {page}")
     typer.echo(f"report:  {folder / 'report.md'}")

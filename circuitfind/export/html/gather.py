@@ -127,8 +127,8 @@ def _summary(circuit: Circuit, folder: RunFolder) -> tuple[tuple[str, str], ...]
     ]
     share, interval = metrics.get("faithfulness"), metrics.get("faithfulness_interval")
     if isinstance(share, float | int):
-        said = f" (95%: {interval[0]:.0%} to {interval[1]:.0%})" if interval else ""
-        rows.append(("Faithfulness", f"{share:.1%}{said}"))
+        said = f" (95%: {interval[0]:z.0%} to {interval[1]:z.0%})" if interval else ""
+        rows.append(("Faithfulness", f"{share:z.1%}{said}".replace("-", "−")))
     if boot := folder.record.get("bootstrap"):
         rows.append(("Bootstrap", f"{boot['resamples']:,} resamples; two circuits share {boot['jaccard']:.0%}"))
     return tuple(rows)

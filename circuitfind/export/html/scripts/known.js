@@ -6,7 +6,7 @@ function buildKnown() {
   const what = known.level === "heads" ? "heads" : "nodes";
   byId("known").replaceChildren(...[
     make("h2", { id: "known-title" }, "Beside a known circuit"),
-    make("p", { class: "lead" }, `${known.title}${known.paper ? ` (${known.paper})` : ""}: ${known.task} in ${known.model}.`),
+    make("p", { class: "lead" }, `${known.title[0].toUpperCase()}${known.title.slice(1)}${known.paper ? ` (${known.paper})` : ""}: ${known.task} in ${known.model}.`),
     make("p", {}, tell(what, common)),
     commonEdges ? make("p", {}, tell("edges", commonEdges)) : null,
     make("table", { class: "roles" },

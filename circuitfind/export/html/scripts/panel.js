@@ -1,6 +1,6 @@
 // The panel beside the graph: the circuit in numbers, or all there is to say of one node.
 
-const MOST_ROWS = 40;
+const MOST_ROWS = matchMedia("(max-width: 900px)").matches ? 12 : 40;
 const panel = byId("panel");
 let openTables = new Set();
 
@@ -52,7 +52,7 @@ function makeEdgeTable(title, all, side) {
   if (side && !all.length) return null;
   const own = all.filter((edge) => state.role < 0 || edge.role === state.role);
   const isSure = own.length > 0 && own[0].lower !== undefined;
-  const head = [side === null ? "edge" : side, "score", ...(isSure ? [intervalTitle(), "in"] : [])];
+  const head = [side === null ? "edge" : side, "score", ...(isSure ? [intervalTitle(), makeInclusionTitle()] : [])];
   return makeLong(title, own, head, (edge) => [
     makeEdgeCell(edge, side),
     show(edge.score),
@@ -62,6 +62,10 @@ function makeEdgeTable(title, all, side) {
 
 function intervalTitle() {
   return page.surenessLevel ? `${percent(page.surenessLevel)} interval` : "interval";
+}
+
+function makeInclusionTitle() {
+  return make("abbr", { title: "the share of resampled circuits that have it" }, "in");
 }
 
 function makeEdgeCell(edge, side) {
@@ -80,7 +84,7 @@ function makeEdgeCell(edge, side) {
 
 function makeNeuronTable(title, own, isLinked) {
   const isSure = own.length > 0 && own[0].lower !== undefined;
-  return makeLong(title, own, ["neuron", "score", ...(isSure ? [intervalTitle(), "in"] : [])], (neuron) => [
+  return makeLong(title, own, ["neuron", "score", ...(isSure ? [intervalTitle(), makeInclusionTitle()] : [])], (neuron) => [
     isLinked ? make("button", { type: "button", class: "link", onclick: () => change({ node: neuron.node }) }, neuronName(neuron)) : neuronName(neuron),
     show(neuron.score),
     ...(isSure ? [`${show(neuron.lower, 2)} to ${show(neuron.upper, 2)}`, percent(neuron.inclusion)] : []),
