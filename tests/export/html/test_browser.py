@@ -6,6 +6,7 @@ Debian's chromium and chromium-driver, without a display; where there are none t
 from __future__ import annotations
 
 import base64
+import importlib.util
 import json
 import shutil
 import statistics
@@ -30,6 +31,7 @@ DRIVER = shutil.which("chromedriver")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver"),
+    pytest.mark.skipif(importlib.util.find_spec("selenium") is None, reason="needs selenium"),
 ]
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 FRAME = 1000 / 60
