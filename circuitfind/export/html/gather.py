@@ -6,19 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from circuitfind.circuit import Circuit
-from circuitfind.errors import CircuitError
-from circuitfind.export.html.data import Neurons, Observations, Page, Pattern
+from circuitfind.export.html.beside import compare, known_of, roles_of
+from circuitfind.export.html.data import Neurons, Observations, Page, Pattern, Prompt
 from circuitfind.export.html.folder import RunFolder, pick
 from circuitfind.export.subject import Subject
 from circuitfind.graph import Edge, Node
-from circuitfind.known import KnownCircuit, all_known, choose_known
+from circuitfind.known import KnownCircuit
 from circuitfind.neurons import by_node
 
 MOST_NEURONS = 5000
 PATTERN_BUDGET = 1_600_000
 """Characters of the page for attention patterns: with 2,000 edges it stays below 3 MB."""
-MOST_MISSING = 200
 METRICS = {
     "kl": "KL to the model, nats",
     "logit-diff": "logit difference",
@@ -33,37 +34,49 @@ def gather(subject: Subject) -> Page:
     """What the page of the subject shows. Raises CircuitError for a known circuit of another shape."""
     circuit, folder = subject.circuit, RunFolder.of(subject.circuit, subject.folder)
     edges = strongest(circuit, subject.look.most_edges)
-    found, neurons = folder.sureness(), None if circuit.neurons is None else _neurons(circuit, folder)
     known = known_of(circuit) if subject.known is None else subject.known
     nodes = _nodes(circuit, edges, known)
     observed, dropped = fit_budget(subject.observations, nodes, edges)
-    prompts, n_prompts = folder.prompts()
-    if observed is not None:
-        prompts, n_prompts = list(observed.prompts), max(n_prompts, circuit.task.get("n_prompts") or 0)
-    is_sure = found is not None and circuit.neurons is None
+    prompts, n_prompts = _prompts(circuit, folder, observed)
     return Page(
         title=_title(circuit),
         subtitle=_subtitle(circuit),
         graph={"layers": circuit.graph.n_layers, "parallel": circuit.graph.parallel, "roles": circuit.graph.roles},
         nodes=nodes,
         edges=edges,
-        roles={} if known is None or known.circuit is not None else _roles(known),
+        roles=roles_of(known),
         n_edges=len(circuit.edges),
         level=_level(circuit),
         summary=_summary(circuit, folder),
         evidence=_evidence(circuit),
         method=_method(circuit),
         notes=_notes(subject, folder, observed, dropped, len(prompts), n_prompts),
-        prompts=tuple(prompts),
-        sureness=tuple(pick(found, circuit.graph.order(edge)) for edge, _ in edges) if is_sure and found else (),
-        sureness_level=folder.record.get("bootstrap", {}).get("level") if found is not None else None,
-        neurons=neurons,
+        prompts=prompts,
+        **_sureness(circuit, folder, edges),
         observations=observed,
         curve=folder.curve() or (None if observed is None else observed.curve),
         point=_point(circuit),
         sweep=tuple(folder.sweep()),
         known=None if known is None else compare(circuit, known, folder),
     )
+
+
+def _prompts(circuit: Circuit, folder: RunFolder, observed: Observations | None) -> tuple[tuple[Prompt, ...], int]:
+    """Those that were run, else the folder's; and how many the run had."""
+    prompts, n_prompts = folder.prompts()
+    if observed is None:
+        return tuple(prompts), n_prompts
+    return observed.prompts, max(n_prompts, circuit.task.get("n_prompts") or 0)
+
+
+def _sureness(circuit: Circuit, folder: RunFolder, edges: Sequence[tuple[Edge, float]]) -> dict[str, Any]:
+    """How sure edges or neurons are, where there was a bootstrap; and the neurons, where there are some."""
+    found = folder.sureness()
+    level = None if found is None else folder.record.get("bootstrap", {}).get("level")
+    if circuit.neurons is not None:
+        return {"sureness_level": level, "neurons": _neurons(circuit, found)}
+    of_edges = () if found is None else tuple(pick(found, circuit.graph.order(edge)) for edge, _ in edges)
+    return {"sureness_level": level, "sureness": of_edges}
 
 
 def strongest(circuit: Circuit, most: int) -> tuple[tuple[Edge, float], ...]:
@@ -165,11 +178,10 @@ def _spell(value: object) -> str:
     return ", ".join(map(_spell, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _neurons(circuit: Circuit, folder: RunFolder) -> Neurons:
+def _neurons(circuit: Circuit, found: Mapping[str, np.ndarray] | None) -> Neurons:
     """The strongest neurons, and how sure they are."""
     known, every = circuit.all_neurons, circuit.neurons or {}
     ordered = sorted(every.items(), key=lambda item: -abs(item[1]))[:MOST_NEURONS]
-    found = folder.sureness()
     return Neurons(
         nodes=tuple(neuron.node for neuron, _ in ordered),
         indices=tuple(neuron.index for neuron, _ in ordered),
@@ -216,47 +228,3 @@ def fit_budget(
             break
         kept[node] = observed.patterns[node]
     return replace(observed, patterns={node: kept[node] for node in nodes if node in kept}), len(shown) - len(kept)
-
-
-def known_of(circuit: Circuit) -> KnownCircuit | None:
-    """The published circuit of the same task in the same model, if there is one."""
-    flat, model = flatten(circuit), str(circuit.model.get("name")).rpartition("/")[2]
-    try:
-        known = choose_known(flat, all_known())
-    except CircuitError:
-        return None
-    return known if known.model == model else None
-
-
-def flatten(circuit: Circuit) -> Circuit:
-    """The circuit without roles: an edge has its strongest score at any of them."""
-    if not circuit.graph.roles:
-        return circuit
-    edges: dict[Edge, float] = {}
-    for edge, score in circuit.edges.items():
-        base = Edge(edge.sender, edge.receiver.base)
-        edges[base] = max(edges.get(base, 0.0), score, key=abs)
-    return replace(circuit, graph=circuit.graph.base, edges=edges)
-
-
-def compare(circuit: Circuit, known: KnownCircuit, folder: RunFolder) -> dict[str, Any]:
-    """What the circuit has of the known one; the edges that it lacks, if those are known."""
-    from circuitfind.evaluation.reference import read_scores
-    from circuitfind.known.compare import compare_with_known
-
-    flat, scores = flatten(circuit), None
-    if folder.scores is not None and circuit.neurons is None and not circuit.graph.roles:
-        scores = read_scores(folder.scores, circuit.graph)
-    said = compare_with_known(flat, known, scores).to_dict()
-    del said["circuit"]
-    said["known"]["name"] = known.name.rpartition("/")[2]
-    if known.circuit is not None:
-        has, wanted = set(flat.edges), known.circuit.edges
-        said["common"] = [str(edge) for edge in wanted if edge in has][:MOST_MISSING]
-        said["missing"] = [str(edge) for edge in wanted if edge not in has][:MOST_MISSING]
-        said["extra"] = [str(edge) for edge in flat.edges if edge not in wanted][:MOST_MISSING]
-    return said
-
-
-def _roles(known: KnownCircuit) -> dict[Node, str]:
-    return {node: role for role, nodes in known.nodes.items() for node in nodes}
