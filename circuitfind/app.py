@@ -23,6 +23,7 @@ with leaving_at_once():
     from circuitfind.commands import methods as methods_command
     from circuitfind.commands import run as run_command
     from circuitfind.commands import show as show_command
+    from circuitfind.commands import view as view_command
     from circuitfind.errors import CircuitfindError
 
 COULD_NOT_RUN = 2
@@ -59,6 +60,7 @@ app.command("sweep", no_args_is_help=True, epilog=run_command.SWEEP_EXAMPLE, hel
 app.command("export", no_args_is_help=True)(export_command.export)
 app.command("import", no_args_is_help=True, epilog=import_command.EXAMPLE)(import_command.import_)
 app.command("show", no_args_is_help=True, epilog=show_command.EXAMPLE)(show_command.show)
+app.command("view", no_args_is_help=True, epilog=view_command.EXAMPLE)(view_command.view)
 app.command("evaluate", no_args_is_help=True, epilog=evaluate_command.EXAMPLE)(evaluate_command.evaluate)
 app.command("check", no_args_is_help=True, epilog=check_command.EXAMPLE)(check_command.check)
 app.command("diff", no_args_is_help=True, epilog=diff_command.EXAMPLE)(diff_command.diff)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,13 @@ from torch import Tensor
 from circuitfind import __version__
 from circuitfind.batch import Batch, tokenise
 from circuitfind.checkpoint import Keeper
-from circuitfind.circuit import Circuit
 from circuitfind.constants import with_constants
 from circuitfind.errors import ModelError, UsageError
 from circuitfind.eta import Eta, WithTimeLeft, duration
 from circuitfind.evaluation.performance import Evaluation, evaluate, task_performance
-from circuitfind.export import FORMATS, Subject
-from circuitfind.findings import Findings, Ready, make_circuit, make_files, make_record, method_block, task_block
+from circuitfind.findings import Findings, Ready, method_block, task_block
 from circuitfind.graph import Graph
-from circuitfind.memory import Shape, Workload, needed, plan_memory, stored_weights
+from circuitfind.memory import Shape, Workload, plan_memory, stored_weights
 from circuitfind.methods.acdc import ACDC
 from circuitfind.methods.candidates import Shortlist
 from circuitfind.methods.catalogue import CATALOGUE
@@ -45,13 +42,14 @@ from circuitfind.promptsets import make_prompts
 from circuitfind.report import recovery_warning, rounding_warning, shortlist_warning, task_line, task_warning
 from circuitfind.resume import identity
 from circuitfind.roles import find_roles
-from circuitfind.runfolder import next_free, write_run
+from circuitfind.runfolder import next_free
 from circuitfind.scoresfile import rounded, scores_file
 from circuitfind.search import default_batch_size
 from circuitfind.sittings import Clock, Noted
 from circuitfind.size import Selection, find_select
 from circuitfind.uncertainty import Bootstrap, bootstrap
 from circuitfind.units import Units, find_kv, find_level
+from circuitfind.writing import RunResult, write_findings
 
 __all__ = ["Plan", "RunOptions", "RunResult", "carry_out", "make_plan", "run"]
 
@@ -60,18 +58,6 @@ MOST_SHOWN = 10
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 BATCH_SIZES = (64, 16, 4)
 """What is tried where the default takes too much memory; below the last no less would be held (``rerun.ROWS``)."""
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run leaves behind: the circuit, its evidence, and the folder where both are written."""
-
-    circuit: Circuit
-    evaluation: Evaluation
-    folder: Path
-    warnings: tuple[str, ...]
-    found: Mapping[str, Any]
-    """How the circuit came about: what run.json says of the search, or of the selection and the bootstrap."""
 
 
 @dataclass(frozen=True)
@@ -319,26 +305,6 @@ def taken_up(start: Found, clock: Clock, shortlist: Bool[Tensor, "receiver sende
     among = start.scores.isfinite() if shortlist is None else shortlist
     share = start.n_decided(among) / max(1, int(among.sum()))
     return f"{share:.0%} decided, {start.summary}, after {duration(clock.seconds.get('search', 0.0))}"
-
-
-def write_findings(findings: Findings, folder: Path, notes: Noted, clock: Clock, is_claimed: bool = False) -> RunResult:
-    """The run's folder, with its pictures drawn. ``is_claimed``: it is this run's own already."""
-    circuit, options = make_circuit(findings), findings.options
-    with clock.time("drawing"):
-        notes.stage("drawing the circuit")
-        formats = [FORMATS[name] for name in dict.fromkeys(("dot", *options.formats))]
-        pictures = {f"circuit.{format.suffix}": format.write(Subject(circuit)) for format in formats}
-    record = make_record(findings) | {
-        "warnings": notes.warnings,
-        "timings": clock.seconds,
-        "sittings": clock.spent().sittings,
-        "batch_size": findings.ready.work.batch_size,
-        "bytes_in_flight": findings.ready.work.bytes_in_flight,
-        "estimated_memory_bytes": needed(findings.ready.work),
-        "peak_memory_bytes": clock.spent().peak_memory,
-    }
-    write_run(folder, make_files(findings, circuit, pictures, record), options.force or is_claimed)
-    return RunResult(circuit, findings.evaluation, folder, tuple(notes.warnings), findings.record)
 
 
 def settle(options: RunOptions) -> RunOptions:

@@ -155,10 +155,6 @@ def check_words(options: RunOptions) -> None:
     _known("way to combine", options.combine, plural="ways to combine")
     for name in options.formats:
         _known("export format", name, FORMATS)
-        if FORMATS[name].lost is not None:
-            raise UsageError(
-                f"A run has no scores yet to write as {name}. Afterwards: circuitfind export DIR -f {name}."
-            )
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", options.device):
         raise UsageError(unknown("device", options.device, DEVICES))
 

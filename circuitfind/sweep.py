@@ -27,7 +27,7 @@ from circuitfind.methods.found import Found
 from circuitfind.methods.make import make_method
 from circuitfind.methods.options import SIZES
 from circuitfind.methods.scored import Scored
-from circuitfind.pipeline import TakenOver, find_circuit, make_keeper, make_ready, settle, write_findings
+from circuitfind.pipeline import TakenOver, find_circuit, make_keeper, make_ready, settle
 from circuitfind.preflight import Plan, RunOptions
 from circuitfind.progress import Progress, Silent
 from circuitfind.report import markdown_table, options_line, show
@@ -35,6 +35,7 @@ from circuitfind.resume import identity
 from circuitfind.runfolder import RUN_FILE, claim, json_file, write_run
 from circuitfind.sittings import Clock, Noted
 from circuitfind.sweepplan import PLURAL, WHOLE, Size, SweepPlan, folder_name, make_sweep_plan
+from circuitfind.writing import write_findings
 
 FORMAT, VERSION = "circuitfind.sweep", 1
 COLUMNS = ("edges", "nodes", "KL", "logit diff", "faithfulness", "accuracy")

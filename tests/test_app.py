@@ -30,6 +30,7 @@ COMMANDS = {
     ("submit",): "submit",
     ("submit", "mib"): "mib",
     ("show",): "show",
+    ("view",): "view",
     ("bench",): "bench",
     ("bench", "truth"): "truth",
     ("tasks",): "tasks",

@@ -24,7 +24,7 @@ SAVED = re.compile(r"[Ss]ave as `(?P<name>[\w.-]+)`")
 SHOWN_ONLY = ("text",)
 PRETRAINED = "smollm2-135m"
 QUICK = {"tiny", "--help", "methods", "models list", "tasks list", "tasks check", "tasks show", "export", "import"}
-QUICK |= {"known list", "known show", "known compare", "bench truth", "evaluate", "diff", "check", "show"}
+QUICK |= {"known list", "known show", "known compare", "bench truth", "evaluate", "diff", "check", "show", "view"}
 
 
 @dataclass(frozen=True)

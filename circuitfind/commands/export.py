@@ -21,7 +21,7 @@ def export(
             "--format",
             "-f",
             metavar="F",
-            help="dot, svg, png, pdf, tikz, mermaid, graphml or gexf; for other tools eap-ig-json, eap-ig-pt, "
+            help="dot, svg, png, pdf, html, tikz, mermaid, graphml or gexf; for other tools eap-ig-json, eap-ig-pt, "
             "acdc-json, acdc-text, acdc-pth, autocircuit or edge-pruning. Several with commas. Without it what --out "
             "ends in, else svg.",
             show_default=False,
@@ -32,10 +32,11 @@ def export(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
-    """Write a circuit: a picture (svg, png, pdf), its source (dot, tikz, mermaid), a network (graphml, gexf) or a file
-    for another tool.
+    """Write a circuit: a picture (svg, png, pdf), its source (dot, tikz, mermaid), a page, a network (graphml, gexf) or
+    a file for another tool.
 
-    The file lies beside the circuit unless --out is given. What a file for another tool can't hold is told.
+    The file lies beside the circuit unless --out is given. What a file for another tool can't hold is told. A page
+    (html) is made of what the run left; `circuitfind view` makes it with runs of the model.
 
     Example: circuitfind export results/my-run --format svg,pdf
     """
@@ -48,21 +49,20 @@ def export(
     subject = Subject.load(circuit)
     if out == STDOUT:
         typer.echo(find_format(formats[0]).write(subject), nl=False)
-        _tell_lost(subject, formats[0], "the output")
+        _tell(subject, formats[0], "the output")
         return
     for name, path in targets.items():
         export_subject(subject, name, path)
         typer.echo(path)
-        _tell_lost(subject, name, path.name)
+        _tell(subject, name, path.name)
 
 
-def _tell_lost(subject: Subject, format: str, file: str) -> None:
-    """Says on stderr what a file lacks of the circuit."""
+def _tell(subject: Subject, format: str, file: str) -> None:
+    """Says on stderr what a user should know of the file, such as what it lacks of the circuit."""
     from circuitfind.export import find_format
 
-    lost = find_format(format).lost
-    if lost is not None:
-        typer.echo(f"not in {file}: {lost(subject)}", err=True)
+    for line in find_format(format).told(subject):
+        typer.echo(f"{file}: {line}", err=True)
 
 
 def _formats(format: str | None, out: Path | None) -> list[str]:

@@ -178,7 +178,7 @@ def run(
         bool, typer.Option("--force", help="Replace the run in a folder; other files in it stay.")
     ] = False,
     format: Annotated[
-        str, typer.Option(help="Pictures beside circuit.dot: svg, png, pdf; several with commas.")
+        str, typer.Option(help="Beside circuit.dot: svg, png, pdf, html (a page to explore); several with commas.")
     ] = "svg",
     resume: Annotated[
         bool,
@@ -362,4 +362,6 @@ def print_places(folder: Path) -> None:
     """Where the picture and the report lie."""
     picture = next((path for end in ("svg", "png", "pdf") if (path := folder / f"circuit.{end}").exists()), None)
     typer.echo(f"picture: {picture or folder / 'circuit.dot'}")
+    if (page := folder / "circuit.html").exists():
+        typer.echo(f"page:    {page}")
     typer.echo(f"report:  {folder / 'report.md'}")

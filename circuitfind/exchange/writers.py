@@ -85,6 +85,11 @@ def lost(name: str, subject: Subject) -> str:
     return "; ".join(parts)
 
 
+def tell_lost(name: str, subject: Subject) -> tuple[str, ...]:
+    """The same as a line for a user."""
+    return (f"not in the file: {lost(name, subject)}",)
+
+
 def _edges_of(subject: Subject) -> ScoredEdges:
     from circuitfind.exchange.edges import of_circuit
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -19,14 +19,19 @@ from circuitfind.export.tikz import circuit_to_tikz
 
 @dataclass(frozen=True)
 class Format:
-    """``suffix``: how its files end, after ``circuit.``. ``is_text``: a terminal or a pipe can show it. ``lost``: what
-    of the circuit a file for another tool can't hold."""
+    """``suffix``: how its files end, after ``circuit.``. ``is_text``: a terminal or a pipe can show it.
+
+    ``of_folder``: it reads the run's other files, so that a run writes it last; ``observes``: it shows what runs of the
+    model tell of the circuit. ``told``: what a user should know of what is written, such as what is left out.
+    """
 
     summary: str
     suffix: str
     write: Callable[[Subject], bytes]
     is_text: bool = True
-    lost: Callable[[Subject], str] | None = None
+    of_folder: bool = False
+    observes: bool = False
+    told: Callable[[Subject], Sequence[str]] = lambda subject: ()
 
 
 def _dot(subject: Subject) -> bytes:
@@ -39,7 +44,8 @@ def _picture(format: str, subject: Subject) -> bytes:
 
 def _of_another_tool(name: str) -> Format:
     said = writers.WRITERS[name]
-    return Format(said.summary, said.suffix, partial(writers.write, name), said.is_text, partial(writers.lost, name))
+    told = partial(writers.tell_lost, name)
+    return Format(said.summary, said.suffix, partial(writers.write, name), said.is_text, of_folder=True, told=told)
 
 
 def _tikz(subject: Subject) -> bytes:
@@ -58,6 +64,18 @@ def _gexf(subject: Subject) -> bytes:
     return circuit_to_gexf(subject.circuit)
 
 
+def _html(subject: Subject) -> bytes:
+    from circuitfind.export.html import circuit_to_html
+
+    return circuit_to_html(subject)
+
+
+def _cut(subject: Subject) -> Sequence[str]:
+    from circuitfind.export.html import what_was_cut
+
+    return what_was_cut(subject)
+
+
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "dot": Format("Graphviz, with every place fixed", "dot", _dot),
@@ -70,6 +88,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "graphml": Format("GraphML, for programs that analyse networks", "graphml", _graphml),
         "gexf": Format("GEXF, for Gephi", "gexf", _gexf),
         **{name: _of_another_tool(name) for name in writers.WRITERS},
+        "html": Format("a page to explore in a browser", "html", _html, of_folder=True, observes=True, told=_cut),
     }
 )
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from circuitfind.circuit import Circuit
 from circuitfind.graph import Edge
+
+if TYPE_CHECKING:
+    from circuitfind.export.html.data import Observations
+    from circuitfind.known import KnownCircuit
 
 MOST_EDGES = 2000
 """More than these on one page are a grey cloud: the strongest are drawn, and the caption says so."""
@@ -23,11 +28,16 @@ class Look:
 
 @dataclass(frozen=True)
 class Subject:
-    """``folder``: the run folder that the circuit lies in, with scores, prompts and record; None of a lone file."""
+    """``folder``: the run folder that the circuit lies in, with scores, prompts and record; None of a lone file.
+
+    ``observations``: what the model's runs showed of it, ``known``: a circuit to set beside it; for a page.
+    """
 
     circuit: Circuit
     look: Look = Look()
     folder: Path | None = None
+    observations: Observations | None = None
+    known: KnownCircuit | None = None
 
     @staticmethod
     def load(path: Path, look: Look = Look()) -> Subject:
