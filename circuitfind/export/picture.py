@@ -18,9 +18,9 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from circuitfind.errors import OutputError, UsageError, unknown
+from circuitfind.export.text import FONT
 
 PICTURE_FORMATS = ("pdf", "png", "svg")
-FONT = Path(__file__).parent / "fonts" / "SourceSansPro-Regular.ttf"
 SECONDS = 120  # far beyond the 2 s that the largest picture takes: a broken graphviz must not hang a run
 _DATES = re.compile(rb"(/(?:Creation|Mod)Date \(D:)\d{14}")  # a PDF's; the same length in its place keeps it valid
 
