@@ -62,7 +62,7 @@ def _entry(drawing: Drawing, placed: Placed) -> Iterator[str]:
         yield f"{pen} {_op('S', entry.style)} L 2 {_points(((x, y), (x + SAMPLE, y)))} {_op('S', 'solid')}"
     if entry.negative:
         yield f"L 2 {_points(((x + SAMPLE, y - 3.5), (x + SAMPLE, y + 3.5)))}"
-    yield f"{_op('c', drawing.palette.ink)} {_text(placed.text_x, y - 0.3 * font, entry.text, font)}"
+    yield f"{_op('c', drawing.palette.ink)} {_text(placed.text_x, y - 0.34 * font, entry.text, font)}"
 
 
 def _box(paint: Paint, x: float, y: float) -> str:

@@ -11,6 +11,7 @@ from circuitfind.errors import UsageError
 from circuitfind.export.collapse import Parts, at_layer, collapse_edges, combine
 from circuitfind.export.labels import published_roles
 from circuitfind.export.subject import MOST_EDGES, Look
+from circuitfind.export.text import clean
 from circuitfind.graph import Edge, Graph, Node
 from circuitfind.neurons import by_node
 
@@ -107,5 +108,6 @@ def _in_order(graph: Graph, look: Look, nodes: Iterable[Node]) -> tuple[Node, ..
 def _labels(circuit: Circuit, look: Look, nodes: tuple[Node, ...]) -> dict[Node, str]:
     """The labels of the drawn nodes, roles in their paper's order first; an empty label takes a role away."""
     roles = published_roles(circuit) if look.roles and look.collapse != "layers" else {}
-    drawn = {node.at(None) for node in nodes} | {Node("logits"), Node("input")}
-    return {node: label for node, label in {**roles, **look.labels}.items() if label and node in drawn}
+    drawn = {node.at(None) for node in nodes if node.kind in ("head", "mlp")}
+    labels = {node: clean(label) for node, label in {**roles, **look.labels}.items()}
+    return {node: label for node, label in labels.items() if label and node in drawn}

@@ -9,7 +9,18 @@ from functools import cached_property
 from circuitfind.circuit import Circuit
 from circuitfind.export.collapse import Parts, first_of
 from circuitfind.export.content import Content, choose, ends
-from circuitfind.export.layout import BAR, MARGIN, NUMBERS, OF_NEURONS, Box, Layout, Sizes, choose_sizes, lay_out
+from circuitfind.export.layout import (
+    BAR,
+    MARGIN,
+    NUMBERS,
+    OF_NEURONS,
+    PADDING,
+    Box,
+    Layout,
+    Sizes,
+    choose_sizes,
+    lay_out,
+)
 from circuitfind.export.route import Curve, Obstacles, route
 from circuitfind.export.style import Paint, Palette, Stroke, Widths, find_palette, kind_of, reference
 from circuitfind.export.subject import Look
@@ -18,8 +29,9 @@ from circuitfind.graph import Edge, Node
 
 LANE = 0.4  # how far from a node curves pass it, in columns
 GOLDEN = 0.6180339887498949  # multiples of it modulo 1 never bunch: edges near in graph order get places apart
-LONGEST_LINE = 9.5  # of what stands under a node's name, in font sizes
+ONE_LINE, LONGEST_LINE = 7.0, 9.5  # of a label, in font sizes: up to the first it is not broken
 MOST_LINES = 2  # of a label
+ROOM_BETWEEN_LAYERS = 1.8  # how many times as wide columns are where layers are collapsed
 
 
 @dataclass(frozen=True)
@@ -142,8 +154,10 @@ def draw(circuit: Circuit, look: Look = Look()) -> Drawing:  # noqa: B008 - froz
     """
     content = choose(circuit, look)
     plain = choose_sizes(len(content.edges)) if circuit.neurons is None else OF_NEURONS
-    notes = _notes(circuit, look, content, plain)
-    sizes = plain.fit(notes)
+    if look.collapse == "layers":
+        plain = replace(plain, column=ROOM_BETWEEN_LAYERS * plain.column)  # few columns, and all edges between them
+    sizes = plain.fit(_notes(circuit, look, content, plain))
+    notes = _notes(circuit, look, content, sizes)
     layout = lay_out(circuit.graph, content.nodes, sizes, notes)
     measured = content.edges if circuit.neurons is None else content.strengths
     widths = Widths(reference(measured.values()), sizes.thinnest, sizes.thickest)
@@ -157,8 +171,9 @@ def draw(circuit: Circuit, look: Look = Look()) -> Drawing:  # noqa: B008 - froz
 def _notes(circuit: Circuit, look: Look, content: Content, sizes: Sizes) -> dict[Node, tuple[str, ...]]:
     """The lines under the name of each node that has some: how much of it there is, then its label."""
     size, notes = sizes.small_font, dict[Node, tuple[str, ...]]()
+    least = max(sizes.node_width - 2 * PADDING, ONE_LINE * size)
     for node in dict.fromkeys(node.at(None) for node in content.nodes):
-        label = wrap(content.labels.get(node, ""), LONGEST_LINE * size, size, MOST_LINES)
+        label = wrap(content.labels.get(node, ""), least, max(least, LONGEST_LINE * size), size, MOST_LINES)
         lines = (_count(circuit, look, node), *label)
         if any(lines):
             notes[node] = tuple(filter(None, lines))

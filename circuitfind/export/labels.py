@@ -16,7 +16,6 @@ from circuitfind.comparison import describe_shape
 from circuitfind.errors import UsageError
 from circuitfind.export.collapse import at_layer
 from circuitfind.export.subject import Collapse
-from circuitfind.export.text import clean
 from circuitfind.graph import Graph, Node
 from circuitfind.known import all_known
 
@@ -47,7 +46,7 @@ def read_labels(given: Iterable[str], graph: Graph, collapse: Collapse | None = 
     for name, label in (pair for text in given for pair in _pairs(text)):
         if name not in nodes:
             raise UsageError(_unknown(name, nodes, graph, collapse))
-        labels[nodes[name]] = clean(label)
+        labels[nodes[name]] = label
     return labels
 
 

@@ -62,7 +62,7 @@ class Sizes:
 
 ROOMY = Sizes(11, 48, 20, column=66, row=42, thinnest=0.7, thickest=4.5, opacity=0.9, arrow=0.6)
 MEDIUM = Sizes(10, 42, 16, column=62, row=34, thinnest=0.5, thickest=3.5, opacity=0.8, arrow=0.45)
-DENSE = Sizes(9, 36, 13, column=76, row=28, thinnest=0.2, thickest=1.8, opacity=0.4, arrow=0.0)
+DENSE = Sizes(9, 36, 13, column=76, row=28, thinnest=0.2, thickest=1.8, opacity=0.3, arrow=0.0)
 OF_NEURONS = Sizes(10, 62, 18, column=70, row=34, thinnest=0.7, thickest=4.5, opacity=0.12, arrow=0.6)
 """Of a circuit at neuron level, whose nodes say how many neurons they keep."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from circuitfind.export.drawing import Drawing
 from circuitfind.export.style import INK, Paint
-from circuitfind.export.text import fill, measure, shorten
+from circuitfind.export.text import STEPS, fill, measure, shorten
 from circuitfind.graph import Edge
 
 SAMPLE = 26.0  # the length of a line shown in the legend, in points
@@ -86,19 +86,22 @@ def _reach(placed: Placed, font: float, middle: float) -> float:
 
 
 def _rows(drawing: Drawing) -> Iterator[list[Entry]]:
-    """The entries in rows as long as the picture is wide: lines, then nodes."""
-    font = drawing.sizes.small_font
-    shown = entries(drawing)
-    for kind in ([e for e in shown if e.paint is None], [e for e in shown if e.paint]):
-        row, room = list[Entry](), 0.0
-        for entry in kind:
-            if row and room + entry.length(font) - GAP > drawing.layout.width:
-                yield row
-                row, room = [], 0.0
-            row.append(entry)
-            room += entry.length(font)
-        if row:
-            yield row
+    """The entries in rows no longer than the picture is wide, and even: lines, then borders, then colours of nodes."""
+    font, most = drawing.sizes.small_font, drawing.layout.width + GAP
+    for kind in (list(kind) for kind in (_lines_or_tints(drawing), _node_marks(drawing), _labels(drawing))):
+        n_rows, total = len(_break(kind, most, font)), sum(entry.length(font) for entry in kind)
+        limits = [total / n_rows + (most - total / n_rows) * step / STEPS for step in range(STEPS + 1)] if kind else []
+        yield from next((rows for limit in limits if len(rows := _break(kind, limit, font)) == n_rows), [])
+
+
+def _break(entries: list[Entry], limit: float, font: float) -> list[list[Entry]]:
+    """Rows of at most so many points."""
+    rows: list[list[Entry]] = [[]]
+    for entry in entries:
+        if rows[-1] and sum(other.length(font) for other in rows[-1]) + entry.length(font) > limit + 0.01:
+            rows.append([])
+        rows[-1].append(entry)
+    return rows
 
 
 def caption(drawing: Drawing) -> str:
@@ -130,7 +133,11 @@ def _short(text: str) -> str:
 
 def entries(drawing: Drawing) -> list[Entry]:
     """The legend of what is drawn: only what occurs."""
-    return [*(_tints(drawing) if drawing.strengths else _lines(drawing)), *_node_marks(drawing), *_labels(drawing)]
+    return [*_lines_or_tints(drawing), *_node_marks(drawing), *_labels(drawing)]
+
+
+def _lines_or_tints(drawing: Drawing) -> Iterator[Entry]:
+    return _tints(drawing) if drawing.strengths else _lines(drawing)
 
 
 def _lines(drawing: Drawing) -> Iterator[Entry]:

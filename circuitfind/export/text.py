@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +11,7 @@ FONT = Path(__file__).parent / "fonts" / "SourceSansPro-Regular.ttf"
 SPARE = 1.25
 """A viewer without the shipped font takes another: Arial is 1.1 times as wide, DejaVu Sans 1.25 times."""
 ELLIPSIS = "\u2026"
+STEPS = 8  # how many widths are tried, from the least to the most
 
 
 def clean(text: str) -> str:
@@ -34,18 +35,21 @@ def shorten(text: str, most: float, size: float) -> str:
     return text.rstrip() + ELLIPSIS
 
 
-def wrap(text: str, most: float, size: float, n_lines: int) -> tuple[str, ...]:
-    """``text`` in at most so many lines of at most ``most`` points: broken between words, the last line shortened.
-
-    The lines are as even as they can be; a word longer than a line is shortened.
-    """
-    words = clean(text).split(" ")
-    longest = max(measure(word, size) for word in words)
-    steps = [longest + (most - longest) * step / 8 for step in range(9)] if longest < most else [most]
+def wrap(text: str, least: float, most: float, size: float, n_lines: int) -> tuple[str, ...]:
+    """``text`` in at most so many lines, broken between words: of ``least`` points if that is enough, of no more than
+    needed, and of at most ``most``; what does not fit into these is shortened."""
+    steps = [least + (most - least) * step / STEPS for step in range(STEPS + 1)]
     fillings = [list(fill(text, width, size)) for width in steps]
-    lines = next((lines for lines in fillings if len(lines) <= n_lines), fillings[-1])
+    fits = (
+        len(lines) <= n_lines and _widest(lines, size) <= width for lines, width in zip(fillings, steps, strict=True)
+    )
+    lines = next((lines for lines, fit in zip(fillings, fits, strict=True) if fit), fillings[-1])
     kept = [*lines[: n_lines - 1], " ".join(lines[n_lines - 1 :])]
     return tuple(shorten(line, most, size) for line in kept if line)
+
+
+def _widest(lines: Iterable[str], size: float) -> float:
+    return max((measure(line, size) for line in lines), default=0.0)
 
 
 def fill(text: str, most: float, size: float) -> Iterator[str]:
