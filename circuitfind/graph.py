@@ -73,7 +73,7 @@ class Node:
 
     def at(self, role: str | None) -> Node:
         """The node at the positions of a role."""
-        return replace(self, role=role)
+        return self if role == self.role else replace(self, role=role)
 
     @staticmethod
     def parse(name: str) -> Node:
