@@ -136,7 +136,7 @@ SCREEN = Palette(
     roles=("#7cc4ff", "#ff9d76", "#4fdcb0", "#ffb3c4", "#d3e34a", "#b5ecff", "#c9c92e", "#e4e4e4"),
     role_ink="#0c0e11",
     full="#9a6a00",
-    strokes=_recolour(STROKES, {"q": "#56b4ff", "k": "#ffa64d", "v": "#3df0b5", "head": "#56b4ff", "": "#8f9aa8"}),
+    strokes=_recolour(STROKES, {"q": "#56b4ff", "k": "#ffa64d", "v": "#3df0b5", "head": "#9fd8ff", "": "#8f9aa8"}),
     marks=_recolour(
         MARKS,
         {"both": "#6b7683", "lost": "#ffa64d", "gained": "#56c4ff"}
