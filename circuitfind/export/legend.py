@@ -170,11 +170,13 @@ def _tints(drawing: Drawing) -> Iterator[Entry]:
 def _node_marks(drawing: Drawing) -> Iterator[Entry]:
     """What a node's border means, and how many nodes have it."""
     counts = Counter(mark for item, mark in drawing.marks.items() if not isinstance(item, Edge))
-    what = "heads" if drawing.look.highlight and drawing.look.highlight.kinds == ("head",) else "nodes"
+    of_heads = drawing.look.highlight is not None and drawing.look.highlight.kinds == ("head",)
+    what = "head" if of_heads and drawing.look.collapse != "layers" else "node"
     for mark, stroke in drawing.palette.marks.items():
-        if counts[mark]:
+        if n_nodes := counts[mark]:
             paint = drawing.palette.marked(drawing.palette.head, mark)
-            yield Entry(f"{stroke.label}: {counts[mark]:,} {what}", paint.line, width=SAMPLE_HEIGHT, paint=paint)
+            text = f"{stroke.label}: {n_nodes:,} {what}" + "s" * (n_nodes != 1)
+            yield Entry(text, paint.line, width=SAMPLE_HEIGHT, paint=paint)
 
 
 def _labels(drawing: Drawing) -> Iterator[Entry]:
