@@ -152,7 +152,7 @@ def _edge(drawing: Drawing, edge: Edge, score: float) -> str:
 def _explain(drawing: Drawing, edge: Edge, score: float) -> str:
     """The edge, its score, its mark, and of how many edges it is made."""
     parts = drawing.parts[edge]
-    made = f" of {len(parts)} edges" if list(parts) != [edge] else ""
+    made = f" of {len(parts)} edges" if len(parts) > 1 else ""
     mark = f", {drawing.marks[edge]}" if edge in drawing.marks else ""
     return f"{edge} {score:.3g}{made}{mark}"
 

@@ -150,7 +150,8 @@ def _lines(drawing: Drawing) -> Iterator[Entry]:
         if counts[mark]:
             yield Entry(f"{stroke.label}: {counts[mark]:,}", stroke.colour, stroke.style)
     if drawing.crossings:
-        yield Entry("one head, read at other positions", palette.link, width=LINK_WIDTH)
+        what = "the same heads" if drawing.look.collapse == "layers" else "one head"
+        yield Entry(f"{what}, read at other positions", palette.link, width=LINK_WIDTH)
     if any(score < 0 for score in drawing.edges.values()):
         yield Entry("negative score", palette.ink, negative=True)
     if full := drawing.widths.reference:
