@@ -52,7 +52,8 @@ def is_role(name: str) -> bool:
 class Node:
     """A component of the model: ``input``, ``a5.h2``, ``m5`` or ``logits``.
 
-    ``role``: as it is at these positions alone, as a picture of positions shows it; a graph's senders have none.
+    ``role``: as it is at these positions alone, as a picture of positions shows it; a graph's senders have none. A head
+    without a number, ``a5``, is all heads of its layer, as a picture may show them; a graph has none.
     """
 
     kind: Literal["input", "head", "mlp", "logits"]
@@ -67,12 +68,12 @@ class Node:
     def name(self) -> str:
         """The component's, whatever the role."""
         if self.kind == "head":
-            return f"a{self.layer}.h{self.head}"
+            return f"a{self.layer}" if self.head < 0 else f"a{self.layer}.h{self.head}"
         return f"m{self.layer}" if self.kind == "mlp" else self.kind
 
     def at(self, role: str | None) -> Node:
         """The node at the positions of a role."""
-        return replace(self, role=role)
+        return self if role == self.role else replace(self, role=role)
 
     @staticmethod
     def parse(name: str) -> Node:

@@ -168,7 +168,8 @@ def test_scores_on_disk_name_the_nodes_and_how_many_neurons_each_has(tmp_path: P
 
 def test_the_picture_has_the_nodes_with_their_numbers_of_neurons_and_no_edge() -> None:
     dot = circuit_to_dot(SMALL)
-    assert 'label="a0.h2\\n2 of 2"' in dot and 'label="m1\\n1 of 5"' in dot and "->" not in dot.split("_background")[1]
+    assert 'a0.h2<font point-size="8.5"><br/>2 of 2<' in dot and "<br/>1 of 5<" in dot
+    assert "->" not in dot.split("_background")[1]
     assert '"a0.h1"' not in dot and "3 of 22 neurons in 2 nodes, all edges" in dot
     svg = render(dot, "svg").decode()
     assert all(f">{text}</text>" in svg for text in ("input", "logits", "a0.h2", "2 of 2", "m1", "1 of 5"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from circuitfind.export import Subject
+    from circuitfind.export import Look, Subject
 
 STDOUT = Path("-")
 
@@ -31,6 +31,50 @@ def export(
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where to; - for stdout.", show_default=False)
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    style: Annotated[
+        str, typer.Option("--style", metavar="S", help="Of pictures: paper (print) or screen (dark, for slides).")
+    ] = "paper",
+    max_edges: Annotated[
+        int | None,
+        typer.Option(
+            "--max-edges", metavar="N", help="Draw the N strongest edges. Default: 2,000.", show_default=False
+        ),
+    ] = None,
+    collapse: Annotated[
+        str | None,
+        typer.Option(
+            "--collapse",
+            metavar="C",
+            help="heads: one edge for those into q, k and v; layers: one node for the heads of a layer.",
+            show_default=False,
+        ),
+    ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--labels",
+            metavar="NODE=LABEL",
+            help='What a node does, such as "a9.h9=Name mover": text and colour. Several with commas, again, or as a '
+            "JSON file of them.",
+            show_default=False,
+        ),
+    ] = None,
+    roles: Annotated[
+        bool,
+        typer.Option(
+            "--roles/--no-roles", help="Label nodes as the published circuit of the same task and model does."
+        ),
+    ] = True,
+    highlight: Annotated[
+        str | None,
+        typer.Option(
+            "--highlight",
+            metavar="KNOWN",
+            help="Show what is common with another circuit, missing of it and extra: a file, a run folder or a name of "
+            "`circuitfind known list`.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Write a circuit: a picture (svg, png, pdf), its source (dot, tikz, mermaid), a page, a network (graphml, gexf) or
     a file for another tool.
@@ -40,13 +84,17 @@ def export(
 
     Example: circuitfind export results/my-run --format svg,pdf
     """
+    from dataclasses import replace
+
     from circuitfind.export import Subject, export_subject, find_format
 
     formats = _formats(format, out)
     for name in formats:
         find_format(name)
     targets = _targets(circuit, formats, out, force)
-    subject = Subject.load(circuit)
+    look = _look(style, max_edges, collapse, roles)
+    subject = Subject.load(circuit, look)
+    subject = replace(subject, look=_look_of(subject, labels or [], highlight))
     if out == STDOUT:
         typer.echo(find_format(formats[0]).write(subject), nl=False)
         _tell(subject, formats[0], "the output")
@@ -63,6 +111,26 @@ def _tell(subject: Subject, format: str, file: str) -> None:
 
     for line in find_format(format).told(subject):
         typer.echo(f"{file}: {line}", err=True)
+
+
+def _look(style: str, max_edges: int | None, collapse: str | None, roles: bool) -> Look:
+    """How the picture is to look, whatever the circuit. Raises UsageError."""
+    from circuitfind.export.subject import MOST_EDGES, Look, find_collapse
+
+    most = MOST_EDGES if max_edges is None else max_edges
+    return Look(most, style, find_collapse(collapse) if collapse is not None else None, roles=roles)
+
+
+def _look_of(subject: Subject, labels: list[str], highlight: str | None) -> Look:
+    """The look with what names parts of the circuit. Raises UsageError and CircuitError."""
+    from dataclasses import replace
+
+    from circuitfind.export.highlight import read_highlight
+    from circuitfind.export.labels import read_labels
+
+    circuit, look = subject.circuit, subject.look
+    known = None if highlight is None else read_highlight(circuit, highlight)
+    return replace(look, labels=read_labels(labels, circuit.graph, look.collapse), highlight=known)
 
 
 def _formats(format: str | None, out: Path | None) -> list[str]:

@@ -32,7 +32,7 @@ def show(
     """
     from circuitfind.circuit import Circuit
     from circuitfind.errors import UsageError
-    from circuitfind.export import text
+    from circuitfind.export import terminal
     from circuitfind.export.textlayers import ASCII, UNICODE
     from circuitfind.graph import Node
 
@@ -40,12 +40,12 @@ def show(
         raise UsageError(f"--edges is {edges}; it must be 0 or more.")
     of_node, shown = Node.parse(node) if node else None, Circuit.load(circuit)
     if as_json:
-        said = text.node_to_dict(shown, of_node, edges) if of_node else text.to_dict(shown, edges)
+        said = terminal.node_to_dict(shown, of_node, edges) if of_node else terminal.to_dict(shown, edges)
         print(json.dumps(said, indent=2, ensure_ascii=False, allow_nan=False))
         return
     console = make_console()
-    view = text.View(console.width, edges, UNICODE if can_print(UNICODE.levels) else ASCII)
-    for line in text.show_node(shown, of_node, view) if of_node else text.show(shown, view):
+    view = terminal.View(console.width, edges, UNICODE if can_print(UNICODE.levels) else ASCII)
+    for line in terminal.show_node(shown, of_node, view) if of_node else terminal.show(shown, view):
         line.rstrip()
         console.print(line, soft_wrap=True, highlight=False)
 

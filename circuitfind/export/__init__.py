@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from circuitfind.comparison import Comparison
 from circuitfind.errors import OutputError
 from circuitfind.export.dot import circuit_to_dot
 from circuitfind.export.formats import FORMATS, Format, find_format
+from circuitfind.export.highlight import EARLIER, Highlight
 from circuitfind.export.picture import render
 from circuitfind.export.subject import Look, Subject
 
@@ -40,10 +40,8 @@ def export_comparison(comparison: Comparison, path: Path) -> None:
     An edge has the score that it has now, one that was lost the score that it had. Raises as ``export_subject`` does.
     """
     format = find_format(path.suffix.removeprefix(".").lower())
-    before, after = comparison.before, comparison.after
-    both = replace(after, edges={**before.edges, **after.edges})
-    marks = {e: "gained" if e in comparison.gained else "lost" if e in comparison.lost else "both" for e in both.edges}
-    _write(path, format.write(Subject(both, Look(marks=marks))))
+    look = Look(highlight=Highlight.of(comparison.before, words=EARLIER))
+    _write(path, format.write(Subject(comparison.after, look)))
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
-from circuitfind.export.picture import FONT
+from circuitfind.export.text import FONT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,15 +11,17 @@ extreme scores don't flatten the rest, and one changed score doesn't change ever
 from __future__ import annotations
 
 from circuitfind.circuit import Circuit
-from circuitfind.export.drawing import Drawing, draw, ends
-from circuitfind.export.legend import background, caption, legend_width
-from circuitfind.export.style import FONT, INK, NODE_STYLES, tint
+from circuitfind.export.background import background
+from circuitfind.export.content import ends
+from circuitfind.export.drawing import Drawing, draw
+from circuitfind.export.legend import surround
+from circuitfind.export.style import FONT, fade
 from circuitfind.export.subject import Look
 from circuitfind.graph import Edge, Node
 
 
 def circuit_to_dot(circuit: Circuit, look: Look = Look()) -> str:  # noqa: B008 - frozen
-    """The picture of ``circuit`` as DOT text."""
+    """The picture of ``circuit`` as DOT text. Raises UsageError for a look that a circuit of neurons can't have."""
     drawing = draw(circuit, look)
     statements = [*_header(drawing), *_defaults(drawing), *_nodes(drawing), *_edges(drawing)]
     return "\n".join(["digraph circuit {", *(f"  {statement}" for statement in statements), "}"]) + "\n"
@@ -31,36 +33,47 @@ def quote(text: str) -> str:
     >>> quote('a "b" <i>')
     '"a \\"b\\" <i>"'
     """
+    return '"' + _literal(text).replace('"', '\\"') + '"'
+
+
+def _literal(text: str) -> str:
+    """``text`` without what Graphviz reads as an entity or an escape."""
     shown = "".join(letter if letter.isprintable() else " " for letter in text)
-    return '"' + shown.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return shown.replace("&", "&amp;").replace("\\", "\\\\")
+
+
+def _markup(text: str) -> str:
+    """``text`` as it stands in a label with markup."""
+    return _literal(text).replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _header(drawing: Drawing) -> list[str]:
-    layout, font = drawing.layout, drawing.sizes.small_font
-    middle, bottom = layout.width / 2, -5.2 * font
-    text = caption(drawing)
-    half = max(layout.width, legend_width(drawing), 0.5 * font * len(text)) / 2
+    palette, font, around = drawing.palette, drawing.sizes.small_font, surround(drawing)
+    lines = [text for text, _, _ in around.caption]
+    (_, x, first), (_, _, last) = around.caption[0], around.caption[-1]
+    ground = [f'bgcolor="{palette.ground}";'] if palette.ground != "#ffffff" else []
     return [
         "// Every place is fixed, and any Graphviz keeps it: dot -Tsvg circuit.dot",
         "layout=nop2;",
         "rankdir=BT;",
         "outputorder=edgesfirst;",
-        f'bb="{_point(middle - half, bottom)},{_point(middle + half, layout.height)}";',
+        f'bb="{_point(around.left, around.bottom)},{_point(around.right, around.top)}";',
         "pad=0.1;",
+        *ground,
         f'fontname="{FONT}";',
-        f'fontcolor="{INK}";',
+        f'fontcolor="{palette.ink}";',
         f"fontsize={_number(font)};",
-        f"label={quote(text)};",
-        f'lp="{_point(middle, -4.2 * font)}";',
-        '_background="' + " \\\n    ".join(background(drawing)) + '";',
+        "label=" + '"' + "\\n".join(quote(line)[1:-1] for line in lines) + '";',
+        f'lp="{_point(x, (first + last) / 2)}";',
+        '_background="' + " \\\n    ".join(background(drawing)) + ' ";',
     ]
 
 
 def _defaults(drawing: Drawing) -> list[str]:
-    sizes = drawing.sizes
+    sizes, line = drawing.sizes, drawing.palette.head.line
     size = f"width={sizes.node_width / 72:.3f}, height={sizes.node_height / 72:.3f}"
     text = f'fontname="{FONT}", fontsize={_number(sizes.font)}'
-    return [f'node [shape=box, fixedsize=true, {size}, {text}, penwidth=0.8, color="{INK}"];']
+    return [f'node [shape=box, fixedsize=true, {size}, {text}, penwidth=0.8, color="{line}"];']
 
 
 def _nodes(drawing: Drawing) -> list[str]:
@@ -72,25 +85,46 @@ def _nodes(drawing: Drawing) -> list[str]:
 
 
 def _node(drawing: Drawing, node: Node) -> str:
-    box, style = drawing.layout.boxes[node], NODE_STYLES[node.kind]
-    width = f"width={box.width / 72:.3f}, " if node.kind in ("input", "logits") else ""
-    label = ""
-    if drawing.circuit.graph.roles:  # columns tell the roles, and the inputs name them; given to one, all need a label
-        label = f'label="{node if node.kind == "input" else node.name}", '
-    if drawing.strengths:  # where one node has a label, those without are left blank
-        style = _with_neurons(drawing, node) if node in drawing.strengths else f"label={node}, {style}"
-    return f'"{node}" [id="{node}", pos="{_point(box.x, box.y)}", {label}{width}{style}];'
+    box, sizes, paint = drawing.layout.boxes[node], drawing.sizes, drawing.paint(node)
+    attributes = {"id": f'"{node}"', "pos": f'"{_point(box.x, box.y)}"', **_label(drawing, node)}
+    if box.width != sizes.node_width:
+        attributes["width"] = f"{box.width / 72:.3f}"
+    if box.height != sizes.node_height:
+        attributes["height"] = f"{box.height / 72:.3f}"
+    styles = ["filled", *(["rounded"] if paint.rounded else []), *(["dashed"] if paint.border == "dashed" else [])]
+    attributes["style"] = f'"{",".join(styles)}"' if len(styles) > 1 else styles[0]
+    attributes["fillcolor"] = f'"{paint.fill}"'
+    if paint.ink != "#000000":
+        attributes["fontcolor"] = f'"{paint.ink}"'
+    if paint.line != drawing.palette.head.line:
+        attributes["color"] = f'"{paint.line}"'
+    if paint.width != drawing.palette.head.width:
+        attributes["penwidth"] = _number(paint.width)
+    return f'"{node}" [{_listed(attributes)}];'
 
 
-def _with_neurons(drawing: Drawing, node: Node) -> str:
-    """A node that says how many neurons it keeps, and is the darker the larger their scores."""
-    circuit, strength = drawing.circuit, drawing.strengths[node]
-    n_kept = sum(neuron.node == node for neuron in circuit.neurons or ())
-    said = f"{n_kept:,} of {circuit.all_neurons.width(node):,}"
-    rounded = '"filled,rounded"' if node.kind == "head" else "filled"
-    tooltip = f"{node}: {said} neurons, sum of |scores| {strength:.3g}"
-    fill = tint(drawing.sizes.opacity, drawing.widths.share(strength))
-    return f'label="{node}\\n{said}", tooltip={quote(tooltip)}, style={rounded}, fillcolor="{fill}"'
+def _label(drawing: Drawing, node: Node) -> dict[str, str]:
+    """What stands in the node's box: its name, smaller below it its notes; the whole of them as a tooltip."""
+    notes = drawing.notes.get(node.at(None))
+    if not notes:
+        if drawing.circuit.graph.roles or drawing.notes:  # columns tell the roles, and the inputs name them
+            return {"label": f'"{node if node.kind == "input" else node.name}"'}
+        return {}
+    lines = "".join(f"<br/>{_markup(line)}" for line in notes)
+    small = f'<font point-size="{_number(drawing.sizes.small_font)}">{lines}</font>'
+    return {"label": f"<{node.name}{small}>", "tooltip": quote(_tooltip(drawing, node))}
+
+
+def _tooltip(drawing: Drawing, node: Node) -> str:
+    base, said = node.at(None), []
+    if label := drawing.content.labels.get(base):
+        said.append(label)
+    if base in drawing.strengths:
+        said += [f"{drawing.notes[base][0]} neurons", f"sum of |scores| {drawing.strengths[base]:.3g}"]
+    if node.kind == "head" and node.head < 0:
+        kept = (n.name for n in drawing.circuit.nodes if n.kind == "head" and n.layer == node.layer)
+        said.append(" ".join(kept))
+    return f"{node}: {', '.join(said)}"
 
 
 def _edges(drawing: Drawing) -> list[str]:
@@ -105,14 +139,26 @@ def _edge(drawing: Drawing, edge: Edge, score: float) -> str:
         "key": f'"{edge.receiver}"',
         "id": f'"{edge}"',
         "score": f'"{score!r}"',
-        "tooltip": f'"{edge} {score:.3g}"',
-        "color": f'"{stroke.colour}{round(255 * opacity):02x}"',
+        "tooltip": f'"{_explain(drawing, edge, score)}"',
+        "color": f'"{fade(stroke.colour, opacity)}"',
         "style": stroke.style,
         "penwidth": f"{drawing.widths.width(score):.2f}",
         **_shape(drawing, edge, score),
     }
     sender, receiver = ends(drawing.circuit.graph, edge)
-    return f'"{sender}" -> "{receiver}" [{", ".join(f"{k}={v}" for k, v in attributes.items())}];'
+    return f'"{sender}" -> "{receiver}" [{_listed(attributes)}];'
+
+
+def _explain(drawing: Drawing, edge: Edge, score: float) -> str:
+    """The edge, its score, its mark, and of how many edges it is made."""
+    parts = drawing.parts[edge]
+    made = f" of {len(parts)} edges" if len(parts) > 1 else ""
+    mark = f", {drawing.marks[edge]}" if edge in drawing.marks else ""
+    return f"{edge} {score:.3g}{made}{mark}"
+
+
+def _listed(attributes: dict[str, str]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in attributes.items())
 
 
 def _shape(drawing: Drawing, edge: Edge, score: float) -> dict[str, str]:

@@ -1,26 +1,81 @@
-"""What a node is called in a picture, and in the source of one, where names of nodes may have no dots."""
+"""What stands under a node's name: the label that the user gave it, or its role in a published circuit.
+
+A role is what a paper says that a head does, such as "name mover". It is taken from a published circuit of the same
+task in the same model: a model of the same shape has other heads.
+"""
 
 from __future__ import annotations
 
-from circuitfind.export.drawing import Drawing
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from circuitfind.circuit import Circuit, read_json
+from circuitfind.comparison import describe_shape
+from circuitfind.errors import UsageError
+from circuitfind.export.collapse import at_layer
+from circuitfind.export.subject import Collapse
 from circuitfind.graph import Graph, Node
-from circuitfind.neurons import by_node
+from circuitfind.known import all_known
+
+NEXT = re.compile(r",(?=\s*[^\s,=]+\s*=)")
+"""A comma before another NODE=; any other is part of a label."""
+OTHER_NAMES = {"gpt2-small": "gpt2", "openai-community/gpt2": "gpt2"}
+"""Of the models in which circuits were published."""
 
 
-def identifier(graph: Graph, node: Node) -> str:
-    """A name of letters and digits, another for each node; a role is given by its number.
+def published_roles(circuit: Circuit) -> dict[Node, str]:
+    """The role of each node in the published circuit of the same task and model; none where there is no such."""
+    task, model = circuit.task.get("name"), str(circuit.model.get("name"))
+    for known in all_known():
+        fits = known.task == task and known.model == OTHER_NAMES.get(model, model)
+        if fits and known.graph == circuit.graph.base:
+            return {node: role for role, nodes in known.nodes.items() for node in nodes}
+    return {}
 
-    >>> identifier(Graph(12, 12, roles=("S2", "END")), Node("head", 9, 6, "END"))
-    'a9h6r1'
+
+def read_labels(given: Iterable[str], graph: Graph, collapse: Collapse | None = None) -> dict[Node, str]:
+    """The labels in texts like ``a9.h9=Name mover, m0=early`` and in JSON files that have them; of two the last.
+
+    Raises UsageError for a node that the graph (or the picture, where layers are collapsed) does not have, for what is
+    neither a label nor a file, and for a file that holds anything else.
     """
-    name = node.name.replace(".", "")
-    return name if node.role is None else f"{name}r{graph.roles.index(node.role)}"
+    shown = (at_layer(node) if collapse == "layers" else node for node in graph.senders if node.kind != "input")
+    nodes, labels = {node.name: node for node in shown}, {}
+    for name, label in (pair for text in given for pair in _pairs(text)):
+        if name not in nodes:
+            raise UsageError(_unknown(name, nodes, graph, collapse))
+        labels[nodes[name]] = label
+    return labels
 
 
-def label_lines(drawing: Drawing) -> dict[Node, list[str]]:
-    """What stands in each node, line by line: where columns tell the roles, only the inputs name theirs."""
-    lines = {node: [str(node) if node.kind == "input" else node.name] for node in drawing.layout.boxes}
-    circuit = drawing.circuit
-    for node, kept in by_node(circuit.neurons or {}).items():
-        lines[node].append(f"{len(kept):,} of {circuit.all_neurons.width(node):,}")
-    return lines
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    """Nodes' names and their labels, as they are given."""
+    if "=" not in text:
+        yield from _read_file(text)
+        return
+    for part in NEXT.split(text):
+        name, _, label = part.partition("=")
+        yield name.strip(), label
+
+
+def _read_file(path: str) -> Iterator[tuple[str, str]]:
+    try:
+        data = read_json(Path(path).read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError, ValueError):
+        raise UsageError(
+            f"--labels '{path}' is no label and no file of labels. Give NODE=LABEL, such as \"a9.h9=Name mover\"."
+        ) from None
+    if not isinstance(data, dict) or not all(isinstance(label, str) for label in data.values()):
+        raise UsageError(f'--labels {path}: it must be a JSON object, such as {{"a9.h9": "Name mover"}}.')
+    yield from data.items()
+
+
+def _unknown(name: str, names: Iterable[str], graph: Graph, collapse: Collapse | None) -> str:
+    if collapse == "layers" and name in map(str, graph.senders):
+        layer = name.partition(".")[0]
+        return f"--labels names '{name}', which --collapse layers draws as a part of '{layer}'. Label '{layer}'."
+    nearest = difflib.get_close_matches(name.lower(), list(names), n=1, cutoff=0.5)
+    hint = f"Did you mean '{nearest[0]}'?" if nearest else "They are named like a0.h1 and m0."
+    return f"--labels names '{name}'; a model of {describe_shape(graph)} has no such head or MLP. {hint}"

@@ -14,10 +14,11 @@ from itertools import groupby
 
 from circuitfind.circuit import Circuit
 from circuitfind.errors import OutputError
-from circuitfind.export.drawing import Drawing, draw, ends
-from circuitfind.export.labels import identifier, label_lines
+from circuitfind.export.content import ends
+from circuitfind.export.drawing import Drawing, draw
 from circuitfind.export.legend import caption, entries
-from circuitfind.export.style import INK, STRIP, tint
+from circuitfind.export.naming import identifier, label_lines
+from circuitfind.export.style import Paint
 from circuitfind.export.subject import Look
 from circuitfind.graph import Edge, Node
 
@@ -27,26 +28,26 @@ MOST_LABELLED = 60  # of more edges the labels would hide the lines
 LIKE = {"&": "+", "<": "\u2039", ">": "\u203a"}
 PLAIN = " .,_@+-"
 SHAPES = {"head": '("{}")', "mlp": '["{}"]', "input": '["{}"]', "logits": '["{}"]'}
-CLASSES = {
-    "ends": f"fill:{INK},stroke:{INK},color:#ffffff",
-    "head": f"fill:#ffffff,stroke:{INK},color:#000000",
-    "mlp": f"fill:#f3e6c4,stroke:{INK},color:#000000",
-    "layer": f"fill:{STRIP},stroke:{STRIP},color:#000000",
-}
+CLASSES = {"head": "head", "mlp": "mlp", "input": "ends", "logits": "ends"}
 DASHES = {"solid": "", "dashed": ",stroke-dasharray:5 2", "dotted": ",stroke-dasharray:1 3"}
 
 
 def circuit_to_mermaid(circuit: Circuit, look: Look = Look()) -> str:  # noqa: B008 - frozen
     """The circuit as Mermaid text. Raises OutputError for one whose nodes alone are more than Mermaid reads."""
-    most = min(look.most_edges, MOST_EDGES, len(circuit.edges))
-    while len(text := _write(draw(circuit, replace(look, most_edges=most)))) > LONGEST:
-        if circuit.neurons is not None or most == 0:
+    most = max(1, min(look.most_edges, MOST_EDGES, len(circuit.edges)))
+    while len(text := _write(draw(circuit, _with_most(look, most, circuit)))) > LONGEST:
+        if circuit.neurons is not None or most == 1:
             raise OutputError(
                 f"Mermaid reads at most {LONGEST:,} characters; the {len(circuit.nodes):,} nodes of this circuit "
                 "take more.\nExport svg or pdf instead."
             )
-        most = int(0.95 * most * LONGEST / len(text))
+        most = max(1, int(0.95 * most * LONGEST / len(text)))
     return text
+
+
+def _with_most(look: Look, most: int, circuit: Circuit) -> Look:
+    """So many edges at most; of a circuit of neurons none are drawn."""
+    return look if circuit.neurons is not None else replace(look, most_edges=most)
 
 
 def escape(text: str) -> str:
@@ -95,8 +96,7 @@ def _nodes(drawing: Drawing) -> Iterator[str]:
 
 
 def _node(drawing: Drawing, node: Node, label: str) -> str:
-    kind = node.kind if node.kind in CLASSES else "ends"
-    return f"{identifier(drawing.circuit.graph, node)}{SHAPES[node.kind].format(label)}:::{kind}"
+    return f"{identifier(drawing.circuit.graph, node)}{SHAPES[node.kind].format(label)}:::{CLASSES[node.kind]}"
 
 
 def _edges(drawing: Drawing) -> Iterator[str]:
@@ -113,10 +113,13 @@ def _edges(drawing: Drawing) -> Iterator[str]:
 
 def _styles(drawing: Drawing) -> Iterator[str]:
     """Looks of the nodes, then of the edges, those that look alike together."""
-    yield from (f"classDef {name} {style}" for name, style in CLASSES.items())
-    for node, strength in drawing.strengths.items():
-        shade = tint(drawing.sizes.opacity, drawing.widths.share(strength))
-        yield f"style {identifier(drawing.circuit.graph, node)} fill:{shade}"
+    palette = drawing.palette
+    for name, paint in (("ends", palette.bar), ("head", palette.head), ("mlp", palette.mlp)):
+        yield f"classDef {name} {_paint(paint)}"
+    yield f"classDef layer fill:{palette.strip},stroke:{palette.strip},color:{palette.ink}"
+    for node in drawing.layout.boxes:
+        if (paint := drawing.paint(node)) != palette.paint(node.kind):
+            yield f"style {identifier(drawing.circuit.graph, node)} {_paint(paint)}"
     layers = [f"layer{band.layer}" for band in drawing.layout.bands]
     if layers:
         yield f"class {','.join([*layers, 'legend'])} layer"
@@ -126,18 +129,25 @@ def _styles(drawing: Drawing) -> Iterator[str]:
     yield from (f"linkStyle {','.join(map(str, numbers))} {pen}" for pen, numbers in alike.items())
 
 
+def _paint(paint: Paint) -> str:
+    dashes = "" if paint.border == "solid" else DASHES[paint.border]
+    return f"fill:{paint.fill},stroke:{paint.line},stroke-width:{paint.width:.1f}px,color:{paint.ink}{dashes}"
+
+
 def _pen(drawing: Drawing, edge: Edge, score: float) -> str:
     stroke, width = drawing.stroke(edge), drawing.widths.width(score)
     return f"stroke:{stroke.colour},stroke-width:{width:.1f}px{DASHES[stroke.style]}"
 
 
 def _legend(drawing: Drawing) -> Iterator[str]:
-    """Boxes whose borders are drawn as the edges are that they name."""
+    """Boxes whose borders are drawn as the edges are that they name, or which look as the nodes do."""
     shown = [entry for entry in entries(drawing) if not entry.negative]
     if shown:
         yield 'subgraph legend["lines"]'
         yield from (f'  legend{number}["{escape(entry.text)}"]' for number, entry in enumerate(shown))
         yield "end"
+    palette = drawing.palette
     for number, entry in enumerate(shown):
         pen = f"stroke:{entry.colour},stroke-width:{entry.width:.1f}px{DASHES[entry.style]}"
-        yield f"style legend{number} fill:#ffffff,color:#000000,{pen}"
+        looks = _paint(entry.paint) if entry.paint else f"fill:{palette.ground},color:{palette.ink},{pen}"
+        yield f"style legend{number} {looks}"

@@ -107,7 +107,7 @@ def _placed(circuit: Circuit) -> MultiDiGraph[str]:
     network = circuit_to_networkx(circuit)
     network.graph = {key: _NOT_XML.sub(" ", value) for key, value in network.graph.items()}
     nodes = _nodes(circuit)
-    boxes = lay_out(circuit.graph.base, nodes, ROOMY).boxes
+    boxes = lay_out(circuit.graph.base, nodes, ROOMY, {}).boxes
     for node in nodes:
         network.nodes[str(node)]["place"] = (round(boxes[node].x, 1), round(boxes[node].y, 1))
     return network

@@ -16,7 +16,7 @@ from circuitfind.export.dot import circuit_to_dot
 from circuitfind.export.facts import facts, names, title
 from circuitfind.export.picture import render
 from circuitfind.export.subject import Look
-from circuitfind.export.text import View, show
+from circuitfind.export.terminal import View, show
 
 MOST_EDGES = 500
 """Of more the strongest are drawn, and the caption says so."""

@@ -18,10 +18,11 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from circuitfind.errors import OutputError, UsageError, unknown
+from circuitfind.export.text import FONT
 
 PICTURE_FORMATS = ("pdf", "png", "svg")
-FONT = Path(__file__).parent / "fonts" / "SourceSansPro-Regular.ttf"
 SECONDS = 120  # far beyond the 2 s that the largest picture takes: a broken graphviz must not hang a run
+PNG_DPI = 192  # twice a monitor's, so that small letters are sharp in print and on slides
 _DATES = re.compile(rb"(/(?:Creation|Mod)Date \(D:)\d{14}")  # a PDF's; the same length in its place keeps it valid
 
 # What the Python process runs: DOT on stdin, the picture on stdout, one line on stderr if it cannot.
@@ -30,7 +31,7 @@ import sys
 try:
     import pygraphviz
     graph = pygraphviz.AGraph(string=sys.stdin.buffer.read().decode("utf-8"))
-    sys.stdout.buffer.write(graph.draw(format=sys.argv[1], prog=sys.argv[2]))
+    sys.stdout.buffer.write(graph.draw(format=sys.argv[1], prog=sys.argv[2], args=" ".join(sys.argv[3:])))
 except Exception as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
@@ -66,8 +67,9 @@ def render(dot: str, format: str) -> bytes:
 def _commands(format: str) -> list[list[str]]:
     """The ways to draw, best first."""
     dot = shutil.which("dot")
-    own = [sys.executable, "-P", "-c", _DRAW, format, "nop2"]
-    return [[dot, f"-T{format}"], own] if dot else [own]
+    resolution = [f"-Gdpi={PNG_DPI}"] if format == "png" else []
+    own = [sys.executable, "-P", "-c", _DRAW, format, "nop2", *resolution]
+    return [[dot, f"-T{format}", *resolution], own] if dot else [own]
 
 
 def _run(command: list[str], dot: str) -> tuple[bytes, str]:

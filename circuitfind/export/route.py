@@ -29,10 +29,13 @@ class Gap:
 
 @dataclass(frozen=True)
 class Obstacles:
-    """The boxes of one row, from left to right, all of one height; curves pass them within ``lane`` points."""
+    """The boxes of one row, from left to right, all of one height; curves pass them within ``lane`` points, and between
+    ``left`` and ``right``."""
 
     boxes: tuple[Box, ...]
     lane: float
+    left: float = -inf
+    right: float = inf
 
     @property
     def bottom(self) -> float:
@@ -56,9 +59,9 @@ class Obstacles:
         """The room next to ``box`` on the side where ``x`` is, at most a lane wide."""
         place = self.boxes.index(box)
         if x < box.x:
-            neighbour = self.boxes[place - 1].right if place else -inf
+            neighbour = self.boxes[place - 1].right if place else self.left
             return Gap(max(neighbour, box.left - self.lane), box.left)
-        neighbour = self.boxes[place + 1].left if place + 1 < len(self.boxes) else inf
+        neighbour = self.boxes[place + 1].left if place + 1 < len(self.boxes) else self.right
         return Gap(box.right, min(neighbour, box.right + self.lane))
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from circuitfind.circuit import Circuit
-from circuitfind.graph import Edge
+from circuitfind.errors import UsageError, unknown
+from circuitfind.export.highlight import Highlight
+from circuitfind.export.style import find_palette
+from circuitfind.graph import Node
 
 if TYPE_CHECKING:
     from circuitfind.export.html.data import Observations
@@ -17,13 +20,38 @@ if TYPE_CHECKING:
 MOST_EDGES = 2000
 """More than these on one page are a grey cloud: the strongest are drawn, and the caption says so."""
 
+Collapse = Literal["heads", "layers"]
+COLLAPSES: Mapping[str, Collapse] = {"heads": "heads", "layers": "layers"}
+
 
 @dataclass(frozen=True)
 class Look:
-    """How a picture is to look. ``marks``: edges that are drawn as one of ``style.MARKS``."""
+    """How a picture is to look. Raises UsageError for what it can't be.
+
+    ``style``: one of ``style.PALETTES``. ``collapse``: ``heads`` draws one edge between two nodes in place of one for
+    each of q, k and v; ``layers`` draws all heads of a layer as one node. ``labels``: what stands under a node's name
+    and colours it; it takes the place of the role that the node has in a published circuit, which is shown where
+    ``roles``. ``highlight``: another circuit, whose edges or nodes are marked.
+    """
 
     most_edges: int = MOST_EDGES
-    marks: Mapping[Edge, str] = field(default_factory=dict)
+    style: str = "paper"
+    collapse: Collapse | None = None
+    labels: Mapping[Node, str] = field(default_factory=dict)
+    roles: bool = True
+    highlight: Highlight | None = None
+
+    def __post_init__(self) -> None:
+        find_palette(self.style)
+        if self.most_edges < 1:
+            raise UsageError(f"--max-edges is {self.most_edges}; it must be 1 or more.")
+
+
+def find_collapse(name: str) -> Collapse:
+    """The way to collapse of that name. Raises UsageError, suggesting the nearest, if there is none."""
+    if name not in COLLAPSES:
+        raise UsageError(unknown("way to collapse", name, COLLAPSES, "ways to collapse"))
+    return COLLAPSES[name]
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,17 @@ from itertools import groupby
 from circuitfind.circuit import Circuit
 from circuitfind.errors import OutputError
 from circuitfind.export.drawing import Drawing, draw
-from circuitfind.export.labels import identifier, label_lines
 from circuitfind.export.latex import LETTER, escape
-from circuitfind.export.legend import FAINT, LINK, LINK_WIDTH, SAMPLE, Entry, caption, entries, legend_width
-from circuitfind.export.style import INK, STRIP, Stroke, tint
+from circuitfind.export.legend import LINK_WIDTH, SAMPLE, SAMPLE_HEIGHT, Placed, caption, surround
+from circuitfind.export.naming import identifier, label_lines
+from circuitfind.export.style import Paint, Stroke
 from circuitfind.export.subject import Look
 from circuitfind.graph import Edge, Node
 
+WHITE = "#ffffff"
+MARGIN = 6.0  # of a ground that is not white, in points
 WIDEST = 14_000
 """In points: TeX's lengths end at 16,383."""
-MLP = "#f3e6c4"
 LINES = {"solid": "solid", "dashed": "dash pattern=on 5bp off 2bp", "dotted": "dash pattern=on 1.5bp off 4bp"}
 """As they are in the other pictures, whatever a paper's TikZ makes of their names."""
 
@@ -46,7 +47,7 @@ def circuit_to_tikz(circuit: Circuit, look: Look = Look()) -> str:  # noqa: B008
             f"The picture is {width:,.0f} by {height:,.0f} points; in TeX lengths end at {WIDEST:,}.\n"
             "Export svg or pdf, or a circuit of fewer edges."
         )
-    parts = (_styles, _bands, _borders, _links, _edges, _nodes, _legend, _caption)
+    parts = (_styles, _ground, _bands, _borders, _links, _edges, _nodes, _legend, _caption)
     picture = "".join(f"  {line}\n" for part in parts for line in part(drawing))
     used = sorted(set(re.findall(r"circuit([0-9a-f]{6})", picture)))
     colours = "".join(f"  \\definecolor{{circuit{code}}}{{HTML}}{{{code.upper()}}}\n" for code in used)
@@ -61,31 +62,41 @@ def _styles(drawing: Drawing) -> Iterator[str]:
     """What can be changed for the whole picture: of the nodes, of each kind of edge, of the text around."""
     sizes = drawing.sizes
     box = f"minimum width={_number(sizes.node_width)}bp, minimum height={_number(sizes.node_height)}bp"
-    outline = f"draw={_colour(INK)}, line width=0.8bp, inner sep=0pt, outer sep=0pt, align=center"
-    ends = f"box, fill={_colour(INK)}, text=white"
+    text = f"inner sep=0pt, outer sep=0pt, align=center, {_font(sizes.font)}"
     yield r"\tikzset{"
-    yield f"  box/.style={{{box}, {outline}, {_font(sizes.font)}}},"
-    yield f"  input/.style={{{ends}}}, logits/.style={{{ends}}},"
-    yield f"  head/.style={{box, fill=white, rounded corners=4bp}}, mlp/.style={{box, fill={_colour(MLP)}}},"
+    yield f"  box/.style={{{box}, {text}}},"
+    for kind in ("input", "logits", "head", "mlp"):
+        paint = drawing.palette.paint(kind)
+        corners = ", rounded corners=4bp" if paint.rounded else ""
+        yield f"  {kind}/.style={{box, {_paint(paint)}{corners}}},"
     for stroke in sorted({drawing.stroke(edge) for edge in drawing.edges}, key=_style):
         yield f"  {_style(stroke)}/.style={{{_colour(stroke.colour)}, {LINES[stroke.style]}}},"
-    yield f"  note/.style={{inner sep=0pt, {_font(sizes.small_font)}}},"
+    yield f"  note/.style={{inner sep=0pt, text={_colour(drawing.palette.ink)}, {_font(sizes.small_font)}}},"
     yield "}"
+
+
+def _ground(drawing: Drawing) -> Iterator[str]:
+    """What lies behind all, where it is not white."""
+    if drawing.palette.ground != WHITE:
+        page = surround(drawing)
+        low, high = (page.left - MARGIN, page.bottom - MARGIN), (page.right + MARGIN, page.top + MARGIN)
+        yield rf"\fill[{_colour(drawing.palette.ground)}] {_point(*low)} rectangle {_point(*high)};"
 
 
 def _bands(drawing: Drawing) -> Iterator[str]:
     """The strips of the layers and their numbers."""
+    palette = drawing.palette
     for band in drawing.layout.bands:
         corner = _point(drawing.layout.width, band.top)
-        yield rf"\fill[{_colour(STRIP)}] {_point(0, band.bottom)} rectangle {corner};"
+        yield rf"\fill[{_colour(palette.strip)}] {_point(0, band.bottom)} rectangle {corner};"
         middle = (band.bottom + band.top) / 2
-        yield rf"\node[note, text={_colour(FAINT)}, anchor=west] at {_point(4, middle)} {{{band.layer}}};"
+        yield rf"\node[note, text={_colour(palette.faint)}, anchor=west] at {_point(4, middle)} {{{band.layer}}};"
 
 
 def _borders(drawing: Drawing) -> Iterator[str]:
     """Lines between the columns of one role and those of the next."""
     for x in drawing.layout.borders:
-        pen = f"{_colour(FAINT)}, line width=0.5bp, {LINES['dotted']}"
+        pen = f"{_colour(drawing.palette.faint)}, line width=0.5bp, {LINES['dotted']}"
         yield rf"\draw[{pen}] {_point(x, 0)} -- {_point(x, drawing.layout.height)};"
 
 
@@ -98,7 +109,8 @@ def _links(drawing: Drawing) -> Iterator[str]:
             across = [boxes[node] for node in nodes]
             y = across[0].bottom + across[0].height * place / (len(of_layer) + 1)
             left, right = min(box.x for box in across), max(box.x for box in across)
-            yield rf"\draw[{_colour(LINK)}, line width={LINK_WIDTH}bp] {_point(left, y)} -- {_point(right, y)};"
+            pen = f"{_colour(drawing.palette.link)}, line width={LINK_WIDTH}bp"
+            yield rf"\draw[{pen}] {_point(left, y)} -- {_point(right, y)};"
 
 
 def _edges(drawing: Drawing) -> Iterator[str]:
@@ -141,33 +153,46 @@ def _nodes(drawing: Drawing) -> Iterator[str]:
     for node in (node for row in drawing.layout.rows for node in row):
         box = drawing.layout.boxes[node]
         style = f"{node.kind}{_extra(drawing, node)}"
-        text = r"\\".join(escape(line) for line in labels[node])
+        name, *notes = map(escape, labels[node])
+        small = _font(drawing.sizes.small_font).removeprefix("font=")
+        text = name + "".join(rf"\\{{{small} {note}}}" for note in notes)
         yield rf"\node[{style}] ({identifier(graph, node)}) at {_point(box.x, box.y)} {{{text}}};"
 
 
 def _extra(drawing: Drawing, node: Node) -> str:
-    """What sets it apart from others of its kind: its width, and how much its neurons weigh."""
-    said = ""
-    if (width := drawing.layout.boxes[node].width) != drawing.sizes.node_width:
-        said = f", minimum width={_number(width)}bp"
-    if node in drawing.strengths:
-        shade = tint(drawing.sizes.opacity, drawing.widths.share(drawing.strengths[node]))
-        said += f", fill={_colour(shade)}, fill opacity={_opacity(shade):.2f}, text opacity=1"
-    return said
+    """What sets it apart from others of its kind: its size, its label or mark, and how much its neurons weigh."""
+    said, box, paint = "", drawing.layout.boxes[node], drawing.paint(node)
+    if box.width != drawing.sizes.node_width:
+        said = f", minimum width={_number(box.width)}bp"
+    if box.height != drawing.sizes.node_height:
+        said += f", minimum height={_number(box.height)}bp"
+    return said if paint == drawing.palette.paint(node.kind) else f"{said}, {_paint(paint)}"
+
+
+def _paint(paint: Paint) -> str:
+    """The look of a box."""
+    said = f"fill={_colour(paint.fill)}, text={_colour(paint.ink)}, draw={_colour(paint.line)}"
+    if (opacity := _opacity(paint.fill)) < 1:
+        said += f", fill opacity={opacity:.2f}, text opacity=1"
+    dashes = "" if paint.border == "solid" else f", {LINES[paint.border]}"
+    return f"{said}, line width={_number(paint.width)}bp{dashes}"
 
 
 def _legend(drawing: Drawing) -> Iterator[str]:
-    """Sample lines in a row under the input."""
+    """Samples of lines and boxes in rows under the input."""
     font = drawing.sizes.small_font
-    x, y = (drawing.layout.width - legend_width(drawing)) / 2 + 7, -2.2 * font
-    for entry in entries(drawing):
-        yield from _sample(entry, x, y)
-        text = escape(entry.text)
-        yield rf"\node[note, anchor=base west] at {_point(x + SAMPLE + 5, y - 0.3 * font)} {{{text}}};"
-        x += entry.length(font)
+    for placed in surround(drawing).legend:
+        yield from _sample(placed)
+        text = escape(placed.entry.text)
+        yield rf"\node[note, anchor=base west] at {_point(placed.text_x, placed.y - 0.34 * font)} {{{text}}};"
 
 
-def _sample(entry: Entry, x: float, y: float) -> Iterator[str]:
+def _sample(placed: Placed) -> Iterator[str]:
+    entry, x, y = placed.entry, placed.x, placed.y
+    if entry.paint:
+        half = SAMPLE_HEIGHT / 2
+        yield rf"\draw[{_paint(entry.paint)}] {_point(x + 4, y - half)} rectangle {_point(x + SAMPLE, y + half)};"
+        return
     pen = f"{_colour(entry.colour)}, {LINES[entry.style]}, line width={entry.width:.2f}bp"
     yield rf"\draw[{pen}, opacity={_opacity(entry.colour):.2f}] {_point(x, y)} -- {_point(x + SAMPLE, y)};"
     if entry.negative:
@@ -175,7 +200,8 @@ def _sample(entry: Entry, x: float, y: float) -> Iterator[str]:
 
 
 def _caption(drawing: Drawing) -> Iterator[str]:
-    middle, y = drawing.layout.width / 2, -3.6 * drawing.sizes.small_font
+    _, middle, first = surround(drawing).caption[0]
+    y = first + drawing.sizes.small_font / 2
     shape = f"text width={_number(drawing.layout.width)}bp, align=center, anchor=north"
     yield rf"\node[note, {shape}] at {_point(middle, y)} {{{escape(caption(drawing))}}};"
 

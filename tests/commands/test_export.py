@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import typer
@@ -12,8 +13,9 @@ from typer.testing import CliRunner
 from circuitfind.circuit import Circuit
 from circuitfind.commands.export import export
 from circuitfind.errors import CircuitError, OutputError, UsageError
-from circuitfind.export import circuit_to_dot
-from circuitfind.graph import Edge, Graph
+from circuitfind.export import Look, circuit_to_dot
+from circuitfind.export.highlight import Highlight
+from circuitfind.graph import Edge, Graph, Node
 
 CIRCUIT = Circuit(
     Graph(1, 1),
@@ -76,12 +78,29 @@ def test_a_file_is_replaced_only_with_force(folder):
         (["--out", "figure.jpeg"], UsageError, "No export format named 'jpeg'"),
         (["--format", "png", "--out", "-"], UsageError, "png is none"),
         (["--format", "dot", "--out", "/"], OutputError, "it is a folder"),
+        (["--style", "sceen"], UsageError, "No style named 'sceen'. Did you mean 'screen'"),
+        (["--style", ""], UsageError, "No style named ''"),
+        (["--collapse", "layer"], UsageError, "No way to collapse named 'layer'. Did you mean 'layers'"),
+        (["--max-edges", "0"], UsageError, "--max-edges is 0; it must be 1 or more"),
+        (["--max-edges", "-3"], UsageError, "--max-edges is -3"),
+        (["--labels", "a0.h1=x"], UsageError, "names 'a0.h1'.* Did you mean 'a0.h0'"),
+        (["--labels", "a0.h0"], UsageError, "no label and no file of labels"),
+        (["--highlight", "ioi"], CircuitError, "ioi is of 12 layers of 12 heads"),
+        (["--highlight", "nothing"], CircuitError, "No known circuit named 'nothing'"),
     ],
 )
 def test_bad_input_says_what_to_do_and_writes_nothing(arguments, error, says, folder):
     with pytest.raises(error, match=says):
         call(folder, *arguments)
     assert [file.name for file in folder.iterdir()] == ["circuit.json"]
+
+
+def test_the_options_are_the_look(folder):
+    options = ["--style", "screen", "--collapse", "layers", "--max-edges", "1", "--labels", "a0=One, two,m0=Three"]
+    look = Look(1, "screen", "layers", {Node("head", 0): "One, two", Node("mlp", 0): "Three"}, roles=False)
+    look = replace(look, highlight=Highlight.of(CIRCUIT, folder.name))
+    said = call(folder, "--format", "dot", "--out", "-", *options, "--no-roles", "--highlight", folder)
+    assert said == circuit_to_dot(CIRCUIT, look) != circuit_to_dot(CIRCUIT)
 
 
 def test_a_circuit_that_is_not_there_is_a_circuit_error(tmp_path):

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from circuitfind.circuit import Circuit
 from circuitfind.export import Look, circuit_to_dot
+from circuitfind.export.highlight import Highlight
 from circuitfind.export.style import reference
-from circuitfind.graph import Edge, Graph
+from circuitfind.graph import Edge, Graph, Node
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -35,6 +36,7 @@ SMALL = Circuit(
 )
 CASES = {
     "small": SMALL,
+    "dressed": SMALL,
     "empty": Circuit(Graph(2, 2), {}),
     "parallel": Circuit(Graph(2, 2, parallel=True), SMALL.edges),
     "positions": Circuit(
@@ -46,6 +48,14 @@ CASES = {
             Edge.parse("a1.h1->logits"): 2.0,
         },
     ),
+}
+LOOKS = {
+    "dressed": Look(
+        style="screen",
+        collapse="heads",
+        labels={Node("head", 0, 0): 'R&D "x" <b>', Node("head", 1, 1): "Name mover"},
+        highlight=Highlight.of(Circuit(Graph(2, 2), {Edge.parse("a0.h1->a1.h1<v>"): 1.0}), "another"),
+    )
 }
 
 
@@ -75,7 +85,7 @@ def node_x(dot: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_file_is_the_golden_one(name):
-    golden, dot = GOLDEN / f"{name}.dot", circuit_to_dot(CASES[name])
+    golden, dot = GOLDEN / f"{name}.dot", circuit_to_dot(CASES[name], LOOKS.get(name, Look()))
     if os.environ.get("REGENERATE"):
         golden.write_text(dot, encoding="utf-8")
     assert dot == golden.read_text(encoding="utf-8")

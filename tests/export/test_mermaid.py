@@ -14,8 +14,8 @@ from circuitfind.circuit import Circuit
 from circuitfind.errors import OutputError
 from circuitfind.export import Look
 from circuitfind.export.drawing import ends
-from circuitfind.export.labels import identifier
 from circuitfind.export.mermaid import LONGEST, MOST_EDGES, circuit_to_mermaid, escape
+from circuitfind.export.naming import identifier
 from circuitfind.graph import Edge, Graph
 from circuitfind.neurons import Neuron, edges_among
 

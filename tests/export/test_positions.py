@@ -10,8 +10,9 @@ import pytest
 
 from circuitfind.circuit import Circuit
 from circuitfind.export import circuit_to_dot, render
+from circuitfind.export.background import background
 from circuitfind.export.drawing import draw, ends
-from circuitfind.export.legend import background, entries
+from circuitfind.export.legend import entries
 from circuitfind.graph import Edge, Graph, Node
 
 ROLES = ("IO", "S1", "a-long-role-name", "END")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from circuitfind.export.text import View, show
+from circuitfind.export.terminal import View, show
 from circuitfind.export.textlayers import ASCII, Grid, layer_lines
 from circuitfind.graph import Graph
 
