@@ -17,22 +17,16 @@ from circuitfind.errors import UsageError
 from circuitfind.export.collapse import at_layer
 from circuitfind.export.subject import Collapse
 from circuitfind.graph import Graph, Node
-from circuitfind.known import all_known
+from circuitfind.known import published_for
 
 NEXT = re.compile(r",(?=\s*[^\s,=]+\s*=)")
 """A comma before another NODE=; any other is part of a label."""
-OTHER_NAMES = {"gpt2-small": "gpt2", "openai-community/gpt2": "gpt2"}
-"""Of the models in which circuits were published."""
 
 
 def published_roles(circuit: Circuit) -> dict[Node, str]:
     """The role of each node in the published circuit of the same task and model; none where there is no such."""
-    task, model = circuit.task.get("name"), str(circuit.model.get("name"))
-    for known in all_known():
-        fits = known.task == task and known.model == OTHER_NAMES.get(model, model)
-        if fits and known.graph == circuit.graph.base:
-            return {node: role for role, nodes in known.nodes.items() for node in nodes}
-    return {}
+    known = published_for(circuit)
+    return {} if known is None else {node: role for role, nodes in known.nodes.items() for node in nodes}
 
 
 def read_labels(given: Iterable[str], graph: Graph, collapse: Collapse | None = None) -> dict[Node, str]:

@@ -5,6 +5,6 @@ published.py     names and paths -> KnownCircuit
 compare.py       a circuit against a known one: which heads of which role it has, and how well its scores rank them
 """
 
-from circuitfind.known.published import KnownCircuit, all_known, choose_known, find_known, load_known
+from circuitfind.known.published import KnownCircuit, all_known, choose_known, find_known, load_known, published_for
 
-__all__ = ["KnownCircuit", "all_known", "choose_known", "find_known", "load_known"]
+__all__ = ["KnownCircuit", "all_known", "choose_known", "find_known", "load_known", "published_for"]

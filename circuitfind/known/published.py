@@ -27,6 +27,8 @@ KINDS: Mapping[Level, tuple[Literal["head", "mlp"], ...]] = {
     "edges": ("head", "mlp"),
 }
 """Which nodes a known circuit of each level speaks of."""
+OTHER_NAMES = {"gpt2-small": "gpt2", "openai-community/gpt2": "gpt2"}
+"""Of the models in which circuits were published."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,15 @@ def find_known(name: str, folder: Path | None = None) -> KnownCircuit:
     if Path(name).exists():
         return load_known(Path(name))
     raise CircuitError(unknown("known circuit", name, known) + " Or give a circuit.json.")
+
+
+def published_for(circuit: Circuit) -> KnownCircuit | None:
+    """The published circuit of the same task in the same model, if there is one: a model of its shape alone has other
+    heads."""
+    task, model = circuit.task.get("name"), str(circuit.model.get("name"))
+    named = OTHER_NAMES.get(model, model)
+    fitting = (k for k in all_known() if (k.task, k.model, k.graph) == (task, named, circuit.graph.base))
+    return next(fitting, None)
 
 
 def choose_known(circuit: Circuit, known: Collection[KnownCircuit]) -> KnownCircuit:

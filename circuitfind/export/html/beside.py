@@ -6,23 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from circuitfind.circuit import Circuit
-from circuitfind.errors import CircuitError
 from circuitfind.export.html.folder import RunFolder
 from circuitfind.graph import Edge, Node
-from circuitfind.known import KnownCircuit, all_known, choose_known
+from circuitfind.known import KnownCircuit
 
 MOST_MISSING = 200
 """So many edges of each kind are named."""
-
-
-def known_of(circuit: Circuit) -> KnownCircuit | None:
-    """The published circuit of the same task in the same model, if there is one."""
-    flat, model = flatten(circuit), str(circuit.model.get("name")).rpartition("/")[2]
-    try:
-        known = choose_known(flat, all_known())
-    except CircuitError:
-        return None
-    return known if known.model == model else None
 
 
 def flatten(circuit: Circuit) -> Circuit:

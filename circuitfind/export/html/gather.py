@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from circuitfind.circuit import Circuit
-from circuitfind.export.html.beside import compare, known_of, roles_of
+from circuitfind.export.html.beside import compare, roles_of
 from circuitfind.export.html.data import Neurons, Observations, Page, Pattern, Prompt
 from circuitfind.export.html.folder import RunFolder, pick
 from circuitfind.export.subject import Subject
 from circuitfind.graph import Edge, Node
-from circuitfind.known import KnownCircuit
+from circuitfind.known import KnownCircuit, published_for
 from circuitfind.neurons import by_node
 
 MOST_NEURONS = 5000
@@ -34,7 +34,7 @@ def gather(subject: Subject) -> Page:
     """What the page of the subject shows. Raises CircuitError for a known circuit of another shape."""
     circuit, folder = subject.circuit, RunFolder.of(subject.circuit, subject.folder)
     edges = strongest(circuit, subject.look.most_edges)
-    known = known_of(circuit) if subject.known is None else subject.known
+    known = published_for(circuit) if subject.known is None else subject.known
     nodes = _nodes(circuit, edges, known)
     observed, dropped = fit_budget(subject.observations, nodes, edges)
     prompts, n_prompts = _prompts(circuit, folder, observed)
