@@ -16,7 +16,10 @@ IN_TWO_OTHERS = "pythia-sequential"
 """A family that is two others in one: its norms, biases and rotation are pythia's, its blocks gpt2's."""
 LONG = ("test_acdc", "test_exact", "test_grouped", "test_neurons", "test_nodes", "test_ownmetric", "test_positions")
 """Modules that take so long that of the other families, too, the fast tier leaves out pythia."""
-LONGEST = ("test_screened", "test_candidates", "test_grouped_kv", "test_decisions")
+LONGEST = (
+    *("test_screened", "test_candidates", "test_grouped_kv", "test_decisions"),
+    *("test_run_neurons", "test_benchmarks"),
+)
 """Modules for the slow tier alone: whole runs of what they test are in the fast one."""
 
 

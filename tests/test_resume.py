@@ -91,7 +91,7 @@ def test_a_run_cut_off_again_and_again_ends_with_the_same_bytes(seed: int, whole
 def test_a_run_cut_off_after_its_search_tests_nothing_again(
     step: str, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from circuitfind import pipeline, runfolder
+    from circuitfind import pipeline, runfolder, writing
 
     def kill(*_: object) -> None:
         raise Killed
@@ -103,7 +103,7 @@ def test_a_run_cut_off_after_its_search_tests_nothing_again(
                 runfolder, "write", lambda f, name, x: kill() if name == "report.md" else original(f, name, x)
             )
         else:
-            patch.setattr(pipeline, step, kill)
+            patch.setattr(writing if step == "write_run" else pipeline, step, kill)
         with pytest.raises(Killed):
             find(Path("run"))
     n_tests = read_state(Path("run")).n_tests

@@ -30,7 +30,7 @@ def test_a_circuit_becomes_a_folder_beside_it_and_its_export_is_the_file(theirs,
     code, out, err = run(capsys, "import", theirs, "--model", "two")
     assert (code, err) == (0, "") and out == f"{tmp_path / 'theirs'}: a circuit of 8 of 46 edges\n"
     code, out, err = run(capsys, "export", tmp_path / "theirs", "--format", "eap-ig-json")
-    assert code == 0 and err.startswith("not in circuit.eap-ig.json: what the circuit was found with")
+    assert code == 0 and err.startswith("circuit.eap-ig.json: not in the file: what the circuit was found with")
     assert (tmp_path / "theirs" / "circuit.eap-ig.json").read_bytes() == THEIRS.read_bytes()
     assert (tmp_path / "theirs" / "circuit.json").exists()
     code, _, err = run(capsys, "import", theirs)
@@ -61,6 +61,16 @@ def test_bad_input_says_what_to_do(arguments, says, theirs, capsys, tmp_path, mo
     code, out, err = run(capsys, "import", theirs, *arguments)
     assert code == 2 and out == "" and says in err and len(err.splitlines()) <= 2
     assert [path.name for path in tmp_path.iterdir()] == ["theirs.json"]
+
+
+def test_a_run_writes_files_for_other_tools_and_one_that_can_not_be_written_does_not_lose_it(capsys, tmp_path):
+    asked = ["run", "ioi", "--model", "tiny", "--prompts", "2", "--method", "eap", "--edges", "30", "-q"]
+    code, _, _ = run(capsys, *asked, "--format", "eap-ig-json", "--out", tmp_path / "edges")
+    assert code == 0 and (tmp_path / "edges" / "circuit.eap-ig.json").is_file()
+    code, _, err = run(capsys, *asked, "--positions", "--format", "eap-ig-json", "--out", tmp_path / "roles")
+    assert code == 0 and "circuit.eap-ig.json is left out" in err
+    found = {path.name for path in (tmp_path / "roles").iterdir()}
+    assert "circuit.json" in found and "circuit.eap-ig.json" not in found
 
 
 def test_a_folder_is_no_file_to_import(capsys, tmp_path):
