@@ -37,9 +37,9 @@ def observe_origin(plan: ViewPlan, progress: Progress) -> Observations:
 
 
 def find_curve(plan: ViewPlan, ready: Ready, notes: Noted) -> Curve | None:
-    """Faithfulness at every size, where the run left scores of all edges and positions are not told apart."""
+    """Faithfulness at every size, where the run left scores of all edges."""
     file, circuit = plan.origin.scores, plan.origin.circuit
-    if file is None or circuit.neurons is not None or circuit.graph.roles:
+    if file is None or circuit.neurons is not None:
         return None
     scores = torch.from_numpy(read_scores(file, circuit.graph))
     metric = "logit-diff" if all(ready.batch.wrong_answers) else "kl"

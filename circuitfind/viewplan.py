@@ -8,8 +8,8 @@ from pathlib import Path
 from circuitfind.errors import OutputError, UsageError
 from circuitfind.export.html.folder import MOST_PROMPTS, RunFolder
 from circuitfind.export.html.page import MADE_BY
-from circuitfind.origin import Origin, find_origin
-from circuitfind.preflight import CHOICES, Plan, RunOptions, make_plan
+from circuitfind.origin import Origin, evaluation_options, find_origin
+from circuitfind.preflight import Plan, RunOptions, make_plan
 from circuitfind.progress import Progress
 from circuitfind.runfolder import check_free
 
@@ -61,22 +61,10 @@ def folder_of(circuit: Path) -> Path:
 
 def run_options(options: ViewOptions, origin: Origin, folder: Path) -> RunOptions:
     """A run on the circuit's own prompts, the first of them, of which the model and the prompts are loaded."""
-    own, circuit = origin.options, origin.circuit
-    task = options.task or (own.task if origin.task is not None else str(origin.prompts))
-    return replace(
-        own,
-        task=task,
-        method="acdc",
-        threshold=None,
-        metric=own.metric if own.metric in CHOICES["metric"] else None,
-        level="edge" if circuit.neurons is None else "neuron",
-        positions=bool(circuit.graph.roles),
-        n_prompts=None if own.n_prompts is None else min(own.n_prompts, max(MOST_PROMPTS, options.n_pairs)),
-        out=folder,
-        force=True,
-        formats=(),
-        device=options.device,
-    )
+    asked = evaluation_options(origin)
+    most = None if asked.n_prompts is None else min(asked.n_prompts, max(MOST_PROMPTS, options.n_pairs))
+    level = "edge" if origin.circuit.neurons is None else "neuron"
+    return replace(asked, level=level, n_prompts=most, out=folder, force=True, device=options.device)
 
 
 def page_path(circuit: Path, out: Path | None) -> Path:
