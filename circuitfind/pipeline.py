@@ -334,15 +334,16 @@ def fit_memory(work: Workload, options: RunOptions) -> Workload:
 
 def workload(plan: Plan, options: RunOptions, batch: Batch) -> Workload:
     """What the memory that the run needs depends on."""
+    of_scores = CATALOGUE[options.method or ""].scores
     return Workload(
         shape=Shape.of(read_config(plan.model_folder)),
         stored=stored_weights(plan.model_folder),
         itemsize=DTYPES[options.dtype].itemsize,
         n_prompts=batch.n_prompts,
         n_pos=batch.n_pos,
-        batch_size=options.batch_size or default_batch_size(batch.n_prompts, options.device),
+        batch_size=options.batch_size or default_batch_size(batch.n_prompts, options.device, of_scores),
         n_threads=torch.get_num_threads() if options.device == "cpu" else 1,
-        of_scores=CATALOGUE[options.method or ""].scores,
+        of_scores=of_scores,
         has_candidates=options.candidates is not None,
         of_logits=bool(batch.metrics),
         learns_constants=options.ablation == "optimal",

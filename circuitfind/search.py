@@ -164,11 +164,14 @@ class _Path:
         return change
 
 
-def default_batch_size(n_prompts: int, device: str) -> int:
-    """Prompts a block: on a CPU few, so that there are blocks for the threads to share; on a GPU many."""
+def default_batch_size(n_prompts: int, device: str, of_scores: bool = False) -> int:
+    """Prompts a block: on a CPU few, so that there are blocks for the threads to share; on a GPU many.
+
+    ``of_scores``: of a method that scores all edges at once, whose blocks hold several runs and every sender's change.
+    """
     if device != "cpu":
         return 256
-    return 8 if n_prompts >= 16 else 4
+    return 8 if n_prompts >= 16 and not of_scores else 4
 
 
 def mean_over_prompts(values: Float[Tensor, "test prompt"]) -> list[float]:
