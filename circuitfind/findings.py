@@ -35,8 +35,9 @@ from circuitfind.neurons import edges_among
 from circuitfind.optimal import Learned, constants_file
 from circuitfind.preflight import RunOptions
 from circuitfind.prompts import PromptPair, Task
+from circuitfind.record import RUN_FILE
 from circuitfind.report import Evidence, report
-from circuitfind.runfolder import CONSTANTS_FILE, RUN_FILE, json_file
+from circuitfind.runfolder import CONSTANTS_FILE, json_file
 from circuitfind.scoresfile import (
     neuron_prompt_scores_file,
     neuron_scores_file,

@@ -6,7 +6,6 @@ model and the task, whose prompts are made again from their number and seed.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SEARCH
 from circuitfind.methods.options import spell_candidates
 from circuitfind.preflight import CHOICES, RunOptions
 from circuitfind.prompts import Task
-from circuitfind.runfolder import RUN_FILE
+from circuitfind.record import read_record
 from circuitfind.taskfiles import load_task
 
 PROMPTS_FILE = "prompts.jsonl"
@@ -58,17 +57,6 @@ def find_origin(path: Path, model: str | None = None, task: str | None = None) -
         raise CircuitError(f"{path} is of the task '{options.task}', which is not here. Name its file with --task.")
     options = replace(options, model=named, task=task or (str(prompts) if found is None else options.task))
     return Origin(circuit, options, found, prompts, files[SCORES_FILE])
-
-
-def read_record(folder: Path, circuit: Circuit) -> dict[str, Any]:
-    """run.json beside a circuit that is that run's; else nothing."""
-    file = folder / RUN_FILE
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    is_its = isinstance(record, dict) and record.get("model_sha256") == circuit.model.get("sha256")
-    return record if is_its and isinstance(record.get("command"), dict) else {}
 
 
 def options_of(circuit: Circuit, record: dict[str, Any]) -> RunOptions:

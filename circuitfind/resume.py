@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from circuitfind.checkpoint import State, check_same, read_state
 from circuitfind.errors import CircuitfindError, OutputError
 from circuitfind.methods.options import spell_candidates
-from circuitfind.runfolder import RUN_FILE, STATE_FILE
+from circuitfind.record import RUN_FILE
+from circuitfind.runfolder import STATE_FILE
 
 if TYPE_CHECKING:
     from circuitfind.preflight import RunOptions

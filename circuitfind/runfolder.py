@@ -14,8 +14,8 @@ from typing import Any
 
 from circuitfind.errors import OutputError
 from circuitfind.export import FORMATS
+from circuitfind.record import RUN_FILE
 
-RUN_FILE = "run.json"
 STATE_FILE = "search.safetensors"
 """What a search has decided so far (``checkpoint.py``); a folder that holds it holds an unfinished run."""
 CONSTANTS_FILE = "constants.safetensors"

@@ -30,9 +30,10 @@ from circuitfind.methods.scored import Scored
 from circuitfind.pipeline import TakenOver, find_circuit, make_keeper, make_ready, settle
 from circuitfind.preflight import Plan, RunOptions
 from circuitfind.progress import Progress, Silent
+from circuitfind.record import RUN_FILE
 from circuitfind.report import markdown_table, options_line, show
 from circuitfind.resume import identity
-from circuitfind.runfolder import RUN_FILE, claim, json_file, write_run
+from circuitfind.runfolder import claim, json_file, write_run
 from circuitfind.sittings import Clock, Noted
 from circuitfind.sweepplan import PLURAL, WHOLE, Size, SweepPlan, folder_name, make_sweep_plan
 from circuitfind.writing import write_findings

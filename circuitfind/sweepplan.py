@@ -14,7 +14,8 @@ from circuitfind.methods.neuron_options import refuse_sweep
 from circuitfind.methods.options import SIZES
 from circuitfind.preflight import Plan, RunOptions, check_numbers, make_plan, short_name
 from circuitfind.progress import Progress
-from circuitfind.runfolder import RUN_FILE, STATE_FILE
+from circuitfind.record import RUN_FILE
+from circuitfind.runfolder import STATE_FILE
 
 EXAMPLES = {
     "threshold": "--threshold 0.1,0.05,0.02",

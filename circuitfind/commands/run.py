@@ -335,7 +335,7 @@ def result_json(circuit: Circuit, folder: Path, warnings: Sequence[str], found: 
 def print_finished(folder: Path, as_json: bool) -> None:
     """What there is of a run that was to be resumed and had nothing left to do."""
     from circuitfind.circuit import Circuit
-    from circuitfind.runfolder import RUN_FILE
+    from circuitfind.record import RUN_FILE
 
     typer.echo(f"The run in {folder} is finished: there is nothing to resume.", err=True)
     if as_json:

@@ -19,7 +19,8 @@ from circuitfind.evaluation.reference import SCORES_FILE, edges_of
 from circuitfind.exchange.edges import ScoredEdges, kept_edges
 from circuitfind.exchange.readers import read_circuit
 from circuitfind.graph import Graph
-from circuitfind.runfolder import RUN_FILE, json_file
+from circuitfind.record import RUN_FILE
+from circuitfind.runfolder import json_file
 from circuitfind.size import Selection
 
 

@@ -19,6 +19,7 @@ from circuitfind.circuit import Circuit
 from circuitfind.errors import CircuitfindError
 from circuitfind.export.html.data import Prompt, Sureness
 from circuitfind.prompts import PromptPair
+from circuitfind.record import read_record
 
 MOST_PROMPTS = 64
 """So many prompts of more are shown, and run."""
@@ -37,8 +38,6 @@ class RunFolder:
     @staticmethod
     def of(circuit: Circuit, folder: Path | None) -> RunFolder:
         """What lies in ``folder``, if it is the run's that found the circuit."""
-        from circuitfind.origin import read_record  # it imports all formats
-
         record = {} if folder is None else read_record(folder, circuit)
         beside = () if folder is None else (folder / "evaluation", *sorted(folder.glob("*-evaluation")))
         return RunFolder(circuit, folder if record else None, record, beside)
