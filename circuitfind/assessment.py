@@ -27,13 +27,14 @@ from circuitfind.evaluation.curve import Curve, measure_curve
 from circuitfind.evaluation.hypotheses import run_tests
 from circuitfind.evaluation.minimality import measure_minimality
 from circuitfind.evaluation.options import HypothesisOptions, KnockOuts, LeaveOneOut, RandomCircuits
-from circuitfind.evaluation.performance import Evaluation, evaluate
+from circuitfind.evaluation.performance import Evaluation
 from circuitfind.evaluation.randoms import measure_against_random
 from circuitfind.evaluation.reference import agree_with_circuit, read_scores
 from circuitfind.evaluation.spread import measure_spread
 from circuitfind.evaluation.trials import Kept, Trials
 from circuitfind.export.curvechart import draw_curve
 from circuitfind.findings import Ready, kept_of, task_block
+from circuitfind.judged import evaluate_kept
 from circuitfind.patching import ABLATIONS, find_ablation
 from circuitfind.pipeline import make_ready
 from circuitfind.progress import Progress
@@ -96,10 +97,8 @@ def assess(plan: AssessmentPlan, progress: Progress) -> Assessment:
     ready = make_ready(plan.run, notes, clock)
     circuit = plan.origin.circuit
     check(circuit, ready, notes)
-    kept = kept_of(circuit)
-    ablation, size = find_ablation(ready.options.ablation), ready.work.batch_size
     notes.stage("evaluating the circuit")
-    evaluation = evaluate(ready.model.transformer, ready.batch, kept, ablation, size)
+    evaluation = evaluate_kept(circuit, ready)
     metric = plan.options.metric or ("kl" if evaluation.faithfulness("logit-diff") is None else "logit-diff")
     notes.warn_if(task_warning(evaluation.full))
     sections = [on_its_prompts(evaluation, metric)]
@@ -107,8 +106,8 @@ def assess(plan: AssessmentPlan, progress: Progress) -> Assessment:
         if part in ON_OTHER_RUNS:
             notes.stage(TITLES[part].lower())
             with clock.time(part):
-                sections += ON_OTHER_RUNS[part](plan, ready, kept, metric, notes)
-    by_trials, curve = on_trials(plan, ready, kept, metric, notes, clock)
+                sections += ON_OTHER_RUNS[part](plan, ready, metric, notes)
+    by_trials, curve = on_trials(plan, ready, metric, notes, clock)
     sections += by_trials
     pictures = {} if curve is None else draw_pictures(curve, circuit, ready)
     return Assessment(
@@ -155,19 +154,21 @@ def _row(name: str, evaluation: Evaluation, metric: str) -> tuple[str, ...]:
     return (name, *shown, f"{circuit.mean('accuracy'):.0%}", f"{evaluation.full.mean('accuracy'):.0%}")
 
 
-def under_ablations(plan: AssessmentPlan, ready: Ready, kept: Kept, metric: str, notes: Noted) -> list[Section]:
+def under_ablations(plan: AssessmentPlan, ready: Ready, metric: str, notes: Noted) -> list[Section]:
     """The same circuit where removed edges carry something else: how much the verdict depends on that choice."""
     rows: list[tuple[str, ...]] = [HEAD]
-    values, size = {}, ready.work.batch_size
+    values = {}
     for ablation in plan.options.ablations or ABLATIONS:
-        now = with_constants(ready, ablation, notes, Clock())
-        evaluation = evaluate(ready.model.transformer, now.batch, kept, find_ablation(ablation), size)
+        if ablation == "optimal" and plan.origin.circuit.neurons is not None:
+            notes.warn("optimal ablation is left out: its constants are of what nodes write, not of their neurons.")
+            continue
+        evaluation = evaluate_kept(plan.origin.circuit, with_constants(ready, ablation, notes, Clock()))
         values[ablation] = evaluation.to_dict()
         rows.append(_row(ablation, evaluation, metric))
     return [Section("ablations", TITLES["ablations"], values, rows=tuple(rows))]
 
 
-def on_other_prompts(plan: AssessmentPlan, ready: Ready, kept: Kept, metric: str, notes: Noted) -> list[Section]:
+def on_other_prompts(plan: AssessmentPlan, ready: Ready, metric: str, notes: Noted) -> list[Section]:
     """The circuit on prompts that it was not found on: others of the task, and those of other tasks."""
     rows: list[tuple[str, ...]] = [HEAD]
     own, values = plan.origin.task, {}
@@ -186,8 +187,7 @@ def on_other_prompts(plan: AssessmentPlan, ready: Ready, kept: Kept, metric: str
             notes.warn(f"{name} is left out: {error}")
             continue
         now = with_constants(elsewhere, ready.options.ablation, notes, Clock())
-        ablation = find_ablation(ready.options.ablation)
-        evaluation = evaluate(ready.model.transformer, now.batch, kept, ablation, ready.work.batch_size)
+        evaluation = evaluate_kept(plan.origin.circuit, now)
         values[name] = {"n_prompts": len(pairs), **evaluation.to_dict()}
         rows.append(_row(f"{name}, {len(pairs)} prompts", evaluation, metric))
     return [Section("held_out", TITLES["held-out"], values, rows=tuple(rows))] if values else []
@@ -207,11 +207,16 @@ def on_prompts(ready: Ready, pairs: Sequence[PromptPair]) -> Ready:
     return elsewhere
 
 
-def against_reference(plan: AssessmentPlan, ready: Ready, kept: Kept, metric: str, notes: Noted) -> list[Section]:
+def against_reference(plan: AssessmentPlan, ready: Ready, metric: str, notes: Noted) -> list[Section]:
     """What the circuit shares with another, and how well its scores tell that one's edges."""
     if plan.options.reference is None:
         return []
     circuit, scores = plan.origin.circuit, plan.origin.scores
+    if circuit.neurons is not None:
+        notes.warn(
+            "the reference is left out: a circuit of neurons keeps no single edges. circuitfind diff compares two."
+        )
+        return []
     known = None if scores is None else read_scores(scores, circuit.graph)
     values = agree_with_circuit(circuit, Circuit.load(plan.options.reference), known).to_dict()
     lines = tuple(_agreement_line(what, values[what]) for what in ("edges", "nodes") if values[what] is not None)
@@ -225,7 +230,7 @@ def _agreement_line(what: str, values: Mapping[str, Any]) -> str:
     return f"{what.capitalize()}: {values['common']:,} of {values['reference']:,} found; {said}."
 
 
-Judge = Callable[[AssessmentPlan, Ready, Kept, str, Noted], list[Section]]
+Judge = Callable[[AssessmentPlan, Ready, str, Noted], list[Section]]
 ON_OTHER_RUNS: Mapping[str, Judge] = {
     "ablations": under_ablations,
     "held-out": on_other_prompts,
@@ -244,12 +249,16 @@ TITLES = {
 
 
 def on_trials(
-    plan: AssessmentPlan, ready: Ready, kept: Kept, metric: str, notes: Noted, clock: Clock
+    plan: AssessmentPlan, ready: Ready, metric: str, notes: Noted, clock: Clock
 ) -> tuple[list[Section], Curve | None]:
     """The judgements that take many runs of nearly the same circuit."""
     parts = [part for part in plan.parts if part not in ON_OTHER_RUNS]
     if not parts:
         return [], None
+    if plan.origin.circuit.neurons is not None:
+        notes.warn(f"{', '.join(parts)}: not for circuits of neurons. Left out.")
+        return [], None
+    kept = kept_of(plan.origin.circuit)
     sections: list[Section] = []
     curve = None
     with Threads(ready.model.transformer.device) as threads:
@@ -320,7 +329,7 @@ def make_files(assessment: Assessment) -> dict[str, str | bytes]:
 def page(assessment: Assessment) -> str:
     """report.md."""
     circuit = assessment.circuit
-    sections = [f"# How good is it? {circuit.task.get('name')} in {assessment.model}: {len(circuit.edges):,} edges"]
+    sections = [f"# How good is it? {circuit.task.get('name')} in {assessment.model}: {circuit.size}"]
     sections += [f"> **Warning:** {warning}" for warning in assessment.warnings]
     for section in assessment.sections:
         sections.append(f"## {section.title}")

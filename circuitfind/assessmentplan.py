@@ -8,7 +8,7 @@ from pathlib import Path
 
 from circuitfind.circuit import Circuit
 from circuitfind.errors import UsageError, unknown
-from circuitfind.origin import Origin, evaluation_options, find_origin, refuse_neurons
+from circuitfind.origin import Origin, evaluation_options, find_origin
 from circuitfind.ownmetric import METRICS
 from circuitfind.preflight import CHOICES, Plan, make_plan
 from circuitfind.progress import Progress
@@ -65,7 +65,6 @@ def make_assessment_plan(options: EvaluateOptions, progress: Progress) -> Assess
     check_words(options)
     check_numbers(options)
     origin = find_origin(options.circuit, options.model, options.task)
-    refuse_neurons(origin.circuit, options.circuit)
     if options.reference is not None:
         Circuit.load(options.reference)
     for name in options.also:

@@ -13,10 +13,11 @@ from circuitfind.circuit import Circuit
 from circuitfind.comparison import Comparison, check_same_graph, compare
 from circuitfind.errors import CircuitfindError
 from circuitfind.evaluation.performance import Evaluation
-from circuitfind.findings import Ready, kept_of, make_circuit, task_block
+from circuitfind.findings import Ready, make_circuit, task_block
 from circuitfind.gate import Finding, Status, Tolerances, Verdict, at_least, falls_by, rises_by, stays
-from circuitfind.origin import Origin, evaluation_options, find_origin, refuse_neurons, search_options
-from circuitfind.pipeline import evaluate_circuit, find_circuit, make_keeper, make_plan, make_ready
+from circuitfind.judged import evaluate_kept
+from circuitfind.origin import Origin, evaluation_options, find_origin, search_options
+from circuitfind.pipeline import find_circuit, make_keeper, make_plan, make_ready
 from circuitfind.preflight import Plan, RunOptions
 from circuitfind.progress import Progress, Silent
 from circuitfind.report import task_warning
@@ -49,15 +50,15 @@ def check(path: Path, options: CheckOptions, progress: Progress | None = None) -
 
 def _check(path: Path, options: CheckOptions, progress: Progress) -> Verdict:
     origin = find_origin(path, options.model, options.task)
-    refuse_neurons(origin.circuit, path)
     tolerances = Tolerances().with_values(origin.circuit.tolerances).with_values(options.tolerances)
     notes, clock = Noted(progress), Clock()
     with tempfile.TemporaryDirectory(prefix="circuitfind-") as folder:
         plan = make_plan(what_to_run(origin, options, Path(folder)), notes)
         ready = make_ready(plan, notes, clock)
         check_same_graph(origin.circuit.graph, ready.model.name, ready.graph)
-        kept = kept_of(origin.circuit)
-        evaluation = evaluate_circuit(ready, ready.options, kept, notes, clock, None)
+        notes.stage("evaluating the circuit")
+        with clock.time("evaluation"):
+            evaluation = evaluate_kept(origin.circuit, ready)
         if gone := task_warning(evaluation.full):
             return Verdict(path, "drifted", reason=f"the task is gone, not the circuit: {gone}")
         findings = judge(origin.circuit, evaluation, tolerances)
@@ -107,7 +108,7 @@ def judge_discovery(comparison: Comparison, tolerances: Tolerances) -> tuple[Fin
     share = 1 - len(missing) / len(before) if before else 1.0
     note = f"missing: {', '.join(map(str, missing))}" if missing else ""
     return (
-        at_least("edges", comparison.edges.jaccard, tolerances.jaccard),
+        at_least(comparison.noun, comparison.kept.jaccard, tolerances.jaccard),
         at_least("heads", share, tolerances.heads, note),
     )
 
@@ -119,7 +120,7 @@ def describe(comparison: Comparison) -> tuple[str, ...]:
         if edges:
             shown = ", ".join(f"{edge} ({score:+.3g})" for edge, score in list(edges.items())[:NAMED])
             more = f" and {len(edges) - NAMED:,} more" if len(edges) > NAMED else ""
-            lines.append(f"{len(edges):,} edges {title}, the largest first: {shown}{more}")
+            lines.append(f"{len(edges):,} {comparison.noun} {title}, the largest first: {shown}{more}")
     return tuple(lines)
 
 

@@ -6,7 +6,7 @@ not in their layers, heads and blocks. Scores are comparable where the same meth
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,11 +14,15 @@ from typing import Any
 from circuitfind.circuit import Circuit
 from circuitfind.errors import CircuitError, UsageError
 from circuitfind.graph import Edge, Graph, Node
+from circuitfind.neurons import Neuron
 
 CHANGED = 0.1
 """By which share of the larger of two scores they must differ to count as changed."""
-ROLES = ("q", "k", "v", "mlp", "logits")
-"""What an edge leads into."""
+ROLES = ("q", "k", "v", "head", "mlp", "logits")
+"""What an edge leads into, and what a neuron is of."""
+
+Part = Edge | Neuron
+"""What a circuit keeps: edges, or at neuron level neurons."""
 
 
 @dataclass(frozen=True)
@@ -69,28 +73,37 @@ class Comparison:
     after: Circuit
     tolerance: float = CHANGED
 
+    @property
+    def noun(self) -> str:
+        """What is compared."""
+        return "edges" if self.before.neurons is None else "neurons"
+
     @cached_property
-    def edges(self) -> Overlap:
-        return overlap(self.before.edges, self.after.edges)
+    def kept(self) -> Overlap:
+        """Of the edges, or at neuron level of the neurons."""
+        return overlap(*map(parts_of, (self.before, self.after)))
 
     @cached_property
     def nodes(self) -> Overlap:
         return overlap(self.before.nodes, self.after.nodes)
 
     @cached_property
-    def lost(self) -> Mapping[Edge, float]:
+    def lost(self) -> Mapping[Part, float]:
         """Edges that are no longer there with the score that they had, the largest first."""
-        return _largest_first({e: x for e, x in self.before.edges.items() if e not in self.after.edges})
+        now = parts_of(self.after)
+        return _largest_first({part: score for part, score in parts_of(self.before).items() if part not in now})
 
     @cached_property
-    def gained(self) -> Mapping[Edge, float]:
+    def gained(self) -> Mapping[Part, float]:
         """New edges with their score, the largest first."""
-        return _largest_first({e: x for e, x in self.after.edges.items() if e not in self.before.edges})
+        once = parts_of(self.before)
+        return _largest_first({part: score for part, score in parts_of(self.after).items() if part not in once})
 
     @cached_property
-    def changed(self) -> Mapping[Edge, tuple[float, float]]:
+    def changed(self) -> Mapping[Part, tuple[float, float]]:
         """Edges of both whose score has changed, before and after; the largest change first."""
-        pairs = {e: (x, self.after.edges[e]) for e, x in self.before.edges.items() if e in self.after.edges}
+        now = parts_of(self.after)
+        pairs = {part: (score, now[part]) for part, score in parts_of(self.before).items() if part in now}
         changed = {e: (x, y) for e, (x, y) in pairs.items() if abs(x - y) > self.tolerance * max(abs(x), abs(y))}
         return dict(sorted(changed.items(), key=lambda item: -abs(item[1][0] - item[1][1])))
 
@@ -108,18 +121,18 @@ class Comparison:
         return not self.lost and not self.gained
 
     def by_layer(self) -> dict[str, Overlap]:
-        """The edges into each layer and into the logits, those alone that either circuit has some of."""
+        """The edges into each layer and into the logits, or each layer's neurons: where either circuit has some."""
         names = [*map(str, range(self.before.graph.n_layers)), "logits"]
-        return self._by(names, lambda edge: "logits" if edge.receiver.node.layer < 0 else str(edge.receiver.node.layer))
+        return self._by(names, lambda part: "logits" if _node(part).layer < 0 else str(_node(part).layer))
 
     def by_role(self) -> dict[str, Overlap]:
-        """The edges by what they lead into: q, k or v inputs of heads, MLPs, the logits."""
-        return self._by(ROLES, lambda edge: edge.receiver.slot or edge.receiver.node.kind)
+        """The edges by what they lead into: q, k, v inputs of heads, MLPs, the logits. Neurons by what they are of."""
+        return self._by(ROLES, lambda part: (part.receiver.slot if isinstance(part, Edge) else "") or _node(part).kind)
 
-    def _by(self, names: Collection[str], name: Any) -> dict[str, Overlap]:
+    def _by(self, names: Collection[str], name: Callable[[Part], str]) -> dict[str, Overlap]:
         parts = {}
         for wanted in names:
-            sides = ([edge for edge in c.edges if name(edge) == wanted] for c in (self.before, self.after))
+            sides = ([part for part in parts_of(c) if name(part) == wanted] for c in (self.before, self.after))
             part = overlap(*sides)
             if part.n_before or part.n_after:
                 parts[wanted] = part
@@ -131,7 +144,7 @@ class Comparison:
             "before": _identity(self.before),
             "after": _identity(self.after),
             "tolerance": self.tolerance,
-            "edges": self.edges.to_dict(),
+            self.noun: self.kept.to_dict(),
             "nodes": self.nodes.to_dict(),
             "lost": {str(edge): score for edge, score in self.lost.items()},
             "gained": {str(edge): score for edge, score in self.gained.items()},
@@ -144,15 +157,24 @@ class Comparison:
 
 
 def compare(before: Circuit, after: Circuit, tolerance: float = CHANGED) -> Comparison:
-    """The comparison. Raises CircuitError for neurons and for models of different shapes, UsageError for a tolerance
-    below 0 or not below 1."""
+    """The comparison. Raises CircuitError for models of different shapes and for one of neurons beside one of edges,
+    UsageError for a tolerance below 0 or not below 1."""
     if not 0 <= tolerance < 1:
         raise UsageError(f"--tolerance is {tolerance}; give it a share, 0 or more and below 1, such as {CHANGED}.")
-    for circuit in (before, after):
-        if circuit.neurons is not None:
-            raise CircuitError("A circuit of neurons keeps no single edges. Compare circuits of edges or nodes.")
+    if (before.neurons is None) != (after.neurons is None):
+        raise CircuitError("One circuit is of neurons, the other of edges. Compare circuits of one kind.")
     check_same_graph(before.graph, "the other circuit", after.graph)
     return Comparison(before, after, tolerance)
+
+
+def parts_of(circuit: Circuit) -> Mapping[Part, float]:
+    """What the circuit keeps, with scores."""
+    return dict(circuit.edges.items()) if circuit.neurons is None else dict(circuit.neurons.items())
+
+
+def _node(part: Part) -> Node:
+    """The node that an edge leads into, or that a neuron is of."""
+    return part.receiver.node if isinstance(part, Edge) else part.node
 
 
 def check_same_graph(graph: Graph, what: str, other: Graph) -> None:
@@ -179,9 +201,10 @@ def _identity(circuit: Circuit) -> dict[str, Any]:
         "task": circuit.task.get("name"),
         "method": circuit.method.get("name"),
         "n_edges": len(circuit.edges),
+        **({} if circuit.neurons is None else {"n_neurons": len(circuit.neurons)}),
     }
 
 
-def _largest_first(edges: Mapping[Edge, float]) -> dict[Edge, float]:
+def _largest_first(parts: Mapping[Part, float]) -> dict[Part, float]:
     """By |score|; of equal ones the first in graph order first."""
-    return dict(sorted(edges.items(), key=lambda item: -abs(item[1])))
+    return dict(sorted(parts.items(), key=lambda item: -abs(item[1])))

@@ -84,7 +84,7 @@ class Finding:
     @property
     def line(self) -> str:
         """In a few words."""
-        sign = ">=" if self.name in ("edges", "heads") else "within"
+        sign = ">=" if self.name in ("edges", "neurons", "heads") else "within"
         shown = f"{self.name}: {_show(self.stored)} stored, {_show(self.now)} now ({sign} {self.tolerance:g})"
         return f"{shown}; {self.note}" if self.note else shown
 

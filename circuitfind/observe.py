@@ -16,6 +16,7 @@ from circuitfind.export.html.data import Observations, Pattern, Prediction, Prom
 from circuitfind.export.html.folder import MOST_PROMPTS, to_prompt
 from circuitfind.findings import Ready, kept_of
 from circuitfind.graph import Node
+from circuitfind.judged import kept_neurons
 from circuitfind.logiteffect import read_writes
 from circuitfind.models.load import HubTokenizer
 from circuitfind.neuron_runs import NeuronRunner
@@ -87,9 +88,7 @@ def opener(model: Transformer, circuit: Circuit, ready: Ready) -> Callable[[Batc
             baseline = prepare(model, block, ablation)
             return baseline.final, run_patched(baseline, edges), corrupted
         runner = NeuronRunner(model, block, ablation)
-        kept = torch.zeros(len(runner.neurons), dtype=torch.bool)
-        kept[[runner.neurons.place(neuron) for neuron in circuit.neurons]] = True
-        return runner.final, runner.run(kept.to(model.device)), corrupted
+        return runner.final, runner.run(kept_neurons(circuit, runner.neurons).to(model.device)), corrupted
 
     return run
 

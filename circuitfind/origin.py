@@ -79,13 +79,8 @@ def options_of(circuit: Circuit, record: dict[str, Any]) -> RunOptions:
 
 def evaluation_options(origin: Origin) -> RunOptions:
     """A run with the circuit's model, prompts and ablation that finds nothing: its threshold means nothing."""
-    return replace(origin.options, method=DEFAULT_SEARCH, threshold=1.0, objective="match")
-
-
-def refuse_neurons(circuit: Circuit, path: Path) -> None:
-    """Raises CircuitError for a circuit of neurons, all of whose edges are kept."""
-    if circuit.neurons is not None:
-        raise CircuitError(f"{path} is a circuit of neurons; circuits of edges or nodes alone can be judged anew.")
+    level = "edge" if origin.circuit.neurons is None else "neuron"
+    return replace(origin.options, method=DEFAULT_SEARCH, threshold=1.0, objective="match", level=level)
 
 
 def search_options(origin: Origin) -> RunOptions:

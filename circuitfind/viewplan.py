@@ -63,8 +63,7 @@ def run_options(options: ViewOptions, origin: Origin, folder: Path) -> RunOption
     """A run on the circuit's own prompts, the first of them, of which the model and the prompts are loaded."""
     asked = evaluation_options(origin)
     most = None if asked.n_prompts is None else min(asked.n_prompts, max(MOST_PROMPTS, options.n_pairs))
-    level = "edge" if origin.circuit.neurons is None else "neuron"
-    return replace(asked, level=level, n_prompts=most, out=folder, force=True, device=options.device)
+    return replace(asked, n_prompts=most, out=folder, force=True, device=options.device)
 
 
 def page_path(circuit: Path, out: Path | None) -> Path:

@@ -31,8 +31,8 @@ def test_edges_and_nodes_are_gained_lost_and_changed() -> None:
     assert {str(edge): scores for edge, scores in found.changed.items()} == {"m0->logits": (2.0, 2.5)}
     assert list(map(str, found.gained_nodes)) == ["a1.h0"]
     assert found.lost_nodes == ()
-    assert (found.edges.n_common, found.edges.jaccard) == (2, 0.5)
-    assert (found.edges.precision, found.edges.recall) == (2 / 3, 2 / 3)
+    assert (found.kept.n_common, found.kept.jaccard) == (2, 0.5)
+    assert (found.kept.precision, found.kept.recall) == (2 / 3, 2 / 3)
 
 
 def test_every_edge_stands_in_one_layer_and_in_one_role() -> None:
@@ -57,9 +57,9 @@ def test_what_is_lost_one_way_is_gained_the_other(one: dict[Edge, float], other:
         compare(Circuit(GRAPH, other), Circuit(GRAPH, one)),
     )
     assert there.lost == back.gained
-    assert there.edges.jaccard == back.edges.jaccard
+    assert there.kept.jaccard == back.kept.jaccard
     assert {edge: scores[::-1] for edge, scores in there.changed.items()} == dict(back.changed)
-    assert there.edges.n_common + len(there.lost) == len(one)
+    assert there.kept.n_common + len(there.lost) == len(one)
     assert sum(part.n_before for part in there.by_layer().values()) == len(one)
     assert sum(part.n_after for part in there.by_role().values()) == len(other)
 
@@ -68,13 +68,13 @@ def test_what_is_lost_one_way_is_gained_the_other(one: dict[Edge, float], other:
 def test_a_circuit_is_the_same_as_itself(scores: dict[Edge, float]) -> None:
     found = compare(Circuit(GRAPH, scores), Circuit(GRAPH, scores), tolerance=0.0)
     assert found.is_same
-    assert found.edges.jaccard == 1.0
+    assert found.kept.jaccard == 1.0
     assert not found.changed
 
 
 def test_of_an_empty_circuit_there_is_no_precision() -> None:
     found = compare(circuit(head=1.0), circuit())
-    assert (found.edges.precision, found.edges.recall, found.edges.jaccard) == (None, 0.0, 0.0)
+    assert (found.kept.precision, found.kept.recall, found.kept.jaccard) == (None, 0.0, 0.0)
 
 
 def test_circuits_of_other_shapes_and_tolerances_out_of_range_are_refused() -> None:

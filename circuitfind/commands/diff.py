@@ -77,7 +77,7 @@ def draw(comparison: Comparison, path: Path, force: bool) -> None:
 
 def holds(comparison: Comparison, min_jaccard: float | None) -> bool:
     """Whether the second circuit still is the first, or shares enough of its edges."""
-    return comparison.is_same if min_jaccard is None else comparison.edges.jaccard >= min_jaccard
+    return comparison.is_same if min_jaccard is None else comparison.kept.jaccard >= min_jaccard
 
 
 def lines_of(comparison: Comparison) -> Iterator[str]:
@@ -85,7 +85,8 @@ def lines_of(comparison: Comparison) -> Iterator[str]:
     yield f"before: {name_of(comparison.before)}"
     yield f"after:  {name_of(comparison.after)}"
     yield ""
-    yield f"edges: {shared(comparison.edges)}; {len(comparison.changed):,} of those in both have another score"
+    n_changed = f"{len(comparison.changed):,} of those in both have another score"
+    yield f"{comparison.noun}: {shared(comparison.kept)}; {n_changed}"
     yield f"nodes: {shared(comparison.nodes)}"
     yield from _edges("lost", {e: f"{x:+.4g}" for e, x in comparison.lost.items()})
     yield from _edges("gained", {e: f"{x:+.4g}" for e, x in comparison.gained.items()})
@@ -94,14 +95,15 @@ def lines_of(comparison: Comparison) -> Iterator[str]:
         if nodes:
             yield f"\n{title}: " + ", ".join(map(str, nodes))
     if not comparison.is_same:
-        yield from _table("into layer", comparison.by_layer())
-        yield from _table("into", comparison.by_role())
+        of = "into" if comparison.noun == "edges" else "of"
+        yield from _table(f"{of} layer", comparison.by_layer())
+        yield from _table(of, comparison.by_role())
 
 
 def name_of(circuit: Circuit) -> str:
     """A circuit in one line."""
     names = [str(block["name"]) for block in (circuit.task, circuit.model, circuit.method) if block.get("name")]
-    return f"{', '.join(names)}: {len(circuit.edges):,} edges"
+    return f"{', '.join(names)}: {circuit.size}"
 
 
 def shared(overlap: Overlap) -> str:

@@ -117,7 +117,7 @@ def print_summary(assessment: Assessment, folder: Path) -> None:
     """One screen: a line or a small table for each judgement."""
     circuit = assessment.circuit
     names = [str(circuit.task.get("name")), assessment.model, str(circuit.method.get("name"))]
-    typer.echo(f"{', '.join(names)}: {len(circuit.edges):,} edges")
+    typer.echo(f"{', '.join(names)}: {circuit.size}")
     for section in assessment.sections:
         typer.echo(f"{section.title}:")
         if section.rows:

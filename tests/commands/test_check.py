@@ -144,12 +144,24 @@ def test_what_was_found_in_a_special_way_is_found_again_and_judged_alone(
     assert (code, alone["findings"]) == (0, verdict["findings"][:3])
 
 
-def test_a_circuit_of_neurons_could_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_circuit_of_neurons_is_found_again_and_drifts_where_it_was_altered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     neurons = ["--level", "neuron", "--method", "eap", "--neurons", "20", "--prompts", "2", "--out", str(tmp_path)]
     assert call(["run", "ioi", "--model", "tiny", "--format", "dot", "-q", *neurons], debug=False) == 0
-    code, (verdict,) = checked(capsys, str(tmp_path))
-    assert (code, verdict["status"]) == (2, "could not run")
-    assert "is a circuit of neurons" in verdict["reason"]
+    exact = ("--tolerance", "jaccard=1,heads=1,kl=0,faithfulness=0")
+    code, (verdict,) = checked(capsys, str(tmp_path), *exact)
+    assert (code, verdict["diff"]["neurons"]["jaccard"]) == (0, 1.0)
+
+    def fewer(kept: dict[str, float]) -> dict[str, float]:
+        return dict(list(kept.items())[:12])
+
+    altered(tmp_path / "circuit.json", tmp_path / "circuit.json", neurons=fewer)
+    code, (verdict,) = checked(capsys, str(tmp_path), *exact)
+    found = {finding["name"]: finding for finding in verdict["findings"]}
+    assert (code, found["neurons"]["now"]) == (1, 12 / 20)
+    assert not found["kl"]["holds"]
+    assert "8 neurons gained" in verdict["details"][0]
 
 
 def test_an_empty_circuit_and_one_of_another_shape_have_their_verdicts(

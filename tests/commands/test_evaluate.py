@@ -75,6 +75,20 @@ def test_other_prompts_are_none_of_its_own_and_as_many_as_asked_for(whole: Path)
     assert len({each["circuit"]["kl"] for each in held_out.values()}) == 2
 
 
+def test_a_circuit_of_neurons_is_judged_as_its_run_judged_it_and_in_no_way_that_is_for_edges(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    neurons = ["--level", "neuron", "--method", "eap", "--neurons", "20", "--prompts", "3", "--out", str(tmp_path)]
+    assert call(["run", "ioi", "--model", "tiny", "--format", "dot", "-q", *neurons], debug=False) == 0
+    assert call(["evaluate", str(tmp_path), "--held-out", "2", "-q"], debug=False) == 0
+    said, stored = document(tmp_path / "evaluation"), json.loads((tmp_path / "circuit.json").read_text())["metrics"]
+    assert said["faithfulness"]["circuit"] == stored["circuit"] == said["ablations"]["corrupted"]["circuit"]
+    assert set(said["ablations"]) == {"corrupted", "zero", "mean", "mean-positional"}
+    assert [each["n_prompts"] for each in said["held_out"].values()] == [2, 2]
+    assert any("completeness, minimality" in warning for warning in said["warnings"])
+    assert "curve" not in said and "20 neurons" in capsys.readouterr().out
+
+
 def test_only_the_parts_asked_for_are_run_and_the_summary_has_them(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
