@@ -10,6 +10,7 @@ from circuitfind.circuit import Circuit
 from circuitfind.comparison import compare
 from circuitfind.errors import CircuitError, UsageError
 from circuitfind.graph import Edge, Graph
+from circuitfind.neurons import Neuron
 
 GRAPH = Graph(2, 2)
 EDGES = [*GRAPH.edges()]
@@ -19,6 +20,27 @@ SCORES = st.dictionaries(st.sampled_from(EDGES), st.floats(-5, 5), max_size=20)
 def circuit(**scores: float) -> Circuit:
     names = {"input_m0": "input->m0", "m0_logits": "m0->logits", "head": "input->a0.h1<q>", "late": "a0.h1->a1.h0<k>"}
     return Circuit(GRAPH, {Edge.parse(names[name]): score for name, score in scores.items()})
+
+
+def test_neurons_are_compared_by_layer_and_by_what_they_are_of() -> None:
+    model = {"n_layers": 2, "n_heads": 2, "parallel_attn_mlp": False, "d_head": 4, "d_mlp": 8}
+
+    def of(**scores: float) -> Circuit:
+        names = {"head": "a0.h1.d2", "mlp": "m1.n3", "late": "a1.h0.d0"}
+        return Circuit(GRAPH, {}, model, neurons={Neuron.parse(names[name]): x for name, x in scores.items()})
+
+    found = compare(of(head=1.0, mlp=2.0), of(head=1.5, late=0.1))
+    assert ({str(n): x for n, x in found.lost.items()}, found.noun) == ({"m1.n3": 2.0}, "neurons")
+    assert {str(n): x for n, x in found.gained.items()} == {"a1.h0.d0": 0.1}
+    assert {str(n): x for n, x in found.changed.items()} == {"a0.h1.d2": (1.0, 1.5)}
+    assert {name: part.n_common for name, part in found.by_layer().items()} == {"0": 1, "1": 0}
+    assert {name: (part.n_before, part.n_after) for name, part in found.by_role().items()} == {
+        "head": (1, 2),
+        "mlp": (1, 0),
+    }
+    assert found.to_dict()["neurons"]["jaccard"] == 1 / 3
+    with pytest.raises(CircuitError, match="One circuit is of neurons, the other of edges"):
+        compare(of(head=1.0), circuit(head=1.0))
 
 
 def test_edges_and_nodes_are_gained_lost_and_changed() -> None:

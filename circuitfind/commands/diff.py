@@ -39,7 +39,10 @@ def diff(
     dot: Annotated[
         Path | None,
         typer.Option(
-            "--dot", metavar="FILE", help="Draw both in one picture: dot, svg, png or pdf.", show_default=False
+            "--dot",
+            metavar="FILE",
+            help="Draw both in one picture: svg, png, pdf, dot, tex, mmd.",
+            show_default=False,
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a picture that is there.")] = False,

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from circuitfind.comparison import Comparison
-from circuitfind.errors import OutputError
+from circuitfind.errors import OutputError, UsageError
 from circuitfind.export.dot import circuit_to_dot
-from circuitfind.export.formats import FORMATS, Format, find_format
+from circuitfind.export.formats import DRAWN, FORMATS, Format, find_format, format_of
 from circuitfind.export.highlight import EARLIER, Highlight
 from circuitfind.export.picture import render
 from circuitfind.export.subject import Look, Subject
@@ -35,11 +35,15 @@ def export_subject(subject: Subject, format: str, path: Path) -> None:
 
 
 def export_comparison(comparison: Comparison, path: Path) -> None:
-    """Writes both circuits in one picture, in the format that ``path`` ends in; what was there is replaced.
+    """Writes both circuits in one picture, in the format that ``path`` ends in, one of DRAWN; what was there is
+    replaced.
 
     An edge has the score that it has now, one that was lost the score that it had. Raises as ``export_subject`` does.
     """
-    format = find_format(path.suffix.removeprefix(".").lower())
+    name = format_of(path.name) or path.suffix.removeprefix(".").lower()
+    format = find_format(name)
+    if name not in DRAWN:
+        raise UsageError(f"{path} would be {name}, which shows one circuit alone. Name one of {', '.join(DRAWN)}.")
     look = Look(highlight=Highlight.of(comparison.before, words=EARLIER))
     _write(path, format.write(Subject(comparison.after, look)))
 

@@ -93,6 +93,10 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 )
 
 
+DRAWN = ("dot", *PICTURE_FORMATS, "tikz", "mermaid")
+"""Those that show what a look says: styles, labels, another circuit beside the first."""
+
+
 def find_format(name: str) -> Format:
     """The format of that name. Raises UsageError, suggesting the nearest, if there is none."""
     if name not in FORMATS:

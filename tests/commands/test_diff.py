@@ -77,6 +77,7 @@ def test_both_are_drawn_in_one_picture(pair: tuple[str, str], tmp_path: Path) ->
         (("--fail", "--min-jaccard", "2"), "--min-jaccard is 2.0"),
         (("--tolerance", "-1"), "--tolerance is -1.0"),
         (("--dot", "both.gif"), "No export format named 'gif'"),
+        (("--dot", "both.html"), "both.html would be html, which shows one circuit alone"),
     ],
 )
 def test_a_bad_option_is_one_message(
