@@ -4,7 +4,7 @@ A receiver reads ``base + sum over senders of share * excess``: base is what it 
 sender's excess what it writes in this very run beyond its ablated output. So the gradient of the objective with respect
 to a share is <gradient at what the receiver reads, excess of the sender>, and that with respect to an excess the sum of
 share times gradient over the receivers that read it. All of it is written out by hand, a stage at a time, as in
-``gradients.py``, whose notes on the norm hold here too; but no two receivers read the same stream.
+``backward.py`` (what ``gradients.py`` says of the norm holds here too); but no two receivers read the same stream.
 
 What keeps it small: only the positions that ablation changes are computed, side by side for a whole block of prompts
 (``rerun.Rows``); a sender that no receiver looks at is not computed; a receiver's gradient takes the place of what it
