@@ -178,7 +178,10 @@ def run(
         bool, typer.Option("--force", help="Replace the run in a folder; other files in it stay.")
     ] = False,
     format: Annotated[
-        str, typer.Option(help="Beside circuit.dot: svg, png, pdf, html (a page), or any other of export; several with commas.")
+        str,
+        typer.Option(
+            help="Beside circuit.dot: svg, png, pdf, html (a page), or any other of export; several with commas."
+        ),
     ] = "svg",
     resume: Annotated[
         bool,
