@@ -145,7 +145,8 @@ def _weights(work: Workload) -> int:
 def _search(work: Workload) -> int:
     """The runs of all prompts; and on each thread a block that is opened, or, later, its tests."""
     n_together = min(work.n_threads, len(_blocks(work)))
-    return _runs(work) + max(n_together * _opening(work) + _yardstick(work), n_together * _tests(work))
+    opening, tests = n_together * _opening(work) + _yardstick(work), n_together * _tests(work) + _packed(work)
+    return _runs(work) + max(opening, tests)
 
 
 def _scoring(work: Workload) -> int:
@@ -197,6 +198,11 @@ def _opening(work: Workload) -> int:
 def _yardstick(work: Workload) -> int:
     """The unembedding about its mean, and once more in another norm (``partition.py``): gone before any test."""
     return 2 * work.shape.d_model * work.shape.d_vocab * work.itemsize
+
+
+def _packed(work: Workload) -> int:
+    """The unembedding once more, in order for products of few rows (``packed.py``)."""
+    return work.shape.d_model * work.shape.d_vocab * work.itemsize if work.itemsize == ITEMSIZES["float32"] else 0
 
 
 def _tests(work: Workload) -> int:

@@ -15,12 +15,14 @@ and the norm is that of the columns' covariance, in which none is much longer th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
+from circuitfind.packed import can_pack, pack, product
 from circuitfind.threads import Each, one_by_one
 from circuitfind.transformer import Transformer
 
@@ -38,6 +40,19 @@ LIKELIEST = 256
 """How many tokens at the start stand for their own columns in the first-order term."""
 WORTH = 0.5
 """A plane must have less than this many dimensions a test to be used."""
+
+
+def pack_unembedding(model: Transformer) -> Transformer:
+    """The model with a copy of its unembedding that makes log Z of few rows twice as fast, for as long as a search
+    lasts; the model itself where there is nothing to gain. Bits differ from those without the copy."""
+    if not can_pack(model.W_U):
+        return model
+    return replace(model, packed_U=tuple(_pack(model, tokens) for tokens in slices(model)))
+
+
+def _pack(model: Transformer, tokens: slice) -> Tensor:
+    """A slice of the unembedding in order for ``_products``, made up to whole vectors by columns of zeros."""
+    return pack(functional.pad(model.W_U[:, tokens], (0, (tokens.start - tokens.stop) % VECTOR)), TOGETHER)
 
 
 def log_partition(
@@ -86,6 +101,8 @@ def _products(model: Transformer, rows: Float[Tensor, "row d_model"], tokens: sl
     """Products of rows with a slice of the unembedding, then zeros: they are made up to whole vectors, as a rest would
     go through other instructions, to other bits."""
     n_tokens, whole = tokens.stop - tokens.start, torch.cat((rows, rows[-1:].expand(-len(rows) % ROWS, -1)))
+    if model.packed_U is not None:
+        return product(whole, model.packed_U[tokens.start // VOCAB_SLICE])[: len(rows)]
     products = rows.new_empty(len(whole), n_tokens + -n_tokens % VECTOR)
     torch.mm(whole, model.W_U[:, tokens], out=products[:, :n_tokens])
     products[:, n_tokens:] = 0

@@ -19,7 +19,7 @@ from circuitfind.batch import Batch
 from circuitfind.errors import ModelError
 from circuitfind.graph import Node, Receiver
 from circuitfind.metrics import ENCLOSED, MetricName, make_objective
-from circuitfind.partition import make_yardstick
+from circuitfind.partition import make_yardstick, pack_unembedding
 from circuitfind.patching import AblationName, Baseline, at_end, prepare, trace
 from circuitfind.reduced import prepare_reduced
 from circuitfind.rerun import ROWS, Rerun
@@ -253,7 +253,8 @@ class Search:
         self._blocks = threads.map(open_block, split(batch, batch_size))
         yardstick = make_yardstick(model) if metric in ENCLOSED else None
         full = torch.cat([block.full for block in self._blocks])
-        self._objective = make_objective(metric, model, batch, full, match, yardstick, threads.map)
+        packed = pack_unembedding(model)
+        self._objective = make_objective(metric, packed, batch, full, match, yardstick, threads.map)
         self._look()
 
     @property

@@ -76,7 +76,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Transformer:
-    """The whole model, for prompts of up to as many positions as its rotary tables (or W_pos) have rows."""
+    """The whole model, for prompts of up to as many positions as its rotary tables (or W_pos) have rows.
+
+    ``packed_U``: while a search runs, slices of W_U once more, in order for products of few rows (``partition.py``).
+    """
 
     architecture: Architecture
     W_E: Float[Tensor, "d_vocab d_model"]
@@ -88,6 +91,7 @@ class Transformer:
     final_bias: Float[Tensor, " d_model"]
     W_U: Float[Tensor, "d_model d_vocab"]
     b_U: Float[Tensor, " d_vocab"] | None
+    packed_U: tuple[Tensor, ...] | None = None
 
     @property
     def dtype(self) -> torch.dtype:

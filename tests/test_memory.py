@@ -39,9 +39,10 @@ WORK = Workload(GPT2, Stored(500_000_000, 125_000_000), 4, n_prompts=32, n_pos=2
 def test_a_run_needs_its_weights_twice_and_a_stream_for_every_node() -> None:
     # one layer, one head, d_model 10, d_mlp 40, 2 prompts made up to 4 of 5 tokens in float32: a stream is 4 x 5 x 10 x
     # 4 = 800 bytes; 3 senders, 10 for the layer, half of 5 receivers: 15 streams; 64 tests of 3 senders' streams in
-    # flight, with their MLP (twice 64 x 4 x 5 x 40 numbers) and logits (twice 64 x 4 x 7); weights 2 x 1000
+    # flight, with their MLP (twice 64 x 4 x 5 x 40 numbers) and logits (twice 64 x 4 x 7), and 10 x 7 weights of the
+    # unembedding once more; weights 2 x 1000
     work = Workload(Shape(1, 1, 10, 40, 7), Stored(1000, 250), 4, n_prompts=2, n_pos=5, batch_size=8, n_threads=2)
-    tests = 64 * 3 * 800 + 2 * 64 * 4 * 5 * 40 * 4 + 2 * 64 * 4 * 7 * 4
+    tests = 64 * 3 * 800 + 2 * 64 * 4 * 5 * 40 * 4 + 2 * 64 * 4 * 7 * 4 + 10 * 7 * 4
     assert needed(work) == LIBRARIES + 2000 + 15 * 800 + tests
 
 
@@ -84,6 +85,15 @@ def test_a_large_vocabulary_is_held_twice_more_while_a_search_opens() -> None:
         Shape(1, 1, 10, 40, 10**6), Stored(1000, 250), 4, n_prompts=2, n_pos=5, batch_size=8, n_threads=2,
     )  # fmt: skip
     assert needed(work) == LIBRARIES + 2000 + 15 * 800 + 10 * 800 + 2 * 10 * 10**6 * 4
+
+
+def test_a_vocabulary_is_held_once_more_for_tests_in_float32() -> None:
+    # so many tests that opening the search takes less: 1,000 numbers a token
+    single = replace(WORK, shape=replace(WORK.shape, d_model=1000, d_vocab=50_000))
+    double = replace(single, itemsize=8, stored=Stored(0, 0))
+    more = {work: needed(replace(work, shape=replace(work.shape, d_vocab=50_001))) for work in (single, double)}
+    assert more[single] - needed(single) == 1000 * 4
+    assert more[double] == needed(double)
 
 
 def test_weights_stored_in_another_type_are_mapped_beside_their_two_copies() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,20 +11,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitfind import partition
-from circuitfind.partition import enclose_log_partition, log_partition, make_yardstick, mean_column
+from circuitfind.packed import can_pack
+from circuitfind.partition import enclose_log_partition, log_partition, make_yardstick, mean_column, pack_unembedding
+from circuitfind.threads import Threads
 from circuitfind.transformer import Transformer
 from tests.random_models import random_transformer
 
 D_MODEL, D_VOCAB = 48, 5_003
+WIDE = 1_536
+"""So wide that a product with one row alone goes through other instructions."""
+
+needs_onednn = pytest.mark.skipif(not can_pack(torch.zeros(1)), reason="this PyTorch comes without oneDNN")
 
 
-def wide(seed: int, dtype: torch.dtype = torch.float64, bias: bool = True) -> Transformer:
+def wide(seed: int, dtype: torch.dtype = torch.float64, bias: bool = True, d_model: int = D_MODEL) -> Transformer:
     """A model of which nothing but a wide unembedding matters here; its vocabulary fills no whole slice or vector."""
     generator = torch.Generator().manual_seed(seed)
-    stretch = torch.logspace(0, -2, D_MODEL, dtype=torch.float64).unsqueeze(1)
-    W_U = (stretch * torch.randn(D_MODEL, D_VOCAB, generator=generator, dtype=torch.float64)).to(dtype)
+    stretch = torch.logspace(0, -2, d_model, dtype=torch.float64).unsqueeze(1)
+    W_U = (stretch * torch.randn(d_model, D_VOCAB, generator=generator, dtype=torch.float64)).to(dtype)
     b_U = torch.randn(D_VOCAB, generator=generator, dtype=torch.float64).to(dtype) if bias else None
-    stream = torch.ones(D_MODEL, dtype=dtype)
+    stream = torch.ones(d_model, dtype=dtype)
     return replace(
         random_transformer("gpt2", 1, dtype=dtype),
         W_E=W_U.T, W_pos=None, layers=(), final_gain=stream, final_bias=stream, W_U=W_U, b_U=b_U,
@@ -56,6 +63,37 @@ def test_log_z_is_the_log_of_all_summed_exponentials(dtype: torch.dtype, bias: b
     _, x = near_a_plane(0, 5, 3, 2, 1.0, 1.0, dtype)
     close = {torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
     assert torch.allclose(log_partition(model, x), exactly(model, x), atol=close, rtol=0)
+
+
+@needs_onednn
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_packed_unembedding_gives_the_same_log_z_and_mean_column_but_for_rounding(bias: bool) -> None:
+    model = wide(0, torch.float32, bias)
+    packed = pack_unembedding(model)
+    _, x = near_a_plane(0, 5, 3, 2, 1.0, 1.0, torch.float32)
+    assert packed.packed_U is not None
+    assert torch.allclose(log_partition(packed, x), exactly(model, x), atol=1e-5, rtol=0)
+    for found, expected in zip(mean_column(packed, x[0]), mean_column(model, x[0]), strict=True):
+        assert torch.allclose(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@needs_onednn
+@pytest.mark.parametrize("d_model", [D_MODEL, WIDE])
+def test_with_a_packed_unembedding_no_row_depends_on_those_beside_it_or_on_the_threads(d_model: int) -> None:
+    model = pack_unembedding(wide(1, torch.float32, d_model=d_model))
+    x = torch.randn(70, 1, d_model, generator=torch.Generator().manual_seed(1))
+    together = log_partition(model, x)
+    for n_rows in (1, 2, 4, 7, 16, 64):
+        assert torch.equal(log_partition(model, x[-n_rows:]), together[-n_rows:])
+    with Threads(model.device) as threads:
+        assert torch.equal(log_partition(model, x, threads.map), together)
+        assert torch.equal(log_partition(model, x.flip(0)), together.flip(0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_only_float32_is_packed(dtype: torch.dtype) -> None:
+    model = wide(2, dtype)
+    assert pack_unembedding(model) is model
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -92,25 +130,35 @@ def test_streams_of_float32_are_enclosed_but_for_rounding() -> None:
     assert ((log_z - exactly(model, x)).abs() <= radius + 5e-6).all()
 
 
-def test_the_last_test_is_exact() -> None:
-    model = wide(3, torch.float32)
+def as_it_is(model: Transformer) -> Transformer:
+    return model
+
+
+either_way = pytest.mark.parametrize("prepare", [as_it_is, pytest.param(pack_unembedding, marks=needs_onednn)])
+
+
+@either_way
+def test_the_last_test_is_exact(prepare: Callable[[Transformer], Transformer]) -> None:
+    model = prepare(wide(3, torch.float32))
     start, x = near_a_plane(3, 24, 2, 3, 0.3, 1e-4, torch.float32)
     log_z, radius = enclose_log_partition(model, make_yardstick(model), start, x, 0.05)
     assert not radius[-1].any()
     assert torch.equal(log_z[-1], log_partition(model, x[-1:])[0])
 
 
-def test_changes_in_every_direction_are_computed_one_by_one() -> None:
-    model = wide(4, torch.float32)
+@either_way
+def test_changes_in_every_direction_are_computed_one_by_one(prepare: Callable[[Transformer], Transformer]) -> None:
+    model = prepare(wide(4, torch.float32))
     start, x = near_a_plane(4, 24, 2, 24, 0.3, 0.0, torch.float32)
     log_z, radius = enclose_log_partition(model, make_yardstick(model), start, x, 1e-3)
     assert not radius.any()
     assert torch.equal(log_z, log_partition(model, x))
 
 
-def test_no_prompt_depends_on_another() -> None:
+@either_way
+def test_no_prompt_depends_on_another(prepare: Callable[[Transformer], Transformer]) -> None:
     """One lies near a plane, the other does not."""
-    model = wide(5, torch.float32)
+    model = prepare(wide(5, torch.float32))
     yardstick = make_yardstick(model)
     flat, full = (near_a_plane(5, 24, 1, n_dims, 0.3, 0.0, torch.float32) for n_dims in (2, 24))
     alone = [enclose_log_partition(model, yardstick, *prompt, 1e-3) for prompt in (flat, full)]

@@ -16,6 +16,7 @@ from circuitfind.attribution import attribute
 from circuitfind.batch import Batch
 from circuitfind.masked import Mask, Masked, Runner
 from circuitfind.metrics import MetricName, Objective, check_answers, make_objective
+from circuitfind.partition import pack_unembedding
 from circuitfind.patching import AblationName, Baseline, prepare
 from circuitfind.search import mean_over_prompts, split
 from circuitfind.threads import Threads
@@ -148,4 +149,4 @@ def open_blocks(
 
     blocks = threads.map(open_block, split(batch, batch_size))
     final = torch.cat([block.clean_final for block in blocks])
-    return blocks, make_objective(metric, model, batch, final, match, each=threads.map)
+    return blocks, make_objective(metric, pack_unembedding(model), batch, final, match, each=threads.map)
