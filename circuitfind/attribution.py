@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitfind.masked import Masked, Runner
-from circuitfind.transformer import mlp, write_heads
+from circuitfind.transformer import hidden_layer, write_heads
 
 
 def attribute(
@@ -56,10 +56,10 @@ class _Sweep:
             changing = runner.changing(whole)
             read = x.flatten(0, 1)[changing].requires_grad_()
             with torch.enable_grad():
-                written = mlp(runner.model, layer, read)
-            given = self._gradients.pop(node).flatten(0, 1)[changing]
+                hidden = hidden_layer(runner.model, layer, read)
+            given = self._gradients.pop(node).flatten(0, 1)[changing] @ runner.model.layers[layer].W_out.T
             gradient = torch.zeros_like(x)
-            (gradient.flatten(0, 1)[changing],) = torch.autograd.grad(written, read, given)
+            (gradient.flatten(0, 1)[changing],) = torch.autograd.grad(hidden, read, given)
             self._pass_on(rows, gradient.unsqueeze(0))
 
     def heads(self, layer: int) -> None:

@@ -166,6 +166,15 @@ class Masked:
     final: Float[Tensor, "prompt d_model"]
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a run under a mask must compute, whatever the prompts: ``fresh`` senders are not as they were before."""
+
+    kept: Mask
+    reach: Reach
+    fresh: Bool[np.ndarray, " sender"]
+
+
 class Runner:
     """Runs one block of prompts under masks."""
 
@@ -195,8 +204,11 @@ class Runner:
 
     def rerun(self, before: Masked | None, kept: Mask) -> Masked:
         """The same, taking from ``before`` what the two runs have in common."""
-        reach = find_reach(self.layout, kept)
-        fresh = self._fresh(before, kept, reach)
+        return self.carry_out(before, self.plan(before, kept))
+
+    def carry_out(self, before: Masked | None, plan: Plan) -> Masked:
+        """The run that was planned, perhaps by another block's runner whose ``before`` has the same mask."""
+        kept, reach, fresh = plan.kept, plan.reach, plan.fresh
         excess: Excess = (
             {} if before is None else {s: x for s, x in before.excess.items() if reach.moved[s] and not fresh[s]}
         )
@@ -210,15 +222,15 @@ class Runner:
         (final,) = self.read([len(kept) - 1], kept, reach, excess, whole=False)
         return Masked(kept, reach, excess, final.squeeze(1))
 
-    def _fresh(self, before: Masked | None, kept: Mask, reach: Reach) -> Bool[np.ndarray, " sender"]:
+    def plan(self, before: Masked | None, kept: Mask) -> Plan:
         """Which senders must be computed: those that read, or are looked at, otherwise than before."""
+        reach = find_reach(self.layout, kept)
         if before is None:
-            return reach.moved
+            return Plan(kept, reach, reach.moved)
         otherwise = (before.kept != kept).any(1).numpy()
         again = (before.reach.whole != reach.whole) | (before.reach.moved != reach.moved)
         fresh = spread(self.layout, kept.numpy() > 0, otherwise, again, reach.live)
-        fresh &= reach.moved
-        return fresh
+        return Plan(kept, reach, fresh & reach.moved)
 
     def _run_mlp(self, layer: int, kept: Mask, reach: Reach, excess: Excess) -> None:
         node = self.layout.mlp(layer)
@@ -278,24 +290,22 @@ class Runner:
         stage = self.layout.stage(rows[0])
         n_readable = self.layout.n_readable(stage)
         clean, ablated = (self.ends(x[stage], whole) for x in (self._clean_in, self._ablated_in))
-        inputs, products = [], []
-        for place, row in enumerate(kept[list(rows), :n_readable]):
+        read, products = clean.new_empty(len(rows), *clean.shape), []
+        for place, row in enumerate(kept.numpy()[list(rows), :n_readable]):
             few = self._few(row, reach)
             if few is None:
                 products.append(place)
-                inputs.append(clean)
+                read[place] = clean
             else:
-                inputs.append(self._add(ablated if few else clean, row, few, excess, whole))
-        read = torch.stack(inputs)
+                self._add(read[place].copy_(ablated if few else clean), row, few, excess, whole)
         if products:
             masks = kept[list(rows), :n_readable][products]
             read[products] += self._mix(masks, reach, excess, whole)
         return read
 
-    def _few(self, row: Float[Tensor, " readable"], reach: Reach) -> bool | None:
+    def _few(self, shares: Float[np.ndarray, " readable"], reach: Reach) -> bool | None:
         """True: few are kept, add them to the ablated input. False: few are removed, add those to the clean input."""
-        shares = row.numpy()
-        n_kept, n_removed = (shares == 1).sum(), (shares == 0).sum()
+        n_kept, n_removed = np.count_nonzero(shares == 1), np.count_nonzero(shares == 0)
         if n_kept + n_removed == len(shares):
             if n_kept * SPARSE <= len(shares):
                 return True
@@ -303,16 +313,17 @@ class Runner:
                 return False
         return None
 
-    def _add(self, base: Tensor, row: Tensor, few_kept: bool, excess: Excess, whole: bool) -> Tensor:
-        total = base.clone()
-        for sender in (row if few_kept else 1 - row).nonzero().flatten().tolist():
+    def _add(
+        self, total: Tensor, shares: Float[np.ndarray, " readable"], few_kept: bool, excess: Excess, whole: bool
+    ) -> None:
+        """Add to ``total`` what the kept senders write, or what is lost with the removed ones."""
+        for sender in (shares if few_kept else 1 - shares).nonzero()[0].tolist():
             if few_kept and sender in excess:
                 total += self.ends(excess[sender], whole)
             elif few_kept:
                 total -= self.ends(self.baseline.change[sender], whole)
             else:
                 total += self.ends(self.baseline.change[sender], whole)
-        return total
 
     def _mix(
         self, masks: Float[Tensor, "row readable"], reach: Reach, excess: Excess, whole: bool

@@ -111,8 +111,10 @@ def rises(
         blocks, objective = open_blocks(model, batch, batch_size, metric, ablation, False, threads)
 
         def values(kept: Bool[Tensor, "receiver sender"]) -> Float[Tensor, " prompt"]:
+            plan = blocks[0].plan(kept.double())
+
             def final(block: Block) -> Float[Tensor, "prompt d_model"]:
-                return block.rerun(kept.double()).final[: len(block.clean_final)]
+                return block.run(plan).final[: len(block.clean_final)]
 
             return objective(torch.cat(threads.map(final, blocks)).unsqueeze(0))[0].cpu()
 

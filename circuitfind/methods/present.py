@@ -14,7 +14,7 @@ from torch import Tensor
 
 from circuitfind.attribution import attribute
 from circuitfind.batch import Batch
-from circuitfind.masked import Mask, Masked, Runner
+from circuitfind.masked import Mask, Masked, Plan, Runner
 from circuitfind.metrics import MetricName, Objective, check_answers, make_objective
 from circuitfind.partition import pack_unembedding
 from circuitfind.patching import AblationName, Baseline, prepare
@@ -42,17 +42,21 @@ class Block:
         """What the logits read in the clean run."""
         return self.runner.baseline.final[: self._n_real]
 
-    def test(self, kept: Mask) -> Float[Tensor, "prompt d_model"]:
-        """What the logits read in the run under a mask, which may become the present one."""
-        self._tested = self.runner.rerun(self._run, kept)
+    def plan(self, kept: Mask) -> Plan:
+        """What a run under a mask must compute, in any block."""
+        return self.runner.plan(self._run, kept)
+
+    def test(self, plan: Plan) -> Float[Tensor, "prompt d_model"]:
+        """What the logits read in the planned run, which may become the present one."""
+        self._tested = self.run(plan)
         return self._tested.final[: self._n_real]
 
     def accept(self) -> None:
         self._run = self._tested
 
-    def rerun(self, kept: Mask) -> Masked:
+    def run(self, plan: Plan) -> Masked:
         """A run that stays beside the present one."""
-        return self.runner.rerun(self._run, kept)
+        return self.runner.carry_out(self._run, plan)
 
     def score(
         self, run: Masked, slope: Float[Tensor, "prompt d_model"], stage: int
@@ -112,7 +116,8 @@ class Present:
         whole = [row for group in rows for row in group]
         tested[whole] = among[whole]
         kept = self.kept.masked_fill(tested, 0.5)
-        runs = self._threads.map(lambda block: block.rerun(kept), self._blocks)
+        plan = self._blocks[0].plan(kept)
+        runs = self._threads.map(lambda block: block.run(plan), self._blocks)
         finals = [run.final[: len(block.clean_final)] for block, run in zip(self._blocks, runs, strict=True)]
         slopes = torch.split(self._objective.slope(torch.cat(finals)), [len(final) for final in finals])
         each = list(zip(self._blocks, runs, slopes, strict=True))
@@ -125,7 +130,8 @@ class Present:
         return places[order], scores[order]
 
     def _test(self, kept: Mask) -> float:
-        finals = torch.cat(self._threads.map(lambda block: block.test(kept), self._blocks))
+        plan = self._blocks[0].plan(kept)
+        finals = torch.cat(self._threads.map(lambda block: block.test(plan), self._blocks))
         (value,) = mean_over_prompts(self._objective(finals.unsqueeze(0)).cpu())
         return value
 
