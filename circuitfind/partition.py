@@ -43,8 +43,8 @@ WORTH = 0.5
 
 
 def pack_unembedding(model: Transformer) -> Transformer:
-    """The model with a copy of its unembedding that makes log Z of few rows twice as fast, for as long as a search
-    lasts; the model itself where there is nothing to gain. Bits differ from those without the copy."""
+    """The model with a copy of its unembedding, for as long as a search lasts: a product of 16 rows or fewer then takes
+    half as long. The model itself where that can't be. The last bits of log Z differ from those without the copy."""
     if not can_pack(model.W_U):
         return model
     return replace(model, packed_U=tuple(_pack(model, tokens) for tokens in slices(model)))
