@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from circuitfind.checkpoint import Keeper
+from circuitfind.eta import WithEvenTimeLeft
 from circuitfind.evaluation.neurons import evaluate_neurons
 from circuitfind.findings import Findings, Ready
 from circuitfind.going_on import go_on, taken_up
@@ -66,7 +67,7 @@ def _search(ready: Ready, method: ACDCNeurons, notes: Noted, keeper: Keeper, sta
     model = ready.model.transformer
     neurons, margin = neurons_of(model), MARGINS[model.dtype]
     notes.stage(f"{method.name} on the {len(neurons):,} neurons of {ready.model.name}, threshold {method.threshold:g}")
-    found = method.find(model, ready.batch, ready.work.batch_size, notes, start, keeper.save)
+    found = method.find(model, ready.batch, ready.work.batch_size, WithEvenTimeLeft(notes), start, keeper.save)
     outcome = of_search(neurons, found, method.threshold, margin)
     notes.warn_if(rounding_warning(outcome.blocks["search"]["undecidable"], method.threshold, margin))
     return outcome
@@ -78,7 +79,8 @@ def _score(
     model = ready.model.transformer
     neurons = neurons_of(model)
     notes.stage(f"{method.name} scores the {len(neurons):,} neurons of {ready.model.name}")
-    scores = score_on(method, model, ready.batch, ready.work.batch_size, notes, start, keeper.save)
+    progress = WithEvenTimeLeft(notes)
+    scores = score_on(method, model, ready.batch, ready.work.batch_size, progress, start, keeper.save)
     return of_scores(neurons, scores, _selection(options))
 
 

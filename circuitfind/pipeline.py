@@ -13,7 +13,7 @@ from circuitfind.batch import Batch, tokenise
 from circuitfind.checkpoint import Keeper
 from circuitfind.constants import with_constants
 from circuitfind.errors import ModelError, UsageError
-from circuitfind.eta import Eta, WithTimeLeft
+from circuitfind.eta import Eta, WithEvenTimeLeft, WithTimeLeft
 from circuitfind.evaluation.performance import Evaluation, evaluate, task_performance
 from circuitfind.findings import Findings, Ready
 from circuitfind.going_on import go_on, taken_up
@@ -235,7 +235,8 @@ def score(
         notes.stage(taken_up(keeper, clock, start.told))
     notes.stage(f"{method.name} scores the {units.n:,} {units.noun} of {ready.model.name}{_at_roles(ready.graph)}")
     try:
-        scores = score_on(method, model, ready.batch, ready.work.batch_size, notes, start, keeper.save)
+        progress = WithEvenTimeLeft(notes)
+        scores = score_on(method, model, ready.batch, ready.work.batch_size, progress, start, keeper.save)
         keeper.finish()
         return scores
     except DivergedError as error:
