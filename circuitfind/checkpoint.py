@@ -1,9 +1,10 @@
 """The state of a search on disk: a run that was cut off goes on from it and ends with the same bytes.
 
-It is one file in the run's folder, ``search.safetensors``: what the search has decided (``methods/found.py``), and in
-its metadata what the outcome depends on, what the run has taken so far, and which process is at work on it. It is
-replaced whole, every SAVE_SECONDS, and goes when the run's other files are there. A checksum over all of it tells a
-damaged file. Reading it takes no torch: what speaks against going on is told before anything is loaded.
+It is one file in the run's folder, ``search.safetensors``: what the method has come to so far, be it decisions, scores
+or masks (``methods/sofar.py``), and in its metadata what the outcome depends on, what the run has taken so far, and
+which process is at work on it. It is replaced whole, every SAVE_SECONDS, and goes when the run's other files are there.
+A checksum over all of it tells a damaged file. Reading it takes no torch: what speaks against going on is told before
+anything is loaded.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,16 @@ from circuitfind.errors import OutputError
 from circuitfind.runfolder import STATE_FILE, claim, write
 
 if TYPE_CHECKING:
-    from circuitfind.methods.found import Found
+    from circuitfind.methods.sofar import SoFar
 
 FORMAT = "circuitfind.search"
-VERSION = 1
+VERSION = 2
 SAVE_SECONDS = 10.0
 """What a kill costs at the most, one batch of tests aside. A run that ends sooner leaves no state at all."""
+LONGEST_SECONDS = 60.0
+"""What a kill costs where a state takes long to save."""
+PATIENCE = 20.0
+"""A state is saved again no sooner than after so many times what it took to save the last one."""
 
 
 @dataclass(frozen=True)
@@ -73,24 +78,24 @@ class State:
     identity: Mapping[str, Any]
     spent: Spent
     worker: Worker
-    n_tests: int
-    n_evaluated: int
+    numbers: Mapping[str, float]
+    told: str
     data: bytes = field(repr=False)
 
-    def found(self) -> Found:
-        """What the search had decided."""
+    def so_far(self) -> SoFar:
+        """What the method had come to."""
         from safetensors.torch import load
 
-        from circuitfind.methods.found import Found
+        from circuitfind.methods.sofar import SoFar
 
-        return Found(**load(self.data), n_tests=self.n_tests, n_evaluated=self.n_evaluated)
+        return SoFar(load(self.data), self.numbers, self.told)
 
 
-def encode_state(found: Found, identity: Mapping[str, Any], spent: Spent, worker: Worker) -> bytes:
+def encode_state(so_far: SoFar, identity: Mapping[str, Any], spent: Spent, worker: Worker) -> bytes:
     """The state file: a safetensors file whose metadata hold the rest, and a checksum over that and the tensors."""
     from safetensors.torch import save
 
-    plain = save({name: getattr(found, name).contiguous() for name in ("kept", "scores", "decided")})
+    plain = save({name: tensor.contiguous() for name, tensor in so_far.tensors.items()})
     head, body = _split(plain)
     state = {
         "format": FORMAT,
@@ -98,14 +103,14 @@ def encode_state(found: Found, identity: Mapping[str, Any], spent: Spent, worker
         "identity": dict(identity),
         "spent": asdict(spent),
         "worker": asdict(worker),
-        "n_tests": found.n_tests,
-        "n_evaluated": found.n_evaluated,
+        "numbers": dict(so_far.numbers),
+        "told": so_far.told,
     }
     text = json.dumps(state)
     head["__metadata__"] = {"state": text, "sha256": _checksum(head, text, body)}
     start = json.dumps(head).encode()
     start = start.ljust(len(start) + -len(start) % 8)  # tensors begin where a processor likes them to
-    return len(start).to_bytes(8, "little") + start + body
+    return b"".join((len(start).to_bytes(8, "little"), start, body))
 
 
 def read_state(folder: Path) -> State:
@@ -132,18 +137,20 @@ def read_state(folder: Path) -> State:
             "Take the circuitfind that wrote it, or begin anew with --force instead of --resume."
         )
     spent, worker = Spent(**state["spent"]), Worker(**state["worker"])
-    return State(folder, state["identity"], spent, worker, state["n_tests"], state["n_evaluated"], data)
+    return State(folder, state["identity"], spent, worker, state["numbers"], state["told"], data)
 
 
-def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
+def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
     """A safetensors file's head, which is JSON behind its length, and the tensors. Raises ValueError."""
     size = int.from_bytes(data[:8], "little")
-    return json.loads(data[8 : 8 + size]), data[8 + size :]
+    return json.loads(data[8 : 8 + size]), memoryview(data)[8 + size :]
 
 
-def _checksum(head: Mapping[str, Any], text: str, body: bytes) -> str:
+def _checksum(head: Mapping[str, Any], text: str, body: memoryview) -> str:
     """Over the tensors' names and places, the metadata and the tensors."""
-    return hashlib.sha256(json.dumps([head, text], sort_keys=True).encode() + body).hexdigest()
+    checksum = hashlib.sha256(json.dumps([head, text], sort_keys=True).encode())
+    checksum.update(body)
+    return checksum.hexdigest()
 
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -173,43 +180,45 @@ def check_same(folder: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -
 
 
 class Keeper:
-    """Keeps what a search has decided in the run's folder, which it makes when there is first something to keep.
+    """Keeps what a method has come to in the run's folder, which it makes when there is first something to keep.
 
     A state that can't be saved is no reason to lose the search: it is warned of, the last one that was saved stays, and
-    the next is tried SAVE_SECONDS later. ``save_now`` may be called from another thread, when Ctrl-C ends the program.
+    the next is tried as much later as after any. ``save_now`` may be called from another thread, when Ctrl-C ends the
+    program.
     """
 
     def __init__(self, folder: Path, is_new: bool = False, force: bool = False, state: State | None = None) -> None:
         self.folder, self._is_new, self._force, self._state = folder, is_new, force, state
         self.has_folder = state is not None
         self._lock = threading.Lock()
-        self._latest: Found | None = None
-        self._is_saved, self._last_try, self._complaint = True, time.monotonic(), ""
+        self._latest: SoFar | None = None
+        self._is_saved, self._next_try, self._complaint = True, time.monotonic() + SAVE_SECONDS, ""
         self._identity: Mapping[str, Any] = {}
         self._spent: Callable[[], Spent] = Spent
         self._warn: Callable[[str], None] = lambda message: None
 
     def start(
         self, identity: Mapping[str, Any], spent: Callable[[], Spent], warn: Callable[[str], None]
-    ) -> Found | None:
-        """A search begins: what an earlier one had decided, if there was one and it was of the same.
+    ) -> SoFar | None:
+        """A search begins: what an earlier one had come to, if there was one and it was of the same.
 
         ``spent`` tells at any time what the run has taken so far. Raises OutputError where something differs.
         """
         self._identity, self._spent, self._warn = identity, spent, warn
-        self._last_try = time.monotonic()
+        self._next_try = time.monotonic() + SAVE_SECONDS
         if self._state is None:
             return None
         check_same(self.folder, self._state.identity, identity)
-        self.save(self._state.found())
+        so_far = self._state.so_far()
+        self.save(so_far)
         self.save_now()  # which says that this process is at work on it
-        return self._state.found()
+        return so_far
 
-    def save(self, found: Found) -> None:
-        """Keep a copy of what has been decided; on disk if the last one there is old."""
-        self._latest = replace(found, **{name: getattr(found, name).clone() for name in ("kept", "scores", "decided")})
+    def save(self, so_far: SoFar) -> None:
+        """Keep a copy of what there is so far; on disk if the last one there is old."""
+        self._latest = so_far.copy()
         self._is_saved = False
-        if time.monotonic() - self._last_try >= SAVE_SECONDS:
+        if time.monotonic() >= self._next_try:
             self.save_now()
 
     def save_now(self) -> None:
@@ -217,7 +226,7 @@ class Keeper:
         with self._lock:
             if self._is_saved or self._latest is None:
                 return
-            latest, self._last_try = self._latest, time.monotonic()
+            latest, began = self._latest, time.monotonic()
             try:
                 if not self.has_folder:
                     self.folder, self.has_folder = claim(self.folder, self._is_new, self._force), True
@@ -225,6 +234,8 @@ class Keeper:
                 self._is_saved, self._complaint = latest is self._latest, ""
             except OutputError as error:
                 self._complain(str(error))
+            now = time.monotonic()
+            self._next_try = now + max(SAVE_SECONDS, min(PATIENCE * (now - began), LONGEST_SECONDS))
 
     def _complain(self, reason: str) -> None:
         """Warns once of whatever keeps on failing."""
@@ -233,9 +244,12 @@ class Keeper:
             self._warn(f"the search goes on but can't be saved, and is lost if it is cut off now. {reason}")
 
     def rescue(self, name: str, data: bytes) -> Path:
-        """Write a file of a run that ends without its others. Raises OutputError where that can't be done."""
-        if not self.has_folder:
+        """Write a file of a run that has failed: there is nothing to go on with. Raises OutputError where it can't."""
+        if self.has_folder:
+            (self.folder / STATE_FILE).unlink(missing_ok=True)
+        else:
             self.folder, self.has_folder = claim(self.folder, self._is_new, self._force), True
+        self._identity, self._latest = {}, None
         return write(self.folder, name, data)
 
     def finish(self) -> None:

@@ -22,6 +22,8 @@ from circuitfind.sites import Sites
 
 FEWEST_TESTS = 100
 """Before that many have been timed nothing is told."""
+FEWEST_SECONDS = 5.0
+"""Before that many nothing is told of work that goes on evenly."""
 LEAST_SECONDS = 0.2
 """How often a search is looked at."""
 GROWTH = 6.0
@@ -122,6 +124,32 @@ class WithTimeLeft:
 
     def update(self, done: float, total: float, note: str = "") -> None:
         left = "" if self._eta.left is None else str(self._eta.left)
+        self._progress.update(done, total, ", ".join(filter(None, (note, left))))
+
+    def warn(self, message: str) -> None:
+        self._progress.warn(message)
+
+
+class WithEvenTimeLeft:
+    """Progress of work that goes on evenly: its notes say how long it still takes at the pace of this sitting.
+
+    What was done before the first news is of an earlier sitting, or too little to matter.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._first: tuple[float, float] | None = None
+
+    def stage(self, name: str) -> None:
+        self._first = None
+        self._progress.stage(name)
+
+    def update(self, done: float, total: float, note: str = "") -> None:
+        now = time.monotonic()
+        self._first = self._first or (now, done)
+        seconds, grown = now - self._first[0], done - self._first[1]
+        known = seconds >= FEWEST_SECONDS and grown > 0 and done < total
+        left = f"about {duration(seconds * (total - done) / grown)} left" if known else ""
         self._progress.update(done, total, ", ".join(filter(None, (note, left))))
 
     def warn(self, message: str) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from circuitfind.checkpoint import Keeper
+from circuitfind.eta import WithEvenTimeLeft
 from circuitfind.evaluation.neurons import evaluate_neurons
 from circuitfind.findings import Findings, Ready
+from circuitfind.going_on import go_on, taken_up
 from circuitfind.methods.acdc_neurons import ACDCNeurons
 from circuitfind.methods.decisions import MARGINS
 from circuitfind.methods.make import make_neuron_method
-from circuitfind.methods.scorer import Scorer
+from circuitfind.methods.scorer import Scorer, score_on
+from circuitfind.methods.sofar import SoFar
 from circuitfind.neuron_circuit import NeuronOutcome, bootstrap_neurons, of_scores, of_search
 from circuitfind.neuron_runs import neurons_of
 from circuitfind.neurons import NeuronSelection
@@ -22,14 +26,23 @@ from circuitfind.size import find_select
 from circuitfind.uncertainty import Bootstrap
 
 
-def find_neurons(ready: Ready, options: RunOptions, notes: Noted, clock: Clock) -> Findings:
-    """The circuit of neurons that settled ``options`` ask for, how sure it is, and its evaluation."""
+def find_neurons(ready: Ready, options: RunOptions, notes: Noted, clock: Clock, keeper: Keeper) -> Findings:
+    """The circuit of neurons that settled ``options`` ask for, how sure it is, and its evaluation.
+
+    What is found is kept all the while.
+    """
     method = make_neuron_method(options, ready.model.transformer.architecture.graph)
+    if not isinstance(method, ACDCNeurons):  # what there is not is refused before it is looked for
+        _selection(options).count(len(neurons_of(ready.model.transformer)))
+    start = go_on(keeper, ready, options, method, clock, notes)
+    if start is not None:
+        notes.stage(taken_up(keeper, clock, start.told))
     with clock.time("search"):
         if isinstance(method, ACDCNeurons):
-            outcome = _search(ready, method, notes)
+            outcome = _search(ready, method, notes, keeper, start)
         else:
-            outcome = _score(ready, method, options, notes)
+            outcome = _score(ready, method, options, notes, keeper, start)
+        keeper.finish()
     if options.bootstrap is not None:
         with clock.time("bootstrap"):
             notes.stage(f"{options.bootstrap:,} resamples of the prompts")
@@ -50,22 +63,25 @@ def _selection(options: RunOptions) -> NeuronSelection:
     return NeuronSelection(options.neurons, options.fraction, options.threshold, find_select(options.select))
 
 
-def _search(ready: Ready, method: ACDCNeurons, notes: Noted) -> NeuronOutcome:
+def _search(ready: Ready, method: ACDCNeurons, notes: Noted, keeper: Keeper, start: SoFar | None) -> NeuronOutcome:
     model = ready.model.transformer
     neurons, margin = neurons_of(model), MARGINS[model.dtype]
     notes.stage(f"{method.name} on the {len(neurons):,} neurons of {ready.model.name}, threshold {method.threshold:g}")
-    found = method.find(model, ready.batch, ready.work.batch_size, notes)
+    found = method.find(model, ready.batch, ready.work.batch_size, WithEvenTimeLeft(notes), start, keeper.save)
     outcome = of_search(neurons, found, method.threshold, margin)
     notes.warn_if(rounding_warning(outcome.blocks["search"]["undecidable"], method.threshold, margin))
     return outcome
 
 
-def _score(ready: Ready, method: Scorer, options: RunOptions, notes: Noted) -> NeuronOutcome:
-    model, selection = ready.model.transformer, _selection(options)
+def _score(
+    ready: Ready, method: Scorer, options: RunOptions, notes: Noted, keeper: Keeper, start: SoFar | None
+) -> NeuronOutcome:
+    model = ready.model.transformer
     neurons = neurons_of(model)
-    selection.count(len(neurons))  # what there is not is refused before it is looked for
     notes.stage(f"{method.name} scores the {len(neurons):,} neurons of {ready.model.name}")
-    return of_scores(neurons, method.score(model, ready.batch, ready.work.batch_size, notes), selection)
+    progress = WithEvenTimeLeft(notes)
+    scores = score_on(method, model, ready.batch, ready.work.batch_size, progress, start, keeper.save)
+    return of_scores(neurons, scores, _selection(options))
 
 
 def _resample(outcome: NeuronOutcome, options: RunOptions) -> NeuronOutcome:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuitfind import __version__
 from circuitfind.batch import Batch, tokenise
 from circuitfind.checkpoint import Keeper
 from circuitfind.constants import with_constants
 from circuitfind.errors import ModelError, UsageError
-from circuitfind.eta import Eta, WithTimeLeft, duration
+from circuitfind.eta import Eta, WithEvenTimeLeft, WithTimeLeft
 from circuitfind.evaluation.performance import Evaluation, evaluate, task_performance
-from circuitfind.findings import Findings, Ready, method_block, task_block
+from circuitfind.findings import Findings, Ready
+from circuitfind.going_on import go_on, taken_up
 from circuitfind.graph import Graph
 from circuitfind.memory import Shape, Workload, plan_memory, stored_weights
 from circuitfind.methods.acdc import ACDC
@@ -28,7 +27,7 @@ from circuitfind.methods.found import Found
 from circuitfind.methods.learned import DivergedError
 from circuitfind.methods.make import default_threshold, make_method
 from circuitfind.methods.scored import Scored
-from circuitfind.methods.scorer import Scorer
+from circuitfind.methods.scorer import Scorer, score_on
 from circuitfind.metrics import check_answers
 from circuitfind.models.folder import read_config
 from circuitfind.models.load import load_tokenizer
@@ -40,7 +39,6 @@ from circuitfind.preflight import Plan, RunOptions, make_plan, short_name
 from circuitfind.progress import Progress, Silent
 from circuitfind.promptsets import make_prompts
 from circuitfind.report import recovery_warning, rounding_warning, shortlist_warning, task_line, task_warning
-from circuitfind.resume import identity
 from circuitfind.roles import find_roles
 from circuitfind.runfolder import next_free
 from circuitfind.scoresfile import rounded, scores_file
@@ -124,7 +122,7 @@ def find_circuit(
     """The circuit that ``options`` ask for, and its evaluation."""
     options = settle(options)
     if options.level == "neuron":
-        return find_neurons(ready, options, notes, clock)
+        return find_neurons(ready, options, notes, clock, keeper)
     method = make_method(options, ready.graph)
     if options.kv == "grouped" and find_units(ready, options).are_edges:
         notes.stage(f"{ready.model.name} has no grouped queries: every head's k and v inputs are its own")
@@ -144,12 +142,13 @@ def search_circuit(
 ) -> Findings:
     """The outcome of a search, from where an earlier one was cut off, and its evaluation."""
     transformer, units = ready.model.transformer, find_units(ready, options)
-    earlier = keeper.start(search_identity(ready, options, method), clock.spent, notes.warn)
+    so_far = go_on(keeper, ready, options, method, clock, notes)
+    earlier = None if so_far is None else Found.from_so_far(so_far)
     shortlist = find_shortlist(ready, method, notes, clock, taken_over)
     edges, known = (None, taken_over.evaluation) if shortlist is None else (shortlist.edges, shortlist.evaluation)
     with clock.time("search"):
         if earlier is not None:
-            notes.stage(f"going on with {keeper.folder}: {taken_up(earlier, clock, edges)}")
+            notes.stage(taken_up(keeper, clock, f"{share_decided(earlier, edges):.0%} decided, {earlier.summary}"))
         start = earlier or taken_over.start
         found = search(ready, method, units, start, notes, keeper, edges)
     evaluation = evaluate_circuit(ready, options, found.kept, notes, clock, known)
@@ -201,7 +200,7 @@ def score_circuit(
     with clock.time("search"):
         per_prompt = taken_over.per_prompt
         if per_prompt is None:
-            per_prompt = score(ready, method, units, notes, keeper)
+            per_prompt = score(ready, options, method, units, notes, clock, keeper)
         scored = Scored.of(per_prompt, selection, units)
     if options.bootstrap is not None:
         with clock.time("bootstrap"):
@@ -226,13 +225,20 @@ def find_units(ready: Ready, options: RunOptions) -> Units:
 
 
 def score(
-    ready: Ready, method: Scorer, units: Units, notes: Noted, keeper: Keeper
+    ready: Ready, options: RunOptions, method: Scorer, units: Units, notes: Noted, clock: Clock, keeper: Keeper
 ) -> Float[Tensor, "prompt receiver sender"]:
-    """The method's scores. Of one that diverges those of its last sound step are left in the run's folder."""
+    """The method's scores, from where an earlier run was cut off. Of one that diverges those of its last sound step are
+    left in the run's folder."""
     model = ready.model.transformer
+    start = go_on(keeper, ready, options, method, clock, notes)
+    if start is not None:
+        notes.stage(taken_up(keeper, clock, start.told))
     notes.stage(f"{method.name} scores the {units.n:,} {units.noun} of {ready.model.name}{_at_roles(ready.graph)}")
     try:
-        return method.score(model, ready.batch, ready.work.batch_size, notes)
+        progress = WithEvenTimeLeft(notes)
+        scores = score_on(method, model, ready.batch, ready.work.batch_size, progress, start, keeper.save)
+        keeper.finish()
+        return scores
     except DivergedError as error:
         data = scores_file(ready.graph, error.scores.double().mean(0), model.dtype)
         path = keeper.rescue("scores.safetensors", data)
@@ -275,14 +281,14 @@ def search(
     eta = Eta(units.graph, shortlist)
 
     def save(found: Found) -> None:
-        keeper.save(found)
+        keeper.save(found.to_so_far())
         if units.level == "edge":
             eta.see(found)
 
     size, in_flight = ready.work.batch_size, ready.work.bytes_in_flight
     progress = WithTimeLeft(notes, eta)
     found = method.find(ready.model.transformer, ready.batch, size, progress, start, save, in_flight, shortlist)
-    keeper.save(found)
+    keeper.save(found.to_so_far())
     keeper.finish()
     return found
 
@@ -293,18 +299,10 @@ def _at_roles(graph: Graph) -> str:
     return f" at {', '.join(dict.fromkeys(shown))}" if graph.roles else ""
 
 
-def search_identity(ready: Ready, options: RunOptions, method: ACDC) -> dict[str, Any]:
-    """All that the search's outcome depends on, to the last bit: a state is taken up only where it is the same."""
-    blocks = identity(ready.model.to_dict(), task_block(ready), method_block(ready, method, options))
-    device = options.device.partition(":")[0]
-    return blocks | {"device": device, "circuitfind": __version__, "torch": torch.__version__}
-
-
-def taken_up(start: Found, clock: Clock, shortlist: Bool[Tensor, "receiver sender"] | None) -> str:
+def share_decided(start: Found, shortlist: Bool[Tensor, "receiver sender"] | None) -> float:
     """How far an earlier sitting came."""
     among = start.scores.isfinite() if shortlist is None else shortlist
-    share = start.n_decided(among) / max(1, int(among.sum()))
-    return f"{share:.0%} decided, {start.summary}, after {duration(clock.seconds.get('search', 0.0))}"
+    return start.n_decided(among) / max(1, int(among.sum()))
 
 
 def settle(options: RunOptions) -> RunOptions:

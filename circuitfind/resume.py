@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from circuitfind.checkpoint import State, check_same, read_state
 from circuitfind.errors import CircuitfindError, OutputError
-from circuitfind.methods.options import spell_candidates
+from circuitfind.methods.neuron_options import NEURONS
+from circuitfind.methods.options import SIZES, spell_candidates
 from circuitfind.record import RUN_FILE
 from circuitfind.runfolder import STATE_FILE
 
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
     from circuitfind.preflight import RunOptions
     from circuitfind.prompts import Task
 
-FLAGS = {"n_prompts": "prompts", "formats": "format"}
+FLAGS = {"n_prompts": "prompts", "formats": "format", "settings": "set"}
 """Options whose field has another name than their flag."""
+OF_CIRCUIT = (*SIZES, NEURONS, "select")
+"""What decides which circuit is made of scores, and not what they are."""
 
 
 def identity(model: Mapping[str, Any], task: Mapping[str, Any], method: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,10 +43,25 @@ def identity(model: Mapping[str, Any], task: Mapping[str, Any], method: Mapping[
         "method": method["name"],
         "level": "edge",  # unless the record says otherwise
         "kv": "per-head",
-        **{key: value for key, value in method.items() if key != "name"},
+        **_flat({key: value for key, value in method.items() if key not in ("name", "candidates")}),
+        "start_from": (method.get("start_from") or {"name": "none"})["name"],
         "candidates": spell_candidates(method.get("candidates")),
         "positions": bool(method.get("positions")),
     }
+
+
+def _flat(block: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands in the blocks of methods that are part of another, named by where it stands."""
+    flat: dict[str, Any] = {}
+    for key, value in block.items():
+        parts = value if isinstance(value, list) else [value]
+        if not all(isinstance(part, dict) and "name" in part for part in parts):
+            flat[key] = value
+            continue
+        flat[key] = ",".join(part["name"] for part in parts)
+        for part in parts:
+            flat |= {f"{key} {part['name']}: {name}": x for name, x in _flat(part).items() if name != "name"}
+    return flat
 
 
 def asked(options: RunOptions, task: Task, model: str) -> dict[str, Any]:
@@ -65,6 +83,12 @@ def asked(options: RunOptions, task: Task, model: str) -> dict[str, Any]:
         "kv": options.kv,
         "dtype": options.dtype,
         "positions": options.positions,
+        "steps": options.steps,
+        "of": ",".join(options.of) or None,
+        "combine": options.combine,
+        "start_from": options.start_from or "none",
+        **dict(options.settings),
+        **{name: getattr(options, name) for name in OF_CIRCUIT},
     }
     return {key: value for key, value in known.items() if value is not None}
 
@@ -138,6 +162,8 @@ def resume_command(options: RunOptions, folder: Path) -> str:
 def _as_typed(flag: str, value: Any) -> list[str]:
     if flag == "memory":
         return ["--memory", f"{value}B"]
+    if flag == "set":
+        return [word for name, setting in value for word in ("--set", f"{name}={setting}")]
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
     return [f"--{flag}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]

@@ -66,9 +66,9 @@ def sweep(
 
 
 def carry_out_sweep(
-    plan: SweepPlan, progress: Progress, watch: Callable[[Keeper], None] = lambda keeper: None
+    plan: SweepPlan, progress: Progress, watch: Callable[[Path, Keeper], None] = lambda folder, keeper: None
 ) -> SweepResult:
-    """The sweep itself. ``watch`` is told of each run's keeper before its search begins."""
+    """The sweep itself. ``watch`` is told of the sweep's folder, and each run's keeper, before its search begins."""
     folder = plan.base.folder
     if not all(plan.run_at(size, folder).is_finished for size in plan.sizes):
         folder = find_circuits(plan, Noted(progress, plan.base.cautions), watch)
@@ -78,19 +78,31 @@ def carry_out_sweep(
     return SweepResult(table, folder)
 
 
-def find_circuits(plan: SweepPlan, notes: Noted, watch: Callable[[Keeper], None]) -> Path:
-    """Every run that is not finished yet, from the smallest circuit to the largest; the folder where they lie."""
+def find_circuits(plan: SweepPlan, notes: Noted, watch: Callable[[Path, Keeper], None]) -> Path:
+    """Every run that is not finished yet, from the smallest circuit to the largest; the folder where they lie.
+
+    Scores that all of them share are kept in that folder until the last run is done.
+    """
     clock, earlier = Clock(), None
     ready = make_ready(plan.base, notes, clock)
     with claimed(plan.base) as folder:
-        for size in plan.sizes:
-            run = plan.run_at(size, folder)
+        runs = [plan.run_at(size, folder) for size in plan.sizes]
+        shared = Keeper(folder, force=True, state=plan.base.state) if share_scores(runs, ready) else None
+        for run in runs:
             if run.is_finished:
                 check_finished(run, ready)
-            else:
-                watch(keeper := make_keeper(run))
-                earlier = find_and_write(ready, run, earlier, keeper, notes.fork(), clock.fork(run.state))
+                continue
+            keeper = shared or make_keeper(run)
+            watch(folder, keeper)
+            state = plan.base.state if shared and run is runs[0] else run.state
+            earlier = find_and_write(ready, run, earlier, keeper, notes.fork(), clock.fork(state))
     return folder
+
+
+def share_scores(runs: Sequence[Plan], ready: Ready) -> bool:
+    """Whether the runs' method scores once for all of them, since it does not depend on their size."""
+    first, *others = (make_method(settle(run.options), ready.graph) for run in runs)
+    return not isinstance(first, ACDC) and all(method == first for method in others)
 
 
 @contextmanager
@@ -120,7 +132,7 @@ def find_and_write(
     """One of the runs, with all that ``earlier``, that of the size before, has for it."""
     options = replace(run.options, device=ready.options.device)
     findings = find_circuit(ready, options, notes, clock, keeper, take_over(earlier, options))
-    write_findings(findings, run.folder, notes, clock, keeper.has_folder)
+    write_findings(findings, run.folder, notes, clock, keeper.has_folder and keeper.folder == run.folder)
     return findings
 
 

@@ -8,14 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from circuitfind.errors import OutputError, UsageError
+from circuitfind.methods.catalogue import CATALOGUE as METHODS
 from circuitfind.methods.neuron_options import refuse_sweep
 from circuitfind.methods.options import SIZES
 from circuitfind.preflight import Plan, RunOptions, check_numbers, make_plan, short_name
 from circuitfind.progress import Progress
 from circuitfind.record import RUN_FILE
 from circuitfind.runfolder import STATE_FILE
+
+if TYPE_CHECKING:
+    from circuitfind.checkpoint import State
 
 EXAMPLES = {
     "threshold": "--threshold 0.1,0.05,0.02",
@@ -34,6 +39,7 @@ class SweepPlan:
     """One question at several ``sizes``, from the smallest circuit to the largest; ``of`` is what they are sizes of.
 
     ``base`` is the plan of a run at the first of them, except for its folder: that is the sweep's, which holds theirs.
+    Its state is that of the scores which the runs share, where they share any.
     """
 
     base: Plan
@@ -45,12 +51,10 @@ class SweepPlan:
         place = folder / folder_name(size, self.of)
         resume = self.base.options.resume and any((place / name).exists() for name in (STATE_FILE, RUN_FILE))
         options = replace(with_size(self.base.options, size, self.of), out=place, resume=resume)
-        plan = replace(self.base, options=options, folder=place)
+        plan = replace(self.base, options=options, folder=place, state=None)
         if not resume:
             return plan
-        from circuitfind.resume import asked, find_state
-
-        state = find_state(place, asked(options, plan.task, short_name(options.model)))
+        state = state_of(plan)
         return replace(plan, state=state, is_finished=state is None)
 
 
@@ -108,18 +112,28 @@ def make_sweep_plan(
     base = make_plan(first, progress)
     settled = replace(base.options, resume=options.resume, force=options.force)
     plan = SweepPlan(replace(base, options=settled), ordered, of)
-    if options.resume:
-        check_resumable(plan)
-    return plan
+    return take_up(plan) if options.resume else plan
 
 
-def check_resumable(plan: SweepPlan) -> None:
-    """Raises OutputError where there is no sweep in the folder, or a run of something else, or one still at work."""
+def take_up(plan: SweepPlan) -> SweepPlan:
+    """The plan with the scores that the sweep in its folder had come to.
+
+    Raises OutputError where there is no sweep, or one of something else, or another process is at work on it.
+    """
     folder = plan.base.folder
-    if not any(folder.glob(f"{plan.of}-*")):
+    has_scores = METHODS[plan.base.options.method or ""].scores and (folder / STATE_FILE).exists()
+    if not has_scores and not any(folder.glob(f"{plan.of}-*")):
         raise OutputError(f"{folder} holds no sweep to resume. Leave out --resume to begin one there.")
     for size in plan.sizes:
         plan.run_at(size, folder)
+    return replace(plan, base=replace(plan.base, state=state_of(plan.base))) if has_scores else plan
+
+
+def state_of(plan: Plan) -> State | None:
+    """The state in the plan's folder; None if its run is finished. Raises OutputError as ``find_state`` does."""
+    from circuitfind.resume import asked, find_state
+
+    return find_state(plan.folder, asked(plan.options, plan.task, short_name(plan.options.model)))
 
 
 def folder_name(size: Size, of: str = "threshold") -> str:

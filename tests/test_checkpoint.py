@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from circuitfind import checkpoint
 from circuitfind.checkpoint import (
+    LONGEST_SECONDS,
     SAVE_SECONDS,
     Keeper,
     Spent,
@@ -51,10 +52,18 @@ def same(one: Found, other: Found) -> bool:
     return all(map(torch.equal, *bits)) and counts[0] == counts[1]
 
 
+def found_in(folder: Path) -> Found:
+    return Found.from_so_far(read_state(folder).so_far())
+
+
+def n_tests_in(folder: Path) -> float:
+    return read_state(folder).numbers["n_tests"]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A run's folder with a state in it."""
-    (tmp_path / STATE_FILE).write_bytes(encode_state(some_found(), IDENTITY, SPENT, Worker.this()))
+    (tmp_path / STATE_FILE).write_bytes(encode_state(some_found().to_so_far(), IDENTITY, SPENT, Worker.this()))
     return tmp_path
 
 
@@ -63,7 +72,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_state_survives_its_file_to_the_last_bit(folder: Path) -> None:
     state = read_state(folder)
-    assert same(state.found(), some_found())
+    assert same(found_in(folder), some_found())
     assert (state.identity, state.spent, state.worker) == (IDENTITY, SPENT, Worker.this())
 
 
@@ -88,21 +97,21 @@ def test_one_wrong_bit_anywhere_is_told(folder: Path) -> None:
         data[place] ^= 4
         (folder / STATE_FILE).write_bytes(data)
         try:
-            assert same(read_state(folder).found(), some_found()), place  # a space in the head may have become a $
+            assert same(found_in(folder), some_found()), place  # a space in the head may have become a $
         except OutputError as error:
             assert "damaged" in str(error)
 
 
 def test_a_state_of_another_version_names_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "VERSION", 2)
-    with pytest.raises(OutputError, match=r"is of version 1; this circuitfind reads 2"):
+    monkeypatch.setattr(checkpoint, "VERSION", 3)
+    with pytest.raises(OutputError, match=r"is of version 2; this circuitfind reads 3"):
         read_state(folder)
 
 
 def test_reading_a_state_takes_no_torch(folder: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from circuitfind.checkpoint import read_state;"
-        f"print(read_state(Path({str(folder)!r})).n_tests, 'torch' in sys.modules)"
+        f"print(read_state(Path({str(folder)!r})).numbers['n_tests'], 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "3 False\n"
@@ -164,7 +173,7 @@ def keep(folder: Path, is_new: bool = False, force: bool = False) -> tuple[Keepe
 def test_a_search_that_ends_soon_leaves_nothing(tmp_path: Path, clock: Clock) -> None:
     keeper, _ = keep(tmp_path / "run")
     clock.now += SAVE_SECONDS / 2
-    keeper.save(some_found())
+    keeper.save(some_found().to_so_far())
     keeper.finish()
     assert list(tmp_path.iterdir()) == [] and not keeper.can_resume
 
@@ -173,27 +182,56 @@ def test_a_state_is_at_most_a_minute_old(tmp_path: Path, clock: Clock) -> None:
     keeper, _ = keep(tmp_path / "run")
     for n_tests in range(200):
         clock.now += 1.0
-        keeper.save(some_found(n_tests))
+        keeper.save(some_found(n_tests).to_so_far())
         if clock.now > SAVE_SECONDS:
-            assert n_tests - read_state(tmp_path / "run").n_tests <= SAVE_SECONDS <= 60
+            assert n_tests - n_tests_in(tmp_path / "run") <= SAVE_SECONDS <= 60
     keeper.finish()
-    assert read_state(tmp_path / "run").n_tests == 199
+    assert n_tests_in(tmp_path / "run") == 199
+
+
+def test_a_state_that_takes_long_to_save_is_saved_less_often_but_every_minute(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, saved = checkpoint.write, []
+
+    def slow(folder: Path, name: str, content: bytes) -> Path:
+        saved.append(clock.now)
+        clock.now += seconds
+        return original(folder, name, content)
+
+    monkeypatch.setattr(checkpoint, "write", slow)
+    for seconds, expected in ((0.1, SAVE_SECONDS), (2.0, 40.0), (30.0, LONGEST_SECONDS)):
+        keeper, _ = keep(tmp_path / str(seconds))
+        saved.clear()
+        while len(saved) < 3:
+            clock.now += 0.5
+            keeper.save(some_found().to_so_far())
+        assert saved[2] - saved[1] == pytest.approx(seconds + expected, abs=1.0)
+
+
+def test_a_failed_run_leaves_what_it_rescues_and_nothing_to_go_on_with(folder: Path) -> None:
+    keeper = Keeper(folder, state=read_state(folder))
+    keeper.start(IDENTITY, lambda: SPENT, print)
+    assert keeper.can_resume
+    assert keeper.rescue("scores.safetensors", b"scores") == folder / "scores.safetensors"
+    keeper.finish()
+    assert not keeper.can_resume and [path.name for path in folder.iterdir()] == ["scores.safetensors"]
 
 
 def test_what_is_kept_does_not_change_with_the_search(tmp_path: Path, clock: Clock) -> None:
     keeper, _ = keep(tmp_path / "run")
     found = some_found()
-    keeper.save(found)
+    keeper.save(found.to_so_far())
     found.kept[:], found.scores[:] = True, 9.0
     keeper.save_now()
-    assert same(read_state(tmp_path / "run").found(), some_found())
+    assert same(found_in(tmp_path / "run"), some_found())
 
 
 def test_a_search_that_goes_on_says_at_once_whose_it_is(folder: Path) -> None:
     left = replace(read_state(folder), worker=Worker("elsewhere", 1, 1.0))
     keeper = Keeper(folder, state=left)
     start = keeper.start(IDENTITY, lambda: replace(SPENT, sittings=3), print)
-    assert start is not None and same(start, some_found())
+    assert start is not None and same(Found.from_so_far(start), some_found())
     assert read_state(folder).worker == Worker.this() and read_state(folder).spent.sittings == 3
 
 
@@ -207,7 +245,7 @@ def test_a_search_of_something_else_does_not_go_on_and_changes_nothing(folder: P
 def test_a_new_folder_is_another_where_a_run_of_the_same_second_took_its_name(tmp_path: Path) -> None:
     first, second = (keep(tmp_path / "run", is_new=True)[0] for _ in range(2))
     for keeper in (first, second):
-        keeper.save(some_found())
+        keeper.save(some_found().to_so_far())
         keeper.save_now()
     assert [first.folder.name, second.folder.name] == ["run", "run-2"]
     assert first.can_resume and second.can_resume
@@ -220,7 +258,7 @@ def test_a_full_disk_is_told_once_and_the_last_state_stays(
 
     def save(n_tests: int) -> None:
         clock.now += 2 * SAVE_SECONDS
-        keeper.save(some_found(n_tests))
+        keeper.save(some_found(n_tests).to_so_far())
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
@@ -231,19 +269,19 @@ def test_a_full_disk_is_told_once_and_the_last_state_stays(
         save(2)
         save(3)
     assert len(warnings) == 1 and "can't be saved" in warnings[0] and "No space left on device" in warnings[0]
-    assert read_state(tmp_path).n_tests == 1 and [path.name for path in tmp_path.iterdir()] == [STATE_FILE]
+    assert n_tests_in(tmp_path) == 1 and [path.name for path in tmp_path.iterdir()] == [STATE_FILE]
     save(4)
-    assert read_state(tmp_path).n_tests == 4 and len(warnings) == 1
+    assert n_tests_in(tmp_path) == 4 and len(warnings) == 1
 
 
 def test_a_lost_folder_is_told_and_not_made_again(tmp_path: Path, clock: Clock) -> None:
     keeper, warnings = keep(tmp_path / "run")
     clock.now += 2 * SAVE_SECONDS
-    keeper.save(some_found())
+    keeper.save(some_found().to_so_far())
     (tmp_path / "run" / STATE_FILE).unlink()
     (tmp_path / "run").rmdir()
     clock.now += 2 * SAVE_SECONDS
-    keeper.save(some_found())
+    keeper.save(some_found().to_so_far())
     assert len(warnings) == 1 and "No such file or directory" in warnings[0] and str(tmp_path / "run") in warnings[0]
     assert list(tmp_path.iterdir()) == []
 
@@ -253,7 +291,7 @@ def test_a_folder_filled_meanwhile_is_left_alone(tmp_path: Path, clock: Clock) -
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("mine")
     clock.now += 2 * SAVE_SECONDS
-    keeper.save(some_found())
+    keeper.save(some_found().to_so_far())
     assert len(warnings) == 1 and "is not empty" in warnings[0]
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine.txt"]
 
@@ -269,9 +307,9 @@ def test_a_kill_while_the_state_is_written_leaves_the_one_before(
         raise Killed
 
     keeper, _ = keep(folder, force=True)
-    keeper.save(some_found(9))
+    keeper.save(some_found(9).to_so_far())
     with monkeypatch.context() as patch:
         patch.setattr(*((os, "fsync") if moment == "flush" else (Path, "replace")), kill)
         with pytest.raises(Killed):
             keeper.save_now()
-    assert read_state(folder).n_tests == 3
+    assert n_tests_in(folder) == 3

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from circuitfind import eta as module
-from circuitfind.eta import FEWEST_TESTS, Eta, Left, WithTimeLeft, duration
+from circuitfind.eta import FEWEST_TESTS, Eta, Left, WithEvenTimeLeft, WithTimeLeft, duration
 from circuitfind.graph import Graph
 from circuitfind.methods.acdc import visiting_order
 from circuitfind.methods.found import Found, nothing_decided
@@ -96,23 +97,38 @@ def test_a_search_taken_up_again_counts_only_its_own_seconds(monkeypatch) -> Non
     assert eta.left is None or eta.left.longest < 10_000
 
 
+class Listening:
+    """Progress that holds on to the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def stage(self, name: str) -> None: ...
+
+    def warn(self, message: str) -> None: ...
+
+    def update(self, done: float, total: float, note: str = "") -> None:
+        self.notes.append(note)
+
+
 def test_the_note_of_a_search_says_how_long_it_still_takes() -> None:
-    notes: list[str] = []
-
-    class Listening:
-        def stage(self, name: str) -> None: ...
-
-        def warn(self, message: str) -> None: ...
-
-        def update(self, done: float, total: float, note: str = "") -> None:
-            notes.append(note)
-
-    eta = Eta(GRAPH)
-    progress = WithTimeLeft(Listening(), eta)
+    eta, listening = Eta(GRAPH), Listening()
+    progress = WithTimeLeft(listening, eta)
     progress.update(1, 2, "3 tests")
     eta.left = Left(200, 1300)
     progress.update(1, 2, "3 tests")
-    assert notes == ["3 tests", "3 tests, about 3 min left, at most 22 min"]
+    assert listening.notes == ["3 tests", "3 tests, about 3 min left, at most 22 min"]
+
+
+def test_work_that_goes_on_evenly_is_timed_by_this_sitting_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    times, listening = iter((100.0, 101.0, 110.0, 500.0, 900.0)), Listening()
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    progress = WithEvenTimeLeft(listening)
+    for done in (600, 601, 610, 1000):  # 600 are of an earlier sitting
+        progress.update(done, 1000, "so far")
+    progress.stage("the next")
+    progress.update(1, 50)
+    assert listening.notes == ["so far", "so far", "so far, about 6 min left", "so far", ""]
 
 
 def test_two_numbers_that_people_would_read_as_one_are_one() -> None:

@@ -16,6 +16,7 @@ from circuitfind.circuit import Circuit
 from circuitfind.errors import OutputError, UsageError
 from circuitfind.graph import Node
 from circuitfind.methods.options import settle_method
+from circuitfind.methods.sofar import SoFar
 from circuitfind.patching import readable
 from circuitfind.pipeline import RunOptions, RunResult, run
 from circuitfind.sweep import sweep
@@ -125,9 +126,9 @@ class Killed(BaseException):
 def cut_off(out: Path, after: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
     original, calls = Keeper.save, []
 
-    def save(keeper: Keeper, found: Any) -> None:
-        original(keeper, found)
-        calls.append(found.n_tests)
+    def save(keeper: Keeper, so_far: SoFar) -> None:
+        original(keeper, so_far)
+        calls.append(so_far.told)
         if len(calls) > after:
             raise Killed
 

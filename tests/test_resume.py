@@ -19,6 +19,7 @@ from circuitfind import checkpoint
 from circuitfind.app import call
 from circuitfind.checkpoint import Keeper, read_state
 from circuitfind.errors import CircuitfindError, OutputError, UsageError
+from circuitfind.methods.sofar import SoFar
 from circuitfind.pipeline import RunOptions, run
 from circuitfind.resume import resume_command
 from circuitfind.runfolder import STATE_FILE
@@ -54,12 +55,12 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cut_off(out: Path | None, after: int, **options: Any) -> bool:
-    """Whether the run was cut off when it had decided by tests so many times; else it has ended."""
-    counts: set[int] = set()
+    """Whether the run was cut off when it had come further so many times; else it has ended."""
+    counts: set[str] = set()
 
-    def save(keeper: Keeper, found: Any) -> None:
-        original(keeper, found)
-        counts.add(found.n_tests)
+    def save(keeper: Keeper, so_far: SoFar) -> None:
+        original(keeper, so_far)
+        counts.add(so_far.told)
         if len(counts) > after:
             raise Killed
 
@@ -106,7 +107,7 @@ def test_a_run_cut_off_after_its_search_tests_nothing_again(
             patch.setattr(writing if step == "write_run" else pipeline, step, kill)
         with pytest.raises(Killed):
             find(Path("run"))
-    n_tests = read_state(Path("run")).n_tests
+    n_tests = read_state(Path("run")).numbers["n_tests"]
     monkeypatch.setattr("circuitfind.search.Search.begin", kill)
     find(Path("run"), resume=True)
     assert repeatable(Path("run")) == repeatable(whole)
@@ -292,7 +293,7 @@ def test_ctrl_c_keeps_what_was_decided_and_tells_how_to_go_on(
         interrupting(patch, KeyboardInterrupt())
         assert call(["run", *COMMAND, *quiet], debug=False) == 130
     (state,) = Path("results").rglob(STATE_FILE)
-    assert read_state(state.parent).n_tests > 0
+    assert read_state(state.parent).numbers["n_tests"] > 0
     *_, hint, command = capsys.readouterr().err.splitlines()
     assert hint == "What it has decided is kept. To go on with it:"
     assert command.split()[:2] == ["circuitfind", "run"]
@@ -336,12 +337,18 @@ def test_the_command_to_go_on_repeats_every_option_that_was_given() -> None:
 # real processes, really killed
 
 OFTEN = "from circuitfind import checkpoint; checkpoint.SAVE_SECONDS = 0.3; from circuitfind.app import main; main()"
-LONG = ("run", "ioi", "--model", "tiny", "--prompts", "256", "--threshold", "0.005", "--format", "dot")
+LONG = {
+    "acdc": "run ioi --model tiny --prompts 256 --format dot --threshold 0.005",
+    "exact": "run ioi --model tiny --prompts 256 --format dot --method exact --edges 60",
+    "edge-pruning": "run ioi --model tiny --prompts 64 --format dot --method edge-pruning --edges 60 --steps 600",
+}
+LATEST = {"acdc": 4.0, "exact": 1.0, "edge-pruning": 1.0}
+"""How many seconds after it has first saved something a process is killed at the latest."""
 KILLS = 3
 
 
-def start(folder: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", OFTEN, *LONG, "--out", str(folder), *more]
+def start(folder: Path, *more: str, method: str = "acdc") -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", OFTEN, *LONG[method].split(), "--out", str(folder), *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -355,15 +362,15 @@ def wait_for_news(process: subprocess.Popen[str], state: Path, seconds: float) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-def test_a_process_killed_at_random_moments_ends_with_the_same_bytes(seed: int, tmp_path: Path) -> None:
-    process = start(tmp_path / "whole")
+@pytest.mark.parametrize(("method", "seed"), [("acdc", 0), ("acdc", 1), ("exact", 0), ("edge-pruning", 0)])
+def test_a_process_killed_at_random_moments_ends_with_the_same_bytes(method: str, seed: int, tmp_path: Path) -> None:
+    process = start(tmp_path / "whole", method=method)
     assert process.wait() == 0, process.communicate()
     process.communicate()
     rng, killed, folder = random.Random(seed), 0, tmp_path / "run"
     while True:
-        process = start(folder, *(["--resume"] if killed else []))
-        if killed == KILLS or not wait_for_news(process, folder / STATE_FILE, rng.uniform(0.0, 4.0)):
+        process = start(folder, *(["--resume"] if killed else []), method=method)
+        if killed == KILLS or not wait_for_news(process, folder / STATE_FILE, rng.uniform(0.0, LATEST[method])):
             break
         process.kill()
         process.communicate()

@@ -186,7 +186,9 @@ def run(
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Go on with a run that was cut off: that in --out, or the latest of the same options."
+            "--resume",
+            help="Go on with a run that was cut off: that in --out, or the latest of the same options. acdc, exact, "
+            "learned masks, ensembles.",
         ),
     ] = False,
     memory: Annotated[

@@ -34,23 +34,28 @@ def carry_out_safely(plan: SweepPlan, options: RunOptions, progress: Progress) -
     """The sweep. A Ctrl-C keeps what the run at work has decided so far, and tells how to go on with the sweep."""
     from circuitfind.sweep import carry_out_sweep  # seconds of imports, after all that is told without them
 
+    folders: list[Path] = []
     keepers: list[Keeper] = []
+
+    def watch(folder: Path, keeper: Keeper) -> None:
+        folders.append(folder)
+        keepers.append(keeper)
 
     def save() -> None:
         if keepers:
             keepers[-1].save_now()
 
-    with resumably(save, lambda: how_to_go_on(plan, options, keepers)):
-        return carry_out_sweep(plan, progress, keepers.append)
+    with resumably(save, lambda: how_to_go_on(plan, options, folders, keepers)):
+        return carry_out_sweep(plan, progress, watch)
 
 
-def how_to_go_on(plan: SweepPlan, options: RunOptions, keepers: Sequence[Keeper]) -> str:
+def how_to_go_on(plan: SweepPlan, options: RunOptions, folders: Sequence[Path], keepers: Sequence[Keeper]) -> str:
     """What to tell the user of a sweep that ends before it is done; nothing where nothing of it is kept."""
     from circuitfind.resume import resume_command
 
     if not keepers or not (len(keepers) > 1 or keepers[0].can_resume):
         return ""
-    command = resume_command(options, keepers[-1].folder.parent)
+    command = resume_command(options, folders[-1])
     sizes = ",".join(f"{size!r}" for size in plan.sizes)
     return f"What it has found is kept. To go on with it:\n  {command} --{plan.of} {sizes}\n"
 

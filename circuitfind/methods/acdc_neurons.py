@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -26,6 +26,7 @@ from circuitfind.errors import UsageError
 from circuitfind.methods.acdc import chain_length
 from circuitfind.methods.exact import ROWS_AT_ONCE, ROWS_ON_GPU
 from circuitfind.methods.rule import judge
+from circuitfind.methods.sofar import Save, SoFar, save_nothing
 from circuitfind.metrics import MetricName, check_answers, make_objective
 from circuitfind.neuron_runs import Mask, NeuronRunner, neurons_of
 from circuitfind.patching import AblationName
@@ -38,11 +39,34 @@ from circuitfind.transformer import Transformer
 @dataclass(frozen=True)
 class FoundNeurons:
     """Which neurons stay, and each one's rise when it was tested, in forward order; ``n_evaluated`` tests were computed
-    for it, those behind a neuron that had to stay included."""
+    for it, those behind a neuron that had to stay included.
+
+    The last ``n_decided`` neurons have been decided on: at the end all. Before that the others are in ``kept``, with
+    the score 0. ``value``: the metric, the mean over prompts, as it then is.
+    """
 
     kept: Mask
     scores: Float[Tensor, " neuron"]
     n_evaluated: int
+    n_decided: int
+    value: float
+
+    def to_so_far(self, metric: MetricName) -> SoFar:
+        """What a file keeps of it."""
+        numbers = {"n_evaluated": self.n_evaluated, "n_decided": self.n_decided, "value": self.value}
+        return SoFar({"kept": self.kept, "scores": self.scores}, numbers, f"{self.summary}, {metric} {self.value:.4g}")
+
+    @staticmethod
+    def from_so_far(so_far: SoFar) -> FoundNeurons:
+        """What ``to_so_far`` was made of."""
+        tensors, numbers = so_far.copy().tensors, so_far.numbers
+        n_evaluated, n_decided = int(numbers["n_evaluated"]), int(numbers["n_decided"])
+        return FoundNeurons(tensors["kept"], tensors["scores"], n_evaluated, n_decided, numbers["value"])
+
+    @property
+    def summary(self) -> str:
+        n_undecided = len(self.kept) - self.n_decided
+        return f"{self.n_decided:,} tests, {int(self.kept[n_undecided:].sum()):,} neurons kept"
 
 
 @dataclass(frozen=True)
@@ -64,24 +88,46 @@ class ACDCNeurons:
         """The block ``method`` of a circuit file."""
         return {"name": self.name, **asdict(self), "order": "reverse forward", "level": "neuron"}
 
-    def find(self, model: Transformer, batch: Batch, batch_size: int, progress: Progress) -> FoundNeurons:
-        """Visit every neuron and decide on it. Neither ``batch_size`` nor threads change a bit of the outcome."""
+    def find(
+        self,
+        model: Transformer,
+        batch: Batch,
+        batch_size: int,
+        progress: Progress,
+        start: SoFar | None = None,
+        save: Save = save_nothing,
+    ) -> FoundNeurons:
+        """Visit every neuron and decide on it. Neither ``batch_size`` nor threads change a bit of the outcome.
+
+        ``start`` takes up what an earlier search of the same model, batch and options had decided, to the same bits;
+        ``save`` is called with what is decided so far after every chain of tests.
+        """
         check_answers(self.metric, batch)
         neurons, match = neurons_of(model), self.objective == "match"
-        kept, scores = torch.ones(len(neurons), dtype=torch.bool), torch.zeros(len(neurons), dtype=torch.float64)
         with Threads(model.device) as threads:
             search = _Search(model, batch.to(model.device), batch_size, self.metric, self.ablation, match, threads)
+            found = nothing_decided(len(neurons), search.value) if start is None else FoundNeurons.from_so_far(start)
+            search.go_on_from(found)
             for stage in reversed(range(2 * neurons.graph.n_layers)):
-                for places, rises in self._visit(search, stage, neurons.stage(stage), kept):
-                    scores[places] = torch.tensor(rises, dtype=torch.float64)
-                    n_done = len(neurons) - places[-1]
-                    said = f"{n_done:,} tests, {int(kept[places[-1] :].sum()):,} neurons kept"
-                    progress.update(n_done, len(neurons), f"{said}, {self.metric} {search.value:.4g}")
-        return FoundNeurons(kept, scores, search.n_evaluated)
+                own = neurons.stage(stage)
+                undecided = slice(own.start, max(own.start, min(own.stop, len(neurons) - found.n_decided)))
+                for places, rises in self._visit(search, stage, own, undecided, found.kept):
+                    found.scores[places] = torch.tensor(rises, dtype=torch.float64)
+                    n_decided = len(neurons) - places[-1]
+                    found = replace(found, n_evaluated=search.n_evaluated, n_decided=n_decided, value=search.value)
+                    so_far = found.to_so_far(self.metric)
+                    save(so_far)
+                    progress.update(found.n_decided, len(neurons), so_far.told)
+        return found
 
-    def _visit(self, search: _Search, stage: int, own: slice, kept: Mask) -> Iterator[tuple[list[int], list[float]]]:
-        """Decide on a stage's ``own`` neurons in ``kept``: the places that each chain decides on, and their scores."""
-        waiting, since, has_kept = list(reversed(range(own.start, own.stop))), 0, False
+    def _visit(
+        self, search: _Search, stage: int, own: slice, undecided: slice, kept: Mask
+    ) -> Iterator[tuple[list[int], list[float]]]:
+        """Decide in ``kept`` on those of a stage's ``own`` neurons that are undecided: the places that each chain
+        decides on, and their scores."""
+        waiting = list(reversed(range(undecided.start, undecided.stop)))
+        stayed = kept[undecided.stop : own.stop].nonzero().flatten().tolist()
+        since, has_kept = stayed[0] if stayed else own.stop - undecided.stop, bool(stayed)
         while waiting:
             tried = waiting[: chain_length(since, has_kept)]
             masks = kept.repeat(len(tried), 1)
@@ -96,6 +142,12 @@ class ACDCNeurons:
             has_kept |= n_removed < n_decided
             waiting = waiting[n_decided:]
             yield tried[:n_decided], verdict.scores
+
+
+def nothing_decided(n_neurons: int, value: float) -> FoundNeurons:
+    """The beginning of every search; ``value`` is the metric in the full model."""
+    kept, scores = torch.ones(n_neurons, dtype=torch.bool), torch.zeros(n_neurons, dtype=torch.float64)
+    return FoundNeurons(kept, scores, n_evaluated=0, n_decided=0, value=value)
 
 
 class _Chain(Chain):
@@ -147,10 +199,14 @@ class _Search:
         self.n_evaluated += len(masks)
         return _Chain([self.value, *mean_over_prompts(self._objective(self._join(of_blocks)).cpu())])
 
+    def go_on_from(self, found: FoundNeurons) -> None:
+        """Make the run that a search had come to the present one."""
+        self.value, self.n_evaluated = found.value, found.n_evaluated
+
     def settle(self, chain: _Chain, n_removed: int) -> None:
         """Make that run of the chain the present one."""
         self.value = chain.values[n_removed]
 
-    def _join(self, finals: Sequence[Float[Tensor, "test prompt d_model"]]) -> Float[Tensor, "test real d_model"]:
+    def _join(self, finals: Sequence[Float[Tensor, "test _ d_model"]]) -> Float[Tensor, "test real d_model"]:
         """The real prompts of all blocks."""
         return torch.cat([x[:, :n_real] for x, n_real in zip(finals, self._n_real, strict=True)], dim=1)

@@ -21,7 +21,8 @@ class MethodInfo:
     ``scores``: it scores edges, so that the circuit's size must be asked for. ``per_prompt``: each prompt has scores of
     its own, so that a bootstrap can be made of them. ``has_metric``: its scores depend on one. ``degenerate``: metrics
     of which they would be rounding. ``levels`` and ``kv``: what it can decide on (``units.py``); ``why_edges``: what
-    keeps it from more. ``positions``: it can tell an edge apart at each of them.
+    keeps it from more. ``positions``: it can tell an edge apart at each of them. ``resumes``: it may take long, and can
+    be gone on with after it was cut off.
     """
 
     name: str
@@ -39,6 +40,7 @@ class MethodInfo:
     kv: tuple[str, ...] = ("per-head",)
     why_edges: str = ""
     positions: bool = False
+    resumes: bool = False
 
 
 _EDGES_AND_NODES, _ALL_KV = ("edge", "node"), ("per-head", "grouped")
@@ -56,6 +58,7 @@ _METHODS = (
         levels=LEVELS,
         kv=_ALL_KV,
         positions=True,
+        resumes=True,
     ),
     MethodInfo(
         "eap",
@@ -109,6 +112,7 @@ _METHODS = (
         levels=LEVELS,
         kv=_ALL_KV,
         positions=True,
+        resumes=True,
     ),
     MethodInfo(
         "atp",
@@ -167,6 +171,7 @@ _METHODS = (
         settings={**_LEARNED, "penalty": 50.0},
         per_prompt=False,
         why_edges="it learns a mask of each edge",
+        resumes=True,
     ),
     MethodInfo(
         "edge-pruning",
@@ -178,6 +183,7 @@ _METHODS = (
         settings={**_LEARNED, "learning_rate": 0.8, "sparsity": 0.98, "node_sparsity": None},
         per_prompt=False,
         why_edges="it learns a mask of each edge",
+        resumes=True,
     ),
     MethodInfo(
         "ensemble",
@@ -189,6 +195,7 @@ _METHODS = (
         levels=_EDGES_AND_NODES,
         kv=_ALL_KV,
         positions=True,
+        resumes=True,
     ),
     MethodInfo(
         "hisp",

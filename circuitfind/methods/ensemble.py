@@ -26,7 +26,8 @@ from circuitfind.batch import Batch
 from circuitfind.errors import UsageError, unknown
 from circuitfind.methods.catalogue import COMBINE
 from circuitfind.methods.learned import Learned
-from circuitfind.methods.scorer import Scorer
+from circuitfind.methods.scorer import Scorer, score_on
+from circuitfind.methods.sofar import Save, SoFar, save_nothing
 from circuitfind.progress import Progress
 from circuitfind.transformer import Transformer
 from circuitfind.units import KvName, LevelName, Units, without_defaults
@@ -44,6 +45,7 @@ class Ensemble:
     level: LevelName = "edge"
     kv: KvName = "per-head"
     name: ClassVar[str] = "ensemble"
+    resumes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if len(self.of) < 2:
@@ -58,13 +60,33 @@ class Ensemble:
         units = without_defaults({"level": self.level, "kv": self.kv})
         return {"name": self.name, "combine": self.combine, "of": of, **units, "score": meaning}
 
-    def score(self, model: Transformer, batch: Batch, batch_size: int, progress: Progress) -> Scores:
-        """Every edge's score, on each prompt where all methods have such, else one; NaN where the graph has no edge."""
-        graph = batch.graph_of(model.architecture.graph)
+    def score(
+        self,
+        model: Transformer,
+        batch: Batch,
+        batch_size: int,
+        progress: Progress,
+        start: SoFar | None = None,
+        save: Save = save_nothing,
+    ) -> Scores:
+        """Every edge's score, on each prompt where all methods have such, else one; NaN where the graph has no edge.
+
+        What is so far are the ``scores`` of the methods that are done, and what the present one has so far.
+        """
+        graph, done = batch.graph_of(model.architecture.graph), SoFar({})
         units, each = Units.of(model.architecture, self.level, self.kv).at_roles(graph), []
-        for method in self.of:
-            progress.stage(f"{method.name}, of the ensemble")
-            each.append(method.score(model, batch, batch_size, progress))
+        for number, method in enumerate(self.of):
+            part = str(number)
+            own = start and start.part(part)
+            is_done = own is not None and "done" in own.numbers
+            if own is None or not is_done:
+                progress.stage(f"{method.name}, of the ensemble")
+                scores = score_on(method, model, batch, batch_size, progress, own, _part(save, done, part))
+                own = SoFar({"scores": scores}, {"done": 1}, f"{number + 1} of {len(self.of)} methods")
+            each.append(own.tensors["scores"])
+            done |= own.as_part(part)
+            if not is_done:
+                save(done)
         return units.spread(combine(each, units.leaders, self.combine)).masked_fill(~units.edges, math.nan)
 
 
@@ -104,6 +126,7 @@ class WarmStart:
 
     method: Learned
     start: Scorer
+    resumes: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -114,9 +137,26 @@ class WarmStart:
         """The block ``method`` of a circuit file: the method's, and the start's as one of its options."""
         return {**self.method.to_dict(), "start_from": self.start.to_dict()}
 
-    def score(self, model: Transformer, batch: Batch, batch_size: int, progress: Progress) -> Scores:
-        """The method's scores, after the start's."""
-        progress.stage(f"{self.start.name}, to start from")
-        initial = self.start.score(model, batch, batch_size, progress).double().mean(0).abs()
+    def score(
+        self,
+        model: Transformer,
+        batch: Batch,
+        batch_size: int,
+        progress: Progress,
+        start: SoFar | None = None,
+        save: Save = save_nothing,
+    ) -> Scores:
+        """The method's scores, after the start's. What is so far is what either has; masks need no start any more."""
+        moved, initial = start and start.part("masks"), None
+        if moved is None:
+            progress.stage(f"{self.start.name}, to start from")
+            earlier = start and start.part("start")
+            scores = score_on(self.start, model, batch, batch_size, progress, earlier, _part(save, SoFar({}), "start"))
+            initial = scores.double().mean(0).abs()
         progress.stage(f"{self.method.name} from {self.start.name}")
-        return self.method.score(model, batch, batch_size, progress, initial)
+        return self.method.score(model, batch, batch_size, progress, moved, _part(save, SoFar({}), "masks"), initial)
+
+
+def _part(save: Save, done: SoFar, part: str) -> Save:
+    """The Save of a part of a method, behind what is ``done`` of it."""
+    return lambda so_far: save(done | so_far.as_part(part))

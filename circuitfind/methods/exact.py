@@ -11,14 +11,13 @@ cube of the number of layers: this is the slow method, which the others are meas
 Where edges go together (``units.py``) a unit is ablated as a whole, in one test: the k or v inputs of query heads that
 share a key/value head, or a node, with all edges that leave it (``nodes.py``).
 
-A test stands alone, and receivers are independent of each other: a run that was cut off is taken up from the scores of
-the receivers that were done (``start``), to the same bits.
+A test stands alone: a run that was cut off goes on from the scores that there were, to the same bits.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -30,6 +29,7 @@ from circuitfind.batch import Batch
 from circuitfind.errors import ModelError
 from circuitfind.graph import Graph, Receiver
 from circuitfind.methods import nodes
+from circuitfind.methods.sofar import Save, SoFar, save_nothing
 from circuitfind.metrics import MetricName, check_answers, make_objective
 from circuitfind.onward import Onward, join_reads
 from circuitfind.patching import AblationName, prepare
@@ -46,12 +46,6 @@ TESTS_AT_ONCE = 64
 """How many tests wait for the objective together."""
 
 Scores = Float[Tensor, "prompt receiver sender"]
-Save = Callable[[Scores], None]
-"""Called with the scores so far (NaN: not yet) after every receiver; the tensor changes afterwards."""
-
-
-def save_nothing(scores: Scores) -> None:
-    """The Save of a run that no one takes up again."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +58,7 @@ class Exact:
     kv: KvName = "per-head"
     name: ClassVar[str] = "exact"
     per_prompt: ClassVar[bool] = True
+    resumes: ClassVar[bool] = True
 
     def to_dict(self) -> dict[str, Any]:
         """The block ``method`` of a circuit file: every option, and the convention of the scores."""
@@ -76,40 +71,41 @@ class Exact:
         batch: Batch,
         batch_size: int,
         progress: Progress,
-        start: Scores | None = None,
+        start: SoFar | None = None,
         save: Save = save_nothing,
     ) -> Scores:
         """Every edge's score on each prompt, in the metric's unit; NaN where the graph has no edge.
 
-        Neither ``batch_size`` nor threads change a score. ``start``: scores that an earlier run of the same model,
-        prompts and options had saved (at node level none are). Progress is told in layers that tests have gone through,
-        which take about the same time each. Raises UsageError where the metric needs wrong answers that a prompt
-        doesn't have, ModelError where a score is NaN or infinite.
+        Neither ``batch_size`` nor threads change a score. What is so far are the ``scores``, NaN where there is none
+        yet. Progress is told in layers that tests have gone through, which take about the same time each. Raises
+        UsageError where the metric needs wrong answers that a prompt doesn't have, ModelError where a score is NaN or
+        infinite.
         """
         check_answers(self.metric, batch)
         if self.level == "node":
-            return self._score_nodes(model, batch, batch_size, progress)
+            return self._score_nodes(model, batch, batch_size, progress, start, save)
         units = Units.of(model.architecture, self.level, self.kv).at_roles(batch.graph_of(model.architecture.graph))
         graph, total = units.graph, sum(work(units.graph, receivers[0]) for receivers in units.receivers())
-        scores = nothing_scored(graph, model.dtype, batch.n_prompts) if start is None else start.clone()
-        waiting = [receivers for receivers in units.receivers() if not is_scored(graph, receivers[0], scores)]
-        done = total - sum(work(graph, receivers[0]) for receivers in waiting)
+        scores = start.tensors["scores"].clone() if start else nothing_scored(graph, model.dtype, batch.n_prompts)
+        groups = list(waiting(units, scores))
+        done = total - sum(work(graph, receivers[0], len(senders)) for receivers, senders in groups)
         with Threads(model.device) as threads:
             tests = edge_tests(model, batch.to(model.device), batch_size, self.metric, self.ablation, threads)
-            for receivers in reversed(waiting):
-                n_senders = graph.n_readable(receivers[0])
-                rises = finite(tests.rises(receivers, range(n_senders))).to(scores.dtype)
+            for receivers, senders in groups:
+                rises = finite(tests.rises(receivers, senders)).to(scores.dtype)
                 for receiver in receivers:
-                    scores[:, graph.receiver_index[receiver], :n_senders] = rises
-                save(scores)
-                done += work(graph, receivers[0])
-                n_tested = int(scores[0].isfinite().sum())
-                progress.update(done, total, f"{n_tested:,} of {graph.n_edges:,} edges")
+                    scores[:, graph.receiver_index[receiver], senders] = rises
+                note = f"{int(scores[0].isfinite().sum()):,} of {graph.n_edges:,} edges"
+                save(SoFar({"scores": scores}, told=note))
+                done += work(graph, receivers[0], len(senders))
+                progress.update(done, total, note)
         return scores
 
-    def _score_nodes(self, model: Transformer, batch: Batch, batch_size: int, progress: Progress) -> Scores:
-        """Every edge with the score of its sender."""
-        rises = nodes.rises(model, batch, batch_size, self.metric, self.ablation, progress)
+    def _score_nodes(
+        self, model: Transformer, batch: Batch, batch_size: int, progress: Progress, start: SoFar | None, save: Save
+    ) -> Scores:
+        """Every edge with the score of its sender; what is so far are the senders' ``rises``."""
+        rises = nodes.rises(model, batch, batch_size, self.metric, self.ablation, progress, start, save)
         scores = nothing_scored(model.architecture.graph, model.dtype, batch.n_prompts)
         edges = Units(model.architecture.graph).edges
         return torch.where(edges, rises.unsqueeze(1).to(scores.dtype), scores)
@@ -189,15 +185,19 @@ def nothing_scored(graph: Graph, dtype: torch.dtype, n_prompts: int) -> Scores:
     return torch.full(shape, math.nan, dtype=torch.promote_types(dtype, torch.float32))
 
 
-def is_scored(graph: Graph, receiver: Receiver, scores: Scores) -> bool:
-    """Whether all edges into the receiver have their scores."""
-    return bool(scores[:, graph.receiver_index[receiver], : graph.n_readable(receiver)].isfinite().all())
+def waiting(units: Units, scores: Scores) -> Iterator[tuple[tuple[Receiver, ...], list[int]]]:
+    """Receivers that are one, from the last, and some senders at a time whose edges into them have no score yet."""
+    for receivers in reversed(list(units.receivers())):
+        row, n_senders = units.graph.receiver_index[receivers[0]], units.graph.n_readable(receivers[0])
+        senders = scores[0, row, :n_senders].isnan().nonzero().flatten().tolist()
+        yield from ((receivers, senders[i : i + TESTS_AT_ONCE]) for i in range(0, len(senders), TESTS_AT_ONCE))
 
 
-def work(graph: Graph, receiver: Receiver) -> int:
-    """What the tests of all edges into a receiver cost, in layers that they go through."""
+def work(graph: Graph, receiver: Receiver, n_senders: int | None = None) -> int:
+    """What the tests of so many edges into a receiver (None: of all) cost, in layers that they go through."""
     layer = graph.n_layers if receiver.node.kind == "logits" else receiver.node.layer
-    return graph.n_readable(receiver) * (graph.n_layers - layer + 1)
+    n_tests = graph.n_readable(receiver) if n_senders is None else n_senders
+    return n_tests * (graph.n_layers - layer + 1)
 
 
 def finite(scores: Float[Tensor, "prompt sender"]) -> Float[Tensor, "prompt sender"]:

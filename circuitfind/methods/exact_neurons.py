@@ -7,7 +7,8 @@ plain model, as for edges (``exact.py``, ``onward.py``). There are as many tests
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -19,7 +20,8 @@ from torch import Tensor
 from circuitfind.batch import Batch
 from circuitfind.graph import Node
 from circuitfind.methods.by_neuron import neuron_moves
-from circuitfind.methods.exact import OneByOne, finite
+from circuitfind.methods.exact import TESTS_AT_ONCE, OneByOne, finite
+from circuitfind.methods.sofar import Save, SoFar, save_nothing
 from circuitfind.metrics import MetricName, check_answers
 from circuitfind.neuron_runs import ablated_neurons, neurons_of
 from circuitfind.neurons import Neurons
@@ -60,6 +62,7 @@ class ExactNeurons:
     metric: MetricName = "logit-diff"
     ablation: AblationName = "corrupted"
     name: ClassVar[str] = "exact"
+    resumes: ClassVar[bool] = True
 
     def to_dict(self) -> dict[str, Any]:
         """The block ``method`` of a circuit file."""
@@ -67,29 +70,52 @@ class ExactNeurons:
         return {"name": self.name, **asdict(self), "score": said, "level": "neuron"}
 
     def score(
-        self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
+        self,
+        model: Transformer,
+        batch: Batch,
+        batch_size: int,
+        progress: Progress,
+        start: SoFar | None = None,
+        save: Save = save_nothing,
     ) -> Float[Tensor, "prompt neuron"]:
         """Every neuron's score on each prompt, in the metric's unit, in forward order.
 
-        Neither ``batch_size`` nor threads change a score. Raises UsageError where the metric needs wrong answers that a
+        Neither ``batch_size`` nor threads change a score. What is so far are the ``scores``, NaN where there is none
+        yet. Raises UsageError where the metric needs wrong answers that a
         prompt doesn't have, ModelError where a score is NaN or infinite.
         """
         check_answers(self.metric, batch)
         neurons, reads = neurons_of(model), join_reads(model)
-        dtype, scores = torch.promote_types(model.dtype, torch.float32), []
+        dtype = torch.promote_types(model.dtype, torch.float32)
+        unknown = torch.full((batch.n_prompts, len(neurons)), math.nan, dtype=dtype)
+        scores = unknown if start is None else start.tensors["scores"].clone()
         with Threads(model.device) as threads:
             opened = partial(NeuronRemoval, model, self.ablation, reads)
             tests = OneByOne[Node](model, batch.to(model.device), batch_size, self.metric, threads, opened)
-            for node in neurons.nodes:
-                scores.append(finite(tests.rises(node, range(neurons.width(node)))).to(dtype))
-                self._tell(progress, neurons, node)
-        return torch.cat(scores, dim=1)
+            for node, first, which in _waiting(neurons, scores):
+                places = slice(first + which.start, first + which.stop)
+                scores[:, places] = finite(tests.rises(node, which)).to(dtype)
+                told = f"{places.stop:,} of {len(neurons):,} neurons"
+                save(SoFar({"scores": scores}, told=told))
+                progress.update(work(neurons, places.stop), work(neurons, len(neurons)), told)
+        return scores
 
-    def _tell(self, progress: Progress, neurons: Neurons, done: Node) -> None:
-        """Progress in layers that tests have gone through."""
-        n_layers = neurons.graph.n_layers
-        work = [(node, neurons.width(node) * (n_layers - node.layer)) for node in neurons.nodes]
-        upto = neurons.nodes.index(done) + 1
-        n_tested = sum(neurons.width(node) for node in neurons.nodes[:upto])
-        said = f"{n_tested:,} of {len(neurons):,} neurons"
-        progress.update(sum(each for _, each in work[:upto]), sum(each for _, each in work), said)
+
+def _waiting(neurons: Neurons, scores: Float[Tensor, "prompt neuron"]) -> Iterator[tuple[Node, int, range]]:
+    """In forward order: a node, the place of its first neuron, and some of those that have no score yet."""
+    first = 0
+    for node in neurons.nodes:
+        width = neurons.width(node)
+        n_done = int(scores[0, first : first + width].isfinite().sum())
+        for start in range(n_done, width, TESTS_AT_ONCE):
+            yield node, first, range(start, min(start + TESTS_AT_ONCE, width))
+        first += width
+
+
+def work(neurons: Neurons, n_tested: int) -> int:
+    """What the tests of the first neurons cost, in layers that they go through."""
+    layers, first = 0, 0
+    for node in neurons.nodes:
+        layers += max(0, min(neurons.width(node), n_tested - first)) * (neurons.graph.n_layers - node.layer)
+        first += neurons.width(node)
+    return layers

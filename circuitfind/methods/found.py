@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitfind.graph import Graph
+from circuitfind.methods.sofar import SoFar
 from circuitfind.patching import readable
 
 
@@ -32,6 +33,17 @@ class Found:
     def copy(self) -> Found:
         """The same with tensors of its own."""
         return replace(self, kept=self.kept.clone(), scores=self.scores.clone(), decided=self.decided.clone())
+
+    def to_so_far(self) -> SoFar:
+        """What a file keeps of it."""
+        tensors = {"kept": self.kept, "scores": self.scores, "decided": self.decided}
+        return SoFar(tensors, {"n_tests": self.n_tests, "n_evaluated": self.n_evaluated}, self.summary)
+
+    @staticmethod
+    def from_so_far(so_far: SoFar) -> Found:
+        """What ``to_so_far`` was made of."""
+        tensors, (n_tests, n_evaluated) = so_far.tensors, (int(so_far.numbers[x]) for x in ("n_tests", "n_evaluated"))
+        return Found(tensors["kept"], tensors["scores"], tensors["decided"], n_tests, n_evaluated)
 
     def n_decided(self, among: Bool[Tensor, "receiver sender"]) -> int:
         """On how many of these edges the search has decided."""

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from torch import Tensor
 from circuitfind.batch import Batch
 from circuitfind.errors import ModelError, UsageError
 from circuitfind.graph import Graph
+from circuitfind.methods.sofar import Save, SoFar, save_nothing
 from circuitfind.metrics import MetricName, check_answers
 from circuitfind.mixing import Mixer, Workspace
 from circuitfind.mixing_block import BLOCK, Block, deal, prepare_block
@@ -47,12 +49,32 @@ class DivergedError(ModelError):
 
 
 class Masks(ABC):
-    """The gates of all edges and what moves them."""
+    """The gates of all edges and what moves them: the ``optimiser`` moves the ``parameters``."""
+
+    parameters: Mapping[str, Tensor]
+    optimiser: torch.optim.Optimizer
 
     def __init__(self, graph: Graph, seed: int) -> None:
         self.edges = readable(graph)
         self.places = self.edges.nonzero(as_tuple=True)
         self.generator = torch.Generator().manual_seed(seed)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that the next steps depend on: parameters, what the optimiser knows of each, the state of the draws."""
+        known = {
+            f"{name}.{key}": value
+            for name, parameter in self.parameters.items()
+            for key, value in self.optimiser.state.get(parameter, {}).items()
+        }
+        return {**self.parameters, **known, "draws": self.generator.get_state()}
+
+    def take_up(self, tensors: Mapping[str, Tensor]) -> None:
+        """Be as those masks were that ``tensors`` was made of."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(tensors[name])
+            known = {key for key in tensors if key.startswith(f"{name}.")}
+            self.optimiser.state[parameter] = {key.removeprefix(f"{name}."): tensors[key].clone() for key in known}
+        self.generator.set_state(tensors["draws"])
 
     @abstractmethod
     def sample(self) -> tuple[Shares, Bool[Tensor, "receiver sender"]]:
@@ -94,6 +116,7 @@ class Learned(ABC):
     prompts_per_step: int = 8
     name: ClassVar[str]
     per_prompt: ClassVar[bool] = False
+    resumes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -113,23 +136,32 @@ class Learned(ABC):
         batch: Batch,
         batch_size: int,
         progress: Progress,
+        start: SoFar | None = None,
+        save: Save = save_nothing,
         initial: Float[Tensor, "receiver sender"] | None = None,
     ) -> Float[Tensor, "prompt receiver sender"]:
         """Every edge's score, one for all prompts; NaN where the graph has no edge.
 
         With ``initial`` the edges' log alphas start in the order of these scores (``gates.warm_start``), however large
-        they are: the highest where a gate is most likely open. Neither threads nor, on a CPU, ``batch_size`` change a
-        bit. Raises UsageError where the metric needs wrong answers that a prompt doesn't have, or ``initial`` is not of
-        this graph; DivergedError where a mask becomes NaN or infinite.
+        they are: the highest where a gate is most likely open. What is so far are the masks (``Masks.tensors``), the
+        ``step`` and the ``objective`` that was told last; ``initial`` is not looked at then. Neither threads nor, on a
+        CPU, ``batch_size`` change a bit. Raises UsageError where the metric needs wrong answers that a prompt doesn't
+        have, or ``initial`` is not of this graph; DivergedError where a mask becomes NaN or infinite.
         """
         check_answers(self.metric, batch)
         graph = model.architecture.graph
         masks = self._masks(graph, None if initial is None else _of_edges(initial, graph))
+        numbers: Mapping[str, float] = {"step": 0, "objective": math.nan}
+        if start is not None:
+            masks.take_up(start.tensors)
+            numbers = start.numbers
         dtype = torch.promote_types(model.dtype, torch.float32)
         with Threads(model.device) as threads:
             data = _Data(self, model, batch.to(model.device), batch_size, threads)
+            data.objective = numbers["objective"]
             last = _scores(masks, dtype)
-            for step, prompts in enumerate(data.steps(self.steps, self.seed), start=1):
+            steps = enumerate(data.steps(self.steps, self.seed), start=1)
+            for step, prompts in islice(steps, int(numbers["step"]), None):
                 shares, wanted = masks.sample()
                 gradient = data.gradient(prompts, shares, wanted, shown=step % TOLD == 1 or step == self.steps)
                 if gradient.isfinite().all():
@@ -137,6 +169,8 @@ class Learned(ABC):
                 if not (gradient.isfinite().all() and masks.is_sound()):
                     raise DivergedError(self._what_diverged(step), last)
                 last = _scores(masks, dtype)
+                numbers = {"step": step, "objective": data.objective}
+                save(SoFar(masks.tensors(), numbers, f"{step:,} of {self.steps:,} steps"))
                 progress.update(step, self.steps, f"loss {data.objective:.4g}, sparsity {masks.sparsity():.1%}")
         return last
 

@@ -72,8 +72,6 @@ def _check_search(options: RunOptions, info: MethodInfo) -> None:
             f"--schedule {options.schedule} goes through the edges into a receiver; neurons are tested one after "
             "another.\nLeave it out, or use a method that scores, such as --method eap-ig."
         )
-    if options.resume:
-        raise UsageError("A search of neurons keeps no state to go on from. Leave out --resume to run it anew.")
 
 
 def refuse_sweep(options: RunOptions) -> None:

@@ -11,6 +11,7 @@ test, since the logits read every node. The input is not tested and always stays
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -20,8 +21,10 @@ from torch import Tensor
 
 from circuitfind.batch import Batch
 from circuitfind.errors import ModelError
+from circuitfind.methods import sofar
 from circuitfind.methods.found import Found, Save, nothing_decided, save_nothing
 from circuitfind.methods.present import Block, Present, open_blocks
+from circuitfind.methods.sofar import SoFar
 from circuitfind.metrics import MetricName
 from circuitfind.patching import AblationName
 from circuitfind.progress import Progress
@@ -98,12 +101,19 @@ def n_kept(found: Found) -> int:
 
 
 def rises(
-    model: Transformer, batch: Batch, batch_size: int, metric: MetricName, ablation: AblationName, progress: Progress
+    model: Transformer,
+    batch: Batch,
+    batch_size: int,
+    metric: MetricName,
+    ablation: AblationName,
+    progress: Progress,
+    start: SoFar | None = None,
+    save: sofar.Save = sofar.save_nothing,
 ) -> Float[Tensor, "prompt sender"]:
     """By how much each prompt's objective rises in the full model as one sender alone is ablated, the input too.
 
-    Float64. Raises UsageError where the metric needs wrong answers that a prompt doesn't have, ModelError where a
-    number is NaN or infinite.
+    Float64. What is so far are the ``rises`` of the first senders, NaN for the others. Raises UsageError where the
+    metric needs wrong answers that a prompt doesn't have, ModelError where a number is NaN or infinite.
     """
     units = Units(model.architecture.graph, "node")
     n_senders = len(units.graph.senders)
@@ -118,13 +128,16 @@ def rises(
 
             return objective(torch.cat(threads.map(final, blocks)).unsqueeze(0))[0].cpu()
 
-        full, each = values(units.edges), []
-        for sender in range(n_senders):
+        full = values(units.edges)
+        unknown = torch.full((batch.n_prompts, n_senders), math.nan, dtype=torch.float64)
+        scores = unknown if start is None else start.tensors["rises"].clone()
+        for sender in scores[0].isnan().nonzero().flatten().tolist():
             kept = units.edges.clone()
             kept[:, sender] = False
-            each.append(values(kept) - full)
-            progress.update(sender + 1, n_senders, f"{sender + 1:,} of {n_senders:,} nodes")
-    scores = torch.stack(each, dim=1)
+            scores[:, sender] = values(kept) - full
+            note = f"{sender + 1:,} of {n_senders:,} nodes"
+            save(SoFar({"rises": scores}, told=note))
+            progress.update(sender + 1, n_senders, note)
     if not scores.isfinite().all():
         raise ModelError("A score became NaN or infinite: the model's logits overflow. Use --dtype float64.")
     return scores

@@ -50,7 +50,8 @@ class _Probing(Masks):
         self._penalty = method.penalty
         flat = torch.full((graph.n_edges,), START, dtype=torch.float64)
         self.log_alpha = flat if initial is None else warm_start(initial, START)
-        self._optimiser = torch.optim.Adam([self.log_alpha], lr=method.learning_rate)
+        self.parameters = {"log_alpha": self.log_alpha}
+        self.optimiser = torch.optim.Adam([self.log_alpha], lr=method.learning_rate)
 
     def sample(self) -> tuple[Shares, Bool[Tensor, "receiver sender"]]:
         shares, self._slopes = sample(self.log_alpha, draw(len(self.log_alpha), self.generator))
@@ -60,7 +61,7 @@ class _Probing(Masks):
         is_open = probability_open(self.log_alpha)
         self.log_alpha.grad = gradient[self.places] * self._slopes
         self.log_alpha.grad += self._penalty / len(is_open) * is_open * (1 - is_open)
-        self._optimiser.step()
+        self.optimiser.step()
 
     def is_sound(self) -> bool:
         return bool(self.log_alpha.isfinite().all())

@@ -107,7 +107,13 @@ class _Pruning(Masks):
                 "maximize": True,
             },
         ]
-        self._optimiser = torch.optim.AdamW(self._groups, lr=method.learning_rate)
+        self.parameters = {
+            "edge_gates": self.edge_gates,
+            "node_gates": self.node_gates,
+            "edge_multipliers": self.of_edges.multipliers,
+            "node_multipliers": self.of_nodes.multipliers,
+        }
+        self.optimiser = torch.optim.AdamW(self._groups, lr=method.learning_rate)
 
     def sample(self) -> tuple[Shares, Bool[Tensor, "receiver sender"]]:
         self._edges = sample(self.edge_gates, draw(len(self.edge_gates), self.generator))
@@ -124,9 +130,9 @@ class _Pruning(Masks):
         to_nodes = torch.zeros_like(node).index_add_(0, senders, along * edge)
         self.edge_gates.grad = (along * node[senders] + self.of_edges(edge, progress)) * edge_slope
         self.node_gates.grad = (to_nodes + self.of_nodes(node, progress)) * node_slope
-        for group in self._optimiser.param_groups:
+        for group in self.optimiser.param_groups:
             group["lr"] = group["rate"] * _rate(done)
-        self._optimiser.step()
+        self.optimiser.step()
 
     def is_sound(self) -> bool:
         multipliers = (self.of_edges.multipliers, self.of_nodes.multipliers)

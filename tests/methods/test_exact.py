@@ -135,7 +135,7 @@ def test_the_edges_of_a_head_that_writes_nothing_score_nothing_at_all(family: st
 @pytest.mark.parametrize("n_done", [0, 1, 8])
 def test_a_run_that_was_cut_off_goes_on_to_the_same_bits(n_done: int) -> None:
     model, batch, states = random_transformer("llama", 1, dtype=torch.float32), random_batch(1), []
-    expected = Exact("kl").score(model, batch, 8, Silent(), save=lambda scores: states.append(scores.clone()))
+    expected = Exact("kl").score(model, batch, 8, Silent(), save=lambda so_far: states.append(so_far.copy()))
     assert len(states) == len(model.architecture.graph.receivers)
     told: list[float] = []
 

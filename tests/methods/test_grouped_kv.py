@@ -106,7 +106,7 @@ def test_the_exact_score_of_a_unit_is_the_literal_one(
 def test_exact_scores_that_were_cut_off_go_on_to_the_same_bits(n_done: int) -> None:
     model, batch, states = made(3, SHAPES[0], torch.float32), random_batch(3), []
     method = Exact("kl", kv="grouped")
-    expected = method.score(model, batch, 8, Silent(), save=lambda scores: states.append(scores.clone()))
+    expected = method.score(model, batch, 8, Silent(), save=lambda so_far: states.append(so_far.copy()))
     assert len(states) == len(list(Units.of(model.architecture, "edge", "grouped").receivers()))
     found = method.score(model, batch, 2, Silent(), start=states[n_done])
     assert torch.equal(found.nan_to_num(9), expected.nan_to_num(9))

@@ -39,7 +39,7 @@ def literal(family: str, seed: int) -> Literal:
 def learn(
     method: Learned, model: Transformer, batch: Batch, batch_size: int = 8, initial: torch.Tensor | None = None
 ) -> torch.Tensor:
-    return method.score(model, batch, batch_size, Silent(), initial)
+    return method.score(model, batch, batch_size, Silent(), initial=initial)
 
 
 def task(family: str, batch: Batch, method: Learned, seed: int = 3) -> Task:
