@@ -43,6 +43,10 @@ COPIES_OF_LOGITS = 6
 BLOCKS_PER_STEP = 2
 """How many blocks of BLOCK_ROWS prompts are run together while constants are learned (``optimal.py``)."""
 ITEMSIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+SMALLEST_PACKED = 1 << 18
+"""Numbers in an MLP's matrix that is worth keeping twice (``packing.py``): a smaller one is read fast in any order."""
+MOST_PACKED = 1 << 28
+"""Numbers in all MLPs of a model that keeps them twice: a larger one has not the memory to spare."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,9 @@ class Workload:
     """Everything that the memory a run needs depends on; ``itemsize`` is that of the dtype it computes in.
 
     ``bytes_in_flight`` is what the tests in flight on one thread may hold; ``of_scores``: there are no tests, edges are
-    scored; ``has_candidates``: edges are scored, and then some of them tested; ``of_logits``: a metric of the task's
-    own reads whole rows of logits; ``learns_constants``: those of optimal ablation, before the search. ``n_roles``:
-    at how many roles an edge is something of its own.
+    scored; ``tests_each``: by a test of each; ``has_candidates``: edges are scored, and then some of them tested;
+    ``of_logits``: a metric of the task's own reads whole rows of logits; ``learns_constants``: those of optimal
+    ablation, before the search. ``n_roles``: at how many roles an edge is something of its own.
     """
 
     shape: Shape
@@ -102,6 +106,7 @@ class Workload:
     of_scores: bool = False
     has_candidates: bool = False
     of_logits: bool = False
+    tests_each: bool = False
     learns_constants: bool = False
     n_roles: int = 1
 
@@ -145,8 +150,9 @@ def _weights(work: Workload) -> int:
 def _search(work: Workload) -> int:
     """The runs of all prompts; and on each thread a block that is opened, or, later, its tests."""
     n_together = min(work.n_threads, len(_blocks(work)))
-    opening, tests = n_together * _opening(work) + _yardstick(work), n_together * _tests(work) + _packed(work)
-    return _runs(work) + max(opening, tests)
+    opening = n_together * _opening(work) + _yardstick(work)
+    tests = n_together * _tests(work) + _packed_unembedding(work)
+    return _runs(work) + _packed_mlps(work) + max(opening, tests)
 
 
 def _scoring(work: Workload) -> int:
@@ -155,7 +161,8 @@ def _scoring(work: Workload) -> int:
     shape, n_together = work.shape, min(work.n_threads, len(_blocks(work)))
     n_scores = work.n_prompts * work.n_roles * _n_receivers(shape) * _n_senders(shape)
     block = max(_blocks(work)) * _stream(work) * (_n_senders(shape) + RUN_STREAMS * shape.n_layers)
-    return 3 * n_scores * work.itemsize + n_together * block
+    packed = _packed_unembedding(work) + _packed_mlps(work) if work.tests_each else 0
+    return 3 * n_scores * work.itemsize + n_together * block + packed
 
 
 def _blocks(work: Workload) -> list[int]:
@@ -200,9 +207,25 @@ def _yardstick(work: Workload) -> int:
     return 2 * work.shape.d_model * work.shape.d_vocab * work.itemsize
 
 
-def _packed(work: Workload) -> int:
-    """The unembedding once more, in order for products of few rows (``packed.py``)."""
-    return work.shape.d_model * work.shape.d_vocab * work.itemsize if work.itemsize == ITEMSIZES["float32"] else 0
+def _packed_unembedding(work: Workload) -> int:
+    """The unembedding once more, in order for products of few rows (``packing.py``)."""
+    return work.shape.d_model * work.shape.d_vocab * work.itemsize if _is_packed(work) else 0
+
+
+def _packed_mlps(work: Workload) -> int:
+    """The MLPs once more, where they are kept twice; as if each had a gate."""
+    smallest = work.shape.d_model * work.shape.d_mlp
+    total = 3 * work.shape.n_layers * smallest
+    return total * work.itemsize if _is_packed(work) and keeps_mlps_twice(smallest, 2 * total // 3) else 0
+
+
+def keeps_mlps_twice(smallest: int, total: int) -> bool:
+    """Whether a search keeps MLPs twice whose smallest matrix, and which all together, have so many numbers."""
+    return smallest >= SMALLEST_PACKED and total <= MOST_PACKED
+
+
+def _is_packed(work: Workload) -> bool:
+    return work.itemsize == ITEMSIZES["float32"]
 
 
 def _tests(work: Workload) -> int:

@@ -7,6 +7,8 @@ pairs at least, none of their bits depends on how many there are, nor on the num
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,7 +27,18 @@ def pack(matrix: Float[Tensor, "i o"], n_rows: int) -> Tensor:
     return packed
 
 
-def product(rows: Float[Tensor, "row i"], packed: Tensor) -> Float[Tensor, "row o"]:
-    """``rows @ matrix``; it has no gradient."""
-    products: Tensor = torch.ops.mkldnn._linear_pointwise(rows, packed, None, "none", [], "")
+def product(
+    rows: Float[Tensor, "row i"], packed: Tensor, bias: Float[Tensor, " o"] | None = None
+) -> Float[Tensor, "row o"]:
+    """``rows @ matrix + bias``; it has no gradient."""
+    products: Tensor = torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")
     return products
+
+
+@dataclass(frozen=True)
+class PackedMlp:
+    """An MLP's matrices in order for products of few rows."""
+
+    W_in: Tensor
+    W_gate: Tensor | None
+    W_out: Tensor

@@ -23,6 +23,7 @@ from circuitfind.methods.acdc import ACDC
 from circuitfind.methods.candidates import Shortlist
 from circuitfind.methods.catalogue import CATALOGUE
 from circuitfind.methods.decisions import MARGINS, undecidable
+from circuitfind.methods.exact import Exact
 from circuitfind.methods.found import Found
 from circuitfind.methods.learned import DivergedError
 from circuitfind.methods.make import default_threshold, make_method
@@ -344,6 +345,7 @@ def workload(plan: Plan, options: RunOptions, batch: Batch) -> Workload:
         of_scores=of_scores,
         has_candidates=options.candidates is not None,
         of_logits=bool(batch.metrics),
+        tests_each=options.method == Exact.name or options.level == "node",
         learns_constants=options.ablation == "optimal",
         n_roles=len(batch.roles.names) if batch.roles else 1,
     )

@@ -19,6 +19,7 @@ from circuitfind.batch import Batch
 from circuitfind.errors import ModelError
 from circuitfind.graph import Node, Receiver
 from circuitfind.metrics import ENCLOSED, MetricName, make_objective
+from circuitfind.packing import pack_mlps
 from circuitfind.partition import make_yardstick, pack_unembedding
 from circuitfind.patching import AblationName, Baseline, at_end, prepare, trace
 from circuitfind.reduced import prepare_reduced
@@ -245,7 +246,7 @@ class Search:
     ) -> None:
         self._threads = threads
         self._bytes_in_flight = bytes_in_flight
-        batch = batch.to(model.device)
+        batch, model = batch.to(model.device), pack_mlps(model)
 
         def open_block(group: tuple[Batch, int]) -> _BlockSearch:
             return _open_block(model, *group, ablation, shortlist)

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from circuitfind.graph import Graph, Slot
+from circuitfind.packed import PackedMlp, product
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
@@ -56,7 +57,10 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Layer:
-    """One block's weights, as [reads, writes]; the norms before q, k, v and the MLP folded in. A bias of 0 is None."""
+    """One block's weights, as [reads, writes]; the norms before q, k, v and the MLP folded in. A bias of 0 is None.
+
+    ``packed``: while a search runs, the MLP's once more, in order for products of few rows (``packing.py``).
+    """
 
     W_Q: Float[Tensor, "head d_model d_head"]
     W_K: Float[Tensor, "kv_head d_model d_head"]
@@ -72,13 +76,14 @@ class Layer:
     b_gate: Float[Tensor, " d_mlp"] | None
     W_out: Float[Tensor, "d_mlp d_model"]
     b_out: Float[Tensor, " d_model"]
+    packed: PackedMlp | None = None
 
 
 @dataclass(frozen=True)
 class Transformer:
     """The whole model, for prompts of up to as many positions as its rotary tables (or W_pos) have rows.
 
-    ``packed_U``: while a search runs, slices of W_U once more, in order for products of few rows (``partition.py``).
+    ``packed_U``: while a search runs, slices of W_U once more, in order for products of few rows (``packing.py``).
     """
 
     architecture: Architecture
@@ -192,24 +197,32 @@ def activate(activation: Activation, x: Tensor) -> Tensor:
     return functional.silu(x, inplace=True) if activation == "silu" else functional.relu(x, inplace=True)
 
 
-def affine(x: Float[Tensor, "row i"], W: Float[Tensor, "i o"], b: Float[Tensor, " o"] | None) -> Float[Tensor, "row o"]:
-    """x W + b."""
+def affine(
+    x: Float[Tensor, "row i"], W: Float[Tensor, "i o"], b: Float[Tensor, " o"] | None, packed: Tensor | None = None
+) -> Float[Tensor, "row o"]:
+    """x W + b; by ``packed``, the same matrix, where there is one and no gradient is asked for."""
+    if packed is not None and not torch.is_grad_enabled():
+        return product(x, packed, b)
     return torch.mm(x, W) if b is None else torch.addmm(b, x, W)
 
 
 def hidden_layer(model: Transformer, layer: int, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "row d_mlp"]:
     """What an MLP's neurons hold, behind activation and gate; the rows of ``x`` one behind the other."""
     weights = model.layers[layer]
+    packed_in, packed_gate = (None, None) if (packed := weights.packed) is None else (packed.W_in, packed.W_gate)
     rows = normalise(model.architecture, x).reshape(-1, x.shape[-1])
-    hidden = affine(rows, weights.W_in, weights.b_in)
+    hidden = affine(rows, weights.W_in, weights.b_in, packed_in)
     if weights.W_gate is None:
         return activate(model.architecture.activation, hidden)
-    return hidden.mul_(activate(model.architecture.activation, affine(rows, weights.W_gate, weights.b_gate)))
+    gate = affine(rows, weights.W_gate, weights.b_gate, packed_gate)
+    return hidden.mul_(activate(model.architecture.activation, gate))
 
 
 def mlp(model: Transformer, layer: int, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
     """What the MLP writes to the stream (without b_out)."""
-    return torch.mm(hidden_layer(model, layer, x), model.layers[layer].W_out).reshape(x.shape)
+    weights = model.layers[layer]
+    packed = None if weights.packed is None else weights.packed.W_out
+    return affine(hidden_layer(model, layer, x), weights.W_out, None, packed).reshape(x.shape)
 
 
 def final_norm(model: Transformer, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:

@@ -32,6 +32,7 @@ from circuitfind.methods import nodes
 from circuitfind.methods.sofar import Save, SoFar, save_nothing
 from circuitfind.metrics import MetricName, check_answers, make_objective
 from circuitfind.onward import Onward, join_reads
+from circuitfind.packing import pack_model
 from circuitfind.patching import AblationName, prepare
 from circuitfind.progress import Progress
 from circuitfind.search import split
@@ -131,6 +132,7 @@ def edge_tests(
     model: Transformer, batch: Batch, batch_size: int, metric: MetricName, ablation: AblationName, threads: Threads
 ) -> OneByOne[Sequence[Receiver]]:
     """Tests of the edges into a receiver, or into several at once, by the numbers of their senders."""
+    model = pack_model(model)
     reads = join_reads(model)
     return OneByOne(
         model, batch, batch_size, metric, threads, lambda block: Onward(prepare(model, block, ablation), reads)

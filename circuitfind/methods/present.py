@@ -16,7 +16,7 @@ from circuitfind.attribution import attribute
 from circuitfind.batch import Batch
 from circuitfind.masked import Mask, Masked, Plan, Runner
 from circuitfind.metrics import MetricName, Objective, check_answers, make_objective
-from circuitfind.partition import pack_unembedding
+from circuitfind.packing import pack_model
 from circuitfind.patching import AblationName, Baseline, prepare
 from circuitfind.search import mean_over_prompts, split
 from circuitfind.threads import Threads
@@ -148,11 +148,11 @@ def open_blocks(
     """The prompts in blocks, and what is measured over all of them. Raises UsageError where the metric needs wrong
     answers that a prompt doesn't have."""
     check_answers(metric, batch)
-    batch = batch.to(model.device)
+    batch, model = batch.to(model.device), pack_model(model)
 
     def open_block(group: tuple[Batch, int]) -> Block:
         return Block(prepare(model, group[0], ablation), group[1])
 
     blocks = threads.map(open_block, split(batch, batch_size))
     final = torch.cat([block.clean_final for block in blocks])
-    return blocks, make_objective(metric, pack_unembedding(model), batch, final, match, each=threads.map)
+    return blocks, make_objective(metric, model, batch, final, match, each=threads.map)
