@@ -35,6 +35,8 @@ SPARSE = 4
 
 Mask = Float[Tensor, "receiver sender"]
 """The share of each edge that is kept, on the CPU."""
+Inputs = dict[bool, tuple[Float[Tensor, "prompt _ d_model"], ...]]
+"""What each stage's receivers read: at all positions (True), and at the answer position alone (False)."""
 Excess = dict[int, Float[Tensor, "prompt _ d_model"]]
 
 
@@ -146,13 +148,20 @@ def spread(
 ) -> Bool[np.ndarray, " sender"]:
     """The live senders that a change reaches along some edges, which begins at receivers and in senders themselves."""
     changed = changed & live
-    for layer in range(layout.graph.n_layers):
+    for layer in range(_first_layer(layout, begins, changed), layout.graph.n_layers):
         heads, slots = layout.heads(layer), layout.slots(layer)
         reached = begins[slots] | (some[slots] & changed).any(1)
         changed[heads] = (changed[heads] | reached.reshape(3, -1).any(0)) & live[heads]
         row, node = layout.row(layer, 3), layout.mlp(layer)
         changed[node] = (changed[node] or begins[row] or (some[row] & changed).any()) and live[node]
     return changed
+
+
+def _first_layer(layout: Layout, begins: Bool[np.ndarray, " receiver"], changed: Bool[np.ndarray, " sender"]) -> int:
+    """Before which nothing can be reached from these receivers and senders."""
+    stages = [layout.stage(int(begins.argmax()))] if begins.any() else []
+    stages += [2 * ((int(changed.argmax()) - 1) // (layout.graph.n_heads + 1))] if changed.any() else []
+    return max(0, min(stages, default=2 * layout.graph.n_layers) // 2)
 
 
 @dataclass(frozen=True)
@@ -237,7 +246,7 @@ class Runner:
         whole = bool(reach.whole[node])
         (x,) = self.read([self.layout.row(layer, 3)], kept, reach, excess, whole)
         rows = self.changing(whole)
-        clean, change = (self.ends(y, whole) for y in (self.baseline.clean.mlp_out[layer], self.baseline.change[node]))
+        clean, change = self.ends(self.baseline.clean.mlp_out[layer], whole), self.change(whole)[node]
         written = mlp(self.model, layer, x.flatten(0, 1)[rows])
         excess[node] = -change
         excess[node].flatten(0, 1)[rows] = written - clean.flatten(0, 1)[rows] - change.flatten(0, 1)[rows]
@@ -257,7 +266,7 @@ class Runner:
         written = write_heads(self.model, layer, z - clean, heads)
         for head, gained in zip(heads, written, strict=True):
             node = self.layout.head(layer, head)
-            excess[node] = gained - self.ends(self.baseline.change[node], whole)
+            excess[node] = gained - self.change(whole)[node]
 
     def read_heads(self, layer: int, heads: Sequence[int], kept: Mask, reach: Reach, excess: Excess) -> list[Tensor]:
         """What these heads' q, k and v inputs read: q at the answer position alone unless the heads are whole."""
@@ -279,7 +288,7 @@ class Runner:
 
     def written(self, sender: int, excess: Excess, whole: bool) -> Float[Tensor, "prompt pos d_model"]:
         """What a live sender writes beyond its ablated output."""
-        return self.ends(excess[sender], whole) if sender in excess else -self.ends(self.baseline.change[sender], whole)
+        return self.ends(excess[sender], whole) if sender in excess else -self.change(whole)[sender]
 
     # what a receiver reads
 
@@ -289,7 +298,7 @@ class Runner:
         """What these receivers of one stage read: at all positions, or at the answer position alone."""
         stage = self.layout.stage(rows[0])
         n_readable = self.layout.n_readable(stage)
-        clean, ablated = (self.ends(x[stage], whole) for x in (self._clean_in, self._ablated_in))
+        clean, ablated = (inputs[whole][stage] for inputs in (self._clean_in, self._ablated_in))
         read, products = clean.new_empty(len(rows), *clean.shape), []
         for place, row in enumerate(kept.numpy()[list(rows), :n_readable]):
             few = self._few(row, reach)
@@ -317,19 +326,20 @@ class Runner:
         self, total: Tensor, shares: Float[np.ndarray, " readable"], few_kept: bool, excess: Excess, whole: bool
     ) -> None:
         """Add to ``total`` what the kept senders write, or what is lost with the removed ones."""
+        change = self.change(whole)
         for sender in (shares if few_kept else 1 - shares).nonzero()[0].tolist():
             if few_kept and sender in excess:
                 total += self.ends(excess[sender], whole)
             elif few_kept:
-                total -= self.ends(self.baseline.change[sender], whole)
+                total -= change[sender]
             else:
-                total += self.ends(self.baseline.change[sender], whole)
+                total += change[sender]
 
     def _mix(
         self, masks: Float[Tensor, "row readable"], reach: Reach, excess: Excess, whole: bool
     ) -> Float[Tensor, "row prompt pos d_model"]:
         """What receivers that keep many and lack many read beyond their clean input."""
-        change = self.ends(self.baseline.change[: masks.shape[1]], whole)
+        change = self.change(whole)[: masks.shape[1]]
         mixed = self._product(1 - masks, change)
         moved = (reach.moved[: masks.shape[1]] & (masks.numpy() > 0).any(0)).nonzero()[0].tolist()
         for sender in moved:  # one at a time: which of them move is not the same for every set of receivers
@@ -344,20 +354,31 @@ class Runner:
         padded = torch.cat([weights, weights.new_zeros(-n_rows % ROWS, weights.shape[1])]).to(x)
         return (padded @ x.flatten(1))[:n_rows].reshape(n_rows, *x.shape[1:])
 
+    def change(self, whole: bool) -> Float[Tensor, "sender prompt pos d_model"]:
+        """What every sender writes ablated, less what it writes in the clean run; or that at the answer positions."""
+        return self.baseline.change if whole else self._change_at_end
+
     @cached_property
-    def _clean_in(self) -> tuple[Tensor, ...]:
+    def _change_at_end(self) -> Float[Tensor, "sender prompt 1 d_model"]:
+        return self.ends(self.baseline.change, whole=False)
+
+    @cached_property
+    def _clean_in(self) -> Inputs:
         """What each stage's receivers read in the clean run."""
         clean = self.baseline.clean
         pairs = zip(clean.attention_in, clean.mlp_in, strict=True)
-        return (*(x for pair in pairs for x in pair), clean.final)
+        return self._both((*(x for pair in pairs for x in pair), clean.final))
 
     @cached_property
-    def _ablated_in(self) -> tuple[Tensor, ...]:
+    def _ablated_in(self) -> Inputs:
         """What each stage's receivers read when every edge is removed."""
         total, n_added, inputs = torch.zeros_like(self.baseline.change[0]), 0, []
-        for stage, clean in enumerate(self._clean_in):
+        for stage, clean in enumerate(self._clean_in[True]):
             n_readable = self.layout.n_readable(stage)
             total = total + self.baseline.change[n_added:n_readable].sum(0)
             n_added = n_readable
             inputs.append(clean + total)
-        return tuple(inputs)
+        return self._both(tuple(inputs))
+
+    def _both(self, whole: tuple[Tensor, ...]) -> Inputs:
+        return {True: whole, False: tuple(self.ends(x, whole=False) for x in whole)}
