@@ -18,7 +18,7 @@ LONG = ("test_acdc", "test_exact", "test_grouped", "test_neurons", "test_nodes",
 """Modules that take so long that of the other families, too, the fast tier leaves out pythia."""
 LONGEST = (
     *("test_screened", "test_candidates", "test_grouped_kv", "test_decisions"),
-    *("test_run_neurons", "test_benchmarks", "test_sweep", "test_ownmetric", "test_bench"),
+    *("test_run_neurons", "test_benchmarks", "test_sweep", "test_ownmetric", "test_bench", "test_resume_scores"),
 )
 """Modules for the slow tier alone: whole runs of what they test are in the fast one."""
 

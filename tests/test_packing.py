@@ -90,7 +90,10 @@ def test_what_is_too_small_too_large_or_of_another_dtype_is_left_as_it_is(monkey
     assert not can_pack_mlps(random_transformer("llama", 6, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("schedule", ["sequential", "screened", "grouped"])
+@pytest.mark.parametrize(
+    "schedule",
+    [pytest.param("sequential", marks=pytest.mark.slow), pytest.param("screened", marks=pytest.mark.slow), "grouped"],
+)
 @pytest.mark.usefixtures("of_any_size")
 def test_batch_size_and_threads_change_no_bit_of_a_packed_search(schedule: str) -> None:
     model, batch = random_transformer("llama", 7, dtype=torch.float32), random_batch(7, (5, 7, 4, 6, 7, 3, 5))

@@ -110,10 +110,13 @@ def _matching(files: list[str], patterns: tuple[str, ...]) -> list[str]:
 
 
 def _bar(progress: Progress, total: int) -> type:
-    """A tqdm class for the client that shows nothing and reports the bytes fetched so far."""
+    """A tqdm class for the client that shows nothing and reports the bytes fetched so far.
+
+    Files are fetched side by side, each in a thread of its own; progress is told by one of them at a time.
+    """
     from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
-    most = 0.0
+    most, one_at_a_time = 0.0, threading.Lock()
 
     class Bar(tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **options: Any) -> None:
@@ -123,10 +126,11 @@ def _bar(progress: Progress, total: int) -> type:
 
         def update(self, n: float | None = 1) -> bool | None:
             nonlocal most
-            self.seen += n or 0
-            if self.counts_bytes and self.seen > most and total:
-                most = self.seen
-                progress.update(min(most, total), total)
+            with one_at_a_time:
+                self.seen += n or 0
+                if self.counts_bytes and self.seen > most and total:
+                    most = self.seen
+                    progress.update(min(most, total), total)
             return None
 
     return Bar

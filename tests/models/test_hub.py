@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -118,6 +119,23 @@ def test_a_model_is_fetched_once_and_then_used_without_a_network(endpoint: str, 
     assert shown[-2].split() == [str(total)]
     again, _ = ask(REPOSITORY, tmp_path, HF_HUB_OFFLINE="1")
     assert again == [str(folder)]
+
+
+def test_threads_that_fetch_side_by_side_tell_their_progress_one_at_a_time() -> None:
+    told: list[float] = []
+    inside = threading.Lock()
+
+    class Told(Silent):
+        def update(self, done: float, total: float, note: str = "") -> None:
+            assert inside.acquire(blocking=False)
+            time.sleep(0.002)  # long enough for the others to come in
+            told.append(done)
+            inside.release()
+
+    bar = hub._bar(Told(), 400)(unit="B")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(bar.update, [10] * 40))
+    assert told == [10 * n for n in range(1, 41)]
 
 
 @pytest.mark.parametrize(
