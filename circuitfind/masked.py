@@ -159,9 +159,9 @@ def spread(
 
 def _first_layer(layout: Layout, begins: Bool[np.ndarray, " receiver"], changed: Bool[np.ndarray, " sender"]) -> int:
     """Before which nothing can be reached from these receivers and senders."""
-    stages = [layout.stage(int(begins.argmax()))] if begins.any() else []
-    stages += [2 * ((int(changed.argmax()) - 1) // (layout.graph.n_heads + 1))] if changed.any() else []
-    return max(0, min(stages, default=2 * layout.graph.n_layers) // 2)
+    layers = [layout.stage(int(begins.argmax())) // 2] if begins.any() else []
+    layers += [max(0, int(changed.argmax()) - 1) // (layout.graph.n_heads + 1)] if changed.any() else []
+    return min(layers, default=layout.graph.n_layers)
 
 
 @dataclass(frozen=True)

@@ -345,7 +345,7 @@ def workload(plan: Plan, options: RunOptions, batch: Batch) -> Workload:
         of_scores=of_scores,
         has_candidates=options.candidates is not None,
         of_logits=bool(batch.metrics),
-        tests_each=options.method == Exact.name or options.level == "node",
+        tests_each=options.method == Exact.name and options.level != "neuron",
         learns_constants=options.ablation == "optimal",
         n_roles=len(batch.roles.names) if batch.roles else 1,
     )
