@@ -109,6 +109,8 @@ def make_ready(plan: Plan, notes: Noted, clock: Clock) -> Ready:
         if options.positions:
             batch = replace(batch, roles=find_roles(pairs, tokenizer))
         check_answers(options.metric or "", batch)
+        if options.bootstrap is not None:
+            Bootstrap(options.bootstrap).check(batch.n_prompts)
         work = fit_memory(workload(plan, options, batch), options)
         model = load_model(short_name(options.model), plan.model_folder, batch, options.device, DTYPES[options.dtype])
     with clock.time("task"):

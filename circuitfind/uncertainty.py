@@ -61,12 +61,16 @@ class Bootstrap:
         if not 0 < self.bar <= 1:
             raise UsageError(f"The bar is {self.bar}; give an inclusion probability above 0 and at most 1.")
 
-    def draw(self, n_prompts: int) -> Int[Tensor, "resample prompt"]:
-        """How often each prompt stands in each resample. Raises UsageError for fewer than two prompts."""
+    def check(self, n_prompts: int) -> None:
+        """Raises UsageError for fewer than two prompts."""
         if n_prompts < 2:
             raise UsageError(
                 f"A bootstrap needs two prompts or more, not {n_prompts}: raise --prompts, or leave out --bootstrap."
             )
+
+    def draw(self, n_prompts: int) -> Int[Tensor, "resample prompt"]:
+        """How often each prompt stands in each resample. Raises UsageError for fewer than two prompts."""
+        self.check(n_prompts)
         generator = torch.Generator().manual_seed(self.seed)
         drawn = torch.randint(n_prompts, (self.resamples, n_prompts), generator=generator)
         return torch.zeros_like(drawn).scatter_add_(1, drawn, torch.ones_like(drawn))

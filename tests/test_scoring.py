@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from circuitfind import pipeline
 from circuitfind.circuit import Circuit
 from circuitfind.errors import ModelError, UsageError
 from circuitfind.methods import learned, pruning
@@ -205,6 +206,15 @@ def test_options_that_make_no_sense_together_are_refused(options: dict[str, Any]
     with pytest.raises(UsageError) as refused:
         settle_method(RunOptions("ioi", edges=9, **options), "loss")
     assert said in str(refused.value)
+
+
+def test_one_prompt_is_too_few_for_a_bootstrap_before_the_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    with pytest.raises(UsageError, match=r"^A bootstrap needs two prompts or more, not 1: raise --prompts"):
+        find(tmp_path / "run", n_prompts=1)
+    assert not (tmp_path / "run").exists()
 
 
 def test_settings_take_the_types_they_have() -> None:
