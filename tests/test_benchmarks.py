@@ -49,7 +49,7 @@ def test_the_benchmark_of_methods_prints_a_row_for_each() -> None:
                    "--edges", "20", "200", "--acdc", "0.1")  # fmt: skip
     rows = [line.split("|")[1:-1] for line in output.splitlines() if line.startswith("| ")]
     assert [row[0].strip() for row in rows] == ["method", "---", "eap", "random", "acdc, 0.1"]
-    assert all(re.fullmatch(r" \d+: [\d.e-]+, -?\d+% ", row[1]) for row in rows[2:]), output
+    assert all(re.fullmatch(r" \d+: [\d.e-]+ \([\d.e-]+\), -?\d+% ", row[1]) for row in rows[2:]), output
 
 
 def test_whole_batches_divide_the_mean_score_by_their_size() -> None:
