@@ -9,6 +9,10 @@ AdamW; learning rate, schedules and weight decay are those of the authors' code 
 (github.com/princeton-nlp/Edge-Pruning, run_scripts/ioi_sweep.sh), where the senders' sparsity has none. They take 3,000
 steps. In fewer, the multipliers' learning rate and the gates' weight decay are higher by the same factor, so that both
 come as far: left as they are, the target is not reached, and most gates stay where nothing moves them.
+
+The penalty on a mean gets weaker for each gate as there are more of them, while an edge that is worth keeping is worth
+as much; and the multipliers' weight decay keeps them within some 100. So where there are more gates than GPT-2's edges
+the penalty is as many times larger, and pushes each gate as hard as there.
 """
 
 from __future__ import annotations
@@ -27,6 +31,8 @@ from circuitfind.methods.learned import Learned, Masks
 from circuitfind.mixing_plan import Shares
 
 PUBLISHED_STEPS = 3000
+PUBLISHED_EDGES = 32_491
+"""GPT-2 small's."""
 FASTEST = 10.0
 """In fewer steps than the published ones multipliers rise and weights decay faster by the same factor, up to this."""
 START, SPREAD = 10.0, 0.01
@@ -73,13 +79,14 @@ class _Lagrangian:
         self.multipliers = torch.zeros(2, dtype=torch.float64)
 
     def __call__(self, shares: Float[Tensor, " gate"], progress: float) -> float:
-        """The derivative of the penalty with respect to each share; leaves the gradient at the multipliers."""
+        """The derivative of the penalty with respect to each share; leaves its gradient at the multipliers, whose
+        steps do not depend on its size."""
         if self.target is None:
             return 0.0
         beyond = 1 - float(shares.mean()) - self.target * progress
         self.multipliers.grad = torch.tensor([beyond, beyond**2], dtype=torch.float64)
         first, second = (float(x) for x in self.multipliers)
-        return -(first + 2 * second * beyond) / len(shares)
+        return -(first + 2 * second * beyond) / min(len(shares), PUBLISHED_EDGES)
 
 
 class _Pruning(Masks):

@@ -104,6 +104,20 @@ def test_pruning_goes_the_literal_way(
     check(learn(method, model, batch), expected, model)
 
 
+def test_among_more_edges_than_the_published_model_has_each_is_pushed_as_hard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning, "START", 1.0)
+    model, batch = random_transformer("llama", 3), random_batch(3, (5, 7, 4))
+    method = EdgePruning("kl", "corrupted", STEPS, seed=6, sparsity=0.9, node_sparsity=0.5)
+    as_published = learn(method, model, batch)
+    n_edges, n_nodes = model.architecture.graph.n_edges, len(model.architecture.graph.senders)
+    monkeypatch.setattr(pruning, "PUBLISHED_EDGES", most := n_edges // 4)
+    assert n_nodes < most  # these are pushed as they were
+    expected = prune(task("llama", batch, method), 0.9, 0.5, start=1.0, most=most)
+    found = learn(method, model, batch)
+    check(found, expected, model)
+    assert not torch.allclose(found, as_published, rtol=0.01, atol=0, equal_nan=True)
+
+
 @every_method
 def test_steps_of_some_prompts_go_the_literal_way(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruning, "START", 1.0)

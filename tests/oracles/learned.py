@@ -140,14 +140,22 @@ def rate(done: float) -> float:
     return done * 15 if done < 1 / 15 else (1 - done) * 15 / 14
 
 
+def of_gates_alone(penalty: Tensor, gates: Tensor) -> Tensor:
+    """What has the penalty's gradient at the gates, and none at the multipliers."""
+    (slope,) = torch.autograd.grad(penalty, gates, retain_graph=True)
+    return slope.detach() @ gates
+
+
 def prune(
     task: Task,
     sparsity: float,
     node_sparsity: float | None,
     initial: Sequence[float] | None = None,
     start: float = 10.0,
+    most: int = 32_491,
 ) -> Tensor:
-    """Edge pruning: the odds of every edge after the last step."""
+    """Edge pruning: the odds of every edge after the last step. Of more than ``most`` gates each is pushed as of so
+    many."""
     senders, generator = task.senders(), torch.Generator().manual_seed(task.seed)
     edge, node = (
         (start + 0.01 * torch.randn(n, generator=generator, dtype=torch.float64)).requires_grad_()
@@ -173,7 +181,8 @@ def prune(
         ):
             if target is not None:
                 beyond = 1 - gates.mean() - target * min(1, step / task.steps * 1.2)
-                total = total + first * beyond + second * beyond**2
+                penalty = first * beyond + second * beyond**2
+                total = total + penalty + (max(1.0, len(gates) / most) - 1) * of_gates_alone(penalty, gates)
         total.backward()
         optimiser.step()
         schedule.step()
