@@ -51,7 +51,6 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """The words that options take, a task's own metrics aside. The modules that do what they say import torch; a test holds
 the two together."""
-DEFAULT_PROMPTS = 16
 DEVICES = ("auto", "cpu", "cuda", "mps")
 LEAST_BFLOAT16_THRESHOLD = 1e-3
 """Below this a threshold is under the resolution of bfloat16 logits, which keep 8 bits."""
@@ -62,7 +61,7 @@ class RunOptions:
     """What a run is asked to do, as the command line or a caller says it.
 
     ``method`` None is acdc, or eap-ig where a number of edges is asked for; ``metric`` None the task's own,
-    ``threshold`` None acdc's default for the metric, ``n_prompts`` None as many as there are up to DEFAULT_PROMPTS,
+    ``threshold`` None acdc's default for the metric, ``n_prompts`` None as many as there are up to the method's number,
     ``batch_size`` None what suits the device, ``bos`` None what the model's tokenizer does by itself, ``out`` None a
     new folder under results/ (with ``resume`` the latest there of the same), ``memory`` (bytes) None whatever is
     available, ``steps`` None the method's own, ``bootstrap`` (resamples) None no bootstrap. ``of`` names an ensemble's

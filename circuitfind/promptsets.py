@@ -6,19 +6,29 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from circuitfind.errors import TaskError
+from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SEARCH
 from circuitfind.models.load import HubTokenizer
-from circuitfind.preflight import DEFAULT_PROMPTS, RunOptions
+from circuitfind.preflight import RunOptions
 from circuitfind.prompts import PromptPair, Task
 from circuitfind.sittings import Noted
+
+FEW = 32
+"""Masks that are learned from fewer prompts than this may fit these alone."""
 
 
 def make_prompts(task: Task, tokenizer: HubTokenizer, options: RunOptions, notes: Noted) -> list[PromptPair]:
     """The run's prompt pairs. Raises TaskError if there are none."""
-    pairs = draw(task, tokenizer, options.n_prompts or DEFAULT_PROMPTS, options.seed, options)
+    info = CATALOGUE[options.method or DEFAULT_SEARCH]
+    pairs = draw(task, tokenizer, options.n_prompts or info.prompts, options.seed, options)
     if not pairs:
         raise TaskError(f"The task '{task.name}' makes no prompts with this model's tokenizer. Use another model.")
     if options.n_prompts and len(pairs) < options.n_prompts:
         notes.warn(f"{options.n_prompts} prompts were asked for; there are {len(pairs)}.")
+    if info.learns and len(pairs) < FEW:
+        notes.warn(
+            f"{info.name} may learn {len(pairs)} prompts by heart, and keep what does not do for others. With "
+            f"--prompts {info.prompts} a step takes as long; circuitfind evaluate tries the circuit on others."
+        )
     return pairs
 
 

@@ -217,6 +217,21 @@ def test_one_prompt_is_too_few_for_a_bootstrap_before_the_model_is_loaded(
     assert not (tmp_path / "run").exists()
 
 
+def test_masks_are_learned_from_many_prompts_and_few_are_warned_of(tmp_path: Path) -> None:
+    def told(folder: str, **options: Any) -> tuple[int, list[str]]:
+        found = find(tmp_path / folder, bootstrap=None, **options)
+        record = json.loads((found.folder / "run.json").read_text())
+        return found.circuit.task["n_prompts"], [w for w in record["warnings"] if "by heart" in w]
+
+    learned = {"method": "subnetwork-probing", "steps": 2}
+    assert told("many", n_prompts=None, **learned) == (64, [])
+    assert told("enough", n_prompts=32, **learned) == (32, [])
+    n_prompts, warnings = told("few", n_prompts=31, **learned)
+    assert n_prompts == 31 and len(warnings) == 1
+    assert warnings[0].startswith("subnetwork-probing may learn 31 prompts by heart") and "--prompts 64" in warnings[0]
+    assert told("scored", n_prompts=None) == (16, [])
+
+
 def test_settings_take_the_types_they_have() -> None:
     given = (("learning-rate", "0.5"), ("node_sparsity", "0.25"), ("prompts_per_step", "4"))
     options, _ = settle_method(RunOptions("ioi", method="edge-pruning", edges=9, settings=given), "kl")

@@ -156,7 +156,10 @@ def run(
     ] = False,
     prompts: Annotated[
         int | None,
-        typer.Option(help="How many prompt pairs. Default: 16, or all if there are fewer.", show_default=False),
+        typer.Option(
+            help="How many prompt pairs, or all if there are fewer. Default: 16; 64 for learned masks.",
+            show_default=False,
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Which prompts.")] = 0,
     batch_size: Annotated[str, typer.Option(help="Prompts computed together, or auto. It changes no result.")] = "auto",

@@ -22,7 +22,7 @@ class MethodInfo:
     its own, so that a bootstrap can be made of them. ``has_metric``: its scores depend on one. ``degenerate``: metrics
     of which they would be rounding. ``levels`` and ``kv``: what it can decide on (``units.py``); ``why_edges``: what
     keeps it from more. ``positions``: it can tell an edge apart at each of them. ``resumes``: it may take long, and can
-    be gone on with after it was cut off.
+    be gone on with after it was cut off. ``prompts``: how many it takes where no number is asked for.
     """
 
     name: str
@@ -41,10 +41,18 @@ class MethodInfo:
     why_edges: str = ""
     positions: bool = False
     resumes: bool = False
+    prompts: int = 16
+
+    @property
+    def learns(self) -> bool:
+        """Whether it learns masks, which another method's scores may start."""
+        return "start_from" in self.takes
 
 
 _EDGES_AND_NODES, _ALL_KV = ("edge", "node"), ("per-head", "grouped")
 _LEARNED = {"learning_rate": 0.1, "prompts_per_step": 8}
+_MANY = 64
+"""Prompts for masks to be learned from: a step takes a few of them, however many there are."""
 _METHODS = (
     MethodInfo(
         "acdc",
@@ -172,6 +180,7 @@ _METHODS = (
         per_prompt=False,
         why_edges="it learns a mask of each edge",
         resumes=True,
+        prompts=_MANY,
     ),
     MethodInfo(
         "edge-pruning",
@@ -184,6 +193,7 @@ _METHODS = (
         per_prompt=False,
         why_edges="it learns a mask of each edge",
         resumes=True,
+        prompts=_MANY,
     ),
     MethodInfo(
         "ensemble",

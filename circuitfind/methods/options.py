@@ -175,11 +175,7 @@ def _check_member(member: MethodInfo) -> None:
 
 
 def _possible_members() -> list[str]:
-    return [
-        info.name
-        for info in CATALOGUE.values()
-        if info.scores and info.name != ENSEMBLE and "start_from" not in info.takes
-    ]
+    return [info.name for info in CATALOGUE.values() if info.scores and info.name != ENSEMBLE and not info.learns]
 
 
 def _settle_metric(asked: str | None, involved: Sequence[MethodInfo], task_metric: str) -> tuple[str, tuple[str, ...]]:

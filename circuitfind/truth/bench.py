@@ -84,7 +84,7 @@ def options_of(info: MethodInfo, question: Question, seed: int) -> RunOptions:
     options = RunOptions(str(question.known.prompts), str(question.known.folder), info.name, seed=seed)
     if info.scores:
         options = replace(options, fraction=SHARE)
-    if "start_from" in info.takes:
+    if info.learns:
         options = replace(options, steps=LEARNED_STEPS)
     if "of" in info.takes:
         options = replace(options, of=MEMBERS)
