@@ -76,7 +76,7 @@ class Case:
     def measure(self, method: str, edges: Sequence[int]) -> tuple[str, ...]:
         """One row: the method at every size."""
         sizes = ",".join(map(str, edges))
-        out = self.run(method, "sweep.json", "--method", method, "--edges", sizes)
+        out = self.run(f"{method}-{sizes}", "sweep.json", "--method", method, "--edges", sizes)
         if out is None:
             return (method, *["-"] * len(edges), "-", "-")
         rows = json.loads((out / "sweep.json").read_text())["circuits"]
@@ -101,7 +101,7 @@ class Case:
     def run(self, name: str, last: str, *options: str) -> Path | None:
         """The folder of a run of ``circuitfind``, of which ``last`` is written last; None if it failed, which is
         printed. One that is finished is taken as it is."""
-        out = self.keep / f"{self.task}-{self.n_prompts}" / name
+        out = self.keep / Path(self.model).name / f"{self.task}-{self.n_prompts}" / name
         if not (out / last).exists():
             begun = ["--resume"] if next(out.rglob("search.safetensors"), None) else []
             command = [sys.executable, "-m", "circuitfind.app", "run", self.task, "--model", self.model]
