@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 from circuitfind.errors import ModelError, UsageError, unknown
 from circuitfind.export import FORMATS
 from circuitfind.methods.catalogue import CATALOGUE as METHODS
-from circuitfind.methods.catalogue import COMBINE, LEVELS, Setting
+from circuitfind.methods.catalogue import COMBINE, LEVELS
 from circuitfind.methods.neuron_options import check_count
 from circuitfind.methods.options import settle_method
+from circuitfind.methods.settings import Setting
 from circuitfind.models.catalogue import DEFAULT_MODEL
 from circuitfind.models.folder import has_tokenizer, read_config, weight_files
 from circuitfind.models.locate import locate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, MethodInfo
 from circuitfind.methods.eap import EAPIG
 from circuitfind.methods.make import METHODS
 from circuitfind.methods.options import OF_SCORES, settle_method
+from circuitfind.methods.settings import RULES, check_setting
 from circuitfind.pipeline import RunOptions, RunResult, run
 from circuitfind.preflight import CHOICES
 from circuitfind.selection import prune
@@ -236,6 +238,23 @@ def test_settings_take_the_types_they_have() -> None:
     given = (("learning-rate", "0.5"), ("node_sparsity", "0.25"), ("prompts_per_step", "4"))
     options, _ = settle_method(RunOptions("ioi", method="edge-pruning", edges=9, settings=given), "kl")
     assert options.settings == (("learning_rate", 0.5), ("node_sparsity", 0.25), ("prompts_per_step", 4))
+
+
+def test_a_setting_out_of_range_is_refused_before_the_model_is_looked_for() -> None:
+    for method, setting in (
+        ("edge-pruning", ("sparsity", "2.0")),
+        ("ifr", ("inputs", "k")),
+        ("gim", ("temperature", "nan")),
+    ):
+        with pytest.raises(UsageError, match=re.escape(f"--set {'='.join(setting)}: it must be")):
+            settle_method(RunOptions("ioi", "none", method, edges=9, settings=(setting,)), "kl")
+
+
+def test_every_setting_that_is_a_number_or_a_word_has_a_rule() -> None:
+    defaults = {name: value for info in CATALOGUE.values() for name, value in info.settings.items()}
+    assert set(RULES) == {name for name, value in defaults.items() if not isinstance(value, bool)}
+    for name, value in defaults.items():
+        check_setting(name, value)
 
 
 def test_a_setting_reaches_the_method_and_its_record(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, DEFAULT_SEARCH, MethodInfo, Setting
+from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, DEFAULT_SEARCH, MethodInfo
+from circuitfind.methods.settings import Setting
 
 EXAMPLE = "Example: circuitfind methods --json"
 _NOTE = (

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-Setting = bool | int | float | str | None
+from circuitfind.methods.settings import Setting
+
 LEVELS = ("edge", "node", "neuron")
 """What a circuit is made of."""
 NOT_ZERO = "zero ablation only in models with learned positions"

@@ -13,13 +13,12 @@ back through the clean run by these rules, all others being those of calculus:
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 from circuitfind.backward import Rules
-from circuitfind.errors import UsageError
 from circuitfind.methods.eap import AtCleanRun
+from circuitfind.methods.settings import check_settings
 
 TEMPERATURE = 2.0
 """The paper's."""
@@ -34,8 +33,7 @@ class GIM(AtCleanRun):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.temperature < math.inf:
-            raise UsageError(f"--temperature is {self.temperature}; it must be above 0, such as 2.")
+        check_settings(self)
 
     def _rules(self) -> Rules:
         return Rules(frozen_norms=True, temperature=self.temperature, gate_share=0.5, attention_share=0.5)

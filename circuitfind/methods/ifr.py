@@ -36,15 +36,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitfind.batch import Batch
-from circuitfind.errors import UsageError
 from circuitfind.masked import Layout
+from circuitfind.methods.settings import check_settings
 from circuitfind.patching import Trace, readable, trace, visible
 from circuitfind.progress import Progress
 from circuitfind.search import split
 from circuitfind.threads import Threads
 from circuitfind.transformer import Transformer, write_heads
 
-INPUTS = ("qkv", "v")
 PLACES = 16
 """At how many positions parts are compared with their sum at once."""
 
@@ -58,8 +57,7 @@ class IFR:
     per_prompt: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.inputs not in INPUTS:
-            raise UsageError(f"The inputs are '{self.inputs}'; they must be qkv or v.")
+        check_settings(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The block ``method`` of a circuit file: every option, and what the scores are."""

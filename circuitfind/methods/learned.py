@@ -25,6 +25,7 @@ from torch import Tensor
 from circuitfind.batch import Batch
 from circuitfind.errors import ModelError, UsageError
 from circuitfind.graph import Graph
+from circuitfind.methods.settings import check_settings
 from circuitfind.methods.sofar import Save, SoFar, save_nothing
 from circuitfind.metrics import MetricName, check_answers
 from circuitfind.mixing import Mixer, Workspace
@@ -121,10 +122,7 @@ class Learned(ABC):
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UsageError(f"--steps is {self.steps}; it must be 1 or more.")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise UsageError(f"The learning rate is {self.learning_rate}; it must be a finite number above 0.")
-        if self.prompts_per_step < 1:
-            raise UsageError(f"{self.prompts_per_step} prompts a step are asked for; it must be 1 or more.")
+        check_settings(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The block ``method`` of a circuit file: every option, and the convention of the scores."""

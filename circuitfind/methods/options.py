@@ -8,8 +8,9 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from circuitfind.errors import UsageError, unknown
-from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, DEFAULT_SEARCH, MethodInfo, Setting
+from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, DEFAULT_SEARCH, MethodInfo
 from circuitfind.methods.neuron_options import NEURONS, check_level
+from circuitfind.methods.settings import Setting, check_setting, parse_setting
 from circuitfind.size import Selection, find_select
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ def spell_candidates(block: Mapping[str, Any] | None) -> str:
 
 
 def _settle_setting(name: str, value: Setting, involved: Sequence[MethodInfo]) -> tuple[str, Setting]:
-    """A setting in the type that it has. Raises UsageError for one that no method here has, or of another type."""
+    """A setting in the type that it has. Raises UsageError for one that no method here has, or a value it can't be."""
     known = {key: default for info in involved for key, default in info.settings.items()}
     key = name.replace("-", "_")
     if key not in known:
@@ -242,25 +243,6 @@ def _settle_setting(name: str, value: Setting, involved: Sequence[MethodInfo]) -
             if known
             else f"{involved[0].name} has no settings. Leave out --set {name}={value}."
         )
-    return key, parse_setting(key, value, known[key])
-
-
-def parse_setting(name: str, value: Setting, default: Setting) -> Setting:
-    """The value in the type of the default (a number where that is None).
-
-    >>> parse_setting("temperature", "4", 2.0)
-    4.0
-    """
-    if not isinstance(value, str) or isinstance(default, str):
-        return value
-    if isinstance(default, bool):
-        words = {"true": True, "false": False}
-        if value.lower() not in words:
-            raise UsageError(f"--set {name}={value}: it must be true or false.")
-        return words[value.lower()]
-    kind = int if isinstance(default, int) else float
-    try:
-        return kind(value)
-    except ValueError:
-        what = "a whole number" if kind is int else "a number"
-        raise UsageError(f"--set {name}={value}: it must be {what}.") from None
+    parsed = parse_setting(key, value, known[key])
+    check_setting(key, parsed)
+    return key, parsed

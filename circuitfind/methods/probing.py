@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuitfind.errors import UsageError
 from circuitfind.graph import Graph
 from circuitfind.methods.gates import draw, odds, probability_open, sample, warm_start
 from circuitfind.methods.learned import Learned, Masks
@@ -34,11 +33,6 @@ class SubnetworkProbing(Learned):
 
     penalty: float = 50.0
     name: ClassVar[str] = "subnetwork-probing"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (math.isfinite(self.penalty) and self.penalty >= 0):
-            raise UsageError(f"The penalty is {self.penalty}; it must be a finite number, 0 or more.")
 
     def _masks(self, graph: Graph, initial: Float[Tensor, " gate"] | None) -> Masks:
         return _Probing(self, graph, initial)

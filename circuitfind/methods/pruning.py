@@ -24,7 +24,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuitfind.errors import UsageError
 from circuitfind.graph import Graph
 from circuitfind.methods.gates import draw, odds, sample, warm_start
 from circuitfind.methods.learned import Learned, Masks
@@ -42,8 +41,6 @@ RATE_WARMUP = 200 / 3000
 TARGET_WARMUP = 2500 / 3000
 """The share of the steps in which the target sparsity rises."""
 WEIGHT_DECAY = 0.01
-HIGHEST_SPARSITY = 1.2
-"""The highest target in the Edge-Pruning code (for CodeLlama-13B)."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +55,6 @@ class EdgePruning(Learned):
     sparsity: float = 0.98
     node_sparsity: float | None = None
     name: ClassVar[str] = "edge-pruning"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for what, value in (("sparsity", self.sparsity), ("node sparsity", self.node_sparsity)):
-            if value is not None and not 0 <= value <= HIGHEST_SPARSITY:
-                raise UsageError(
-                    f"The target {what} is {value}; it must be 0 to {HIGHEST_SPARSITY} (the share that is removed)."
-                )
 
     def _masks(self, graph: Graph, initial: Float[Tensor, " gate"] | None) -> Masks:
         return _Pruning(self, graph, initial)

@@ -64,7 +64,7 @@ def test_kl_is_refused() -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
 def test_a_temperature_that_is_none_is_refused(temperature: float) -> None:
-    with pytest.raises(UsageError, match=f"--temperature is {temperature}"):
+    with pytest.raises(UsageError, match=f"--set temperature={temperature}: it must be"):
         GIM(temperature=temperature)
 
 

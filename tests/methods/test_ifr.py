@@ -7,7 +7,8 @@ import torch
 
 from circuitfind.errors import UsageError
 from circuitfind.graph import Graph, Node, Receiver
-from circuitfind.methods.ifr import IFR, INPUTS, divide
+from circuitfind.methods.ifr import IFR, divide
+from circuitfind.methods.settings import INPUTS
 from circuitfind.patching import readable
 from tests.attributions import agrees, literal, same_bits, score
 from tests.oracles.ifr import ifr
@@ -95,7 +96,7 @@ def test_there_is_a_score_for_every_edge_and_nothing_else() -> None:
 
 
 def test_other_inputs_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"'kv'.*qkv or v"):
+    with pytest.raises(UsageError, match="inputs=kv: it must be qkv or v"):
         IFR("kv")
 
 

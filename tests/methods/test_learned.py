@@ -269,12 +269,12 @@ def test_a_learning_rate_that_is_too_high_is_said_to_be() -> None:
     [
         (SubnetworkProbing, {"steps": 0}, "--steps is 0"),
         (EdgePruning, {"steps": -1}, "--steps is -1"),
-        (SubnetworkProbing, {"learning_rate": 0.0}, "learning rate is 0.0"),
-        (EdgePruning, {"learning_rate": math.nan}, "learning rate is nan"),
-        (SubnetworkProbing, {"penalty": -1.0}, "penalty is -1.0"),
-        (EdgePruning, {"sparsity": 1.3}, "target sparsity is 1.3"),
-        (EdgePruning, {"node_sparsity": -0.1}, "target node sparsity is -0.1"),
-        (EdgePruning, {"prompts_per_step": 0}, "0 prompts a step"),
+        (SubnetworkProbing, {"learning_rate": 0.0}, "--set learning_rate=0.0: it must be a finite number above 0"),
+        (EdgePruning, {"learning_rate": math.nan}, "--set learning_rate=nan"),
+        (SubnetworkProbing, {"penalty": -1.0}, "--set penalty=-1.0: it must be a finite number, 0"),
+        (EdgePruning, {"sparsity": 1.3}, r"--set sparsity=1.3: it must be 0 to 1\.2"),
+        (EdgePruning, {"node_sparsity": -0.1}, "--set node_sparsity=-0.1"),
+        (EdgePruning, {"prompts_per_step": 0}, "--set prompts_per_step=0: it must be 1"),
     ],
 )
 def test_an_option_out_of_range_is_refused(method: type[Learned], options: dict[str, float], message: str) -> None:
