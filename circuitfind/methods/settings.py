@@ -12,7 +12,7 @@ from circuitfind.errors import UsageError
 
 Setting = bool | int | float | str | None
 INPUTS = ("qkv", "v")
-"""Of an attention head, whose shares ``ifr`` tells apart."""
+"""Those of a head that ``ifr`` hands its share on to."""
 HIGHEST_SPARSITY = 1.2
 """The highest target in the Edge-Pruning code (for CodeLlama-13B)."""
 
@@ -44,13 +44,12 @@ RULES: Mapping[str, Rule] = MappingProxyType(
 
 def check_settings(method: object) -> None:
     """Raises UsageError for a field of the method whose value is not what that setting must be."""
-    for name in RULES:
-        if hasattr(method, name):
-            check_setting(name, getattr(method, name))
+    for name, value in vars(method).items():
+        check_setting(name, value)
 
 
 def check_setting(name: str, value: Setting) -> None:
-    """Raises UsageError for a value that the setting does not take.
+    """Raises UsageError for a value that the setting does not take; what is no setting may be anything.
 
     >>> check_setting("sparsity", 0.98)
     """
