@@ -38,6 +38,6 @@ def state_identity(ready: Ready, options: RunOptions, method: Method) -> dict[st
     return blocks | {"device": device, "circuitfind": __version__, "torch": torch.__version__}
 
 
-def taken_up(keeper: Keeper, clock: Clock, told: str) -> str:
-    """Which run goes on, and how far it was."""
-    return f"going on with {keeper.folder}: {told}, after {duration(clock.seconds.get('search', 0.0))}"
+def taken_up(keeper: Keeper, clock: Clock, told: str, part: str = "search") -> str:
+    """Which run goes on, and how far this part of it was."""
+    return f"going on with {keeper.folder}: {told}, after {duration(clock.seconds.get(part, 0.0))}"

@@ -20,7 +20,7 @@ from circuitfind.going_on import go_on, taken_up
 from circuitfind.graph import Graph
 from circuitfind.memory import Shape, Workload, plan_memory, stored_weights
 from circuitfind.methods.acdc import ACDC
-from circuitfind.methods.candidates import Shortlist
+from circuitfind.methods.candidates import Shortlist, chosen_before
 from circuitfind.methods.catalogue import CATALOGUE
 from circuitfind.methods.decisions import MARGINS, undecidable
 from circuitfind.methods.exact import Exact
@@ -29,6 +29,7 @@ from circuitfind.methods.learned import DivergedError
 from circuitfind.methods.make import default_threshold, make_method
 from circuitfind.methods.scored import Scored
 from circuitfind.methods.scorer import Scorer, score_on
+from circuitfind.methods.sofar import SoFar, save_part
 from circuitfind.metrics import check_answers
 from circuitfind.models.folder import read_config
 from circuitfind.models.load import load_tokenizer
@@ -57,6 +58,8 @@ MOST_SHOWN = 10
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 BATCH_SIZES = (64, 16, 4)
 """What is tried where the default takes too much memory; below the last no less would be held (``rerun.ROWS``)."""
+CANDIDATES = "candidates"
+"""The part of a search's state, and of what it takes, that is the choice of its candidates."""
 
 
 @dataclass(frozen=True)
@@ -146,14 +149,14 @@ def search_circuit(
     """The outcome of a search, from where an earlier one was cut off, and its evaluation."""
     transformer, units = ready.model.transformer, find_units(ready, options)
     so_far = go_on(keeper, ready, options, method, clock, notes)
-    earlier = None if so_far is None else Found.from_so_far(so_far)
-    shortlist = find_shortlist(ready, method, notes, clock, taken_over)
+    earlier, choosing = (None, None) if so_far is None else (Found.from_so_far(so_far), so_far.part(CANDIDATES))
+    shortlist = find_shortlist(ready, method, notes, clock, keeper, taken_over, choosing)
     edges, known = (None, taken_over.evaluation) if shortlist is None else (shortlist.edges, shortlist.evaluation)
     with clock.time("search"):
         if earlier is not None:
             notes.stage(taken_up(keeper, clock, f"{share_decided(earlier, edges):.0%} decided, {earlier.summary}"))
         start = earlier or taken_over.start
-        found = search(ready, method, units, start, notes, keeper, edges)
+        found = search(ready, method, units, start, notes, keeper, shortlist)
     evaluation = evaluate_circuit(ready, options, found.kept, notes, clock, known)
     near = undecidable(units, found, method.threshold, transformer.dtype, edges)
     notes.warn_if(rounding_warning(near, method.threshold, MARGINS[transformer.dtype]))
@@ -170,16 +173,31 @@ def search_circuit(
     return Findings(ready, options, method, found, evaluation, record, shortlist=shortlist)
 
 
-def find_shortlist(ready: Ready, method: ACDC, notes: Noted, clock: Clock, taken_over: TakenOver) -> Shortlist | None:
-    """The candidates and how well they do by themselves, with a warning where that is bad; None: all are tested."""
+def find_shortlist(
+    ready: Ready,
+    method: ACDC,
+    notes: Noted,
+    clock: Clock,
+    keeper: Keeper,
+    taken_over: TakenOver,
+    start: SoFar | None,
+) -> Shortlist | None:
+    """The candidates and how well they do by themselves, with a warning where that is bad; None: all are tested.
+
+    ``start``: what an earlier sitting had come to in choosing them.
+    """
     if method.candidates is None:
         return None
     shortlist, model = taken_over.shortlist, ready.model.transformer
     if shortlist is None:
-        with clock.time("candidates"):
+        with clock.time(CANDIDATES):
             name, size = method.candidates.method.name, ready.work.batch_size
-            notes.stage(f"{name} chooses candidates of the {model.architecture.graph.n_edges:,} edges")
-            edges = method.candidates.choose(model, ready.batch, size, notes)
+            if chosen_before(start) is None:
+                if start is not None:
+                    notes.stage(taken_up(keeper, clock, start.told, CANDIDATES))
+                notes.stage(f"{name} chooses candidates of the {model.architecture.graph.n_edges:,} edges")
+            save, progress = save_part(keeper.save, CANDIDATES), WithEvenTimeLeft(notes)
+            edges = method.candidates.choose(model, ready.batch, size, progress, start, save)
             known = evaluate(model, ready.batch, edges, method.ablation, size, taken_over.evaluation)
             shortlist = Shortlist(edges, known)
     notes.warn_if(shortlist_warning(shortlist.evaluation, shortlist.n_edges, method.metric))
@@ -272,26 +290,29 @@ def search(
     start: Found | None,
     notes: Noted,
     keeper: Keeper,
-    shortlist: Bool[Tensor, "receiver sender"] | None,
+    shortlist: Shortlist | None,
 ) -> Found:
     """The method's outcome; what it has decided so far is kept all the while, and how long it still takes is told.
 
     At node level every test is made and takes about as long, so that the share of them that are done tells enough.
     """
-    among = "" if shortlist is None else f"{int(shortlist.sum()):,} candidates of "
+    edges, chosen = None, SoFar({})
+    if shortlist is not None:
+        edges, chosen = shortlist.edges, shortlist.to_so_far().as_part(CANDIDATES)
+    among = "" if shortlist is None else f"{shortlist.n_edges:,} candidates of "
     what = f"{among}the {units.n:,} {units.noun} of {ready.model.name}{_at_roles(ready.graph)}"
     notes.stage(f"{method.name} on {what}, threshold {method.threshold:g}")
-    eta = Eta(units.graph, shortlist)
+    eta = Eta(units.graph, edges)
 
     def save(found: Found) -> None:
-        keeper.save(found.to_so_far())
+        keeper.save(chosen | found.to_so_far())
         if units.level == "edge":
             eta.see(found)
 
     size, in_flight = ready.work.batch_size, ready.work.bytes_in_flight
     progress = WithTimeLeft(notes, eta)
-    found = method.find(ready.model.transformer, ready.batch, size, progress, start, save, in_flight, shortlist)
-    keeper.save(found.to_so_far())
+    found = method.find(ready.model.transformer, ready.batch, size, progress, start, save, in_flight, edges)
+    keeper.save(chosen | found.to_so_far())
     keeper.finish()
     return found
 

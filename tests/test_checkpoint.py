@@ -53,7 +53,9 @@ def same(one: Found, other: Found) -> bool:
 
 
 def found_in(folder: Path) -> Found:
-    return Found.from_so_far(read_state(folder).so_far())
+    found = Found.from_so_far(read_state(folder).so_far())
+    assert found is not None
+    return found
 
 
 def n_tests_in(folder: Path) -> float:
@@ -231,7 +233,9 @@ def test_a_search_that_goes_on_says_at_once_whose_it_is(folder: Path) -> None:
     left = replace(read_state(folder), worker=Worker("elsewhere", 1, 1.0))
     keeper = Keeper(folder, state=left)
     start = keeper.start(IDENTITY, lambda: replace(SPENT, sittings=3), print)
-    assert start is not None and same(Found.from_so_far(start), some_found())
+    assert start is not None
+    found = Found.from_so_far(start)
+    assert found is not None and same(found, some_found())
     assert read_state(folder).worker == Worker.this() and read_state(folder).spent.sittings == 3
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 from safetensors.torch import load_file
 
 from circuitfind import checkpoint
-from circuitfind.checkpoint import Keeper
+from circuitfind.app import call
+from circuitfind.checkpoint import Keeper, read_state
 from circuitfind.errors import OutputError, UsageError
 from circuitfind.memory import Shape, Stored, Workload, needed
 from circuitfind.methods.eap import EAPIG
+from circuitfind.methods.exact import OneByOne
 from circuitfind.methods.options import settle_method
 from circuitfind.pipeline import RunOptions, RunResult, run
 from circuitfind.runfolder import STATE_FILE
@@ -118,7 +121,12 @@ class Killed(BaseException):
 
 
 def cut_off(out: Path, after: int, **chosen: Any) -> bool:
-    """Whether the run was cut off when it had decided so many times; else it has ended."""
+    """Whether the run was cut off when it had saved so many times; else it has ended."""
+    return cut_off_at(after, lambda: find(out, **chosen))
+
+
+def cut_off_at(after: int, work: Callable[[], object]) -> bool:
+    """Whether the work was cut off when it had saved so many times; else it has ended."""
     n_saves = 0
 
     def save(keeper: Keeper, found: Any) -> None:
@@ -132,8 +140,9 @@ def cut_off(out: Path, after: int, **chosen: Any) -> bool:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Keeper, "save", save)
         patch.setattr(checkpoint, "SAVE_SECONDS", 0.0)
+        patch.setattr(checkpoint, "PATIENCE", 0.0)
         try:
-            find(out, **chosen)
+            work()
         except Killed:
             return True
         return False
@@ -144,6 +153,36 @@ def test_a_run_cut_off_again_and_again_ends_with_the_same_bytes(result: RunResul
     while cut_off(out, 7, resume=sittings > 0, batch_size=(None, 1)[sittings % 2]):
         sittings += 1
     assert sittings > 2 and repeatable(out) == repeatable(result.folder)
+
+
+def test_candidates_that_take_long_are_cut_off_and_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: dict[str, Any] = {"candidates": "exact:60", "n_prompts": 3, "threshold": 0.2}
+    whole, out, tested = find(tmp_path / "whole", **chosen), tmp_path / "run", []
+    original = OneByOne.rises
+    with monkeypatch.context() as patch:
+        patch.setattr(OneByOne, "rises", lambda self, *which: tested.append(which) or original(self, *which))
+        assert cut_off(out, 9, **chosen)  # while they are being chosen
+        assert list(read_state(out).so_far().tensors) == ["candidates/scores"]
+        n_left = len(whole.circuit.graph.receivers) - len(tested)
+        assert n_left > 0 and cut_off(out, n_left + 3, **chosen, resume=True)  # when some are decided
+        assert set(read_state(out).so_far().tensors) == {"candidates/edges", "kept", "scores", "decided"}
+        find(out, **chosen, resume=True)
+    assert repeatable(out) == repeatable(whole.folder)
+    assert len(tested) == len(whole.circuit.graph.receivers)  # each once, in all three sittings
+    assert read(out)["timings"]["candidates"] > 0 and read(out)["sittings"] == 3
+
+
+def test_a_resumed_run_says_how_far_the_choice_of_candidates_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["run", "ioi", "--model", "tiny", "--prompts", "3", "--threshold", "0.2", "--format", "dot"]
+    command += ["--candidates", "exact:60", "--out", str(tmp_path / "run")]
+    assert cut_off_at(5, lambda: call(command, debug=False))
+    assert cut_off_at(1000, lambda: call([*command, "--resume"], debug=False)) is False
+    said = capsys.readouterr().err
+    assert f"going on with {tmp_path / 'run'}: " in said and " of 262 edges, after 0 s\n" in said
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from circuitfind.batch import Batch
 from circuitfind.evaluation.performance import Evaluation
-from circuitfind.methods.scorer import Scorer
+from circuitfind.methods.scorer import Scorer, score_on
+from circuitfind.methods.sofar import Save, SoFar, save_nothing
 from circuitfind.progress import Progress
 from circuitfind.selection import select
 from circuitfind.size import Selection
@@ -33,11 +34,28 @@ class Candidates:
         return {"asked": self.n_edges, "method": self.method.to_dict()}
 
     def choose(
-        self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
+        self,
+        model: Transformer,
+        batch: Batch,
+        batch_size: int,
+        progress: Progress,
+        start: SoFar | None = None,
+        save: Save = save_nothing,
     ) -> Bool[Tensor, "receiver sender"]:
-        """The candidates, pruned. Raises UsageError for more than the graph has edges."""
-        scores = self.method.score(model, batch, batch_size, progress).double().mean(0)
+        """The candidates, pruned. Raises UsageError for more than the graph has edges.
+
+        What is so far is the method's own; once they are chosen they are all there is to know.
+        """
+        chosen = chosen_before(start)
+        if chosen is not None:
+            return chosen
+        scores = score_on(self.method, model, batch, batch_size, progress, start, save).double().mean(0)
         return select(model.architecture.graph, scores, Selection(edges=self.n_edges)).kept
+
+
+def chosen_before(start: SoFar | None) -> Bool[Tensor, "receiver sender"] | None:
+    """The candidates, where what there is so far has them."""
+    return None if start is None else start.tensors.get("edges")
 
 
 @dataclass(frozen=True)
@@ -46,6 +64,10 @@ class Shortlist:
 
     edges: Bool[Tensor, "receiver sender"]
     evaluation: Evaluation
+
+    def to_so_far(self) -> SoFar:
+        """What a file keeps of it, so that they are not chosen again."""
+        return SoFar({"edges": self.edges})
 
     @property
     def n_edges(self) -> int:

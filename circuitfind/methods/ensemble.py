@@ -27,7 +27,7 @@ from circuitfind.errors import UsageError, unknown
 from circuitfind.methods.catalogue import COMBINE
 from circuitfind.methods.learned import Learned
 from circuitfind.methods.scorer import Scorer, score_on
-from circuitfind.methods.sofar import Save, SoFar, save_nothing
+from circuitfind.methods.sofar import Save, SoFar, save_nothing, save_part
 from circuitfind.progress import Progress
 from circuitfind.transformer import Transformer
 from circuitfind.units import KvName, LevelName, Units, without_defaults
@@ -81,7 +81,7 @@ class Ensemble:
             is_done = own is not None and "done" in own.numbers
             if own is None or not is_done:
                 progress.stage(f"{method.name}, of the ensemble")
-                scores = score_on(method, model, batch, batch_size, progress, own, _part(save, done, part))
+                scores = score_on(method, model, batch, batch_size, progress, own, save_part(save, part, done))
                 own = SoFar({"scores": scores}, {"done": 1}, f"{number + 1} of {len(self.of)} methods")
             each.append(own.tensors["scores"])
             done |= own.as_part(part)
@@ -151,12 +151,7 @@ class WarmStart:
         if moved is None:
             progress.stage(f"{self.start.name}, to start from")
             earlier = start and start.part("start")
-            scores = score_on(self.start, model, batch, batch_size, progress, earlier, _part(save, SoFar({}), "start"))
+            scores = score_on(self.start, model, batch, batch_size, progress, earlier, save_part(save, "start"))
             initial = scores.double().mean(0).abs()
         progress.stage(f"{self.method.name} from {self.start.name}")
-        return self.method.score(model, batch, batch_size, progress, moved, _part(save, SoFar({}), "masks"), initial)
-
-
-def _part(save: Save, done: SoFar, part: str) -> Save:
-    """The Save of a part of a method, behind what is ``done`` of it."""
-    return lambda so_far: save(done | so_far.as_part(part))
+        return self.method.score(model, batch, batch_size, progress, moved, save_part(save, "masks"), initial)

@@ -40,8 +40,10 @@ class Found:
         return SoFar(tensors, {"n_tests": self.n_tests, "n_evaluated": self.n_evaluated}, self.summary)
 
     @staticmethod
-    def from_so_far(so_far: SoFar) -> Found:
-        """What ``to_so_far`` was made of."""
+    def from_so_far(so_far: SoFar) -> Found | None:
+        """What ``to_so_far`` was made of; None where the search had not begun."""
+        if "decided" not in so_far.tensors:
+            return None
         tensors, (n_tests, n_evaluated) = so_far.tensors, (int(so_far.numbers[x]) for x in ("n_tests", "n_evaluated"))
         return Found(tensors["kept"], tensors["scores"], tensors["decided"], n_tests, n_evaluated)
 

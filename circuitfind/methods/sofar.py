@@ -64,3 +64,8 @@ Save = Callable[[SoFar], None]
 
 def save_nothing(so_far: SoFar) -> None:
     """The Save of work that no one goes on with."""
+
+
+def save_part(save: Save, part: str, done: SoFar | None = None) -> Save:
+    """The Save of a part of longer work, behind what is ``done`` of the rest."""
+    return lambda so_far: save((done or SoFar({})) | so_far.as_part(part))
