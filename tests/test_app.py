@@ -120,6 +120,13 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("circuitfind 0.")
 
 
+def test_the_module_is_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "circuitfind", "run", "--no-such-option"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "error: No such option: --no-such-option" in done.stderr and "circuitfind run --help" in done.stderr
+
+
 # an error that nobody expected
 
 
