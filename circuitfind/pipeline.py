@@ -309,6 +309,9 @@ def search(
         if units.level == "edge":
             eta.see(found)
 
+    if start is not None:
+        keeper.save(chosen | start.to_so_far())
+        keeper.save_now()  # the run of a sweep that it was taken over from has no state any more
     size, in_flight = ready.work.batch_size, ready.work.bytes_in_flight
     progress = WithTimeLeft(notes, eta)
     found = method.find(ready.model.transformer, ready.batch, size, progress, start, save, in_flight, edges)

@@ -16,6 +16,7 @@ from circuitfind.app import call
 from circuitfind.checkpoint import Keeper, read_state
 from circuitfind.errors import OutputError, UsageError
 from circuitfind.memory import Shape, Stored, Workload, needed
+from circuitfind.methods.acdc import ACDC
 from circuitfind.methods.eap import EAPIG
 from circuitfind.methods.exact import OneByOne
 from circuitfind.methods.options import settle_method
@@ -224,6 +225,27 @@ def test_the_runs_of_a_sweep_share_their_candidates_and_are_to_the_byte_those_ru
     assert all(record["candidates"] == read(alone.folder)["candidates"] for record in records)
     assert [record["search"]["taken_over"] > 0 for record in records] == [False, True, True]
     assert "candidates eap-ig:100" in (swept.folder / "sweep.md").read_text()
+
+
+def test_a_sweep_that_ends_as_a_run_begins_chooses_no_candidates_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    alone, begun = find(tmp_path / "alone", threshold=0.1), 0
+    original = ACDC.find
+
+    def begin(*arguments: Any) -> Any:
+        nonlocal begun
+        begun += 1
+        if begun == 2:
+            raise Killed
+        return original(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(ACDC, "find", begin)
+        sweep(options(tmp_path / "sweep", threshold=None), (0.5, 0.1))
+    monkeypatch.setattr(EAPIG, "score", lambda *_: pytest.fail("scored again"))
+    swept = sweep(options(tmp_path / "sweep", threshold=None, resume=True), (0.5, 0.1))
+    assert repeatable(swept.folder / "threshold-0.1") == repeatable(alone.folder)
 
 
 def test_a_sweep_of_other_candidates_is_not_gone_on_with(tmp_path: Path) -> None:
