@@ -8,17 +8,33 @@
     ├── CircuitError   a circuit file that is unreadable or impossible
     └── OutputError    a place that can't be written, or that holds something already
 
-A message is one or two lines: what was wrong, the value, what to do.
+A message is one or two lines: what was wrong, the value, what to do. Of a value it shows no more than LONGEST_VALUE
+characters, whoever made the message.
 """
 
 from __future__ import annotations
 
 import difflib
+import itertools
+import json
+import re
 from collections.abc import Iterable
+from typing import Any
+
+LONGEST_VALUE = 200
+"""Characters of a value that a message shows."""
+LONGEST_MESSAGE = 2000
+FEW = 5
+"""Items of a list or object that a message shows."""
+_QUOTED = re.compile(rf"(?<!\w)(?P<quote>['\"`])(?P<value>(?:(?!(?P=quote))[^\n]){{{LONGEST_VALUE + 4},}})")
+_UNBROKEN = re.compile(rf"\S{{{LONGEST_VALUE + 20},}}")  # a value that is cut, its quotes and a comma are none
 
 
 class CircuitfindError(Exception):
     """What the user can put right. Its text is the whole message."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shorten(message))
 
 
 class UsageError(CircuitfindError):
@@ -41,6 +57,52 @@ class OutputError(CircuitfindError):
     """A place that can't be written, or that already holds something."""
 
 
+def cut(text: str, most: int = LONGEST_VALUE) -> str:
+    """The text, or as much of it as a message shows.
+
+    >>> cut("abcdef", 3)
+    'abc...'
+    """
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def shown(value: object, quote: bool = True) -> str:
+    """A value as a message shows it: as JSON spells it, texts in single quotes, cut where it is long.
+
+    >>> shown("ioi"), shown(None), shown([1, "x"]), shown({})
+    ("'ioi'", 'null', "[1, 'x']", 'an empty object')
+    """
+    if isinstance(value, dict | list) and not value:
+        return "an empty object" if isinstance(value, dict) else "an empty list"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    text = value if isinstance(value, str) else _head(value) if isinstance(value, dict | list) else str(value)
+    return f"'{cut(text)}'" if quote and isinstance(value, str) else cut(text)
+
+
+def _head(value: dict[Any, Any] | list[Any], deeper: int = 2) -> str:
+    """The beginning of a list or object, of which no more is looked at than is shown."""
+    if deeper == 0:
+        return "..."
+    more = ", ..." if len(value) > FEW else ""
+    if isinstance(value, dict):
+        pairs = itertools.islice(value.items(), FEW)
+        return "{" + ", ".join(f"{_item(k, deeper)}: {_item(v, deeper)}" for k, v in pairs) + more + "}"
+    return "[" + ", ".join(_item(item, deeper) for item in value[:FEW]) + more + "]"
+
+
+def _item(value: object, deeper: int) -> str:
+    return _head(value, deeper - 1) if isinstance(value, dict | list) else shown(value)
+
+
+def shorten(message: str) -> str:
+    """A message without what no reader of it needs: of each quoted value and each word the beginning alone."""
+    if len(message) <= LONGEST_VALUE:
+        return message
+    message = _QUOTED.sub(lambda found: found["quote"] + cut(found["value"]), message[: 50 * LONGEST_MESSAGE])
+    return cut(_UNBROKEN.sub(lambda found: cut(found[0]), message), LONGEST_MESSAGE)
+
+
 def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = None) -> str:
     """The message for a name that nothing answers to, with the nearest known one.
 
@@ -48,6 +110,6 @@ def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = Non
     "No task named 'greaterthan'. Did you mean 'greater-than'? Tasks: greater-than, ioi."
     """
     names = sorted(known)
-    nearest = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(name[:LONGEST_VALUE].lower(), [n.lower() for n in names], n=1, cutoff=0.5)
     hint = next((f" Did you mean '{n}'?" for n in names if nearest and n.lower() == nearest[0]), "")
-    return f"No {kind} named '{name}'.{hint} {(plural or kind + 's').capitalize()}: {', '.join(names)}."
+    return f"No {kind} named '{cut(name)}'.{hint} {(plural or kind + 's').capitalize()}: {', '.join(names)}."
