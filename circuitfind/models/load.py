@@ -17,6 +17,7 @@ from circuitfind.errors import ModelError, UsageError
 from circuitfind.models.folder import has_tokenizer, read_config, weight_files, weights_sha256
 from circuitfind.models.locate import locate
 from circuitfind.models.quiet import quiet
+from circuitfind.models.tokenizer import read_tokenizer
 from circuitfind.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -46,17 +47,19 @@ class HubTokenizer:
     """A Hugging Face tokenizer as tasks and batches use it. ``bos`` None leaves it to the model's own tokenizer.
 
     Special tokens are those that the tokenizer puts before a text; one that it would put after it is left out, because
-    the answer is read after a prompt's own last token.
+    the answer is read after a prompt's own last token. ``n_embedded`` is how many tokens the model has an embedding of,
+    None where nothing says so. Raises ModelError for a text that it fails on, or that has a token beyond those.
     """
 
     hub: Any
     bos: bool | None = None
+    n_embedded: int | None = None
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text`` as a prompt, special tokens added as the model's own tokenizer adds them."""
         tokens, start = self._bare(text), self._start
         before = int(self._spells_bos(tokens))  # never two
-        return [*tokens[:before], *start[before:], *tokens[before:]]
+        return self._embedded([*tokens[:before], *start[before:], *tokens[before:]])
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """From which character up to which each token of ``encode(text)`` stands; (0, 0) for a special token.
@@ -65,7 +68,7 @@ class HubTokenizer:
         """
         if not self.hub.is_fast:
             raise ModelError("This model's tokenizer does not tell where its tokens stand: no roles with it.")
-        found = self.hub(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        found = self._ask(text, add_special_tokens=False, return_offsets_mapping=True)
         places = [(int(start), int(end)) for start, end in found.offset_mapping] if text else []
         before = int(self._spells_bos(list(found.input_ids)))
         return [*places[:before], *[(0, 0)] * len(self._start[before:]), *places[before:]]
@@ -74,7 +77,7 @@ class HubTokenizer:
         """Token ids of ``text`` as it goes on from a prompt: no special tokens."""
         tokens = self._bare(self._anchor + text)
         before = self._bare(self._anchor)
-        return tokens[len(before) :] if tokens[: len(before)] == before else self._bare(text)
+        return self._embedded(tokens[len(before) :] if tokens[: len(before)] == before else self._bare(text))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text that the ids spell, special tokens and a leading space included."""
@@ -118,18 +121,42 @@ class HubTokenizer:
     @cached_property
     def _own_start(self) -> tuple[int, ...]:
         """The special tokens that the model's tokenizer itself puts before a text."""
-        whole, bare = tuple(self.hub("a", verbose=False).input_ids), tuple(self._bare("a"))
+        whole, bare = tuple(self._ask("a").input_ids), tuple(self._bare("a"))
         places = range(len(whole) - len(bare) + 1)
         return next((whole[:place] for place in places if whole[place : place + len(bare)] == bare), ())
 
     @cached_property
     def _anchor(self) -> str:
-        """What to put before a text that goes on from another: sentencepiece puts a space of its own before a start."""
+        """What to put before a text that goes on from another: at a start sentencepiece puts a space of its own, and
+        its decoder takes one away, whether or not one was put there."""
         first = self.hub.convert_ids_to_tokens(self._bare("a"))[:1]
-        return "\n" if first and first[0].startswith("▁") else ""
+        puts = bool(first) and first[0].startswith("▁")
+        return "\n" if puts or self._spell(self._bare(" a")) == "a" else ""
 
     def _bare(self, text: str) -> list[int]:
-        return list(self.hub(text, add_special_tokens=False, verbose=False).input_ids) if text else []
+        return list(self._ask(text, add_special_tokens=False).input_ids) if text else []
+
+    def _ask(self, text: str, **options: bool) -> Any:
+        """What the tokenizer makes of the text."""
+        try:
+            return self.hub(text, verbose=False, **options)
+        except BaseException as error:  # a regular expression that explodes is a panic in Rust, which is no Exception
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            shown = repr(text if len(text) <= 60 else f"{text[:60]}...")
+            raise ModelError(
+                f"This model's tokenizer fails on {shown}: {_reason(error)}\nIts tokenizer.json can't be used."
+            ) from error
+
+    def _embedded(self, tokens: list[int]) -> list[int]:
+        """The tokens, every one of which the model must have an embedding of."""
+        beyond = next((token for token in tokens if self.n_embedded is not None and token >= self.n_embedded), None)
+        if beyond is not None:
+            raise ModelError(
+                f"The tokenizer makes token {beyond} ({self.hub.convert_ids_to_tokens(beyond)!r}) of a prompt, but the "
+                f"model has embeddings of {self.n_embedded} tokens alone.\nGive the model the tokenizer it was made with."
+            )
+        return tokens
 
     def _spell(self, tokens: Sequence[int]) -> str:
         return str(self.hub.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False))
@@ -141,14 +168,18 @@ def load_tokenizer(name: str, progress: Progress | None = None) -> HubTokenizer:
     if not has_tokenizer(folder):
         raise ModelError(f"{folder} holds no tokenizer. It needs tokenizer.json, or vocab.json and merges.txt.")
     with quiet():
-        from transformers import AutoTokenizer
-
         try:
-            return HubTokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+            return HubTokenizer(read_tokenizer(folder), n_embedded=_n_embedded(folder))
         except Exception as error:  # the Rust tokenizer raises Exception itself
             raise ModelError(
                 f"Can't read the tokenizer in {folder}: {_reason(error)}\nCopy or pull the model again."
             ) from error
+
+
+def _n_embedded(folder: Path) -> int | None:
+    """How many tokens the model has an embedding of, if a config.json says so."""
+    size = read_config(folder).get("vocab_size") if (folder / "config.json").is_file() else None
+    return size if isinstance(size, int) else None
 
 
 def load_bridge(folder: Path, device: str, dtype: torch.dtype) -> TransformerBridge:
@@ -252,7 +283,7 @@ def _shape(shape: Sequence[int]) -> str:
     return "x".join(str(size) for size in shape)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """The first line of what the error says, short enough for a message."""
     first = str(error).strip().partition("\n")[0] or type(error).__name__
     return first if len(first) <= 200 else f"{first[:200]}..."
