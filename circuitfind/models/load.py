@@ -7,6 +7,7 @@ weight: what transformers would initialise at random (a tensor that is missing o
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -39,6 +40,8 @@ _UNLOADABLE = (
     AssertionError,
     pickle.UnpicklingError,
 )
+# Masks and rotary frequencies that older versions of transformers saved among the weights.
+_BUFFERS = re.compile(r"(^|\.)(attn|attention)\.(masked_)?bias$|(^|\.)rotary_emb\.inv_freq$")
 _DECODERS = ("ForCausalLM", "LMHeadModel")
 
 
@@ -154,7 +157,8 @@ class HubTokenizer:
         if beyond is not None:
             raise ModelError(
                 f"The tokenizer makes token {beyond} ({self.hub.convert_ids_to_tokens(beyond)!r}) of a prompt, but the "
-                f"model has embeddings of {self.n_embedded} tokens alone.\nGive the model the tokenizer it was made with."
+                f"model has embeddings of {self.n_embedded} tokens alone.\n"
+                "Give the model the tokenizer that it was made with."
             )
         return tokens
 
@@ -245,6 +249,7 @@ def _boot(folder: Path, device: str, dtype: torch.dtype) -> TransformerBridge:
         output_loading_info=True,
     )
     _refuse_random_weights(folder, info)
+    _refuse_left_over(folder, info)
     return TransformerBridge.boot_transformers(
         str(folder), hf_model=model.to(device), tokenizer=_placeholder_tokenizer(), device=device, dtype=dtype
     )
@@ -266,6 +271,16 @@ def _refuse_random_weights(folder: Path, info: dict[str, Any]) -> None:
         )
 
 
+def _refuse_left_over(folder: Path, info: dict[str, Any]) -> None:
+    """What transformers has left out of the model, but for buffers that older versions saved and no model reads."""
+    left = sorted(name for name in info["unexpected_keys"] if not _BUFFERS.search(name))
+    if left:
+        raise ModelError(
+            f"config.json has no place for {len(left)} tensors of the weights in {folder}: {_some(left)}.\n"
+            "Without them this would be another model. Check that config.json belongs to these weights."
+        )
+
+
 def _placeholder_tokenizer() -> Any:
     """A tokenizer for the bridge to hold. Ours is HubTokenizer; the bridge would make its own add BOS."""
     from tokenizers import Tokenizer
@@ -276,7 +291,7 @@ def _placeholder_tokenizer() -> Any:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _shape(shape: Sequence[int]) -> str:

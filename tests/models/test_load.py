@@ -184,6 +184,41 @@ class TestDamagedFolders:
         save_file(weights, folder / "model.safetensors", {"format": "pt"})
         assert "h.0.mlp.c_proj.bias is 17, not 16" in refusal(folder)
 
+    @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+    def test_tensors_that_the_config_leaves_out_are_refused_by_name(self, folder: Path, suffix: str) -> None:
+        weights = load_file(folder / "model.safetensors")
+        if suffix == "bin":
+            (folder / "model.safetensors").unlink()
+            torch.save(weights, folder / "pytorch_model.bin")
+        self.change_config(folder, n_layer=1)
+        said = refusal(folder)
+        assert "config.json has no place for 11 tensors of the weights" in said
+        assert ": transformer.h.1.attn.c_attn.weight, " in said
+
+    def test_biases_that_the_config_leaves_out_are_refused(self, tmp_path: Path) -> None:
+        def biased() -> PreTrainedModel:
+            return LlamaForCausalLM(LlamaConfig(**llama().config.to_dict() | {"attention_bias": True}))
+
+        save(tmp_path, biased)
+        self.change_config(tmp_path, attention_bias=False)
+        assert "self_attn.k_proj.bias" in refusal(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("make", "names"),
+        [
+            (gpt2, ["transformer.h.0.attn.bias", "transformer.h.0.attn.masked_bias"]),
+            (llama, ["model.layers.0.self_attn.rotary_emb.inv_freq"]),
+            (neox, ["gpt_neox.layers.0.attention.rotary_emb.inv_freq", "gpt_neox.layers.1.attention.masked_bias"]),
+        ],
+    )
+    def test_buffers_that_older_versions_saved_are_no_weights(
+        self, make: Callable[[], PreTrainedModel], names: list[str], tmp_path: Path
+    ) -> None:
+        save(tmp_path, make)
+        weights = load_file(tmp_path / "model.safetensors")
+        save_file(weights | {name: torch.ones(1) for name in names}, tmp_path / "model.safetensors", {"format": "pt"})
+        assert load_bridge(tmp_path, "cpu", torch.float32).cfg.n_layers == 2
+
     @pytest.mark.parametrize("architecture", ["T5ForConditionalGeneration", "BertModel", "InventedForCausalLM"])
     def test_an_architecture_that_is_not_supported_is_refused(self, folder: Path, architecture: str) -> None:
         self.change_config(folder, architectures=[architecture])
