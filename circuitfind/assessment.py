@@ -93,7 +93,7 @@ class Assessment:
 
 def assess(plan: AssessmentPlan, progress: Progress) -> Assessment:
     """Everything that is asked of the circuit. Raises CircuitfindError for whatever is wrong."""
-    notes, clock = Noted(progress), Clock()
+    notes, clock = Noted(progress, plan.origin.cautions), Clock()
     ready = make_ready(plan.run, notes, clock)
     circuit = plan.origin.circuit
     check(circuit, ready, notes)
@@ -172,6 +172,8 @@ def on_other_prompts(plan: AssessmentPlan, ready: Ready, metric: str, notes: Not
     """The circuit on prompts that it was not found on: others of the task, and those of other tasks."""
     rows: list[tuple[str, ...]] = [HEAD]
     own, values = plan.origin.task, {}
+    if own is None:
+        notes.warn(f"no other prompts of the task were made: its file was not opened. {plan.origin.suggestion}")
     tasks = {"the task, another seed": own, "the task, other templates": None if own is None else own.elsewhere}
     for name, task in {**tasks, **{name: load_task(name) for name in plan.options.also}}.items():
         if task is None:

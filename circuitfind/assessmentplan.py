@@ -12,6 +12,7 @@ from circuitfind.origin import Origin, evaluation_options, find_origin
 from circuitfind.ownmetric import METRICS
 from circuitfind.preflight import CHOICES, Plan, make_plan
 from circuitfind.progress import Progress
+from circuitfind.review.opening import AS_STORED, Named
 from circuitfind.runfolder import check_free
 from circuitfind.taskfiles import load_task
 
@@ -23,13 +24,12 @@ QUICK = ("ablations", "held-out", "reference")
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """``model``, ``task``: in place of the circuit's own; ``parts``: of PARTS; ``ablations``: none for all;
+    """``named``: what the user named in place of the circuit's own; ``parts``: of PARTS; ``ablations``: none for all;
     ``n_held_out`` None as many prompts as the circuit was found on; ``also``: tasks or prompts files besides;
     ``out`` None a folder beside the circuit."""
 
     circuit: Path
-    model: str | None = None
-    task: str | None = None
+    named: Named = AS_STORED
     metric: str | None = None
     parts: tuple[str, ...] = PARTS
     ablations: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ def make_assessment_plan(options: EvaluateOptions, progress: Progress) -> Assess
     """The plan. Raises CircuitfindError for whatever is wrong, before anything is run."""
     check_words(options)
     check_numbers(options)
-    origin = find_origin(options.circuit, options.model, options.task)
+    origin = find_origin(options.circuit, options.named, progress)
     if options.reference is not None:
         Circuit.load(options.reference)
     for name in options.also:
@@ -72,7 +72,7 @@ def make_assessment_plan(options: EvaluateOptions, progress: Progress) -> Assess
     folder = options.out or default_folder(options.circuit)
     check_free(folder, options.force)
     asked = replace(evaluation_options(origin), device=options.device, batch_size=options.batch_size)
-    run = make_plan(replace(asked, out=folder, force=True), progress)
+    run = make_plan(replace(asked, out=folder, force=True), progress, origin.opened)
     if options.metric is not None:
         _check_each("metric", (options.metric,), (*METRICS, *run.task.metrics))
     return AssessmentPlan(origin, options, run, folder, parts_of(options))

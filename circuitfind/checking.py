@@ -21,6 +21,7 @@ from circuitfind.pipeline import find_circuit, make_keeper, make_plan, make_read
 from circuitfind.preflight import Plan, RunOptions
 from circuitfind.progress import Progress, Silent
 from circuitfind.report import task_warning
+from circuitfind.review.opening import AS_STORED, Named
 from circuitfind.sittings import Clock, Noted
 
 NAMED = 5
@@ -29,10 +30,10 @@ NAMED = 5
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """``model``, ``task``: others in place of the circuit's own. ``tolerances``: over those of the circuit's file."""
+    """``named``: what the user named in place of the circuit's own; ``tolerances``: over those of the circuit's
+    file."""
 
-    model: str | None = None
-    task: str | None = None
+    named: Named = AS_STORED
     evaluate_only: bool = False
     tolerances: Mapping[str, float] = field(default_factory=dict)
     device: str = "auto"
@@ -49,11 +50,11 @@ def check(path: Path, options: CheckOptions, progress: Progress | None = None) -
 
 
 def _check(path: Path, options: CheckOptions, progress: Progress) -> Verdict:
-    origin = find_origin(path, options.model, options.task)
+    origin = find_origin(path, options.named, progress)
     tolerances = Tolerances().with_values(origin.circuit.tolerances).with_values(options.tolerances)
-    notes, clock = Noted(progress), Clock()
+    notes, clock = Noted(progress, origin.cautions), Clock()
     with tempfile.TemporaryDirectory(prefix="circuitfind-") as folder:
-        plan = make_plan(what_to_run(origin, options, Path(folder)), notes)
+        plan = make_plan(what_to_run(origin, options, Path(folder)), notes, origin.opened)
         ready = make_ready(plan, notes, clock)
         check_same_graph(origin.circuit.graph, ready.model.name, ready.graph)
         notes.stage("evaluating the circuit")

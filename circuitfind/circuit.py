@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from circuitfind.circuits.folder import file_in
 from circuitfind.errors import CircuitError
 from circuitfind.graph import END, Edge, Graph, Node, is_role
 from circuitfind.neurons import Neuron, Neurons, in_order
@@ -144,6 +145,8 @@ class Circuit:
         """The circuit in a circuit.json or a run folder. Raises CircuitError if there is none."""
         file = path / "circuit.json" if path.is_dir() else path
         try:
+            if path.is_dir():
+                file_in(path, file.name)  # no link that leads out of the folder
             return Circuit.from_json(file.read_text(encoding="utf-8"), str(file))
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"

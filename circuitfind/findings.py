@@ -35,7 +35,7 @@ from circuitfind.neurons import edges_among
 from circuitfind.optimal import Learned, constants_file
 from circuitfind.preflight import RunOptions
 from circuitfind.prompts import PromptPair, Task
-from circuitfind.record import RUN_FILE
+from circuitfind.record import RUN_FILE, TASK_SHA256
 from circuitfind.report import Evidence, report
 from circuitfind.runfolder import CONSTANTS_FILE, json_file
 from circuitfind.scoresfile import (
@@ -195,6 +195,7 @@ def make_record(findings: Findings) -> dict[str, Any]:
         "method": findings.method.to_dict(),
         "model_sha256": ready.model.sha256,
         "model_difference": ready.model.difference,
+        **({} if ready.task.source is None else {TASK_SHA256: ready.task.source.sha256}),
         "bos": ready.tokenizer.adds_bos,
         "n_pos": ready.batch.n_pos,
         **findings.record,

@@ -110,6 +110,14 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
+class Opened:
+    """A task and a model's folder that are open already: what the options name is not looked for."""
+
+    task: Task
+    model_folder: Path
+
+
+@dataclass(frozen=True)
 class Plan:
     """A run that nothing speaks against so far: its task, its options with method and metric settled, where its model
     lies and where it will be written, and what the user should know beforehand. ``state`` is what it goes on from;
@@ -125,11 +133,14 @@ class Plan:
     is_finished: bool = False
 
 
-def make_plan(options: RunOptions, progress: Progress) -> Plan:
-    """The plan of a run; fetches the model if it is not here yet. Raises CircuitfindError for whatever is wrong."""
+def make_plan(options: RunOptions, progress: Progress, opened: Opened | None = None) -> Plan:
+    """The plan of a run; fetches the model if it is not here yet. Raises CircuitfindError for whatever is wrong.
+
+    Task and model are opened by the names in ``options``, which must be what the user named; else they are ``opened``.
+    """
     check_words(options)
     check_numbers(options)
-    task = load_task(options.task)
+    task = load_task(options.task) if opened is None else opened.task
     _known("metric", options.metric or task.metric, (*METRICS, *task.metrics))
     options, said = settle_method(options, task.metric)
     check_threshold(options)
@@ -139,7 +150,7 @@ def make_plan(options: RunOptions, progress: Progress) -> Plan:
         folder, state = _out_folder(task, options), None
         check_free(folder, options.force)
     is_finished = options.resume and state is None
-    model_folder = _model_folder(options.model, progress)
+    model_folder = whole_folder(locate(options.model, progress) if opened is None else opened.model_folder)
     check_count(options, read_config(model_folder))
     return Plan(task, options, model_folder, folder, (*said, *cautions(options)), state, is_finished)
 
@@ -227,9 +238,8 @@ def _resumed(task: Task, options: RunOptions) -> tuple[Path, State | None]:
     return state.folder, state
 
 
-def _model_folder(name: str, progress: Progress) -> Path:
-    """The model's folder. Raises ModelError if there is none, or if files are missing from it."""
-    folder = locate(name, progress)
+def whole_folder(folder: Path) -> Path:
+    """A model's folder. Raises ModelError if files are missing from it."""
     read_config(folder)
     weight_files(folder)
     if not has_tokenizer(folder):

@@ -24,6 +24,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="A circuit.json, or a folder of them; several times.",
     )
     group.addoption("--circuits-model", metavar="M", default=None, help="A model in place of the circuits' own.")
+    group.addoption("--circuits-task", metavar="TASK", default=None, help="A task or its file in place of their own.")
+    group.addoption(
+        "--circuits-trust", action="store_true", help="Run the task files and open the models that the circuits name."
+    )
     group.addoption(
         "--circuits-evaluate-only", action="store_true", help="Evaluate the stored circuits; do not look for them anew."
     )
@@ -83,10 +87,11 @@ class CircuitItem(pytest.Item):
     def runtest(self) -> None:
         from circuitfind.checking import CheckOptions, check
         from circuitfind.gate import parse_tolerances
+        from circuitfind.review.opening import Named
 
         option = self.config.getoption
         options = CheckOptions(
-            model=option("--circuits-model"),
+            named=Named(option("--circuits-model"), option("--circuits-task"), option("--circuits-trust")),
             evaluate_only=option("--circuits-evaluate-only"),
             tolerances=parse_tolerances(option("--circuits-tolerance")),
         )

@@ -24,7 +24,7 @@ from circuitfind.viewplan import ViewPlan
 
 def observe_origin(plan: ViewPlan, progress: Progress) -> Observations:
     """What the model that the circuit was found in shows of it, on the run's prompts. Raises CircuitfindError."""
-    notes = Noted(progress)
+    notes = Noted(progress, plan.origin.cautions)
     ready = make_ready(plan.run, notes, Clock())
     circuit = plan.origin.circuit
     is_whole = len(ready.pairs) == circuit.task.get("n_prompts")

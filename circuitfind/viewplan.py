@@ -11,6 +11,7 @@ from circuitfind.export.html.page import MADE_BY
 from circuitfind.origin import Origin, evaluation_options, find_origin
 from circuitfind.preflight import Plan, RunOptions, make_plan
 from circuitfind.progress import Progress
+from circuitfind.review.opening import AS_STORED, Named
 from circuitfind.runfolder import check_free
 
 DEFAULT_PAIRS = 4
@@ -20,12 +21,12 @@ LEAST_READ = 4096
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """``model``, ``task``: in place of the circuit's own; ``n_pairs``: of how many prompt pairs attention patterns and
-    writes are shown; ``has_curve``: circuits of other sizes are run, where the run left the scores of all edges."""
+    """``named``: what the user named in place of the circuit's own; ``n_pairs``: of how many prompt pairs attention
+    patterns and writes are shown; ``has_curve``: circuits of other sizes are run, where the run left the scores of all
+    edges."""
 
     circuit: Path
-    model: str | None = None
-    task: str | None = None
+    named: Named = AS_STORED
     n_pairs: int = DEFAULT_PAIRS
     has_curve: bool = True
     device: str = "auto"
@@ -48,8 +49,8 @@ def make_view_plan(options: ViewOptions, folder: Path, progress: Progress) -> Vi
     """
     if options.n_pairs < 1:
         raise UsageError(f"--pairs is {options.n_pairs}; it must be 1 or more.")
-    origin = find_origin(options.circuit, options.model, options.task)
-    run = make_plan(run_options(options, origin, folder), progress)
+    origin = find_origin(options.circuit, options.named, progress)
+    run = make_plan(run_options(options, origin, folder), progress, origin.opened)
     has_curve = options.has_curve and RunFolder.of(origin.circuit, folder_of(options.circuit)).curve() is None
     return ViewPlan(origin, run, options.n_pairs, has_curve)
 

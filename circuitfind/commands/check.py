@@ -31,6 +31,12 @@ def check(
         str | None,
         typer.Option("--task", metavar="TASK", help="The task's name or file, if it is elsewhere.", show_default=False),
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust", help="Run the task file and open the model that a circuit's files name, wherever they are."
+        ),
+    ] = False,
     tolerance: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,8 +63,9 @@ def check(
         raise OutputError(f"Cannot write {junit_file}: there is no folder {junit_file.parent}. Make it first.")
     from circuitfind.checking import CheckOptions
     from circuitfind.checking import check as check_one
+    from circuitfind.review.opening import Named
 
-    options = CheckOptions(model, task, evaluate_only, given, device)
+    options = CheckOptions(Named(model, task, trust), evaluate_only, given, device)
     verdicts = []
     with TerminalProgress(quiet) as progress:
         for circuit in circuits:

@@ -62,6 +62,10 @@ def evaluate(
     task: Annotated[
         str | None, typer.Option(help="The task's name or file, in place of its own.", show_default=False)
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Run the task file and open the model that its files name, wherever they are."),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where the report goes. Default: beside the circuit.", show_default=False),
@@ -77,12 +81,12 @@ def evaluate(
     """Judge a circuit: under every ablation, on other prompts, without parts of it, against chance and a reference."""
     from circuitfind.assessmentplan import PARTS, QUICK, EvaluateOptions, make_assessment_plan
     from circuitfind.commands.run import parse_names
+    from circuitfind.review.opening import Named
 
     asked = parse_names(parts)
     options = EvaluateOptions(
         circuit=circuit,
-        model=model,
-        task=task,
+        named=Named(model, task, trust),
         metric=metric,
         parts=QUICK if asked == ("quick",) else asked or PARTS,
         ablations=() if ablations == "all" else parse_names(ablations),

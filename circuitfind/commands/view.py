@@ -46,6 +46,10 @@ def view(
     task: Annotated[
         str | None, typer.Option(help="The task's name or file, in place of its own.", show_default=False)
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Run the task file and open the model that its files name, wherever they are."),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     opens: Annotated[
         bool | None,
@@ -60,11 +64,12 @@ def view(
     where it can't be had the page is made without.
     """
     from circuitfind.export import export_subject
+    from circuitfind.review.opening import Named
     from circuitfind.viewplan import ViewOptions, check_target, page_path
 
     path = page_path(circuit, out)
     check_target(path, force)
-    options = ViewOptions(circuit, model, task, pairs, curve, device)
+    options = ViewOptions(circuit, Named(model, task, trust), pairs, curve, device)
     with TerminalProgress(quiet) as progress:
         subject = find_subject(options, known, path.parent, runs_model, progress)
         export_subject(subject, "html", path)
@@ -79,13 +84,14 @@ def find_subject(
     options: ViewOptions, known: str | None, folder: Path, runs_model: bool, progress: TerminalProgress
 ) -> Subject:
     """The circuit with all that the page shows of it. Raises CircuitfindError; where only the model is missing, and no
-    other was asked for, it warns."""
+    other was named, it warns."""
     from dataclasses import replace
 
     from circuitfind.commands.known import here
     from circuitfind.errors import CircuitfindError, UsageError
     from circuitfind.export import Subject
     from circuitfind.known import find_known
+    from circuitfind.review.opening import AS_STORED
     from circuitfind.viewplan import make_view_plan
 
     subject = Subject.load(options.circuit)
@@ -99,7 +105,7 @@ def find_subject(
 
         return replace(subject, observations=observe_origin(plan, progress))
     except CircuitfindError as error:
-        if options.model or options.task or isinstance(error, UsageError):
+        if options.named != AS_STORED or isinstance(error, UsageError):
             raise
         progress.warn(f"the page is made without the model: {error}")
         return subject

@@ -52,7 +52,7 @@ def _locate_file(path: Path, progress: Progress) -> Path:
 
 def _hub_repository(name: str) -> str:
     """The name, if it can be a repository on the hub: organisation/model."""
-    if _looks_like_path(name):
+    if looks_like_path(name):
         raise ModelError(f"No folder or .gguf file at '{name}'. Check the path, or see `circuitfind models list`.")
     if "/" not in name:
         near = similar_names(name)
@@ -64,6 +64,7 @@ def _hub_repository(name: str) -> str:
     return name
 
 
-def _looks_like_path(name: str) -> bool:
+def looks_like_path(name: str) -> bool:
+    """Whether a name is spelled as no name on the hub can be."""
     ends = name.startswith((".", "~", "/")) or name.endswith(("/", ".gguf", ".safetensors", ".bin"))
     return ends or "\\" in name or name.count("/") > 1

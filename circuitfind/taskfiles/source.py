@@ -59,12 +59,12 @@ def _load_file(path: Path) -> Task:
     if suffix == ".py":
         return load_python(path)
     if suffix in PROMPTS_SUFFIXES:
-        return _task_of({"name": re.sub(r"[^\w.-]|^[.-]", "_", path.stem)}, read_prompts(path))
+        return task_of({"name": re.sub(r"[^\w.-]|^[.-]", "_", path.stem)}, read_prompts(path))
     texts, entries = read_yaml(path)
-    return _task_of(texts, pairs_of(entries, prompts_path(path)))
+    return task_of(texts, pairs_of(entries, prompts_path(path)))
 
 
-def _task_of(texts: dict[str, str], pairs: Sequence[PromptPair]) -> Task:
+def task_of(texts: dict[str, str], pairs: Sequence[PromptPair]) -> Task:
     """The task whose prompts are the first of ``pairs``, whatever the tokenizer and the seed."""
 
     def make(tokenizer: Tokenizer, n_prompts: int, seed: int) -> list[PromptPair]:

@@ -154,4 +154,6 @@ def test_a_model_of_another_shape_and_a_circuit_of_an_unknown_task_are_refused(
     alone = tmp_path / "alone.json"
     alone.write_text(json.dumps({**stored, "task": {**stored["task"], "name": "elsewhere"}}), encoding="utf-8")
     assert call(["evaluate", str(alone)], debug=False) == 2
-    assert "is of the task 'elsewhere', which is not here. Name its file with --task." in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "is of the task 'elsewhere', which is none of circuitfind's own" in said
+    assert said.endswith("If you want it, name it: --task elsewhere\n")

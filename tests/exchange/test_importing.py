@@ -27,6 +27,8 @@ from circuitfind.export import Subject
 from circuitfind.graph import Edge, Graph
 from circuitfind.neurons import Neuron
 from circuitfind.origin import find_origin
+from circuitfind.progress import Silent
+from circuitfind.review.opening import AS_STORED
 from circuitfind.scoresfile import scores_file
 from circuitfind.size import Selection
 
@@ -67,7 +69,7 @@ def test_a_run_exported_and_imported_has_its_edges_and_all_scores(run, tmp_path)
 
 def test_an_imported_folder_is_taken_for_one_of_a_run(tmp_path):
     imported = import_circuit(ImportOptions(THEIRS, model="tiny", task="ioi"))
-    origin = find_origin(save(tmp_path / "a", imported.files))
+    origin = find_origin(save(tmp_path / "a", imported.files), AS_STORED, Silent())
     assert (origin.options.model, origin.options.task) == ("tiny", "ioi")
     assert origin.scores is not None and origin.task is not None
 

@@ -1,0 +1,1 @@
+"""A finished circuit looked at again."""
