@@ -3,15 +3,19 @@
 Every residual stream that a receiver reads must be the sum of its senders (plus what is never ablated), and the logits
 must come out, each to 1e-4 relative in float32. A model that differs anywhere is refused with the place named: whatever
 was found in it would be about another model.
+
+TransformerLens unembeds the answer positions alone, and is given few tokens at a time: the logits of every position of
+long prompts, and their attention patterns, would take more memory than the search (``memory.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitfind.batch import Batch
@@ -21,14 +25,28 @@ from circuitfind.transformer import Transformer, unembed
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 5e-2}
 N_PROMPTS = 4
+TOKENS_TOGETHER = 256
+"""Prompts are compared so many tokens at a time; a longer one by itself."""
 
 
 @torch.inference_mode()
 def verify(bridge: Any, model: Transformer, batch: Batch) -> float:
     """The largest relative difference found. Raises ModelError past the tolerance, or for NaN logits."""
-    few = batch.rows(range(min(N_PROMPTS, batch.n_prompts))).to(model.device)
-    logits, streams = bridge.run_with_cache(few.clean, prepend_bos=False, names_filter=_is_norm_input)
-    reference = at_end(logits, few.end)
+    places, size = range(min(N_PROMPTS, batch.n_prompts)), n_together(batch.n_pos)
+    groups = [places[start : start + size] for start in range(0, len(places), size)]
+    return max(_verify_some(bridge, model, batch.rows(group).to(model.device)) for group in groups)
+
+
+def n_together(n_pos: int) -> int:
+    """How many prompts are compared at once."""
+    return min(N_PROMPTS, max(1, TOKENS_TOGETHER // n_pos))
+
+
+def _verify_some(bridge: Any, model: Transformer, few: Batch) -> float:
+    """The largest relative difference on these prompts."""
+    with _unembedding_only(bridge, few.end):
+        logits, streams = bridge.run_with_cache(few.clean, prepend_bos=False, names_filter=_is_norm_input)
+    reference = logits[:, 0]
     if not bool(reference.isfinite().all()):
         raise ModelError(
             "The model's logits are NaN or infinite on the first prompts. Check its weights, or use --dtype float32."
@@ -39,6 +57,20 @@ def verify(bridge: Any, model: Transformer, batch: Batch) -> float:
     for place, stream, hook in _places(ours):
         worst = max(worst, _check(place, stream[real], streams[hook][real], model.dtype))
     return max(worst, _check("the logits", unembed(model, at_end(ours.final, few.end)), reference, model.dtype))
+
+
+@contextmanager
+def _unembedding_only(bridge: Any, end: Int[Tensor, " prompt"]) -> Iterator[None]:
+    """While this is open the bridge's logits are [prompt, 1, d_vocab]: those at each prompt's answer position."""
+
+    def take(module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return at_end(arguments[0], end).unsqueeze(1), *arguments[1:]
+
+    handle = bridge.unembed.register_forward_pre_hook(take)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _is_norm_input(name: str) -> bool:
