@@ -139,8 +139,9 @@ def _circuit_of(
 ) -> Circuit:
     assert not isinstance(findings.outcome, NeuronOutcome)
     ready, graph, scores = findings.ready, findings.graph, findings.outcome.scores
-    places = kept.nonzero().tolist()
-    edges = {Edge(graph.senders[s], graph.receivers[r]): float(scores[r, s]) for r, s in places}
+    places = kept.nonzero(as_tuple=True)
+    each = zip(*(part.tolist() for part in (*places, scores[places])), strict=True)
+    edges = {Edge(graph.senders[s], graph.receivers[r]): score for r, s, score in each}
     block = method_block(ready, findings.method, findings.options)
     method = {**said, **block} if "level" in block else {**block, **said}  # that of nodes is not that of intervals
     return Circuit(graph, edges, ready.model.to_dict(), task_block(ready), method, evaluation.to_dict())

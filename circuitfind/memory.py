@@ -32,6 +32,16 @@ BLOCK_ROWS = 4
 """A block of prompts is made up to a multiple of this (``rerun.py``)."""
 RUN_STREAMS = 55
 """How many streams a layer takes in the runs of a scored block and their gradients, by measurement."""
+KEPT_PATTERNS = 3
+"""How many layers' attention patterns a scored block holds beside one for each layer: scores, and their gradients."""
+COMPARED_PATTERNS = 5
+"""How often TransformerLens holds one layer's attention pattern while the model is compared with it."""
+BYTES_PER_EDGE = 500
+"""What one edge of a circuit takes while its files are made, by measurement."""
+PROMPTS_COMPARED, TOKENS_COMPARED = 4, 256
+"""The first prompts are compared so many tokens at a time, a longer one by itself (``models/verify.py``)."""
+MOST_SCORES = 1 << 22
+"""So many attention scores of a test or a plain run stand in memory at once (``transformer.py``)."""
 OPENED_READS = 6
 """How many streams each head takes where a run is made that lacks edges: one for each input, and their norms."""
 VOCAB_SLICE = 2048
@@ -92,7 +102,8 @@ class Workload:
     ``bytes_in_flight`` is what the tests in flight on one thread may hold; ``of_scores``: there are no tests, edges are
     scored; ``tests_each``: by a test of each; ``has_candidates``: edges are scored, and then some of them tested;
     ``of_logits``: a metric of the task's own reads whole rows of logits; ``learns_constants``: those of optimal
-    ablation, before the search. ``n_roles``: at how many roles an edge is something of its own.
+    ablation, before the search. ``n_roles``: at how many roles an edge is something of its own. ``share_kept``: of all
+    edges, at the most, the circuit's share.
     """
 
     shape: Shape
@@ -109,6 +120,7 @@ class Workload:
     tests_each: bool = False
     learns_constants: bool = False
     n_roles: int = 1
+    share_kept: float = 0.0
 
 
 def stored_weights(folder: Path) -> Stored:
@@ -136,8 +148,8 @@ def _count(path: Path) -> int:
 def needed(work: Workload) -> int:
     """Bytes at the peak of a run."""
     parts = [_scoring] if work.of_scores else [_scoring, _search] if work.has_candidates else [_search]
-    main = max(part(work) for part in parts)
-    return LIBRARIES + _weights(work) + _logits(work) + max(main, _learning(work))
+    parts += [_learning, _comparing, _writing]
+    return LIBRARIES + _weights(work) + _logits(work) + max(part(work) for part in parts)
 
 
 def _weights(work: Workload) -> int:
@@ -152,7 +164,7 @@ def _search(work: Workload) -> int:
     n_together = min(work.n_threads, len(_blocks(work)))
     opening = n_together * _opening(work) + _yardstick(work)
     tests = n_together * _tests(work) + _packed_unembedding(work)
-    return _runs(work) + _packed_mlps(work) + max(opening, tests)
+    return _runs(work) + _packed_mlps(work) + max(opening, tests) + n_together * _scores_at_once(work)
 
 
 def _scoring(work: Workload) -> int:
@@ -160,7 +172,7 @@ def _scoring(work: Workload) -> int:
     each thread a block: every sender's change, and of each layer RUN_STREAMS streams of runs and their gradients."""
     shape, n_together = work.shape, min(work.n_threads, len(_blocks(work)))
     n_scores = work.n_prompts * work.n_roles * _n_receivers(shape) * _n_senders(shape)
-    block = max(_blocks(work)) * _stream(work) * (_n_senders(shape) + RUN_STREAMS * shape.n_layers)
+    block = max(_blocks(work)) * (_stream(work) * (_n_senders(shape) + RUN_STREAMS * shape.n_layers) + _patterns(work))
     packed = _packed_unembedding(work) + _packed_mlps(work) if work.tests_each else 0
     return 3 * n_scores * work.itemsize + n_together * block + packed
 
@@ -174,6 +186,48 @@ def _blocks(work: Workload) -> list[int]:
 def _stream(work: Workload) -> int:
     """One [pos, d_model] tensor."""
     return work.n_pos * work.shape.d_model * work.itemsize
+
+
+def _pattern(work: Workload) -> int:
+    """One layer's attention pattern in one prompt, [head, pos, pos]."""
+    return work.shape.n_heads * work.n_pos**2 * work.itemsize
+
+
+def _patterns(work: Workload) -> int:
+    """What a prompt's attention takes in a run that is gone back through: every layer's pattern, and KEPT_PATTERNS."""
+    return (work.shape.n_layers + KEPT_PATTERNS) * _pattern(work)
+
+
+def _scores_at_once(work: Workload) -> int:
+    """What a thread's attention takes in any other run: scores, and the pattern that is made of them."""
+    rows = max(_blocks(work))
+    at_once = min(rows * _pattern(work), max(MOST_SCORES, rows * work.n_pos**2) * work.itemsize)
+    return 2 * at_once
+
+
+def _comparing(work: Workload) -> int:
+    """What the comparison with TransformerLens at load takes: the streams that are compared, and a few patterns."""
+    n_prompts = min(work.n_prompts, compared_together(work.n_pos))
+    return n_prompts * (2 * 10 * work.shape.n_layers * _stream(work) + COMPARED_PATTERNS * _pattern(work))
+
+
+def _writing(work: Workload) -> int:
+    """What a circuit takes while its files are made, beside the scores of all prompts."""
+    shape, n_roles = work.shape, work.n_roles
+    n_scores = work.n_prompts * n_roles * _n_receivers(shape) * _n_senders(shape) if work.of_scores else 0
+    return int(n_roles * n_edges(shape) * work.share_kept) * BYTES_PER_EDGE + n_scores * work.itemsize
+
+
+def n_edges(shape: Shape) -> int:
+    """The edges of a model of this shape, at one role; where attention and MLP are parallel it has a few less."""
+    n_layers, n_heads = shape.n_layers, shape.n_heads
+    before = n_layers + (n_heads + 1) * n_layers * (n_layers - 1) // 2  # senders before each layer, summed
+    return (3 * n_heads + 1) * before + n_layers * n_heads + _n_senders(shape)
+
+
+def compared_together(n_pos: int) -> int:
+    """How many prompts are compared at once: TOKENS_COMPARED, but one at the least and PROMPTS_COMPARED at the most."""
+    return min(PROMPTS_COMPARED, max(1, TOKENS_COMPARED // n_pos))
 
 
 def _runs(work: Workload) -> int:
@@ -253,7 +307,7 @@ def _learning(work: Workload) -> int:
     shape, n_blocks = work.shape, min(work.n_threads, BLOCKS_PER_STEP)
     streams = 2 * _n_senders(shape) + _n_receivers(shape) + RUN_STREAMS * shape.n_layers
     side_by_side = 3 * shape.n_layers * shape.d_model**2 * work.itemsize
-    return n_blocks * BLOCK_ROWS * _stream(work) * streams + side_by_side
+    return n_blocks * BLOCK_ROWS * (_stream(work) * streams + _patterns(work)) + side_by_side
 
 
 def available(device: str) -> int:
@@ -301,9 +355,13 @@ def _rounded_up(n_bytes: int) -> int:
 
 
 def _what_to_lower(work: Workload) -> str:
-    """The largest part decides: the model, or its prompts."""
-    if _weights(work) > _search(work):
+    """The largest part decides: the model, the circuit's files, or the prompts."""
+    main = max(_search(work), _scoring(work) if work.of_scores else 0)
+    if _weights(work) > max(main, _writing(work)):
         return "the memory that other programs use, or take a smaller --model (or --dtype bfloat16)"
+    if _writing(work) > main:
+        n_kept = int(work.n_roles * n_edges(work.shape) * work.share_kept)
+        return f"--edges or --fraction (the circuit may have {n_kept:,} edges), or take a smaller --model"
     return f"--prompts (now {work.n_prompts}), use shorter prompts (now {work.n_pos} tokens), or take a smaller --model"
 
 

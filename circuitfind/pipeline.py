@@ -18,7 +18,7 @@ from circuitfind.evaluation.performance import Evaluation, evaluate, task_perfor
 from circuitfind.findings import Findings, Ready
 from circuitfind.going_on import go_on, taken_up
 from circuitfind.graph import Graph
-from circuitfind.memory import Shape, Workload, plan_memory, stored_weights
+from circuitfind.memory import Shape, Workload, n_edges, plan_memory, stored_weights
 from circuitfind.methods.acdc import ACDC
 from circuitfind.methods.candidates import Shortlist, chosen_before
 from circuitfind.methods.catalogue import CATALOGUE
@@ -360,8 +360,9 @@ def fit_memory(work: Workload, options: RunOptions) -> Workload:
 def workload(plan: Plan, options: RunOptions, batch: Batch) -> Workload:
     """What the memory that the run needs depends on."""
     of_scores = CATALOGUE[options.method or ""].scores
+    shape = Shape.of(read_config(plan.model_folder))
     return Workload(
-        shape=Shape.of(read_config(plan.model_folder)),
+        shape=shape,
         stored=stored_weights(plan.model_folder),
         itemsize=DTYPES[options.dtype].itemsize,
         n_prompts=batch.n_prompts,
@@ -374,7 +375,15 @@ def workload(plan: Plan, options: RunOptions, batch: Batch) -> Workload:
         tests_each=options.method == Exact.name and options.level != "neuron",
         learns_constants=options.ablation == "optimal",
         n_roles=len(batch.roles.names) if batch.roles else 1,
+        share_kept=share_kept(options, shape),
     )
+
+
+def share_kept(options: RunOptions, shape: Shape) -> float:
+    """The share of all edges that the circuit may have: what was asked for, or all where a threshold decides."""
+    if options.edges is not None:
+        return min(1.0, options.edges / n_edges(shape))
+    return 1.0 if options.fraction is None else options.fraction
 
 
 def report_task(model: Model, batch: Batch, batch_size: int, notes: Noted) -> None:

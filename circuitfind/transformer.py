@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from circuitfind.graph import Graph, Slot
+from circuitfind.memory import MOST_SCORES
 from circuitfind.packed import PackedMlp, product
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
@@ -175,7 +176,14 @@ def attend(
     visible: Bool[Tensor, "*#batch query key"],
     scale: float,
 ) -> Float[Tensor, "*batch query d_head"]:
-    """What each query gathers from the values that it may see."""
+    """What each query gathers from the values that it may see.
+
+    Of long prompts the scores of one head (or of whatever comes first) stand in memory at a time.
+    """
+    batch = q.shape[:-2]
+    if len(batch) > 1 and batch.numel() * q.shape[-2] * k.shape[-2] > MOST_SCORES:
+        masks = visible.expand(*batch, *visible.shape[-2:])
+        return torch.stack([attend(*each, scale) for each in zip(q, k, v, masks, strict=True)])
     scores = (q @ k.transpose(-1, -2)).mul_(scale).masked_fill_(~visible, -math.inf)
     return scores.softmax(-1) @ v
 

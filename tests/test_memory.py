@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from circuitfind import memory, metrics, optimal
 from circuitfind.errors import UsageError
+from circuitfind.graph import Graph
 from circuitfind.memory import (
     BYTES_IN_FLIGHT,
     LEAST_IN_FLIGHT,
@@ -40,15 +41,16 @@ def test_a_run_needs_its_weights_twice_and_a_stream_for_every_node() -> None:
     # one layer, one head, d_model 10, d_mlp 40, 2 prompts made up to 4 of 5 tokens in float32: a stream is 4 x 5 x 10 x
     # 4 = 800 bytes; 3 senders, 10 for the layer, half of 5 receivers: 15 streams; 64 tests of 3 senders' streams in
     # flight, with their MLP (twice 64 x 4 x 5 x 40 numbers) and logits (twice 64 x 4 x 7), and 10 x 7 weights of the
-    # unembedding once more; weights 2 x 1000
+    # unembedding once more; weights 2 x 1000; attention scores of 4 x 5 x 5 numbers, and the pattern made of them
     work = Workload(Shape(1, 1, 10, 40, 7), Stored(1000, 250), 4, n_prompts=2, n_pos=5, batch_size=8, n_threads=2)
     tests = 64 * 3 * 800 + 2 * 64 * 4 * 5 * 40 * 4 + 2 * 64 * 4 * 7 * 4 + 10 * 7 * 4
-    assert needed(work) == LIBRARIES + 2000 + 15 * 800 + tests
+    assert needed(work) == LIBRARIES + 2000 + 15 * 800 + tests + 2 * 4 * 5 * 5 * 4
 
 
 def test_a_scored_run_needs_every_change_and_the_runs_of_a_block_on_each_thread() -> None:
     # the same model: blocks of 4 x 5 tokens, a stream of 800 bytes; 3 senders and 55 streams for the layer; 2 prompts'
-    # scores of 5 receivers and 3 senders, three times over. One block, so that the second thread has none
+    # scores of 5 receivers and 3 senders, three times over; 4 prompts' patterns of 5 x 5 numbers, of the layer and three
+    # more. One block, so that the second thread has none
     work = Workload(
         Shape(1, 1, 10, 40, 10**6),
         Stored(1000, 250),
@@ -59,7 +61,7 @@ def test_a_scored_run_needs_every_change_and_the_runs_of_a_block_on_each_thread(
         n_threads=2,
         of_scores=True,
     )
-    assert needed(work) == LIBRARIES + 2000 + 58 * 800 + 3 * 2 * 5 * 3 * 4
+    assert needed(work) == LIBRARIES + 2000 + 58 * 800 + 3 * 2 * 5 * 3 * 4 + 4 * 4 * 25 * 4
 
 
 def test_a_metric_of_the_tasks_own_takes_whole_rows_of_logits() -> None:
@@ -71,12 +73,38 @@ def test_a_metric_of_the_tasks_own_takes_whole_rows_of_logits() -> None:
 
 def test_learning_constants_counts_where_it_takes_more_than_what_comes_after() -> None:
     # blocks of 4 x 5 tokens on two threads, a stream of 800 bytes: 3 senders twice, 5 receivers, 55 for the
-    # layer; the weights of q, k and v once
+    # layer; the weights of q, k and v once; 4 prompts' patterns of 5 x 5 numbers, of the layer and three more
     work = Workload(Shape(1, 1, 10, 40, 7), Stored(1000, 250), 4, n_prompts=2, n_pos=5, batch_size=8, n_threads=4)
     learning = replace(work, learns_constants=True)
-    assert needed(replace(learning, of_scores=True)) == LIBRARIES + 2000 + 2 * (2 * 3 + 5 + 55) * 800 + 3 * 10 * 10 * 4
+    learned = 2 * ((2 * 3 + 5 + 55) * 800 + 4 * 4 * 25 * 4) + 3 * 10 * 10 * 4
+    assert needed(replace(learning, of_scores=True)) == LIBRARIES + 2000 + learned
     assert needed(learning) == needed(work) > needed(replace(learning, of_scores=True))
     assert (memory.BLOCKS_PER_STEP, memory.BLOCK_ROWS) == (optimal.BLOCKS_PER_STEP, BLOCK)
+
+
+def test_attention_in_long_prompts_grows_with_the_square_of_their_length() -> None:
+    scored = replace(WORK, of_scores=True, n_threads=1)
+    short, long, longer = (needed(replace(scored, n_pos=n)) for n in (1000, 2000, 4000))
+    # 8 prompts' patterns of 12 heads, 15 of them: the second difference leaves what is linear out
+    assert longer - 3 * long + 2 * short == 8 * 12 * 15 * 4 * (4000**2 - 3 * 2000**2 + 2 * 1000**2)
+
+
+def test_prompts_too_long_to_compare_at_once_are_compared_one_by_one() -> None:
+    assert [memory.compared_together(n_pos) for n_pos in (1, 64, 65, 128, 129, 5000)] == [4, 4, 3, 2, 1, 1]
+
+
+@pytest.mark.parametrize(("n_layers", "n_heads"), [(1, 1), (3, 4), (12, 12)])
+def test_a_graphs_edges_are_counted_from_its_shape(n_layers: int, n_heads: int) -> None:
+    assert memory.n_edges(Shape(n_layers, n_heads, 1, 1, 1)) == Graph(n_layers, n_heads).n_edges
+
+
+def test_a_circuit_of_very_many_edges_counts_and_fewer_are_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = replace(WORK, n_prompts=2, n_pos=14, of_scores=True, stored=Stored(0, 0))
+    deep = replace(few, shape=Shape(48, 16, 64, 256, 50_257), share_kept=1.0)
+    assert needed(deep) - LIBRARIES > 943_561 * memory.BYTES_PER_EDGE > needed(replace(deep, share_kept=0.01)) - LIBRARIES
+    no_container(monkeypatch, 10**12)
+    with pytest.raises(UsageError, match=r"lower --edges or --fraction \(the circuit may have 943,561 edges\)"):
+        plan_memory(deep, "cpu", 900_000_000)
 
 
 def test_a_large_vocabulary_is_held_twice_more_while_a_search_opens() -> None:
@@ -84,7 +112,8 @@ def test_a_large_vocabulary_is_held_twice_more_while_a_search_opens() -> None:
     work = Workload(
         Shape(1, 1, 10, 40, 10**6), Stored(1000, 250), 4, n_prompts=2, n_pos=5, batch_size=8, n_threads=2,
     )  # fmt: skip
-    assert needed(work) == LIBRARIES + 2000 + 15 * 800 + 10 * 800 + 2 * 10 * 10**6 * 4
+    attention = 2 * 4 * 25 * 4
+    assert needed(work) == LIBRARIES + 2000 + 15 * 800 + 10 * 800 + 2 * 10 * 10**6 * 4 + attention
 
 
 def test_a_vocabulary_is_held_once_more_for_tests_in_float32() -> None:

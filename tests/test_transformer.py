@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from circuitfind import transformer
 from circuitfind.transformer import (
     activate,
     attend,
@@ -96,6 +97,15 @@ def test_what_a_query_may_not_see_does_not_matter() -> None:
     seen = attend(q, k, v, visible, 1.0)
     k[3], v[3] = 1e30, 1e30
     assert torch.equal(attend(q, k, v, visible, 1.0), seen)
+
+
+@pytest.mark.parametrize("masks", [(), (3,), (1, 3), (2, 3)])
+def test_attention_computed_in_parts_has_the_same_bits(masks: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = (random(2, 3, 40, 8).float().roll(i, -1) for i in range(3))
+    visible = torch.ones(40, 40, dtype=torch.bool).tril().expand(*masks, 40, 40)
+    whole = attend(q, k, v, visible, 0.5)
+    monkeypatch.setattr(transformer, "MOST_SCORES", 40 * 40)
+    assert torch.equal(attend(q, k, v, visible, 0.5), whole)
 
 
 def test_rotation_turns_pairs_in_halves_and_leaves_the_rest() -> None:

@@ -38,13 +38,16 @@ def choose(circuit: Circuit, look: Look) -> Content:
     if circuit.neurons is not None:
         return _choose_nodes(circuit, look)
     lacking = look.highlight.lacking(circuit) if look.highlight else {}
-    parts = collapse_edges(circuit.graph, {**circuit.edges, **lacking}, look.collapse)
+    every = {**circuit.edges, **lacking} if lacking else circuit.edges
+    is_plain = look.collapse is None and look.highlight is None
+    to_part = strongest(every, look.most_edges) if is_plain else every  # a whole graph's parts would fill the memory
+    parts = collapse_edges(circuit.graph, to_part, look.collapse)
     scores = {edge: combine(_ours_or_all(of_edge, circuit)) for edge, of_edge in parts.items()}
     edges = strongest(scores, look.most_edges)
     touched = {node for edge in edges for node in ends(circuit.graph, edge)}
     marks = _marks(circuit, look, parts, circuit.nodes)
     nodes = _in_order(circuit.graph, look, touched | _lacking(look, marks))
-    return Content(edges, parts, nodes, marks, _labels(circuit, look, nodes), n_edges=len(parts))
+    return Content(edges, parts, nodes, marks, _labels(circuit, look, nodes), n_edges=len(every if is_plain else parts))
 
 
 def _choose_nodes(circuit: Circuit, look: Look) -> Content:

@@ -20,26 +20,19 @@ from torch import Tensor
 
 from circuitfind.batch import Batch
 from circuitfind.errors import ModelError
+from circuitfind.memory import PROMPTS_COMPARED, compared_together
 from circuitfind.patching import Trace, at_end, trace
 from circuitfind.transformer import Transformer, unembed
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 5e-2}
-N_PROMPTS = 4
-TOKENS_TOGETHER = 256
-"""Prompts are compared so many tokens at a time; a longer one by itself."""
 
 
 @torch.inference_mode()
 def verify(bridge: Any, model: Transformer, batch: Batch) -> float:
     """The largest relative difference found. Raises ModelError past the tolerance, or for NaN logits."""
-    places, size = range(min(N_PROMPTS, batch.n_prompts)), n_together(batch.n_pos)
+    places, size = range(min(PROMPTS_COMPARED, batch.n_prompts)), compared_together(batch.n_pos)
     groups = [places[start : start + size] for start in range(0, len(places), size)]
     return max(_verify_some(bridge, model, batch.rows(group).to(model.device)) for group in groups)
-
-
-def n_together(n_pos: int) -> int:
-    """How many prompts are compared at once."""
-    return min(N_PROMPTS, max(1, TOKENS_TOGETHER // n_pos))
 
 
 def _verify_some(bridge: Any, model: Transformer, few: Batch) -> float:

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from circuitfind import memory
 from circuitfind.errors import ModelError
 from circuitfind.models.families import read_transformer
 from circuitfind.models.verify import verify
 from circuitfind.transformer import Transformer
-from tests.random_models import N_CTX, bridge, make_model, random_batch
+from tests.random_models import D_VOCAB, N_CTX, bridge, make_model, random_batch
 
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "pythia", "pythia-sequential")
 
@@ -110,3 +111,25 @@ def test_what_stands_behind_the_answer_position_is_not_compared() -> None:
     wrong_at_pads = model.W_E.clone()
     wrong_at_pads[pad] *= 2
     assert verify(booted("gpt2"), replace(model, W_E=wrong_at_pads), batch) < 1e-5
+
+
+def test_only_the_answer_positions_are_unembedded_by_transformer_lens() -> None:
+    shapes = []
+    model = booted("gpt2")
+    handle = model.unembed.register_forward_hook(lambda module, inputs, out: shapes.append(tuple(out.shape)))
+    try:
+        verify(model, read("gpt2"), random_batch(1, (5, 7, 4, 6, 3, 7)))
+    finally:
+        handle.remove()
+    assert shapes == [(4, 1, D_VOCAB)]
+    assert model(random_batch(1, (5, 7)).clean).shape == (2, 7, D_VOCAB)  # and all of them by everyone else
+
+
+def test_long_prompts_compared_one_by_one_differ_by_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = random_batch(1, (5, 7, 4, 6))
+    together = verify(booted("llama"), read("llama"), batch)
+    monkeypatch.setattr(memory, "TOKENS_COMPARED", 7)
+    assert verify(booted("llama"), read("llama"), batch) == pytest.approx(together, rel=1, abs=1e-12)
+    wrong = with_layer(read("llama"), 1, W_O=1.01)
+    with pytest.raises(ModelError, match="of layer 1"):
+        verify(booted("llama"), wrong, batch)
