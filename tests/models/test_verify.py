@@ -125,11 +125,10 @@ def test_only_the_answer_positions_are_unembedded_by_transformer_lens() -> None:
     assert model(random_batch(1, (5, 7)).clean).shape == (2, 7, D_VOCAB)  # and all of them by everyone else
 
 
-def test_long_prompts_compared_one_by_one_differ_by_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_prompts_compared_one_by_one_are_compared_all(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = random_batch(1, (5, 7, 4, 6))
-    together = verify(booted("llama"), read("llama"), batch)
     monkeypatch.setattr(memory, "TOKENS_COMPARED", 7)
-    assert verify(booted("llama"), read("llama"), batch) == pytest.approx(together, rel=1, abs=1e-12)
+    assert verify(booted("llama"), read("llama"), batch) < 1e-5
     wrong = with_layer(read("llama"), 1, W_O=1.01)
     with pytest.raises(ModelError, match="of layer 1"):
         verify(booted("llama"), wrong, batch)
