@@ -14,6 +14,7 @@ from circuitfind.preflight import CHOICES, Plan, make_plan
 from circuitfind.progress import Progress
 from circuitfind.review.opening import AS_STORED, Named
 from circuitfind.runfolder import check_free
+from circuitfind.runs.ownership import FILES, REPORT_FILE
 from circuitfind.taskfiles import load_task
 
 PARTS = ("ablations", "held-out", "completeness", "minimality", "random", "hypotheses", "curve", "reference")
@@ -70,9 +71,10 @@ def make_assessment_plan(options: EvaluateOptions, progress: Progress) -> Assess
     for name in options.also:
         load_task(name)
     folder = options.out or default_folder(options.circuit)
-    check_free(folder, options.force)
+    inputs = (options.circuit, *([options.reference] if options.reference else []), *map(Path, options.also))
+    check_free(folder, options.force, FILES[REPORT_FILE], REPORT_FILE, inputs)
     asked = replace(evaluation_options(origin), device=options.device, batch_size=options.batch_size)
-    run = make_plan(replace(asked, out=folder, force=True), progress, origin.opened)
+    run = make_plan(replace(asked, out=folder, force=True), progress, origin.opened, writes=False)
     if options.metric is not None:
         _check_each("metric", (options.metric,), (*METRICS, *run.task.metrics))
     return AssessmentPlan(origin, options, run, folder, parts_of(options))

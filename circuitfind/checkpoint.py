@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from circuitfind.errors import OutputError
-from circuitfind.runfolder import STATE_FILE, claim, write
+from circuitfind.runfolder import claim, write
+from circuitfind.runs.ownership import STATE_FILE
 
 if TYPE_CHECKING:
     from circuitfind.methods.sofar import SoFar

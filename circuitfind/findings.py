@@ -37,7 +37,8 @@ from circuitfind.preflight import RunOptions
 from circuitfind.prompts import PromptPair, Task
 from circuitfind.record import RUN_FILE, TASK_SHA256
 from circuitfind.report import Evidence, report
-from circuitfind.runfolder import CONSTANTS_FILE, json_file
+from circuitfind.runfolder import json_file
+from circuitfind.runs.ownership import CONSTANTS_FILE
 from circuitfind.scoresfile import (
     neuron_prompt_scores_file,
     neuron_scores_file,

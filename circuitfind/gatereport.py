@@ -7,6 +7,9 @@ from xml.etree import ElementTree
 
 from circuitfind.gate import Verdict
 
+SUITE = "circuitfind check"
+"""The name of JUnit's test suite, by which a report is known as one of this command's."""
+
 
 def lines_of(verdict: Verdict) -> Iterator[str]:
     """One verdict for a person: what is worst first."""
@@ -29,7 +32,7 @@ def junit(verdicts: Sequence[Verdict]) -> str:
     count = {status: sum(v.status == status for v in verdicts) for status in ("drifted", "could not run")}
     suite = ElementTree.Element(
         "testsuite",
-        name="circuitfind check",
+        name=SUITE,
         tests=str(len(verdicts)),
         failures=str(count["drifted"]),
         errors=str(count["could not run"]),

@@ -30,6 +30,7 @@ from circuitfind.ownmetric import METRICS
 from circuitfind.progress import Progress
 from circuitfind.prompts import Task
 from circuitfind.runfolder import check_free, default_folder, next_free
+from circuitfind.runs.ownership import names_of_run
 from circuitfind.size import SELECTS
 from circuitfind.taskfiles import load_task
 
@@ -133,10 +134,11 @@ class Plan:
     is_finished: bool = False
 
 
-def make_plan(options: RunOptions, progress: Progress, opened: Opened | None = None) -> Plan:
+def make_plan(options: RunOptions, progress: Progress, opened: Opened | None = None, writes: bool = True) -> Plan:
     """The plan of a run; fetches the model if it is not here yet. Raises CircuitfindError for whatever is wrong.
 
     Task and model are opened by the names in ``options``, which must be what the user named; else they are ``opened``.
+    ``writes``: the run will write its files to its folder; else only its model and prompts are wanted.
     """
     check_words(options)
     check_numbers(options)
@@ -148,7 +150,8 @@ def make_plan(options: RunOptions, progress: Progress, opened: Opened | None = N
         folder, state = _resumed(task, options)
     else:
         folder, state = _out_folder(task, options), None
-        check_free(folder, options.force)
+        if writes:
+            check_free(folder, options.force, names_of_run(options.formats), inputs=inputs(options))
     is_finished = options.resume and state is None
     model_folder = whole_folder(locate(options.model, progress) if opened is None else opened.model_folder)
     check_count(options, read_config(model_folder))
@@ -223,6 +226,11 @@ def _out_folder(task: Task, options: RunOptions) -> Path:
         return Path(os.path.expanduser(options.out))  # noqa: PTH111  Path's own raises where there is no such user
     model = short_name(options.model)
     return next_free(default_folder(task.name, model, options.method or "", options.seed, datetime.now()))
+
+
+def inputs(options: RunOptions) -> tuple[Path, ...]:
+    """What the run reads that lies where the user says: the task's file, the model's folder or file."""
+    return tuple(Path(name) for name in (options.task, options.model) if os.path.lexists(name))
 
 
 def _resumed(task: Task, options: RunOptions) -> tuple[Path, State | None]:

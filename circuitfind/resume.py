@@ -14,7 +14,7 @@ from circuitfind.errors import CircuitfindError, OutputError
 from circuitfind.methods.neuron_options import NEURONS
 from circuitfind.methods.options import SIZES, spell_candidates
 from circuitfind.record import RUN_FILE
-from circuitfind.runfolder import STATE_FILE
+from circuitfind.runs.ownership import STATE_FILE
 
 if TYPE_CHECKING:
     from circuitfind.preflight import RunOptions

@@ -74,8 +74,8 @@ def carry_out_sweep(
         folder = find_circuits(plan, Noted(progress, plan.base.cautions), watch)
     progress.stage("drawing the sweep")
     table = make_table(folder, plan)
-    write_run(folder, make_files(table, plan.base.options.formats), force=True)
-    return SweepResult(table, folder)
+    files = write_run(folder, make_files(table, plan.base.options.formats), force=True)
+    return SweepResult({**table, "files": files}, folder)
 
 
 def find_circuits(plan: SweepPlan, notes: Noted, watch: Callable[[Path, Keeper], None]) -> Path:

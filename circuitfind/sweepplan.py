@@ -14,10 +14,11 @@ from circuitfind.errors import OutputError, UsageError
 from circuitfind.methods.catalogue import CATALOGUE as METHODS
 from circuitfind.methods.neuron_options import refuse_sweep
 from circuitfind.methods.options import SIZES
-from circuitfind.preflight import Plan, RunOptions, check_numbers, make_plan, short_name
+from circuitfind.preflight import Plan, RunOptions, check_numbers, inputs, make_plan, short_name
 from circuitfind.progress import Progress
 from circuitfind.record import RUN_FILE
-from circuitfind.runfolder import STATE_FILE
+from circuitfind.runfolder import check_free
+from circuitfind.runs.ownership import STATE_FILE, SWEEP_FILE, names_of_run, names_of_sweep
 
 if TYPE_CHECKING:
     from circuitfind.checkpoint import State
@@ -109,10 +110,21 @@ def make_sweep_plan(
     ordered = tuple(sorted(sizes, reverse=of == "threshold"))
     # a folder that is not empty is what a resumed sweep wants
     first = replace(with_size(options, ordered[0], of), resume=False, force=options.force or options.resume)
-    base = make_plan(first, progress)
+    base = make_plan(first, progress, writes=False)
+    check_places(base, ordered, of)
     settled = replace(base.options, resume=options.resume, force=options.force)
     plan = SweepPlan(replace(base, options=settled), ordered, of)
     return take_up(plan) if options.resume else plan
+
+
+def check_places(base: Plan, sizes: Sequence[Size], of: str) -> None:
+    """Raises OutputError where the sweep's folder, or that of one of its runs, can't be written or holds what is not of
+    an older one."""
+    options = base.options
+    check_free(base.folder, options.force, names_of_sweep(options.formats), SWEEP_FILE, inputs(options))
+    for size in sizes:
+        place = base.folder / folder_name(size, of)
+        check_free(place, options.force, names_of_run(options.formats), inputs=inputs(options))
 
 
 def take_up(plan: SweepPlan) -> SweepPlan:

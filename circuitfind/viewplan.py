@@ -12,7 +12,7 @@ from circuitfind.origin import Origin, evaluation_options, find_origin
 from circuitfind.preflight import Plan, RunOptions, make_plan
 from circuitfind.progress import Progress
 from circuitfind.review.opening import AS_STORED, Named
-from circuitfind.runfolder import check_free
+from circuitfind.runfolder import check_writable
 
 DEFAULT_PAIRS = 4
 LEAST_READ = 4096
@@ -50,7 +50,7 @@ def make_view_plan(options: ViewOptions, folder: Path, progress: Progress) -> Vi
     if options.n_pairs < 1:
         raise UsageError(f"--pairs is {options.n_pairs}; it must be 1 or more.")
     origin = find_origin(options.circuit, options.named, progress)
-    run = make_plan(run_options(options, origin, folder), progress, origin.opened)
+    run = make_plan(run_options(options, origin, folder), progress, origin.opened, writes=False)
     has_curve = options.has_curve and RunFolder.of(origin.circuit, folder_of(options.circuit)).curve() is None
     return ViewPlan(origin, run, options.n_pairs, has_curve)
 
@@ -82,7 +82,7 @@ def check_target(path: Path, force: bool) -> None:
         raise OutputError(f"{path} is there already. Add --force to replace it, or give another place with --out.")
     if not path.parent.is_dir():
         raise OutputError(f"Cannot write {path}: there is no folder {path.parent}. Give another place with --out.")
-    check_free(path.parent, force=True)
+    check_writable(path.parent)
 
 
 def is_page(path: Path) -> bool:

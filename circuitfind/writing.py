@@ -14,7 +14,7 @@ from circuitfind.export import FORMATS, Format, Subject
 from circuitfind.findings import Findings, make_circuit, make_files, make_record
 from circuitfind.memory import needed
 from circuitfind.observe import observe
-from circuitfind.runfolder import write, write_run
+from circuitfind.runfolder import write_run
 from circuitfind.sittings import Clock, Noted
 from circuitfind.viewplan import DEFAULT_PAIRS
 
@@ -47,8 +47,12 @@ def write_findings(findings: Findings, folder: Path, notes: Noted, clock: Clock,
         "estimated_memory_bytes": needed(findings.ready.work),
         "peak_memory_bytes": clock.spent().peak_memory,
     }
-    write_run(folder, make_files(findings, circuit, pictures, record), options.force or is_claimed)
-    write_last(findings, circuit, folder, [each for each in formats if each.of_folder], notes)
+    last = [each for each in formats if each.of_folder]
+
+    def more(place: Path) -> dict[str, bytes]:
+        return write_last(findings, circuit, place, last, notes)
+
+    write_run(folder, make_files(findings, circuit, pictures, record), options.force or is_claimed, more)
     return RunResult(circuit, findings.evaluation, folder, tuple(notes.warnings), findings.record)
 
 
@@ -67,11 +71,12 @@ def write_formats(subject: Subject, formats: Sequence[Format], notes: Noted) -> 
     return files
 
 
-def write_last(findings: Findings, circuit: Circuit, folder: Path, formats: Sequence[Format], notes: Noted) -> None:
-    """The files that are made of the run's others."""
+def write_last(
+    findings: Findings, circuit: Circuit, folder: Path, formats: Sequence[Format], notes: Noted
+) -> dict[str, bytes]:
+    """The files that are made of the run's others, which lie in ``folder``."""
     observations = None
     if any(format.observes for format in formats):
         observations = observe(findings.ready, circuit, DEFAULT_PAIRS)
     subject = Subject(circuit, folder=folder, observations=observations)
-    for name, content in write_formats(subject, formats, notes).items():
-        write(folder, name, content)
+    return write_formats(subject, formats, notes)

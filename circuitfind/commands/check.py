@@ -11,10 +11,11 @@ from typing import Annotated
 import typer
 
 from circuitfind.commands.terminal import TerminalProgress
-from circuitfind.errors import OutputError
 from circuitfind.gate import Tolerances, exit_code, parse_tolerances
-from circuitfind.gatereport import junit, lines_of, tally, workflow_commands
+from circuitfind.gatereport import SUITE, junit, lines_of, tally, workflow_commands
 
+LEAST_READ = 4096
+"""So many bytes of a report tell whose it is."""
 EXAMPLE = "Example: circuitfind check results/known/*.json --junit report.xml"
 
 
@@ -59,8 +60,10 @@ def check(
     """
     given = parse_tolerances(tolerance or [])
     Tolerances().with_values(given)
-    if junit_file is not None and not junit_file.absolute().parent.is_dir():
-        raise OutputError(f"Cannot write {junit_file}: there is no folder {junit_file.parent}. Make it first.")
+    from circuitfind.runs.target import check_target, write_target
+
+    if junit_file is not None:
+        check_target(junit_file, circuits, is_report(junit_file), "It is no report of this command: name another file.")
     from circuitfind.checking import CheckOptions
     from circuitfind.checking import check as check_one
     from circuitfind.review.opening import Named
@@ -72,7 +75,7 @@ def check(
             progress.stage(f"checking {circuit}")
             verdicts.append(check_one(circuit, options, progress))
     if junit_file is not None:
-        write(junit_file, junit(verdicts))
+        write_target(junit_file, junit(verdicts))
     if as_json:
         document = {"verdicts": [verdict.to_dict() for verdict in verdicts], "exit_code": exit_code(verdicts)}
         typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
@@ -84,9 +87,10 @@ def check(
     raise typer.Exit(exit_code(verdicts))
 
 
-def write(path: Path, text: str) -> None:
-    """A report, replaced at every run as CI expects. Raises OutputError where it can't be written."""
+def is_report(path: Path) -> bool:
+    """Whether the file is a report of an earlier run, which this one replaces as CI expects, or is empty."""
     try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"Cannot write {path}: {error.strerror}. Give another file.") from None
+        start = path.read_bytes()[:LEAST_READ]
+    except OSError:
+        return False
+    return not start or SUITE.encode() in start

@@ -89,7 +89,7 @@ def import_(
     selection = _selection(edges, fraction, threshold, nodes, select)
     place = out or file.with_suffix("")
     is_alone = place.suffix.lower() == ".json"
-    _check_place(place, is_alone, force)
+    _check_place(file, place, is_alone, force)
     options = ImportOptions(file, format, model, task, selection, None if shape is None else parse_shape(shape))
     imported = import_circuit(options)
     for note in imported.notes:
@@ -120,19 +120,20 @@ def _selection(
     return Selection(edges, fraction, threshold, way, nodes)
 
 
-def _check_place(place: Path, is_alone: bool, force: bool) -> None:
+def _check_place(file: Path, place: Path, is_alone: bool, force: bool) -> None:
     """Raises OutputError where something lies already, or nothing can be written; before anything is read."""
     from circuitfind.errors import OutputError
-    from circuitfind.runfolder import check_free
+    from circuitfind.record import RUN_FILE
+    from circuitfind.runfolder import check_free, check_writable
 
     if not is_alone:
-        check_free(place, force)
+        check_free(place, force, ("circuit.json", "scores.safetensors", RUN_FILE), inputs=(file,))
     elif place.is_dir():
         raise OutputError(f"Cannot write {place}: it is a folder. Name a file.")
     elif place.exists() and not force:
         raise OutputError(f"{place} is there already. Add --force to replace it, or give another place with --out.")
     else:
-        check_free(place.parent, force=True)
+        check_writable(place.parent)
 
 
 def _write(place: Path, files: dict[str, str | bytes], is_alone: bool, force: bool) -> None:
@@ -160,7 +161,7 @@ def _import_prompts(
     place = out or file.with_name(f"{file.stem}.prompts.jsonl")
     if place.suffix.lower() != ".jsonl":
         raise OutputError(f"Prompts are written as .jsonl, and --out is {place}. Name a file that ends so.")
-    _check_place(place, True, force)
+    _check_place(file, place, True, force)
     tokenizer = None if model is None else load_tokenizer_of(model)
     read = read_prompts(file, tokenizer, format, corrupted)
     problems = check_pairs(read.pairs, tokenizer) if tokenizer else []

@@ -1,0 +1,76 @@
+"""No command writes over what the user has, whatever it is called and however it is asked to."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from circuitfind.app import call
+
+RUN = "run ioi --model tiny --prompts 4 --threshold 1.0 --format dot"
+FOREIGN = ("report.md", "report.json", "sweep.md", "sweep.json", "curve.png", "circuit.svg", "search.safetensors")
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ran") / "run"
+    assert call([*RUN.split(), "--out", str(folder)], debug=False) == 0
+    return folder
+
+
+@pytest.fixture
+def here(ran: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a run in ``run`` and files of the user's that are called as a run's are."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ran, "run")
+    lines = Path("run/prompts.jsonl").read_text().splitlines()
+    Path("prompts.jsonl").write_text("\n".join(lines * 12) + "\n")
+    for name in FOREIGN:
+        Path(name).write_text("mine")
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        ("evaluate run --out run --force", "report.md"),
+        ("evaluate run/circuit.json --out run --force", "report.md"),
+        ("evaluate run --out . --force", "curve.png"),
+        ("run prompts.jsonl --model tiny --prompts 4 --threshold 1.0 --out . --force", "prompts.jsonl"),
+        (f"{RUN} --out . --force", "prompts.jsonl"),
+        ("run run/prompts.jsonl --model tiny --prompts 2 --threshold 1.0 --out run --force", "prompts.jsonl"),
+        ("sweep ioi --model tiny --prompts 4 --threshold 1.0,2.0 --out . --force", "search.safetensors"),
+        ("check run --evaluate-only --junit run/circuit.json", "circuit.json"),
+        ("check run --evaluate-only --junit run/run.json", "run.json"),
+        ("check run --evaluate-only --junit report.md", "report.md"),
+    ],
+)
+def test_nothing_of_the_users_is_written_over(
+    command: str, names: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(here)
+    assert call(command.split(), debug=False) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("error: ") and names in said[0] and len(said) <= 2
+    assert contents(here) == before
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_forced_run_leaves_what_it_does_not_write(name: str, here: Path) -> None:
+    (folder := here / "new").mkdir()
+    (folder / name).write_text("mine")
+    code = call([*RUN.split(), "--out", "new", "--force"], debug=False)
+    assert code == (2 if name in ("report.md", "search.safetensors") else 0)
+    assert (folder / name).read_text() == "mine"
+
+
+def test_a_report_of_check_is_replaced_by_the_next(here: Path) -> None:
+    for _ in range(2):
+        assert call(["check", "run", "--evaluate-only", "--junit", "ci.xml", "--quiet"], debug=False) == 0
+    assert "testsuite" in Path("ci.xml").read_text()
