@@ -6,16 +6,15 @@ outcome. Everything is held in the dtype that the run computes in, and on its de
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
-from circuitfind.errors import UsageError
-from circuitfind.models.folder import read_config, weight_files
+from circuitfind.errors import ModelError, UsageError
+from circuitfind.models.config import read_config
+from circuitfind.models.folder import read_head, weight_files
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 CGROUP_USED = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
@@ -136,12 +135,10 @@ def stored_weights(folder: Path) -> Stored:
 
 
 def _count(path: Path) -> int:
-    """The numbers in a .safetensors file: its head is JSON behind its length. 0 where that can't be read."""
+    """The numbers in a .safetensors file. 0 where its head can't be read."""
     try:
-        with path.open("rb") as file:
-            head = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), path.stat().st_size)))
-        return sum(prod(entry["shape"]) for name, entry in head.items() if name != "__metadata__")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return sum(tensor.n_numbers for tensor in read_head(path).values())
+    except ModelError:
         return 0  # a damaged file; loading it says so
 
 

@@ -31,7 +31,7 @@ from circuitfind.methods.scored import Scored
 from circuitfind.methods.scorer import Scorer, score_on
 from circuitfind.methods.sofar import SoFar, save_part
 from circuitfind.metrics import check_answers
-from circuitfind.models.folder import read_config
+from circuitfind.models.config import read_config
 from circuitfind.models.load import load_tokenizer
 from circuitfind.models.model import Model, load_model
 from circuitfind.neuron_pipeline import find_neurons

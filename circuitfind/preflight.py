@@ -24,7 +24,8 @@ from circuitfind.methods.neuron_options import check_count
 from circuitfind.methods.options import settle_method
 from circuitfind.methods.settings import Setting
 from circuitfind.models.catalogue import DEFAULT_MODEL
-from circuitfind.models.folder import has_tokenizer, read_config, weight_files
+from circuitfind.models.config import judge, read_config
+from circuitfind.models.folder import has_tokenizer, refuse_adapter, weight_files
 from circuitfind.models.locate import locate
 from circuitfind.ownmetric import METRICS
 from circuitfind.progress import Progress
@@ -247,8 +248,9 @@ def _resumed(task: Task, options: RunOptions) -> tuple[Path, State | None]:
 
 
 def whole_folder(folder: Path) -> Path:
-    """A model's folder. Raises ModelError if files are missing from it."""
-    read_config(folder)
+    """A model's folder. Raises ModelError if files are missing from it, or it can't be run."""
+    judge(read_config(folder), str(folder / "config.json"))
+    refuse_adapter(folder)
     weight_files(folder)
     if not has_tokenizer(folder):
         raise ModelError(f"{folder} holds no tokenizer. It needs tokenizer.json, or vocab.json and merges.txt.")

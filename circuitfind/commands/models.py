@@ -49,12 +49,14 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print one 
 def pull(
     name: Annotated[str, typer.Argument(help="A model of the list, a TransformerLens or hub name, or a .gguf file.")],
 ) -> None:
-    """Fetch a model now, so that a run finds it here; print its folder."""
+    """Fetch a model now, so that a run finds it here; print its folder. Of one that can't be run nothing is fetched."""
     from circuitfind.commands.terminal import TerminalProgress
+    from circuitfind.models.config import judge, read_config
     from circuitfind.models.locate import locate
 
     with TerminalProgress() as progress:
         folder = locate(name, progress)
+    judge(read_config(folder), str(folder / "config.json"))
     print(folder)
 
 

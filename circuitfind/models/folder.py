@@ -6,31 +6,22 @@ Nothing here reads a weight or imports torch, so a folder can be judged before a
 from __future__ import annotations
 
 import hashlib
-import json
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from circuitfind.errors import ModelError
+from msgspec import Meta
+
+from circuitfind.errors import ModelError, shown
+from circuitfind.jsonfile import Name, Schema, fit, parse_json, read_json
+from circuitfind.models.config import read_config
 
 # Where the weights are, best first: one file, or an index that names its shards.
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 # Any one of these is a tokenizer: the fast one, sentencepiece's, byte-level BPE's, WordPiece's.
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 _CHUNK = 1 << 20
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """What config.json says. Raises ModelError where it is missing or no JSON object."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ModelError(f"{folder} holds no config.json. Give a model's folder in the hub's layout, or a .gguf file.")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"Can't read {path}: {error}. Copy or pull the model again.") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{path} holds no JSON object. Copy or pull the model again.")
-    return config
+_LONGEST_HEAD = 100_000_000  # bytes, as the format has it
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -45,11 +36,28 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     )
 
 
+class ShardIndex(Schema, frozen=True):
+    """The index of weights in several files: which of them holds a tensor."""
+
+    weight_map: Annotated[dict[str, Annotated[Name, Meta(min_length=1)]], Meta(min_length=1)]
+
+
+class TensorHead(Schema, frozen=True):
+    """What the head of a .safetensors file says of a tensor."""
+
+    dtype: Name
+    shape: Annotated[list[Annotated[int, Meta(ge=0, le=1 << 48)]], Meta(max_length=8)]
+
+    @property
+    def n_numbers(self) -> int:
+        return prod(self.shape)
+
+
 def _shards(index: Path) -> tuple[Path, ...]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"Can't read {index}: {error}. Copy or pull the model again.") from error
+    names = sorted(set(read_json(index, ShardIndex, ModelError).weight_map.values()))
+    outside = next((name for name in names if name != Path(name).name or "\\" in name), None)
+    if outside is not None:
+        raise ModelError(f"{index} names {shown(outside)}, which is no file beside it. Copy or pull the model again.")
     shards = tuple(index.parent / name for name in names)
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
@@ -57,6 +65,44 @@ def _shards(index: Path) -> tuple[Path, ...]:
             f"{index.parent} lacks {', '.join(missing[:3])} of {len(shards)} weight files. Copy or pull it again."
         )
     return shards
+
+
+def read_head(path: Path) -> dict[str, TensorHead]:
+    """The tensors of a .safetensors file by name: its head is JSON behind its length. No weight is read.
+
+    Raises ModelError where the file is damaged.
+    """
+    source = f"The head of {path}"
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            text = file.read(min(length, _LONGEST_HEAD)).decode("utf-8")
+    except OSError as error:
+        raise ModelError(f"Can't read {path}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path} is truncated or damaged: its head is no text. Copy or pull it again.") from error
+    if len(text.encode()) != length or not text:
+        raise ModelError(f"{path} is truncated or damaged: its head is cut off. Copy or pull the model again.")
+    head = parse_json(text, source, ModelError)
+    if not isinstance(head, dict):
+        raise ModelError(f"{source} is {shown(head)}; it must be an object.")
+    tensors = {name: entry for name, entry in head.items() if name != "__metadata__"}
+    return {name: fit(entry, TensorHead, source, ModelError, name) for name, entry in tensors.items()}
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a file of that name is a part of an adapter, such as LoRA's."""
+    return name.startswith(("adapter_config.json", "adapter_model."))
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raises ModelError where an adapter lies beside the weights, which nobody would add to them."""
+    found = sorted(path.name for path in folder.glob("adapter_*") if is_adapter(path.name))
+    if found:
+        raise ModelError(
+            f"{folder} holds an adapter ({found[0]}), which would be left out.\n"
+            "Merge it into the weights (peft: merge_and_unload, save_pretrained), or move it elsewhere."
+        )
 
 
 def has_tokenizer(folder: Path) -> bool:

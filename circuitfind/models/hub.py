@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from circuitfind.errors import ModelError
 from circuitfind.models.catalogue import WORKS_OFFLINE, similar_names
-from circuitfind.models.folder import is_complete
+from circuitfind.models.config import MOST_BYTES, judge, read_config
+from circuitfind.models.folder import is_adapter, is_complete
 from circuitfind.models.quiet import no_logs
-from circuitfind.progress import Progress
+from circuitfind.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -38,7 +39,34 @@ def fetch_from_hub(repository: str, progress: Progress) -> Path:
     if here:
         return here
     progress.stage(f"asking the hub for {repository}")
-    return _download(repository, first_contact(repository), progress)
+    info = first_contact(repository)
+    judge_config(repository, info)
+    return _download(repository, info, progress)
+
+
+def judge_config(repository: str, info: ModelInfo) -> None:
+    """Raises ModelError, by its config.json alone, for a model that can't be run: of it nothing else is fetched."""
+    from huggingface_hub import hf_hub_download
+
+    sizes = _sizes(info)
+    if "config.json" not in sizes or any(is_adapter(name) for name in sizes):
+        raise ModelError(
+            f"'{repository}' is an adapter, or no model in the hub's layout: see its files on the hub.\n"
+            "Give the model that it was made of; merge an adapter into it first (peft: merge_and_unload)."
+        )
+    if sizes["config.json"] > MOST_BYTES:
+        raise ModelError(f"The config.json of '{repository}' has {sizes['config.json']:,} bytes: it is none.")
+    try:
+        with no_logs():
+            path = hf_hub_download(repository, "config.json", revision=info.sha, tqdm_class=_bar(Silent(), 0))
+    except Exception as error:  # the client raises whatever its HTTP library does
+        raise ModelError(_why_not(repository, error)) from error
+    judge(read_config(Path(path).parent), f"The config.json of '{repository}'")
+
+
+def _sizes(info: ModelInfo) -> dict[str, int]:
+    """The repository's files and how many bytes each has, 0 where the hub doesn't say."""
+    return {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
 
 
 def cached(repository: str) -> Path | None:
@@ -89,9 +117,9 @@ def _download(repository: str, info: ModelInfo, progress: Progress) -> Path:
     from huggingface_hub import snapshot_download
 
     progress.stage(f"downloading {repository}")
-    sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
+    sizes = _sizes(info)
     files = wanted_files(list(sizes))
-    bar = _bar(progress, sum(sizes[file] for file in files))
+    bar = _bar(progress, sum(sizes[file] for file in files if file != "config.json"))  # that one is here
     try:
         with no_logs():
             return Path(snapshot_download(repository, allow_patterns=files, tqdm_class=bar))

@@ -6,7 +6,6 @@ weight: what transformers would initialise at random (a tensor that is missing o
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,8 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuitfind.errors import ModelError, UsageError
-from circuitfind.models.folder import has_tokenizer, read_config, weight_files, weights_sha256
+from circuitfind.errors import ModelError, UsageError, cut, shown
+from circuitfind.models.config import SUPPORTED, DecoderConfig, judge, read_config
+from circuitfind.models.folder import TensorHead, has_tokenizer, read_head, refuse_adapter, weight_files, weights_sha256
 from circuitfind.models.locate import locate
 from circuitfind.models.quiet import quiet
 from circuitfind.models.tokenizer import read_tokenizer
@@ -27,22 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["HubTokenizer", "load_bridge", "load_tokenizer", "weights_sha256"]
 
-# What the loaders underneath raise for folders that are damaged or not what they expect.
-_UNLOADABLE = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
-    ImportError,
-    AssertionError,
-    pickle.UnpicklingError,
-)
 # Masks and rotary frequencies that older versions of transformers saved among the weights.
 _BUFFERS = re.compile(r"(^|\.)(attn|attention)\.(masked_)?bias$|(^|\.)rotary_emb\.inv_freq$")
-_DECODERS = ("ForCausalLM", "LMHeadModel")
+_FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+_DROPPED = ("id2label", "label2id", "num_labels")  # of classifiers; transformers makes a copy or five of a million
 
 
 @dataclass(frozen=True)
@@ -146,9 +134,9 @@ class HubTokenizer:
         except BaseException as error:  # a regular expression that explodes is a panic in Rust, which is no Exception
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
-            shown = repr(text if len(text) <= 60 else f"{text[:60]}...")
             raise ModelError(
-                f"This model's tokenizer fails on {shown}: {_reason(error)}\nIts tokenizer.json can't be used."
+                f"This model's tokenizer fails on {cut(text, 60)!r}: {_reason(error)}\n"
+                "Its tokenizer.json can't be used."
             ) from error
 
     def _embedded(self, tokens: list[int]) -> list[int]:
@@ -195,52 +183,67 @@ def load_bridge(folder: Path, device: str, dtype: torch.dtype) -> TransformerBri
     with quiet():
         try:
             return _boot(folder, device, dtype)
-        except _UNLOADABLE as error:
+        except ModelError:
+            raise
+        except (
+            Exception
+        ) as error:  # a folder that is damaged, or not what its readers expect, makes them raise anything
             raise ModelError(
                 f"Can't load the model in {folder}: {_reason(error)}\nCopy or pull the model again."
             ) from error
 
 
 def check_folder(folder: Path) -> None:
-    """Raises ModelError unless config and weights are whole and the architecture is a decoder TransformerLens knows."""
-    config = read_config(folder)
-    for path in weight_files(folder):
-        if path.suffix == ".safetensors":
-            _check_safetensors(path)
-    _check_architecture(config, folder)
+    """Raises ModelError unless the model can be run, and its weights are whole and as many as its config says."""
+    config = judge(read_config(folder), str(folder / "config.json"))
+    refuse_adapter(folder)
+    files = weight_files(folder)
+    heads = [_check_safetensors(path) for path in files if path.suffix == ".safetensors"]
+    n_numbers = sum(tensor.n_numbers for head in heads for tensor in head.values())
+    _check_size(folder, config, n_numbers if heads else sum(path.stat().st_size for path in files))
 
 
-def _check_safetensors(path: Path) -> None:
+def _check_safetensors(path: Path) -> dict[str, TensorHead]:
+    """The tensors of the file, which must be whole and of numbers that transformers takes for weights."""
     from safetensors import SafetensorError, safe_open
 
+    head = read_head(path)
+    other = next((name for name, tensor in head.items() if not _is_weight(name, tensor)), None)
+    if other is not None:
+        raise ModelError(
+            f"{path} stores {shown(other)} as {shown(head[other].dtype, False)}: quantised weights, or none.\n"
+            "Give the model with the weights it was made of."
+        )
     try:
         with safe_open(path, framework="pt"):
             pass
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is truncated or damaged: {_reason(error)}\nCopy or pull the model again.") from error
+    return head
 
 
-def _check_architecture(config: dict[str, Any], folder: Path) -> None:
-    with quiet():
-        from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
-    named = config.get("architectures")
-    if not isinstance(named, list) or not named:
+def _is_weight(name: str, tensor: TensorHead) -> bool:
+    return tensor.dtype in _FLOATS or bool(_BUFFERS.search(name))
+
+
+def _check_size(folder: Path, config: DecoderConfig, most: int) -> None:
+    """Raises ModelError where a config describes more weights than the files hold, before room is made for them."""
+    if config.least_numbers > most:
         raise ModelError(
-            f'{folder / "config.json"} names no architecture. Add it, e.g. "architectures": ["GPT2LMHeadModel"].'
-        )
-    if str(named[0]) not in SUPPORTED_ARCHITECTURES or not str(named[0]).endswith(_DECODERS):
-        raise ModelError(
-            f"{folder}: the architecture {named[0]} is not supported. "
-            "Give a decoder-only language model that TransformerLens knows, e.g. of the GPT-2, Llama or Pythia type."
+            f"The weights in {folder} are {most:,} numbers at most; its config.json describes {config.least_numbers:,} "
+            "at least.\nCheck that config.json belongs to these weights."
         )
 
 
 def _boot(folder: Path, device: str, dtype: torch.dtype) -> TransformerBridge:
     from transformer_lens.model_bridge import TransformerBridge
-    from transformers import AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+    fields = {name: value for name, value in read_config(folder).items() if name not in _DROPPED}
+    model_type = SUPPORTED[fields["architectures"][0]]
     model, info = AutoModelForCausalLM.from_pretrained(
         folder,
+        config=CONFIG_MAPPING[model_type].from_dict(fields),
         dtype=dtype,
         attn_implementation="eager",
         local_files_only=True,
@@ -300,5 +303,4 @@ def _shape(shape: Sequence[int]) -> str:
 
 def _reason(error: BaseException) -> str:
     """The first line of what the error says, short enough for a message."""
-    first = str(error).strip().partition("\n")[0] or type(error).__name__
-    return first if len(first) <= 200 else f"{first[:200]}..."
+    return cut(str(error).strip().partition("\n")[0] or type(error).__name__)

@@ -59,7 +59,14 @@ def test_list_tells_whether_a_model_is_here_already() -> None:
 
 
 def test_pull_prints_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
     assert run("pull", str(tmp_path))[0].replace("\n", "") == str(tmp_path)
+
+
+def test_pull_of_a_model_that_can_not_be_run_says_so(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["Qwen3ForCausalLM"]}')
+    with pytest.raises(ModelError, match="the architecture Qwen3ForCausalLM is not supported"):
+        run("pull", str(tmp_path))
 
 
 def test_pull_of_an_unknown_model_raises_what_main_prints() -> None:

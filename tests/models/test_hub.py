@@ -24,6 +24,15 @@ from circuitfind.models.hub import cached, fetch_from_hub, first_contact, wanted
 from circuitfind.progress import Silent
 
 REPOSITORY, COMMIT = "some/model", "a" * 40
+OTHERS = {
+    "other/unsupported": {"config.json": b'{"architectures": ["Qwen3ForCausalLM"]}'},
+    "other/activation": {"config.json": b'{"architectures": ["GPT2LMHeadModel"], "activation_function": "mish"}'},
+    "other/broken": {"config.json": b'{"architectures": ["GPT2LMHeadModel"], "n_head": 0}'},
+    "other/large": {"config.json": b" " * (1 << 23)},
+    "other/adapter": {"config.json": b"{}", "adapter_config.json": b"{}"},
+    "other/nothing": {},
+}
+"""Models that can't be run; each has weights too, which the hub below gives out to nobody."""
 FILES = {
     "config.json": b'{"architectures": ["GPT2LMHeadModel"]}',
     "tokenizer.json": b"{}",
@@ -53,6 +62,8 @@ class Hub(BaseHTTPRequestHandler):
     """As much of the hub as fetching one model needs."""
 
     def do_GET(self) -> None:
+        if any(repository in self.path for repository in OTHERS):
+            return self.answer_of_another()
         if self.path.startswith(f"/api/models/{REPOSITORY}/tree/"):
             self.answer_json([{"type": "file", "path": path, "size": len(FILES[path]), "oid": "0"} for path in FILES])
         elif self.path.startswith(f"/api/models/{REPOSITORY}"):
@@ -67,7 +78,19 @@ class Hub(BaseHTTPRequestHandler):
         else:
             self.answer(b"", 401, {"X-Error-Code": "RepoNotFound"})
 
+        return None
+
     do_HEAD = do_GET
+
+    def answer_of_another(self) -> None:
+        repository = next(repository for repository in OTHERS if repository in self.path)
+        files = OTHERS[repository] | {"model.safetensors": b"never given"}
+        if self.path.startswith("/api/"):
+            siblings = [{"rfilename": path, "size": len(content)} for path, content in files.items()]
+            return self.answer_json({"id": repository, "sha": COMMIT, "siblings": siblings})
+        if not self.path.endswith("/config.json"):
+            return self.answer(b"", 500)
+        return self.answer(files["config.json"])
 
     def answer_json(self, value: object) -> None:
         self.answer(json.dumps(value).encode(), 200, {"Content-Type": "application/json"})
@@ -115,7 +138,7 @@ def test_a_model_is_fetched_once_and_then_used_without_a_network(endpoint: str, 
     assert noise == ""
     assert {path.name for path in folder.iterdir()} == {"config.json", "tokenizer.json", "model.safetensors"}
     assert (folder / "model.safetensors").read_bytes() == FILES["model.safetensors"]
-    total = sum(len(FILES[path.name]) for path in folder.iterdir())
+    total = sum(len(FILES[path.name]) for path in folder.iterdir() if path.name != "config.json")
     assert shown[-2].split() == [str(total)]
     again, _ = ask(REPOSITORY, tmp_path, HF_HUB_OFFLINE="1")
     assert again == [str(folder)]
@@ -153,6 +176,29 @@ def test_a_model_the_hub_does_not_give_is_refused_in_one_line(
     said, noise = ask(repository, tmp_path, HF_ENDPOINT=endpoint)
     assert says in said[0]
     assert (len(said), noise) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("repository", "says"),
+    [
+        ("other/unsupported", "The config.json of 'other/unsupported': the architecture Qwen3ForCausalLM is not supp"),
+        ("other/activation", "The config.json of 'other/activation': the activation 'mish' is not supported yet."),
+        (
+            "other/broken",
+            "The config.json of 'other/broken': its \"n_head\" is 0; it must be a whole number of at least 1",
+        ),
+        ("other/large", "The config.json of 'other/large' has 8,388,608 bytes: it is none."),
+        ("other/adapter", "'other/adapter' is an adapter, or no model in the hub's layout"),
+        ("other/nothing", "'other/nothing' is an adapter, or no model in the hub's layout"),
+    ],
+)
+def test_of_a_model_that_can_not_be_run_the_config_alone_is_fetched(
+    endpoint: str, tmp_path: Path, repository: str, says: str
+) -> None:
+    said, noise = ask(repository, tmp_path, HF_ENDPOINT=endpoint, HF_HUB_DISABLE_XET="1")
+    assert says in said[0]
+    assert noise == ""
+    assert {path.name for path in tmp_path.rglob("snapshots/*/*")} <= {"config.json"}
 
 
 def test_a_token_that_is_refused_is_named(endpoint: str, tmp_path: Path) -> None:
@@ -194,6 +240,7 @@ def test_a_connection_lost_while_fetching_is_an_error_of_the_model(monkeypatch: 
     info = huggingface_hub.ModelInfo(id=REPOSITORY, siblings=[{"rfilename": "config.json", "size": 1}])
     monkeypatch.setattr(hub, "cached", lambda repository: None)
     monkeypatch.setattr(hub, "first_contact", lambda repository: info)
+    monkeypatch.setattr(hub, "judge_config", lambda repository, info: None)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lose)
     with pytest.raises(ModelError, match="timed out"):
         fetch_from_hub(REPOSITORY, Silent())
@@ -206,6 +253,7 @@ def test_a_gate_that_shows_only_while_fetching_is_named(monkeypatch: pytest.Monk
     info = huggingface_hub.ModelInfo(id=REPOSITORY, siblings=[])
     monkeypatch.setattr(hub, "cached", lambda repository: None)
     monkeypatch.setattr(hub, "first_contact", lambda repository: info)
+    monkeypatch.setattr(hub, "judge_config", lambda repository, info: None)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(ModelError, match="is gated"):
         fetch_from_hub(REPOSITORY, Silent())
