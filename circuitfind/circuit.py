@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
 
 from circuitfind.circuits.folder import file_in
-from circuitfind.errors import CircuitError
-from circuitfind.graph import END, Edge, Graph, Node, is_role
+from circuitfind.circuits.schema import LARGEST, MOST_NODES, CircuitFile, Model
+from circuitfind.errors import CircuitError, shown
+from circuitfind.graph import END, Edge, Graph, Node, Receiver, is_role
+from circuitfind.jsonfile import fit, parse_json, read_text
 from circuitfind.neurons import Neuron, Neurons, in_order
 
 if TYPE_CHECKING:
     from networkx import MultiDiGraph
 
+T = TypeVar("T")
 FORMAT = "circuitfind.circuit"
 VERSION = 1
-MOST_NODES = 200_000
-"""A file that claims more heads and MLPs than this is wrong: the largest models have some twenty thousand."""
-MOST_IN_A_NODE = 10_000_000
-"""Likewise of neurons: the widest MLPs have some hundred thousand."""
-MOST_SITES = 10_000_000
-"""So is one whose heads and MLPs, times its roles, are more."""
+A_SCORE = f"a score must be a finite number, of no more than {LARGEST:g}"
+MOST_SITES = 1_000_000
+"""A file whose heads and MLPs, times its roles, are more is wrong."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class Circuit:
                     f"Edge '{edge}' cannot exist in a model of {shape}{places}: no such node"
                     f"{' or role' if places else ''}, or it reads what comes later."
                 )
-            if not math.isfinite(score):
-                raise CircuitError(f"Edge '{edge}' has the score {score}; a score must be a finite number.")
+            if not abs(score) <= LARGEST:
+                raise CircuitError(f"Edge '{edge}' has the score {score}; {A_SCORE}.")
         ordered = sorted(self.edges.items(), key=lambda item: self.graph.order(item[0]))
         object.__setattr__(self, "edges", {edge: float(score) for edge, score in ordered})
         if self.neurons is not None:
@@ -126,33 +127,96 @@ class Circuit:
     @staticmethod
     def from_json(text: str, source: str = "circuit.json") -> Circuit:
         """The circuit that ``to_json`` wrote. Raises CircuitError naming ``source`` and what is wrong with it."""
-        data = _parse(text, source)
-        model = data["model"]
-        roles = _roles(data["graph"], model, source)
-        graph = Graph(model["n_layers"], model["n_heads"], model["parallel_attn_mlp"], roles)
-        n_edges = data["graph"].get("n_edges")
-        if n_edges != graph.n_edges:
-            raise CircuitError(f"{source}: its graph has {n_edges} edges; a model of its shape has {graph.n_edges}.")
-        try:
-            edges = {Edge.parse(name): _number(name, score) for name, score in data["edges"].items()}
-            blocks = {name: data[name] for name in ("model", "task", "method", "metrics", "tolerances")}
-            return Circuit(graph, edges, neurons=_read_neurons(data), **blocks)
-        except CircuitError as error:
-            raise CircuitError(f"{source}: {error}") from None
+        return circuit_of(parse_json(text, source), source)
 
     @staticmethod
     def load(path: Path) -> Circuit:
         """The circuit in a circuit.json or a run folder. Raises CircuitError if there is none."""
         file = path / "circuit.json" if path.is_dir() else path
+        if path.is_dir():
+            file_in(path, file.name)  # no link that leads out of the folder
         try:
-            if path.is_dir():
-                file_in(path, file.name)  # no link that leads out of the folder
-            return Circuit.from_json(file.read_text(encoding="utf-8"), str(file))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise CircuitError(
-                f"Cannot read the circuit {file}: {reason}. Give a circuit.json or a run folder."
-            ) from None
+            text = read_text(file)
+        except CircuitError as error:
+            reason = str(error).removeprefix("Cannot read ")
+            raise CircuitError(f"Cannot read the circuit {reason} Give a circuit.json or a run folder.") from None
+        return Circuit.from_json(text, str(file))
+
+
+def circuit_of(data: Any, source: str) -> Circuit:
+    """The circuit in the JSON values of its file. Raises CircuitError naming ``source`` and what is wrong with it."""
+    check_header(data, source)
+    file = fit(data, CircuitFile, source)
+    check_spelling(data, source)
+    graph = graph_of(file, source)
+    try:
+        edges = parse_edges(file.edges)
+        neurons = None if file.neurons is msgspec.UNSET else parse_neurons(file)
+        blocks = {name: data[name] for name in ("model", "task", "method", "metrics")}
+        return Circuit(graph, edges, neurons=neurons, tolerances=data.get("tolerances") or {}, **blocks)
+    except CircuitError as error:
+        raise CircuitError(f"{source}: {error}") from None
+
+
+def check_header(data: Any, source: str) -> None:
+    """Raises CircuitError for what is no circuit's file, and for one of another version."""
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise CircuitError(f'{source} is no circuit: it lacks "format": "{FORMAT}".')
+    if data.get("version") != VERSION or isinstance(data["version"], bool):
+        said = shown(data.get("version"))
+        raise CircuitError(f"{source} has version {said}; this circuitfind reads version {VERSION}. Upgrade it.")
+
+
+def check_spelling(data: dict[str, Any], source: str) -> None:
+    """Raises CircuitError for half a character (a lone surrogate), which no file can be written with."""
+    for block in ("model", "task", "method", "metrics", "tolerances"):
+        try:
+            _spell(data.get(block)).encode()
+        except UnicodeEncodeError:
+            raise CircuitError(f'{source}: its block "{block}" holds half a character (a lone surrogate).') from None
+
+
+def graph_of(file: CircuitFile, source: str) -> Graph:
+    """The graph of a circuit's file. Raises CircuitError for one that no model has."""
+    model, roles = file.model, _roles(file, source)
+    check_size(model.n_layers, model.n_heads, source, len(roles))
+    graph = Graph(model.n_layers, model.n_heads, model.parallel_attn_mlp, roles)
+    if file.graph.n_edges != graph.n_edges:
+        raise CircuitError(
+            f"{source}: its graph has {file.graph.n_edges} edges; a model of its shape has {graph.n_edges}."
+        )
+    return graph
+
+
+def parse_edges(scores: Mapping[str, float]) -> dict[Edge, float]:
+    """Edges by name, with their scores. Raises CircuitError for a name that no edge has."""
+    senders, receivers = _Memo(Node.parse), _Memo(Receiver.parse)
+    edges = {}
+    for name, score in scores.items():
+        sender, arrow, receiver = name.partition("->")
+        edges[Edge(senders[sender], receivers[receiver]) if arrow else Edge.parse(name)] = score
+    return edges
+
+
+def parse_neurons(file: CircuitFile) -> dict[Neuron, float]:
+    """The kept neurons of a circuit's file. Raises CircuitError for a name that none has, and for a model without
+    their numbers."""
+    for key in ("d_head", "d_mlp"):
+        if getattr(file.model, key) is None:
+            raise CircuitError(f'it has neurons, but its model lacks "{key}", how many of them a node has.')
+    scores = {} if file.neurons is msgspec.UNSET else file.neurons
+    return {Neuron.parse(name): score for name, score in scores.items()}
+
+
+class _Memo(dict[str, T]):
+    """What is parsed once a name."""
+
+    def __init__(self, parse: Callable[[str], T]) -> None:
+        self._parse = parse
+
+    def __missing__(self, name: str) -> T:
+        self[name] = found = self._parse(name)
+        return found
 
 
 def check_neurons(known: Neurons, scores: Mapping[Neuron, float]) -> dict[Neuron, float]:
@@ -161,8 +225,8 @@ def check_neurons(known: Neurons, scores: Mapping[Neuron, float]) -> dict[Neuron
         if neuron not in known:
             shape = f"{known.graph.n_layers} layers of {known.graph.n_heads} heads of {known.d_head} neurons"
             raise CircuitError(f"Neuron '{neuron}' cannot exist in a model of {shape}, and MLPs of {known.d_mlp:,}.")
-        if not math.isfinite(score):
-            raise CircuitError(f"Neuron '{neuron}' has the score {score}; a score must be a finite number.")
+        if not abs(score) <= LARGEST:
+            raise CircuitError(f"Neuron '{neuron}' has the score {score}; {A_SCORE}.")
     return {neuron: float(score) for neuron, score in in_order(known, scores.items()).items()}
 
 
@@ -172,106 +236,32 @@ def _block(name: str, scores: Mapping[Edge, float] | Mapping[Neuron, float]) -> 
     return f'  "{name}": {{\n{lines}\n  }},' if lines else f'  "{name}": {{}},'
 
 
-def _read_neurons(data: dict[str, Any]) -> dict[Neuron, float] | None:
-    """The kept neurons, in a file that has them. Raises CircuitError."""
-    if "neurons" not in data:
-        return None
-    if not isinstance(data["neurons"], dict):
-        raise CircuitError('its block "neurons" must hold a score for each kept neuron.')
-    for key in ("d_head", "d_mlp"):
-        value = data["model"].get(key)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MOST_IN_A_NODE:
-            said = f"with neurons it must be a whole number above 0, and at most {MOST_IN_A_NODE:,}"
-            raise CircuitError(f'its model\'s "{key}" is {value!r}; {said}.')
-    return {Neuron.parse(name): _number(name, score, "Neuron") for name, score in data["neurons"].items()}
-
-
 def _spell(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _number(name: str, score: object, kind: str = "Edge") -> float:
-    if isinstance(score, bool) or not isinstance(score, int | float):
-        raise CircuitError(f"{kind} '{name}' has the score {score!r}; a score must be a finite number.")
-    try:
-        return float(score)
-    except OverflowError:
-        raise CircuitError(f"{kind} '{name}' has a score too large for a number.") from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise CircuitError(f"'{twice}' stands in it twice")
-    return dict(pairs)
-
-
-def _parse(text: str, source: str) -> dict[str, Any]:
-    data = read_json(text, source)
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise CircuitError(f'{source} is no circuit: it lacks "format": "{FORMAT}".')
-    if data.get("version") != VERSION:
-        raise CircuitError(
-            f"{source} has version {data.get('version')}; this circuitfind reads version {VERSION}. Upgrade it."
-        )
-    data.setdefault("tolerances", {})
-    for block in ("model", "task", "method", "graph", "edges", "metrics", "tolerances"):
-        if not isinstance(data.get(block), dict):
-            raise CircuitError(f'{source} lacks the block "{block}".')
-        if block != "edges":
-            _check_values(block, data[block], source)
-    check_model(data["model"], source)
-    return data
-
-
-def read_json(text: str, source: str) -> Any:
-    """What a file of ours holds. Raises CircuitError naming ``source`` for what is no whole JSON."""
-    try:
-        return json.loads(text, object_pairs_hook=_unique)
-    except json.JSONDecodeError as error:
-        raise CircuitError(f"{source} is not whole JSON: {error.msg} in line {error.lineno}.") from None
-    except CircuitError as error:
-        raise CircuitError(f"{source}: {error}.") from None
-    except (RecursionError, ValueError):  # brackets in brackets in brackets; a number of thousands of digits
-        raise CircuitError(
-            f"{source} is no circuit: it is nested too deeply or holds a number that is too long."
-        ) from None
-
-
-def _check_values(block: str, values: dict[str, Any], source: str) -> None:
-    """Raises CircuitError for what Python's reader lets through though no JSON file may hold it."""
-    try:
-        _spell(values).encode()
-    except UnicodeEncodeError:
-        raise CircuitError(f'{source}: its block "{block}" holds half a character (a lone surrogate).') from None
-    except ValueError:
-        raise CircuitError(f'{source}: its block "{block}" holds NaN or an infinite number.') from None
-
-
-def _roles(graph: dict[str, Any], model: dict[str, Any], source: str) -> tuple[str, ...]:
+def _roles(file: CircuitFile, source: str) -> tuple[str, ...]:
     """The roles of a circuit of positions; none where its edges stand for all of them."""
-    if "positions" not in graph:
+    roles = file.graph.positions
+    if roles is None:
         return ()
-    roles = graph["positions"]
-    is_list = isinstance(roles, list) and all(isinstance(role, str) and is_role(role) for role in roles)
-    if not is_list or len(set(roles)) < len(roles) or roles[-1:] != [END]:
+    if not all(map(is_role, roles)) or len(set(roles)) < len(roles) or roles[-1:] != [END]:
         raise CircuitError(f'{source}: its graph\'s "positions" must be a list of different roles, the last {END}.')
-    if len(roles) * model["n_layers"] * (model["n_heads"] + 1) > MOST_SITES:
-        raise CircuitError(f"{source}: its graph has {len(roles):,} roles; no prompt has so many.")
     return tuple(roles)
 
 
-def check_model(model: dict[str, Any], source: str) -> None:
-    """Raises CircuitError where the block ``model`` lacks a shape that a model can have."""
-    for key in ("n_layers", "n_heads"):
-        value = model.get(key)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise CircuitError(f'{source}: its model\'s "{key}" is {value!r}; it must be a whole number above 0.')
-    n_nodes = model["n_layers"] * (model["n_heads"] + 1)
+def check_size(n_layers: int, n_heads: int, source: str, n_roles: int = 0) -> None:
+    """Raises CircuitError for more heads and MLPs than any model has, or more of them times roles."""
+    n_nodes = n_layers * (n_heads + 1)
     if n_nodes > MOST_NODES:
         raise CircuitError(
             f"{source}: its model has {n_nodes:,} heads and MLPs; no model has more than {MOST_NODES:,}."
         )
-    if not isinstance(model.get("parallel_attn_mlp"), bool):
-        raise CircuitError(f'{source}: its model\'s "parallel_attn_mlp" must be true or false.')
+    if n_roles * n_nodes > MOST_SITES:
+        raise CircuitError(f"{source}: its graph has {n_roles:,} roles; no prompt has so many.")
+
+
+def check_model(model: Mapping[str, Any], source: str) -> None:
+    """Raises CircuitError where the block ``model`` lacks a shape that a model can have."""
+    shape = fit(model, Model, source, where="model")
+    check_size(shape.n_layers, shape.n_heads, source)

@@ -23,6 +23,7 @@ from typing import Any
 
 LONGEST_VALUE = 200
 """Characters of a value that a message shows."""
+LONGEST_NUMBER = 40
 LONGEST_MESSAGE = 2000
 FEW = 5
 """Items of a list or object that a message shows."""
@@ -76,8 +77,9 @@ def shown(value: object, quote: bool = True) -> str:
         return "an empty object" if isinstance(value, dict) else "an empty list"
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    text = value if isinstance(value, str) else _head(value) if isinstance(value, dict | list) else str(value)
-    return f"'{cut(text)}'" if quote and isinstance(value, str) else cut(text)
+    if isinstance(value, str):
+        return f"'{cut(value)}'" if quote else cut(value)
+    return cut(_head(value)) if isinstance(value, dict | list) else cut(str(value), LONGEST_NUMBER)
 
 
 def _head(value: dict[Any, Any] | list[Any], deeper: int = 2) -> str:

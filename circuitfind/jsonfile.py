@@ -20,11 +20,12 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
+import msgspec.inspect
 from msgspec import Meta
 
 from circuitfind.errors import CircuitError, CircuitfindError, cut, shown
@@ -42,19 +43,23 @@ Name = Annotated[str, Meta(max_length=4096, pattern=r"\A[^\x00]*\Z")]
 Text = Annotated[str, Meta(max_length=100_000)]
 
 T = TypeVar("T")
+if TYPE_CHECKING:
+    Kind = type[T]
+else:
+    Kind = type[T] | Any  # dict[str, float] is no class to those that check types while tests run
 Error = type[CircuitfindError]
 
 
-class Schema(msgspec.Struct, kw_only=True, frozen=True):
+class Schema(msgspec.Struct, kw_only=True):
     """An object of a file: its fields are the keys that are read. Those without a default must be there."""
 
 
-def read_json(path: Path, schema: type[T], error: Error = CircuitError, most_bytes: int = MOST_BYTES) -> T:
+def read_json(path: Path, schema: Kind[T], error: Error = CircuitError, most_bytes: int = MOST_BYTES) -> T:
     """The file's content as ``schema``. Raises ``error`` naming the file and what is wrong with it."""
     return decode_json(read_text(path, error, most_bytes), schema, str(path), error)
 
 
-def decode_json(text: str, schema: type[T], source: str, error: Error = CircuitError) -> T:
+def decode_json(text: str, schema: Kind[T], source: str, error: Error = CircuitError) -> T:
     """The text's content as ``schema``. Raises ``error`` naming ``source`` and what is wrong with it."""
     return fit(parse_json(text, source, error), schema, source, error)
 
@@ -108,7 +113,7 @@ def depth(value: object) -> int:
     return levels
 
 
-def fit(value: Any, schema: type[T], source: str, error: Error = CircuitError, where: str = "") -> T:
+def fit(value: Any, schema: Kind[T], source: str, error: Error = CircuitError, where: str = "") -> T:
     """``value``, made of JSON values, as ``schema``. Raises ``error`` naming the key that doesn't fit.
 
     ``where``: what ``value`` is in ``source``, such as "metrics", where it is not the whole.
@@ -178,7 +183,8 @@ def _explain(value: Any, schema: Any, problem: str, where: str) -> str:
     if missing:
         return f' lacks "{key + "." if key else ""}{missing[1]}".'
     subject = f'its "{cut(key)}"' if key else "it"
-    return f": {subject} is {shown(inner)}; it must be {_requirement(found['said'])}."
+    must = _requirement(found["said"], _choices(schema, names))
+    return f": {subject} is {shown(inner)}; it must be {must}."
 
 
 def _follow(value: Any, schema: Any, path: str, problem: str) -> tuple[list[str], Any]:
@@ -216,18 +222,48 @@ def _first_wrong(among: dict[str, Any], fails: Callable[[], bool]) -> str:
     return items[0][0]
 
 
-def _requirement(said: str) -> str:
+def _requirement(said: str, choices: Iterable[object]) -> str:
     """What a value must be, as msgspec says it, in words."""
     match = _EXPECTED.fullmatch(said)
     if match is None:
-        return "smaller" if said == "Number out of range" else "one of those that there are"
+        return "smaller" if said == "Number out of range" else " or ".join(map(shown, choices)) or "another"
     kinds = [_KINDS.get(kind.strip(), kind.strip()) for kind in match["kinds"].strip("`").split("|")]
     rest = re.sub(r", got .*", "", match["rest"], flags=re.DOTALL)
     if "matching regex" in rest:
         return f"{kinds[0]} of other characters"
-    rest = rest.replace(" >= ", " of at least ").replace(" <= ", " of at most ")
-    rest = rest.replace(" > ", " above ").replace(" < ", " below ")
-    return " or ".join(kinds) + rest
+    unit = " characters" if "length" in rest and kinds == ["a text"] else ""
+    rest = rest.replace(" of length", "")
+    for sign, word in (("<=", "of at most"), (">=", "of at least"), ("<", "below"), (">", "above")):
+        rest = rest.replace(f" {sign} ", f" {word} ")
+    rest = re.sub(r"(?<![\d.])\d{4,}(?![\d.])", lambda number: f"{int(number[0]):,}", rest)
+    return " or ".join(kinds) + (f" of{rest}" if re.match(r" \d", rest) else rest) + unit
+
+
+def _choices(schema: Any, names: Sequence[str]) -> tuple[object, ...]:
+    """The values that the schema takes where only some words are taken."""
+    kinds = [msgspec.inspect.type_info(schema)]
+    for name in names:
+        kinds = [inner for kind in _alternatives(kinds) for inner in _kinds_at(kind, name)]
+    found = (kind.values for kind in _alternatives(kinds) if isinstance(kind, msgspec.inspect.LiteralType))
+    return tuple(value for values in found for value in values)
+
+
+def _alternatives(kinds: Iterable[msgspec.inspect.Type]) -> Iterator[msgspec.inspect.Type]:
+    """Each kind, and of a union those that it is of."""
+    for kind in kinds:
+        yield from kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
+
+
+def _kinds_at(kind: msgspec.inspect.Type, name: str) -> Iterator[msgspec.inspect.Type]:
+    """What a value of this kind has at that key or place."""
+    if isinstance(kind, msgspec.inspect.StructType):
+        yield from (field.type for field in kind.fields if field.encode_name == name)
+    elif isinstance(kind, msgspec.inspect.DictType):
+        yield kind.value_type
+    elif isinstance(kind, msgspec.inspect.ListType | msgspec.inspect.VarTupleType):
+        yield kind.item_type
+    elif isinstance(kind, msgspec.inspect.TupleType):
+        yield kind.item_types[int(name)]
 
 
 def _inner(value: dict[str, Any] | list[Any]) -> Iterator[Any]:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuitfind.circuit import Circuit
+from circuitfind.circuits.schema import LARGEST
 from circuitfind.errors import CircuitError
 from circuitfind.graph import Edge, Graph, Node
 
@@ -52,7 +53,7 @@ blocks = st.dictionaries(names, values, max_size=3)
 
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 3), st.booleans())
-scores = st.dictionaries(st.integers(0, 10**6), st.floats(allow_nan=False, allow_infinity=False), max_size=12)
+scores = st.dictionaries(st.integers(0, 10**6), st.floats(-LARGEST, LARGEST), max_size=12)
 
 
 def make_circuit(shape: tuple[int, int, bool], scores: dict[int, float], *blocks: dict[str, Any]) -> Circuit:
@@ -136,9 +137,9 @@ def test_an_edge_that_the_model_lacks_cannot_be_in_a_circuit() -> None:
         Circuit(Graph(2, 2), {Edge.parse("m1->m0"): 1.0})
 
 
-@pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
-def test_a_score_is_a_finite_number(score: float) -> None:
-    with pytest.raises(CircuitError, match=r"'input->m0' has the score (nan|-?inf)"):
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf"), 1e308])
+def test_a_score_is_a_finite_number_that_can_be_summed_and_squared(score: float) -> None:
+    with pytest.raises(CircuitError, match=r"'input->m0' has the score (nan|-?inf|1e\+308)"):
         Circuit(Graph(2, 2), {Edge.parse("input->m0"): score})
 
 
@@ -168,14 +169,14 @@ BAD = {
     "other JSON": ('{"cfg": {}}', "is no circuit: it lacks .*circuitfind.circuit"),
     "another format": (changed(format="circuitfind.sweep"), "is no circuit"),
     "newer": (changed(version=2), "has version 2; this circuitfind reads version 1. Upgrade"),
-    "no version": (changed(version=None), "has version None"),
-    "no model": (changed(model=None), 'lacks the block "model"'),
-    "no task": (changed(task=None), 'lacks the block "task"'),
-    "no method": (changed(method=None), 'lacks the block "method"'),
-    "no graph": (changed(graph=None), 'lacks the block "graph"'),
-    "no edges": (changed(edges=None), 'lacks the block "edges"'),
-    "no metrics": (changed(metrics=None), 'lacks the block "metrics"'),
-    "edges as a list": (changed(edges=["input->m0"]), 'lacks the block "edges"'),
+    "no version": (changed(version=None), "has version null"),
+    "no model": (changed(model=None), 'lacks "model"'),
+    "no task": (changed(task=None), 'lacks "task"'),
+    "no method": (changed(method=None), 'lacks "method"'),
+    "no graph": (changed(graph=None), 'lacks "graph"'),
+    "no edges": (changed(edges=None), 'lacks "edges"'),
+    "no metrics": (changed(metrics=None), 'lacks "metrics"'),
+    "edges as a list": (changed(edges=["input->m0"]), r"\"edges\" is \['input->m0'\]; it must be an object"),
     "edge twice": (TEXT.replace('"input->m0"', '"a1.h1->logits"'), "'a1.h1->logits' stands in it twice"),
     "two spellings": (with_edges(**{"input->m0": 1, "input->m00": 2}), "'m00' is no receiver"),
     "block twice": (TEXT.replace('"task"', '"model"'), "'model' stands in it twice"),
@@ -183,24 +184,68 @@ BAD = {
     "edge of a larger model": (with_edges(**{"a7.h1->logits": 1}), "'a7.h1->logits' cannot exist"),
     "bad edge": (with_edges(**{"input->a0.h1<z>": 1}), "'a0.h1<z>' is no receiver"),
     "no edge": (with_edges(**{"m0": 1}), "'m0' is no edge"),
-    "NaN score": (with_edges(**{"input->m0": float("nan")}), "'input->m0' has the score nan"),
-    "infinite score": (TEXT.replace("1e-07", "1e999"), "'input->m0' has the score inf"),
-    "huge score": (TEXT.replace("1e-07", "9" * 400), "'input->m0' has a score too large"),
-    "word as score": (with_edges(**{"input->m0": "1"}), "'input->m0' has the score '1'"),
-    "true as score": (with_edges(**{"input->m0": True}), "'input->m0' has the score True"),
-    "no score": (with_edges(**{"input->m0": None}), "'input->m0' has the score None"),
-    "NaN elsewhere": (changed(metrics={"full": float("nan")}), 'its block "metrics" holds NaN'),
+    "NaN score": (with_edges(**{"input->m0": float("nan")}), "holds NaN, which is no number"),
+    "infinite score": (TEXT.replace("1e-07", "1e999"), "the number '1e999' is too large"),
+    "huge score": (TEXT.replace("1e-07", "9" * 400), 'edges.input->m0" is 9{40}...; it must be smaller'),
+    "word as score": (with_edges(**{"input->m0": "1"}), "edges.input->m0\" is '1'; it must be a number"),
+    "true as score": (with_edges(**{"input->m0": True}), 'edges.input->m0" is true; it must be a number'),
+    "no score": (with_edges(**{"input->m0": None}), 'edges.input->m0" is null; it must be a number'),
+    "NaN elsewhere": (changed(metrics={"full": float("nan")}), "holds NaN, which is no number"),
     "half a character": (changed(task={"name": "\ud800"}), 'its block "task" holds half a character'),
     "other number of edges": (changed(graph={"n_edges": 7}), "has 7 edges; a model of its shape has 46"),
-    "unknown number of edges": (changed(graph={}), "has None edges"),
-    "no layers": (of_shape(n_layers=0), '"n_layers" is 0'),
-    "fewer than no heads": (of_shape(n_heads=-1), '"n_heads" is -1'),
-    "half a layer": (of_shape(n_layers=2.0), '"n_layers" is 2.0'),
-    "true layers": (of_shape(n_layers=True), '"n_layers" is True'),
-    "layers not said": (of_shape(n_layers=None), '"n_layers" is None'),
-    "parallel not said": (of_shape(parallel_attn_mlp=0), '"parallel_attn_mlp" must be true or false'),
-    "a billion layers": (of_shape(n_layers=10**9), "3,000,000,000 heads and MLPs"),
-    "a billion heads": (of_shape(n_heads=10**9), "heads and MLPs; no model has"),
+    "unknown number of edges": (changed(graph={}), 'lacks "graph.n_edges"'),
+    "no layers": (of_shape(n_layers=0), '"model.n_layers" is 0; it must be a whole number of at least 1'),
+    "fewer than no heads": (of_shape(n_heads=-1), '"model.n_heads" is -1'),
+    "half a layer": (of_shape(n_layers=2.0), '"model.n_layers" is 2.0; it must be a whole number'),
+    "true layers": (of_shape(n_layers=True), '"model.n_layers" is true'),
+    "layers not said": (of_shape(n_layers=None), '"model.n_layers" is null'),
+    "parallel not said": (of_shape(parallel_attn_mlp=0), '"model.parallel_attn_mlp" is 0; it must be true or false'),
+    "a billion layers": (
+        of_shape(n_layers=10**9),
+        '"model.n_layers" is 1000000000; it must be .* at most 200,000',
+    ),
+    "a billion heads": (of_shape(n_heads=10**9), '"model.n_heads" is 1000000000'),
+    "many layers of many heads": (of_shape(n_layers=10**3, n_heads=10**3), "1,001,000 heads and MLPs; no model has"),
+    "score of 1e308": (TEXT.replace("1e-07", "1e308"), 'edges.input->m0" is 1e\\+308; it must be a number of at most'),
+    "model named by a list": (of_shape(name=[1]), r'"model.name" is \[1\]; it must be a text or null'),
+    "model named by a NUL": (of_shape(name="a\0b"), r'"model.name" is .*; it must be a text of other characters'),
+    "task named by a number": (changed(task={"name": 5}), '"task.name" is 5; it must be a text or null'),
+    "a word of prompts": (
+        changed(task={"n_prompts": "x"}),
+        "\"task.n_prompts\" is 'x'; it must be a whole number or null",
+    ),
+    "10^12 prompts": (
+        changed(task={"n_prompts": 10**12}),
+        '"task.n_prompts" is 1000000000000; .* at most 1,000,000',
+    ),
+    "a word as seed": (changed(task={"seed": "x"}), "\"task.seed\" is 'x'; it must be a whole number"),
+    "a seed of 30 digits": (changed(task={"seed": 10**30}), '"task.seed" is 10*; it must be a whole number of at most'),
+    "metric as a list": (changed(method={"metric": [1]}), r'"method.metric" is \[1\]; it must be a text or null'),
+    "dtype as an object": (changed(method={"dtype": {"a": 1}}), '"method.dtype" is {.*}; it must be a text or null'),
+    "threshold as a word": (changed(method={"threshold": "x"}), "\"method.threshold\" is 'x'; it must be a number"),
+    "members as a number": (changed(method={"of": 5}), '"method.of" is 5; it must be a list or null'),
+    "a member's steps": (changed(method={"of": [{"steps": "x"}]}), "\"method.of.0.steps\" is 'x'"),
+    "candidates as a word": (
+        changed(method={"candidates": "x"}),
+        "\"method.candidates\" is 'x'; it must be an object or",
+    ),
+    "half an interval": (changed(metrics={"faithfulness_interval": [1]}), 'faithfulness_interval" is .1.; .* of 2'),
+    "a word of an interval": (changed(metrics={"faithfulness_interval": [0, "x"]}), "faithfulness_interval.1\" is 'x'"),
+    "a metric as a word": (
+        changed(metrics={"full": {"kl": "x"}}),
+        "\"metrics.full.kl\" is 'x'; it must be a number or",
+    ),
+    "a tolerance as a word": (changed(tolerances={"kl": "x"}), "\"tolerances.kl\" is 'x'; it must be a number"),
+    "a tolerance above 1": (
+        changed(tolerances={"jaccard": 2}),
+        '"tolerances.jaccard" is 2; it must be a number of at',
+    ),
+    "roles as words": (changed(graph={"n_edges": 1, "positions": "END"}), '"graph.positions" is .*; it must be a list'),
+    "300,000 roles": (
+        changed(graph={"n_edges": 1, "positions": [f"r{n}" for n in range(300_000)]}),
+        r'"graph.positions" is \[.*; it must be a list of at most 10,000',
+    ),
+    "metrics 100 deep": (changed(metrics={"new": json.loads("[" * 100 + "]" * 100)}), "is nested too deeply"),
     "a number of digits without end": (TEXT.replace("1e-07", "9" * 9999), "a number that is too long"),
     "brackets without end": ("[" * 200_000, "nested too deeply"),
 }

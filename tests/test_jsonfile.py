@@ -17,14 +17,21 @@ class Inner(Schema):
     share: Annotated[float, Meta(ge=0, le=1)] = 0.5
 
 
+class Item(Schema):
+    kind: Literal["first"]
+
+
 class Outer(Schema):
     name: Name
     number: Annotated[int, Meta(ge=1, le=10)] = 1
-    inner: Inner = Inner()
+    inner: Inner = field(default_factory=Inner)
     pair: tuple[float, float] | None = None
     scores: dict[str, float] = field(default_factory=dict)
     kind: Literal["edges", "nodes"] = "edges"
     texts: str | list[str] = ""
+    items: list[Item] | None = None
+    short: Annotated[str, Meta(max_length=3)] = ""
+    large: Annotated[int, Meta(le=4000)] = 0
 
 
 def test_what_fits_is_read_and_other_keys_are_left_alone() -> None:
@@ -46,10 +53,13 @@ def test_what_fits_is_read_and_other_keys_are_left_alone() -> None:
         ('{"name": "a", "number": true}', 'f.json: its "number" is true; it must be a whole number.'),
         ('{"name": "a", "number": 1.5}', 'f.json: its "number" is 1.5; it must be a whole number.'),
         ('{"name": "a", "pair": [1, "x"]}', "f.json: its \"pair.1\" is 'x'; it must be a number."),
-        ('{"name": "a", "pair": [1]}', 'f.json: its "pair" is [1]; it must be a list of length 2.'),
+        ('{"name": "a", "pair": [1]}', 'f.json: its "pair" is [1]; it must be a list of 2.'),
         ('{"name": "a", "scores": {"x": 1, "y": {}}}', 'its "scores.y" is an empty object; it must be a number'),
         ('{"name": "a", "scores": {"x": %s}}' % ("9" * 390), "it must be smaller."),
-        ('{"name": "a", "kind": "x"}', "f.json: its \"kind\" is 'x'; it must be one of those that there are."),
+        ('{"name": "a", "kind": "x"}', "f.json: its \"kind\" is 'x'; it must be 'edges' or 'nodes'."),
+        ('{"name": "a", "items": [{"kind": "x"}]}', "its \"items.0.kind\" is 'x'; it must be 'first'."),
+        ('{"name": "a", "short": "abcd"}', "its \"short\" is 'abcd'; it must be a text of at most 3 characters."),
+        ('{"name": "a", "large": 5000}', 'its "large" is 5000; it must be a whole number of at most 4,000.'),
         ('{"name": "a", "texts": 1}', 'f.json: its "texts" is 1; it must be a text or a list.'),
         ('{"name": "a", "name": "b"}', "f.json: 'name' stands in it twice."),
         ('{"name": NaN}', "f.json: it holds NaN, which is no number."),

@@ -11,8 +11,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from circuitfind.circuit import read_json
 from circuitfind.errors import CircuitError
+from circuitfind.jsonfile import parse_json
 
 MOST_BYTES = 1 << 30
 """A file that is larger, or unpacks to more, is refused: the scores of a model of 8B take some ten million numbers."""
@@ -37,7 +37,7 @@ def read_content(path: Path) -> Any:
     except UnicodeDecodeError:
         raise CircuitError(f"{path} is neither text nor a file that torch.save writes.") from None
     is_json = path.suffix.lower() == ".json" or text.lstrip()[:1] == "{"
-    return read_json(text, str(path)) if is_json else text
+    return parse_json(text, str(path)) if is_json else text
 
 
 def read_bytes(path: Path) -> bytes:

@@ -11,12 +11,13 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from circuitfind.circuit import Circuit, read_json
+from circuitfind.circuit import Circuit
 from circuitfind.comparison import describe_shape
 from circuitfind.errors import UsageError
 from circuitfind.export.collapse import at_layer
 from circuitfind.export.subject import Collapse
 from circuitfind.graph import Graph, Node
+from circuitfind.jsonfile import Text, decode_json, read_text
 from circuitfind.known import published_for
 
 NEXT = re.compile(r",(?=\s*[^\s,=]+\s*=)")
@@ -56,14 +57,12 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
 
 def _read_file(path: str) -> Iterator[tuple[str, str]]:
     try:
-        data = read_json(Path(path).read_text(encoding="utf-8"), path)
-    except (OSError, UnicodeDecodeError, ValueError):
+        text = read_text(Path(path), UsageError)
+    except UsageError:
         raise UsageError(
             f"--labels '{path}' is no label and no file of labels. Give NODE=LABEL, such as \"a9.h9=Name mover\"."
         ) from None
-    if not isinstance(data, dict) or not all(isinstance(label, str) for label in data.values()):
-        raise UsageError(f'--labels {path}: it must be a JSON object, such as {{"a9.h9": "Name mover"}}.')
-    yield from data.items()
+    yield from decode_json(text, dict[str, Text], f"--labels {path}", UsageError).items()
 
 
 def _unknown(name: str, names: Iterable[str], graph: Graph, collapse: Collapse | None) -> str:

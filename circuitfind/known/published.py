@@ -10,15 +10,20 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from circuitfind.circuit import FORMAT as CIRCUIT_FORMAT
-from circuitfind.circuit import Circuit, check_model, read_json
+from circuitfind.circuit import Circuit, check_size, circuit_of
+from circuitfind.circuits.schema import Model
 from circuitfind.comparison import describe_shape
 from circuitfind.errors import CircuitError, unknown
 from circuitfind.graph import Graph, Node
+from circuitfind.jsonfile import Name, Schema, fit, parse_json, read_text
 
 FORMAT, VERSION = "circuitfind.known", 1
+Given = Annotated[str, Meta(min_length=1, max_length=4096)]
 FOLDER = Path(__file__).parent / "circuits"
 Level = Literal["heads", "nodes", "edges"]
 KINDS: Mapping[Level, tuple[Literal["head", "mlp"], ...]] = {
@@ -29,6 +34,30 @@ KINDS: Mapping[Level, tuple[Literal["head", "mlp"], ...]] = {
 """Which nodes a known circuit of each level speaks of."""
 OTHER_NAMES = {"gpt2-small": "gpt2", "openai-community/gpt2": "gpt2"}
 """Of the models in which circuits were published."""
+
+
+class NamedModel(Model):
+    """The model of a published circuit."""
+
+    name: Given
+
+
+class Paper(Schema):
+    """Where a circuit was published."""
+
+    id: Given
+    title: Given
+
+
+class KnownFile(Schema):
+    """A published circuit's file, of version 1."""
+
+    name: Given
+    task: Given
+    model: NamedModel
+    paper: Paper
+    level: Literal["heads", "nodes"]
+    nodes: dict[str, Annotated[list[Name], Meta(min_length=1)]]
 
 
 @dataclass(frozen=True)
@@ -118,12 +147,9 @@ def load_known(path: Path) -> KnownCircuit:
     """The known circuit in a file: a published one's, a circuit.json or a run folder. Raises CircuitError."""
     if path.is_dir():
         return _established(Circuit.load(path), path)
-    try:
-        data = read_json(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError):
-        raise CircuitError(f"Cannot read the circuit {path}. Give a circuit.json or a run folder.") from None
+    data = parse_json(read_text(path), str(path))
     if isinstance(data, dict) and data.get("format") == CIRCUIT_FORMAT:
-        return _established(Circuit.load(path), path)
+        return _established(circuit_of(data, str(path)), path)
     return _published(data, str(path))
 
 
@@ -153,36 +179,16 @@ def _published(data: Any, source: str) -> KnownCircuit:
             f'{source} is no known circuit: it lacks "format": "{FORMAT}", "version": {VERSION}. '
             "Give a circuit.json or a run folder."
         )
-    model, paper = (_block(data, key, source) for key in ("model", "paper"))
-    check_model(model, source)
-    texts = {"name": data.get("name"), "task": data.get("task"), "the model's name": model.get("name")}
-    texts |= {"the paper's id": paper.get("id"), "the paper's title": paper.get("title")}
-    for key, text in texts.items():
-        if not isinstance(text, str) or not text:
-            raise CircuitError(f"{source}: {key} is {text!r}; it must be text.")
-    level = next((each for each in get_args(Level)[:2] if each == data.get("level")), None)
-    if level is None:
-        raise CircuitError(f"{source}: its level is {data.get('level')!r}; it must be 'heads' or 'nodes'.")
-    graph = Graph(model["n_layers"], model["n_heads"], model["parallel_attn_mlp"])
-    nodes = {role: _read_nodes(role, names, source) for role, names in _block(data, "nodes", source).items()}
-    _check_nodes(nodes, graph, level, source)
-    return KnownCircuit(data["name"], data["task"], model["name"], graph, paper["id"], paper["title"], level, nodes)
-
-
-def _block(data: Mapping[str, Any], key: str, source: str) -> dict[str, Any]:
-    block = data.get(key)
-    if not isinstance(block, dict):
-        raise CircuitError(f'{source} lacks the block "{key}".')
-    return block
-
-
-def _read_nodes(role: str, names: object, source: str) -> tuple[Node, ...]:
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise CircuitError(f"{source}: the role '{role}' has {names!r}; it must be a list of nodes.")
+    file = fit(data, KnownFile, source)
+    model, paper = file.model, file.paper
+    check_size(model.n_layers, model.n_heads, source)
+    graph = Graph(model.n_layers, model.n_heads, model.parallel_attn_mlp)
     try:
-        return tuple(map(Node.parse, names))
+        nodes = {role: tuple(map(Node.parse, names)) for role, names in file.nodes.items()}
     except CircuitError as error:
         raise CircuitError(f"{source}: {error}") from None
+    _check_nodes(nodes, graph, file.level, source)
+    return KnownCircuit(file.name, file.task, model.name, graph, paper.id, paper.title, file.level, nodes)
 
 
 def _check_nodes(nodes: Mapping[str, tuple[Node, ...]], graph: Graph, level: Level, source: str) -> None:
