@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from circuitfind.circuits.folder import file_in
-from circuitfind.circuits.schema import LARGEST, MOST_NODES, CircuitFile, Model
+from circuitfind.circuits.schema import LARGEST, MOST_NODES, CircuitFile
 from circuitfind.errors import CircuitError, shown
 from circuitfind.graph import END, Edge, Graph, Node, Receiver, is_role
 from circuitfind.jsonfile import fit, parse_json, read_text
@@ -150,7 +150,7 @@ def circuit_of(data: Any, source: str) -> Circuit:
     check_spelling(data, source)
     graph = graph_of(file, source)
     try:
-        edges = parse_edges(file.edges)
+        edges = dict(zip(parse_edges(file.edges), file.edges.values(), strict=True))
         neurons = None if file.neurons is msgspec.UNSET else parse_neurons(file)
         blocks = {name: data[name] for name in ("model", "task", "method", "metrics")}
         return Circuit(graph, edges, neurons=neurons, tolerances=data.get("tolerances") or {}, **blocks)
@@ -188,14 +188,12 @@ def graph_of(file: CircuitFile, source: str) -> Graph:
     return graph
 
 
-def parse_edges(scores: Mapping[str, float]) -> dict[Edge, float]:
-    """Edges by name, with their scores. Raises CircuitError for a name that no edge has."""
+def parse_edges(names: Iterable[str]) -> Iterator[Edge]:
+    """The edges of these names. Raises CircuitError for a name that no edge has."""
     senders, receivers = _Memo(Node.parse), _Memo(Receiver.parse)
-    edges = {}
-    for name, score in scores.items():
+    for name in names:
         sender, arrow, receiver = name.partition("->")
-        edges[Edge(senders[sender], receivers[receiver]) if arrow else Edge.parse(name)] = score
-    return edges
+        yield Edge(senders[sender], receivers[receiver]) if arrow else Edge.parse(name)
 
 
 def parse_neurons(file: CircuitFile) -> dict[Neuron, float]:
@@ -259,9 +257,3 @@ def check_size(n_layers: int, n_heads: int, source: str, n_roles: int = 0) -> No
         )
     if n_roles * n_nodes > MOST_SITES:
         raise CircuitError(f"{source}: its graph has {n_roles:,} roles; no prompt has so many.")
-
-
-def check_model(model: Mapping[str, Any], source: str) -> None:
-    """Raises CircuitError where the block ``model`` lacks a shape that a model can have."""
-    shape = fit(model, Model, source, where="model")
-    check_size(shape.n_layers, shape.n_heads, source)

@@ -36,7 +36,7 @@ from circuitfind.graph import Graph, Receiver
 _NAME = r"""['"]([\w.]+)['"]"""
 _INDEX = r"(?:TorchIndex\()?[\[(]([\w:\s,]*)[\])]\)?"
 _ENTRY = re.compile(
-    rf"\(\s*{_NAME}\s*,\s*{_INDEX}\s*,\s*{_NAME}\s*,\s*{_INDEX}\s*,?\s*\)\s*[,:]\s*([\w.+-]+)", re.ASCII
+    rf"\(\s*{_NAME}\s*,\s*{_INDEX}\s*,\s*{_NAME}\s*,\s*{_INDEX}\s*(?:,\s*)?\)\s*[,:]\s*([\w.+-]+)", re.ASCII
 )
 _BETWEEN = re.compile(r"(?:OrderedDict|[\s,()\[\]{}])*")
 

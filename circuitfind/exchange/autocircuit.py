@@ -30,11 +30,15 @@ def is_scores(content: Any) -> bool:
     if not isinstance(content, dict) or not content:
         return False
     name, first = next(iter(content.items()))
-    return is_scores(first) if isinstance(first, dict) else isinstance(name, str) and name.startswith("blocks.")
+    if isinstance(first, dict):
+        return any(str(inner).startswith("blocks.") or isinstance(inner, dict) for inner in (*first, *first.values()))
+    return isinstance(name, str) and name.startswith("blocks.")
 
 
 def read_scores(content: Mapping[str, Any], source: str) -> Read:
     """All edges with their scores, none kept. Raises CircuitError for a module or tensor that is none of a model's."""
+    if not all(isinstance(name, str) for name in content):
+        raise CircuitError(f"{source}: its prune scores must go by the names of modules, blocks.0.hook_q_input.")
     if any(isinstance(value, dict) for value in content.values()):
         raise CircuitError(f"{source} holds prune scores of several runs.\n{NESTED}")
     if any(name.endswith("hook_attn_in") for name in content):

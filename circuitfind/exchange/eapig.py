@@ -16,24 +16,25 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from jaxtyping import Float
+from msgspec import UNSET, Meta, UnsetType, field
 
-from circuitfind.errors import CircuitError
+from circuitfind.circuits.schema import MOST_IN_A_NODE, Layers, Number
+from circuitfind.errors import CircuitError, shown
 from circuitfind.evaluation.reference import edges_of
-from circuitfind.exchange.edges import ScoredEdges, check_scores, empty, make_graph, place_of
+from circuitfind.exchange.edges import ScoredEdges, check_scores, empty, make_graph, places_of
 from circuitfind.exchange.reading import Read
 from circuitfind.graph import SLOTS, Edge, Graph, Node, Receiver
+from circuitfind.jsonfile import Schema, fit
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MOST = 1e300
-"""No score is as large; NaN is not below it either."""
 LOST_NEURONS = (
     "its neurons are left out: they are dimensions of what a node writes, circuitfind's are a head's z and an MLP's "
     "hidden units"
@@ -50,21 +51,46 @@ def is_pt(content: Any) -> bool:
     return isinstance(content, dict) and "cfg" in content and "edges_in_graph" in content
 
 
+class Config(Schema):
+    """What a file says of its model."""
+
+    n_layers: Layers
+    n_heads: Layers
+    parallel_attn_mlp: bool
+    d_model: Annotated[int, Meta(ge=0, le=MOST_IN_A_NODE)] | None = None
+
+
+class Said(Schema):
+    """What a json file says of an edge or a node. MIB's circuits of one size have no scores."""
+
+    score: Number | UnsetType | None = UNSET
+    in_graph: bool | int = False
+    neurons: Any = None
+
+
+class GraphFile(Schema):
+    """A json file. Its nodes may be names alone: those in the graph."""
+
+    cfg: Config
+    edges: dict[str, Said]
+    nodes: dict[str, Said | bool] | list[str] = field(default_factory=dict)
+
+
 def read_json(content: Mapping[str, Any], source: str) -> Read:
     """The graph in a json file. Raises CircuitError naming the edge or node that is wrong."""
-    graph, width = _graph_of(content["cfg"], source)
+    file = fit(content, GraphFile, source)
+    graph = _graph_of(file.cfg, source)
     kept, scores = empty(graph)
-    for name, said in content["edges"].items():
-        place = place_of(graph, Edge.parse(name), source)
-        kept[place], scores[place] = _edge(name, said, source)
-    nodes = _nodes(content.get("nodes", {}), graph, source)
-    notes = [LOST_NEURONS] if any(_has_neurons(said) for said in nodes.values()) else []
-    of_nodes = {name: said["score"] for name, said in nodes.items() if isinstance(said, dict) and "score" in said}
-    edges = ScoredEdges(graph, kept, scores, d_model=width)
+    for place, said in zip(places_of(graph, file.edges, source), file.edges.values(), strict=True):
+        kept[place], scores[place] = _edge(said)
+    nodes = _nodes(file.nodes, graph, source)
+    notes = [LOST_NEURONS] if any(said.neurons is not None for said in nodes.values()) else []
+    of_nodes = {name: said.score for name, said in nodes.items() if said.score is not UNSET}
+    edges = ScoredEdges(graph, kept, scores, d_model=file.cfg.d_model or None)
     if of_nodes:
-        values = [_number(name, of_nodes.get(name), "node", source) for name in map(str, graph.senders)]
-        edges = _by_node(edges, np.array(values))
-    n_missing = graph.n_edges - len(content["edges"])
+        values = [of_nodes.get(str(node)) for node in graph.senders]
+        edges = _by_node(edges, np.array([math.nan if value is None else value for value in values], np.float64))
+    n_missing = graph.n_edges - len(file.edges)
     notes += [f"it leaves out {n_missing:,} of the {graph.n_edges:,} edges: their scores are not known"] * (
         n_missing > 0
     )
@@ -85,7 +111,8 @@ def write_json(edges: ScoredEdges) -> bytes:
 
 def read_pt(content: Mapping[str, Any], source: str) -> Read:
     """The graph in a pt file. Raises CircuitError for tensors that are not of its shape."""
-    graph, width = _graph_of(content["cfg"], source)
+    config = fit(content["cfg"], Config, source, where="cfg")
+    graph = _graph_of(config, source)
     for key, expected in (("src_nodes", graph.senders), ("dst_nodes", graph.receivers)):
         _check_names(key, content.get(key), list(map(str, expected)), source)
     shape = (len(graph.senders), len(graph.receivers))
@@ -93,7 +120,7 @@ def read_pt(content: Mapping[str, Any], source: str) -> Read:
     given = {name: matrix(content.get(name), shape, name, source).T for name in (key, "edges_in_graph")}
     real = edges_of(graph)
     kept = (given["edges_in_graph"] != 0) & real
-    edges = ScoredEdges(graph, kept, np.where(real, given[key], math.nan), d_model=width)
+    edges = ScoredEdges(graph, kept, np.where(real, given[key], math.nan), d_model=config.d_model or None)
     if "nodes_scores" in content:
         edges = _by_node(edges, matrix(content["nodes_scores"], shape[:1], "nodes_scores", source))
     neurons = content.get("neurons_in_graph", content.get("neurons"))
@@ -165,50 +192,28 @@ def _by_node(edges: ScoredEdges, scores: Float[np.ndarray, " sender"]) -> Scored
     return replace(edges, scores=of_edges, by_node=True)
 
 
-def _graph_of(config: Any, source: str) -> tuple[Graph, int | None]:
-    """The graph and the width of the model that a file's cfg describes."""
-    if not isinstance(config, dict):
-        raise CircuitError(f"{source}: its cfg must hold n_layers, n_heads, parallel_attn_mlp and d_model.")
-    graph = make_graph(config.get("n_layers"), config.get("n_heads"), config.get("parallel_attn_mlp"), source)
-    width = config.get("d_model")
-    return graph, width if isinstance(width, int) and not isinstance(width, bool) and width > 0 else None
+def _graph_of(config: Config, source: str) -> Graph:
+    """The graph of the model that a file's cfg describes."""
+    return make_graph(config.n_layers, config.n_heads, config.parallel_attn_mlp, source)
 
 
-def _edge(name: str, said: Any, source: str) -> tuple[bool, float]:
+def _edge(said: Said) -> tuple[bool, float]:
     """Whether the edge is kept, and its score: NaN where the file has none. A kept edge without one has 1."""
-    if not isinstance(said, dict) or not isinstance(said.get("in_graph", False), bool | int):
-        raise CircuitError(f"{source}: the edge '{name}' must have a score and say whether it is in_graph.")
-    kept = bool(said.get("in_graph", False))
-    if "score" not in said:  # MIB's circuits of one size have none
+    kept = bool(said.in_graph)
+    if said.score is UNSET:
         return kept, 1.0 if kept else math.nan
-    return kept, _number(name, said["score"], "edge", source)
+    return kept, math.nan if said.score is None else said.score
 
 
-def _number(name: str, score: object, kind: str, source: str) -> float:
-    if score is None:
-        return math.nan
-    if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) < MOST:
-        raise CircuitError(
-            f"{source}: the {kind} '{name}' has the score {str(score)[:30]!r}; it must be a finite number."
-        )
-    return float(score)
-
-
-def _nodes(nodes: Any, graph: Graph, source: str) -> dict[str, Any]:
-    """What the file says of its nodes, by name: a list of names says that they are in the graph."""
-    by_name = dict.fromkeys(nodes, True) if isinstance(nodes, list) else nodes
-    if not isinstance(by_name, dict):
-        raise CircuitError(f"{source}: its nodes must say for each name whether it is in_graph.")
+def _nodes(nodes: Mapping[str, Said | bool] | Sequence[str], graph: Graph, source: str) -> dict[str, Said]:
+    """What the file says of its nodes, by name. Raises CircuitError for one that there is not."""
+    said = nodes if isinstance(nodes, Mapping) else dict.fromkeys(nodes, True)
     known = {*map(str, graph.senders), "logits"}
-    for name in by_name:
+    for name in said:
         if name not in known:
             shape = f"{graph.n_layers} layers of {graph.n_heads} heads"
-            raise CircuitError(f"{source}: the node '{name}' cannot exist in a model of {shape}.")
-    return by_name
-
-
-def _has_neurons(said: Any) -> bool:
-    return isinstance(said, dict) and "neurons" in said
+            raise CircuitError(f"{source}: the node {shown(name)} cannot exist in a model of {shape}.")
+    return {name: Said(in_graph=one) if isinstance(one, bool) else one for name, one in said.items()}
 
 
 def _check_names(key: str, names: Any, expected: list[str], source: str) -> None:
@@ -232,7 +237,10 @@ def matrix(tensor: Any, shape: tuple[int, ...], name: str, source: str) -> Float
         raise CircuitError(f"{source}: its {name} is no tensor of numbers.")
     if tuple(tensor.shape) != shape:
         raise CircuitError(f"{source}: its {name} has the shape {list(tensor.shape)}; its cfg asks for {list(shape)}.")
-    found: Float[np.ndarray, "*shape"] = as_numbers(tensor)
+    try:
+        found: Float[np.ndarray, "*shape"] = as_numbers(tensor)
+    except (RuntimeError, TypeError, NotImplementedError):  # quantised, or without data
+        raise CircuitError(f"{source}: its {name} is no tensor of numbers.") from None
     return found
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from circuitfind.circuit import Circuit, check_model
+from circuitfind.circuit import Circuit, check_size, parse_edges
 from circuitfind.comparison import describe_shape
 from circuitfind.errors import CircuitError
 from circuitfind.evaluation.reference import SCORES_FILE, edges_of, read_scores
@@ -49,11 +49,10 @@ class ScoredEdges:
         return bool((known.astype(np.float32) == known).all())
 
 
-def make_graph(n_layers: object, n_heads: object, parallel: object, source: str) -> Graph:
+def make_graph(n_layers: int, n_heads: int, parallel: bool, source: str) -> Graph:
     """The graph of a file's model. Raises CircuitError for a shape that no model has."""
-    model = {"n_layers": n_layers, "n_heads": n_heads, "parallel_attn_mlp": parallel}
-    check_model(model, source)
-    graph = Graph(int(str(n_layers)), int(str(n_heads)), bool(parallel))
+    check_size(n_layers, n_heads, source)
+    graph = Graph(n_layers, n_heads, parallel)
     n_senders, n_receivers = 1 + graph.n_layers * (graph.n_heads + 1), 1 + graph.n_layers * (3 * graph.n_heads + 1)
     if n_senders * n_receivers > MOST_PLACES:
         raise CircuitError(f"{source}: {describe_shape(graph)}: no model has so many heads and MLPs.")
@@ -74,6 +73,16 @@ def place_of(graph: Graph, edge: Edge, source: str) -> tuple[int, int]:
             "no such node, or it reads what comes later."
         )
     return graph.order(edge)
+
+
+def places_of(graph: Graph, names: Iterable[str], source: str) -> Iterator[tuple[int, int]]:
+    """The places of edges by their names. Raises CircuitError naming the first that the graph hasn't got."""
+    try:
+        for edge in parse_edges(names):
+            yield place_of(graph, edge, source)
+    except CircuitError as error:
+        said = str(error)
+        raise CircuitError(said if said.startswith(source) else f"{source}: {said}") from None
 
 
 def check_scores(edges: ScoredEdges, source: str, of_all: bool = False) -> ScoredEdges:

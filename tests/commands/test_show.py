@@ -133,10 +133,10 @@ def test_a_name_can_do_nothing_to_a_terminal(printed):
     assert not set(text) & set("\x1b\x07\r\u202e")
 
 
-def test_a_file_may_hold_anything_where_numbers_are_expected(printed):
-    metrics = {"faithfulness": "high", "faithfulness_interval": [None, 1], "circuit": [], "ablated": {"kl": {}}}
+def test_a_file_that_holds_words_where_numbers_are_expected_is_refused(printed):
     graph = Graph(2, 2)
-    assert "faithfulness" not in printed(Circuit(graph, {}, {**model(graph), "name": ["x"]}, metrics=metrics))
+    said = printed(Circuit(graph, {}, model(graph), metrics={"faithfulness": "high"}), code=2)
+    assert "its \"metrics.faithfulness\" is 'high'; it must be a number or null." in said
 
 
 @pytest.mark.parametrize(
