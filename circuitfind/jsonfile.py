@@ -1,7 +1,7 @@
 """JSON files from anywhere, read once, at the edge, through a schema: a class that says which keys there are and of
 what kind.
 
-    class Task(Schema):
+    class Task(Schema, frozen=True):
         name: Name = ""
         n_prompts: Annotated[int, Meta(ge=1, le=MOST_PROMPTS)] | None = None
 
@@ -50,7 +50,7 @@ else:
 Error = type[CircuitfindError]
 
 
-class Schema(msgspec.Struct, kw_only=True):
+class Schema(msgspec.Struct, kw_only=True, frozen=True):
     """An object of a file: its fields are the keys that are read. Those without a default must be there."""
 
 

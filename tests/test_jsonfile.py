@@ -13,18 +13,18 @@ from circuitfind.errors import CircuitError, TaskError
 from circuitfind.jsonfile import MOST_DEPTH, Name, Schema, decode_json, depth, fit, parse_json, read_bytes, read_json
 
 
-class Inner(Schema):
+class Inner(Schema, frozen=True):
     share: Annotated[float, Meta(ge=0, le=1)] = 0.5
 
 
-class Item(Schema):
+class Item(Schema, frozen=True):
     kind: Literal["first"]
 
 
-class Outer(Schema):
+class Outer(Schema, frozen=True):
     name: Name
     number: Annotated[int, Meta(ge=1, le=10)] = 1
-    inner: Inner = field(default_factory=Inner)
+    inner: Inner = Inner()
     pair: tuple[float, float] | None = None
     scores: dict[str, float] = field(default_factory=dict)
     kind: Literal["edges", "nodes"] = "edges"

@@ -31,7 +31,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Metrics = dict[str, Number | None]
 
 
-class Model(Schema):
+class Model(Schema, frozen=True):
     """The model that the circuit was found in."""
 
     n_layers: Layers
@@ -45,7 +45,7 @@ class Model(Schema):
     sha256: Name | None = None
 
 
-class Task(Schema):
+class Task(Schema, frozen=True):
     """The prompts that it was found on."""
 
     name: Name | None = None
@@ -57,14 +57,14 @@ class Task(Schema):
     file_sha256: Name | None = None
 
 
-class Means(Schema):
+class Means(Schema, frozen=True):
     """The prompts that a mean ablation took its means over."""
 
     n_prompts: Annotated[int, Meta(ge=1, le=MOST_PROMPTS)] | None = None
     prompts_sha256: Name | None = None
 
 
-class Method(Schema):
+class Method(Schema, frozen=True):
     """What found it, with the options that it was given; settings (``--set``) are among them.
 
     ``level`` is a word, or in a consensus circuit the level of its intervals.
@@ -111,7 +111,7 @@ class Method(Schema):
     candidates: Candidates | None = None
 
 
-class Candidates(Schema):
+class Candidates(Schema, frozen=True):
     """The edges that a search tested: those of the largest scores of another method."""
 
     method: Candidate
@@ -119,13 +119,13 @@ class Candidates(Schema):
     kept: Count | None = None
 
 
-class Candidate(Method):
+class Candidate(Method, frozen=True):
     """The method that chose them."""
 
     name: Name
 
 
-class GraphSize(Schema):
+class GraphSize(Schema, frozen=True):
     """``positions``: the roles that edges are told apart at."""
 
     n_edges: int
@@ -133,7 +133,7 @@ class GraphSize(Schema):
     positions: Annotated[list[Name], Meta(max_length=MOST_ROLES)] | None = None
 
 
-class Measured(Schema):
+class Measured(Schema, frozen=True):
     """How well the full model, the circuit and the fully ablated model did, by metric."""
 
     full: Metrics | None = None
@@ -144,7 +144,7 @@ class Measured(Schema):
     faithfulness_by_metric: Metrics | None = None
 
 
-class Tolerated(Schema):
+class Tolerated(Schema, frozen=True):
     """How far a later run may be from what is stored (``gate.py``)."""
 
     accuracy: Share = 0.0
@@ -154,7 +154,7 @@ class Tolerated(Schema):
     heads: Share = 0.0
 
 
-class CircuitFile(Schema):
+class CircuitFile(Schema, frozen=True):
     """A circuit.json of version 1; ``neurons`` in one of neurons alone."""
 
     model: Model
@@ -167,7 +167,7 @@ class CircuitFile(Schema):
     tolerances: Tolerated | None = None
 
 
-class Header(Schema):
+class Header(Schema, frozen=True):
     """What says how the rest is to be read; of any type, since another file may have such keys too."""
 
     format: Any = None

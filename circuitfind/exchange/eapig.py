@@ -51,7 +51,7 @@ def is_pt(content: Any) -> bool:
     return isinstance(content, dict) and "cfg" in content and "edges_in_graph" in content
 
 
-class Config(Schema):
+class Config(Schema, frozen=True):
     """What a file says of its model."""
 
     n_layers: Layers
@@ -60,7 +60,7 @@ class Config(Schema):
     d_model: Annotated[int, Meta(ge=0, le=MOST_IN_A_NODE)] | None = None
 
 
-class Said(Schema):
+class Said(Schema, frozen=True):
     """What a json file says of an edge or a node. MIB's circuits of one size have no scores."""
 
     score: Number | UnsetType | None = UNSET
@@ -68,7 +68,7 @@ class Said(Schema):
     neurons: Any = None
 
 
-class GraphFile(Schema):
+class GraphFile(Schema, frozen=True):
     """A json file. Its nodes may be names alone: those in the graph."""
 
     cfg: Config

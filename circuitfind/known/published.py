@@ -36,20 +36,20 @@ OTHER_NAMES = {"gpt2-small": "gpt2", "openai-community/gpt2": "gpt2"}
 """Of the models in which circuits were published."""
 
 
-class NamedModel(Model):
+class NamedModel(Model, frozen=True):
     """The model of a published circuit."""
 
     name: Given
 
 
-class Paper(Schema):
+class Paper(Schema, frozen=True):
     """Where a circuit was published."""
 
     id: Given
     title: Given
 
 
-class KnownFile(Schema):
+class KnownFile(Schema, frozen=True):
     """A published circuit's file, of version 1."""
 
     name: Given
