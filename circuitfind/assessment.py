@@ -40,7 +40,7 @@ from circuitfind.pipeline import make_ready
 from circuitfind.progress import Progress
 from circuitfind.prompts import PromptPair
 from circuitfind.promptsets import other_prompts
-from circuitfind.report import markdown_table, task_warning
+from circuitfind.report import markdown_table
 from circuitfind.roles import find_roles
 from circuitfind.runfolder import json_file
 from circuitfind.sittings import Clock, Noted
@@ -100,7 +100,6 @@ def assess(plan: AssessmentPlan, progress: Progress) -> Assessment:
     notes.stage("evaluating the circuit")
     evaluation = evaluate_kept(circuit, ready)
     metric = plan.options.metric or ("kl" if evaluation.faithfulness("logit-diff") is None else "logit-diff")
-    notes.warn_if(task_warning(evaluation.full))
     sections = [on_its_prompts(evaluation, metric)]
     for part in plan.parts:
         if part in ON_OTHER_RUNS:

@@ -12,7 +12,7 @@ so that a change of nothing leads to the clean run's own end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -36,6 +36,8 @@ from circuitfind.transformer import (
     write_heads,
 )
 
+KNOCKED_ROWS = 512
+"""How many rows of knock-outs go through the model side by side."""
 Stream = Float[Tensor, "test row d_model"]
 Looked = Float[Tensor, "test looked d_model"]
 """Those rows of a stream that something behind a layer looks at: all, or the answer positions."""
@@ -73,7 +75,8 @@ class LayerRun:
 
 
 class Onward:
-    """One block of prompts, and what its logits read when one edge alone is removed, or one node writes otherwise."""
+    """One block of prompts, and what its logits read when one edge alone is removed, one node writes otherwise, or some
+    nodes are knocked out."""
 
     def __init__(self, baseline: Baseline, reads: Sequence[Read]) -> None:
         self._baseline, self._model, self._reads = baseline, baseline.model, reads
@@ -90,6 +93,7 @@ class Onward:
             True: rotary_table(self._model, self._end),
         }
         self._keys_values = [self._join_keys_values(layer) for layer in range(self._architecture.n_layers)]
+        self._written: dict[Node, Float[Tensor, "looked d_model"]] = {}
         self._clean: list[LayerRun] = []
         stream = self._rows.take(baseline.clean.attention_in[0]).unsqueeze(0)
         for layer in range(self._architecture.n_layers):
@@ -121,6 +125,26 @@ class Onward:
         is_mlp = node.kind == "mlp"
         stream = self._clean[node.layer].after + written if is_mlp else self._behind_head(node.layer, written)
         return self._onward(node.layer + 1, stream)
+
+    def knock_out(self, sets: Sequence[Sequence[Node]]) -> Float[Tensor, "test prompt d_model"]:
+        """What the logits read when every edge that leaves these heads and MLPs is removed, for each set."""
+        finals, first = (
+            self.final.repeat(len(sets), 1, 1),
+            {test: min(node.layer for node in nodes) for test, nodes in enumerate(sets) if nodes},
+        )
+        order, at_once = sorted(first, key=first.__getitem__), max(1, KNOCKED_ROWS // self.n_rows)
+        for i in range(0, len(order), at_once):
+            tests = order[i : i + at_once]
+            finals[tests] = self._knock_out([sets[test] for test in tests], [first[test] for test in tests])
+        return finals
+
+    def _knock_out(self, sets: Sequence[Sequence[Node]], first: Sequence[int]) -> Float[Tensor, "test prompt d_model"]:
+        """The same side by side. Each test begins with the clean run's stream at its ``first`` layer."""
+        stream = self._clean[min(first)].reads.repeat(len(sets), 1, 1)
+        for layer in range(min(first), self._architecture.n_layers):
+            stream[[begins >= layer for begins in first]] = self._clean[layer].reads
+            stream = self._run_layer(layer, stream, [[n for n in nodes if n.layer == layer] for nodes in sets]).after
+        return stream
 
     def _onward(self, first: int, stream: Stream) -> Float[Tensor, "test prompt d_model"]:
         """What the logits read, from the stream that layer ``first`` reads."""
@@ -203,20 +227,24 @@ class Onward:
 
     # whole layers
 
-    def _run_layer(self, layer: int, stream: Stream) -> LayerRun:
-        """A layer that reads ``stream``."""
-        written = self._write_heads(layer, stream) + self._model.layers[layer].b_O
+    def _run_layer(self, layer: int, stream: Stream, out: Sequence[Sequence[Node]] = ()) -> LayerRun:
+        """A layer that reads ``stream``; ``out``: which of its nodes each test ablates."""
+        written = self._write_heads(layer, stream, out) + self._model.layers[layer].b_O
         kept = stream.index_select(-2, self._rows.ends) if self._is_last(layer) else stream
         after_heads = written.add_(kept)
         mlp_in = kept if self._architecture.parallel else after_heads
-        return LayerRun(stream, after_heads, mlp_in, *self._run_mlp(layer, mlp_in, after_heads))
+        return LayerRun(stream, after_heads, mlp_in, *self._run_mlp(layer, mlp_in, after_heads, out))
 
-    def _run_mlp(self, layer: int, mlp_in: Looked, after_heads: Looked) -> tuple[Looked, Looked]:
+    def _run_mlp(
+        self, layer: int, mlp_in: Looked, after_heads: Looked, out: Sequence[Sequence[Node]] = ()
+    ) -> tuple[Looked, Looked]:
         """What the MLP writes, without b_out, and the stream behind it."""
         mlp_out = mlp(self._model, layer, mlp_in)
+        for test, node in _nodes(out, "mlp"):
+            mlp_out[test] = self._ablated(node)
         return mlp_out, after_heads + mlp_out + self._model.layers[layer].b_out
 
-    def _write_heads(self, layer: int, stream: Stream) -> Looked:
+    def _write_heads(self, layer: int, stream: Stream, out: Sequence[Sequence[Node]] = ()) -> Looked:
         """What all heads of a layer write together, without b_O."""
         end_only = self._is_last(layer)
         q, joined = self._project_all(layer, stream)
@@ -224,7 +252,25 @@ class Onward:
         k, v = keys_values.permute(3, 0, 1, 4, 2, 5).contiguous()  # from others, bits depend on the place in the batch
         z = attend(self._queries(q, end_only), k, v, self._visible_to_group[end_only], self._scale(layer))
         rows, W_O = self._ungrouped(z, end_only), self._model.layers[layer].W_O.flatten(0, 1)
-        return (rows.flatten(0, 1) @ W_O).reshape(*rows.shape[:2], W_O.shape[-1])
+        by_head = rows.view(*rows.shape[:2], self._architecture.n_heads, -1)
+        for test, node in _nodes(out, "head"):
+            by_head[test, :, node.head] = 0.0
+        written = (rows.flatten(0, 1) @ W_O).reshape(*rows.shape[:2], W_O.shape[-1])
+        for test, node in _nodes(out, "head"):
+            written[test] += self._ablated(node)
+        return written
+
+    def _ablated(self, node: Node) -> Float[Tensor, "looked d_model"]:
+        """What a head or an MLP writes when it is ablated."""
+        if node not in self._written:
+            clean, end_only = self._baseline.clean, self._is_last(node.layer)
+            change = self._baseline.change[self._baseline.graph.sender_index[node]]
+            if node.kind == "mlp":
+                own = clean.mlp_out[node.layer]
+            else:
+                own = write_heads(self._model, node.layer, clean.attention[node.layer].z[[node.head]], [node.head])[0]
+            self._written[node] = self._take(own + change, end_only)
+        return self._written[node]
 
     def _project_all(
         self, layer: int, stream: Stream
@@ -264,3 +310,8 @@ class Onward:
     def _split(self, x: Float[Tensor, "test prompt pos wide"], *parts: int) -> Tensor:
         """The last dimension as these, and d_head."""
         return x.reshape(*x.shape[:3], *parts, self._architecture.d_head)
+
+
+def _nodes(sets: Sequence[Sequence[Node]], kind: str) -> Iterator[tuple[int, Node]]:
+    """The nodes of a kind, each with the number of its set."""
+    return ((number, node) for number, nodes in enumerate(sets) for node in nodes if node.kind == kind)

@@ -197,13 +197,17 @@ class Rerun:
     ) -> Float[Tensor, "prompt d_model"]:
         """Make ``change`` part of the run, with the edges from ``kept`` alone left; what the logits then read."""
         final = self._run(receiver, change.unsqueeze(0), keep=True)[0]
+        self.keep(receiver, kept)
+        return final
+
+    def keep(self, receiver: Receiver, kept: Iterable[Node]) -> None:
+        """End with the visited receiver, whose input stays as it is: of its edges those from ``kept`` are left."""
         senders = list(kept)
         for one in self._together[receiver.base]:
             reads = self._reads.setdefault(one, {})
             for sender in senders:
                 reads[sender] = (*reads.get(sender, ()), *([receiver.role] if receiver.role else []))
                 self._feeds.setdefault(sender, []).append(replace(one, role=receiver.role))
-        return final
 
     # a node in the present run, when it is first looked at
 

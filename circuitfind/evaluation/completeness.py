@@ -125,7 +125,7 @@ def n_runs(graph: Graph, kept: Kept, options: KnockOuts) -> int:
     """The most runs that ``measure_completeness`` takes; fewer where the greedy knock-out ends early."""
     n_nodes = len(heads_and_mlps(graph, kept))
     looked_at = [_n_candidates(n_nodes - step, options) for step in range(min(options.n_steps, n_nodes))]
-    return 5 + 2 * options.n_random + sum(2 * n + 2 for n in looked_at)
+    return 3 + 2 * options.n_random + sum(2 * n for n in looked_at)
 
 
 def measure_completeness(
@@ -144,7 +144,7 @@ def measure_completeness(
     nodes, draw = heads_and_mlps(graph, kept), Draw(options.seed)
     complement = Evaluation(trials.full, meter.run(trials.edges & ~kept), trials.ablated)
     drawn = [tuple(node for node in nodes if draw.coin()) for _ in range(options.n_random)]
-    nothing, *randoms = _knock_out_each(meter, kept, ((), *drawn), ())
+    nothing, *randoms = _knock_out_each(meter, kept, ((), *drawn))
     greedy = _grow(meter, kept, nodes, nothing, options, draw)
     meter.finish()
     return Completeness(
@@ -156,14 +156,12 @@ def _n_candidates(n_left: int, options: KnockOuts) -> int:
     return n_left if options.n_candidates is None else min(n_left, options.n_candidates)
 
 
-def _knock_out_each(
-    meter: Meter, kept: Kept, sets: Sequence[tuple[Node, ...]], near: tuple[Node, ...]
-) -> list[KnockOut]:
-    """Each set of nodes out of the circuit, then each out of the model; all of them are near to one set."""
+def _knock_out_each(meter: Meter, kept: Kept, sets: Sequence[tuple[Node, ...]]) -> list[KnockOut]:
+    """Each set of nodes out of the circuit, then each out of the model."""
     graph, sides = meter.trials.graph, []
     for edges in (kept, meter.trials.edges):
-        meter.settle(knock_out(graph, edges, near))
-        sides.append([meter.mean(knock_out(graph, edges, nodes)) for nodes in sets])
+        values = meter.values_within(edges, [knock_out(graph, edges, nodes) for nodes in sets])
+        sides.append(list(map(mean, values)))
     return [KnockOut(*sides) for sides in zip(sets, *sides, strict=True)]
 
 
@@ -176,7 +174,7 @@ def _grow(
         now = steps[-1] if steps else nothing
         left = [node for node in nodes if node not in now.nodes]
         candidates = [left[i] for i in draw.some(len(left), options.n_candidates)]
-        tried = _knock_out_each(meter, kept, [(*now.nodes, node) for node in candidates], now.nodes)
+        tried = _knock_out_each(meter, kept, [(*now.nodes, node) for node in candidates])
         best = max(tried, key=lambda knock: knock.incompleteness)
         if best.incompleteness <= now.incompleteness:
             break

@@ -148,7 +148,7 @@ def score_of(metric: MetricName) -> MetricName:
 
 def n_runs(graph: Graph, kept: Kept, options: HypothesisOptions) -> int:
     """The most runs that ``run_tests`` takes; fewer where a test cannot be run."""
-    return 5 + min(options.most, int(kept.sum())) + 4 * options.n_random
+    return 6 + min(options.most, int(kept.sum())) + 4 * options.n_random
 
 
 def run_tests(
@@ -256,9 +256,9 @@ class Bench:
         if not edges or not len(outside):
             reason = "no path lies outside of the circuit" if edges else "the circuit has no edge"
             return replace(outcome, why_not=reason)
-        whole = values_of(self.circuit, self._meter.metric)
-        without = ((edge, self._meter.values(leave_out(self._graph, self._kept, edge))) for edge in chosen)
-        changes = {edge: mean_change(whole, values) for edge, values in without}
+        parts = [leave_out(self._graph, self._kept, edge) for edge in chosen]
+        whole, *without = self._meter.values_within(self._kept, [self._kept, *parts])
+        changes = {edge: mean_change(whole, values) for edge, values in zip(chosen, without, strict=True)}
         tests = judge_edges(changes, [self._inflate(outside, draw) for _ in range(options.n_random)], options.quantile)
         n_needless = sum(test.corrected <= options.alpha for test in tests)
         found = f"{n_needless:,} of {count_of(len(tests), len(edges), 'edges')} matter less than random ones"

@@ -52,13 +52,18 @@ class Meter:
         """F of this circuit."""
         return mean(self.values(kept))
 
+    def values_within(self, circuit: Kept, parts: Sequence[Kept]) -> list[tuple[float, ...]]:
+        """The metric of each prompt in each of these parts of a circuit. Raises UsageError as ``values_of``."""
+        runs = self.trials.run_within(circuit, parts, (self.metric,), self._count)
+        return [values_of(run, self.metric) for run in runs]
+
     def finish(self) -> None:
         """All is done, be it in fewer runs than were foreseen."""
         if self._done < self._n_runs:
             self._progress.update(self._n_runs, self._n_runs)
 
-    def _count(self) -> None:
-        self._done += 1
+    def _count(self, n_runs: int = 1) -> None:
+        self._done += n_runs
         self._progress.update(self._done, self._n_runs)
 
     @cached_property

@@ -95,7 +95,7 @@ def edges_of(graph: Graph, kept: Kept) -> list[Edge]:
 
 def n_runs(graph: Graph, kept: Kept, options: LeaveOneOut) -> int:
     """How many runs ``measure_minimality`` takes."""
-    return 2 + sum(min(options.most, n) for n in (int(kept.sum()), len(heads_and_mlps(graph, kept))))
+    return 1 + sum(min(options.most, n) for n in (int(kept.sum()), len(heads_and_mlps(graph, kept))))
 
 
 def measure_minimality(
@@ -107,17 +107,15 @@ def measure_minimality(
     """
     graph, draw = trials.graph, Draw(options.seed)
     meter = Meter(trials, metric, n_runs(graph, kept, options), progress)
-    meter.settle(kept)
-    whole = meter.values(kept)
-
-    def contribution(without: Kept) -> float:
-        return mean([x - y for x, y in zip(whole, meter.values(without), strict=True)])
-
     edges, nodes = edges_of(graph, kept), heads_and_mlps(graph, kept)
     chosen_edges = [edges[i] for i in draw.some(len(edges), options.most)]
     chosen_nodes = [nodes[i] for i in draw.some(len(nodes), options.most)]
-    of_edges = {edge: contribution(leave_out(graph, kept, edge)) for edge in chosen_edges}
-    of_nodes = {node: contribution(knock_out(graph, kept, [node])) for node in chosen_nodes}
+    parts = [leave_out(graph, kept, edge) for edge in chosen_edges]
+    parts += [knock_out(graph, kept, [node]) for node in chosen_nodes]
+    whole, *without = meter.values_within(kept, [kept, *parts])
+    lost = [mean([x - y for x, y in zip(whole, values, strict=True)]) for values in without]
+    of_edges = dict(zip(chosen_edges, lost[: len(chosen_edges)], strict=True))
+    of_nodes = dict(zip(chosen_nodes, lost[len(chosen_edges) :], strict=True))
     return Minimality(
         metric,
         options,

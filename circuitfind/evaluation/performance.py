@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitfind.batch import Batch
-from circuitfind.metrics import correct, kl, logit_diff, loss, measure_own, prob_diff
+from circuitfind.metrics import Objective, correct, kl, logit_diff, loss, measure_own, prob_diff
 from circuitfind.patching import AblationName, at_end, prepare, run_patched, trace
 from circuitfind.search import split
 from circuitfind.threads import Threads
@@ -165,6 +165,8 @@ def measure(
 
     ``full``: the full model's logits, float64; ``final``: what the logits read in this run.
     """
+    if names is not None and set(names) == {"logit-diff"}:  # the logits of the answers alone
+        return {"logit-diff": -Objective("logit-diff", model, batch)(final.unsqueeze(0))[0][:n_real]}
     logits = unembed(model, final).double()
     ways: dict[str, Callable[[], Tensor]] = {
         "kl": lambda: kl(full.log_softmax(-1), logits),

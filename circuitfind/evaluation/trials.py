@@ -1,13 +1,17 @@
 """One set of prompts, run under one circuit after another: what every judgement of a circuit is made of.
 
-Knock-outs, random circuits and edges left out one by one are circuits that differ little from one another. Each is run
-again only where it differs from the one that was settled on last (``masked.py``), which changes no bit of its outcome;
-circuits that tell positions apart are run as a whole.
+Random circuits differ from one another in most edges: each is run by itself, but for what it has in common with the
+one that was settled on last (``masked.py``), which changes no bit of its outcome. Knock-outs and edges left out one by
+one are a circuit without a few of its edges: many such runs are made side by side from the circuit's own, of a sparse
+circuit by ``lacking.py``, of the full model without some nodes by ``onward.py``. Their numbers are those of a run by
+itself to rounding, so that they are compared with the circuit's among them. Circuits that tell positions apart are run
+as a whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
@@ -17,13 +21,24 @@ from torch import Tensor
 
 from circuitfind.batch import Batch
 from circuitfind.evaluation.performance import NAMES, Evaluation, Performance, join, measure
+from circuitfind.graph import Node
+from circuitfind.lacking import Lacking
 from circuitfind.masked import Masked, Runner
+from circuitfind.onward import Onward, join_reads
+from circuitfind.packing import pack_mlps
 from circuitfind.patching import AblationName, Baseline, prepare, readable, run_patched
+from circuitfind.reduced import prepare_reduced
 from circuitfind.search import split
 from circuitfind.threads import Threads
 from circuitfind.transformer import Transformer, unembed
 
 Kept = Bool[Tensor, "receiver sender"]
+
+
+SPARSE = 20
+"""A circuit of at most one edge in so many is sparse."""
+AT_ONCE = 8
+"""How many parts of a circuit are run before it is told."""
 
 
 @runtime_checkable
@@ -35,6 +50,9 @@ class _Runs(Protocol):
 
     def measure(self, kept: Float[Tensor, "receiver sender"], names: Sequence[str]) -> dict[str, Tensor]:
         """These measures of each real prompt."""
+
+    def measure_within(self, circuit: Kept, parts: Sequence[Kept], names: Sequence[str]) -> list[dict[str, Tensor]]:
+        """The same of each of these parts of a circuit."""
 
 
 class _AtRoles:
@@ -51,14 +69,19 @@ class _AtRoles:
         final = run_patched(self._baseline, kept.to(self._baseline.model.device) > 0)
         return measure(self._baseline.model, self._baseline.batch, self._full, final, self._n_real, names)
 
+    def measure_within(self, circuit: Kept, parts: Sequence[Kept], names: Sequence[str]) -> list[dict[str, Tensor]]:
+        return [self.measure(part.double(), names) for part in parts]
+
 
 class _Block:
-    """One block of prompts, and its run that others set out from."""
+    """One block of prompts, its run that others set out from, and what runs parts of the circuit it was last asked for
+    parts of."""
 
     def __init__(self, baseline: Baseline, n_real: int) -> None:
         self._runner, self._n_real = Runner(baseline), n_real
         self._full = unembed(baseline.model, baseline.final).double()
         self._settled: Masked | None = None
+        self._lacking: tuple[Kept, Lacking] | None = None
 
     def run(self, kept: Float[Tensor, "receiver sender"]) -> Masked:
         return self._runner.rerun(self._settled, kept)
@@ -67,8 +90,45 @@ class _Block:
         self._settled = self.run(kept)
 
     def measure(self, kept: Float[Tensor, "receiver sender"], names: Sequence[str]) -> dict[str, Tensor]:
+        return self._measure(self.run(kept).final, names)
+
+    def measure_within(self, circuit: Kept, parts: Sequence[Kept], names: Sequence[str]) -> list[dict[str, Tensor]]:
+        return [self._measure(final, names) for final in self._finals(circuit, parts)]
+
+    def _measure(self, final: Float[Tensor, "prompt d_model"], names: Sequence[str]) -> dict[str, Tensor]:
         baseline = self._runner.baseline
-        return measure(baseline.model, baseline.batch, self._full, self.run(kept).final, self._n_real, names)
+        return measure(baseline.model, baseline.batch, self._full, final, self._n_real, names)
+
+    def _finals(self, circuit: Kept, parts: Sequence[Kept]) -> list[Float[Tensor, "prompt d_model"]]:
+        """What the logits read under each of these masks."""
+        n_edges, n_all = int(circuit.sum()), int(self._runner.edges.sum())
+        if n_edges == n_all and (sets := self._knocked_out(parts)) is not None:
+            return list(self._onward.knock_out(sets))
+        if n_edges * SPARSE <= n_all:
+            return list(self._lacking_of(circuit).finals([(circuit & ~part).numpy() for part in parts]))
+        before = self._runner.rerun(self._settled, circuit.double())
+        return [self._runner.rerun(before, part.double()).final for part in parts]
+
+    def _knocked_out(self, parts: Sequence[Kept]) -> list[list[Node]] | None:
+        """Which nodes each lacks, where nothing else is missing of any."""
+        edges, senders = self._runner.edges, self._runner.baseline.graph.senders
+        out = [(edges & ~part).any(0) for part in parts]
+        if any(bool(lacks[0]) or bool((part[:, lacks]).any()) for part, lacks in zip(parts, out, strict=True)):
+            return None
+        return [[senders[sender] for sender in lacks.nonzero().flatten().tolist()] for lacks in out]
+
+    @cached_property
+    def _onward(self) -> Onward:
+        return Onward(self._runner.baseline, join_reads(self._runner.model))
+
+    def _lacking_of(self, circuit: Kept) -> Lacking:
+        if self._lacking is None or not torch.equal(self._lacking[0], circuit):
+            baseline = self._runner.baseline
+            reduced = prepare_reduced(
+                baseline.model, baseline.batch, baseline.ablation, circuit.to(baseline.model.device)
+            )
+            self._lacking = circuit, Lacking(reduced)
+        return self._lacking[1]
 
 
 class Trials:
@@ -84,6 +144,8 @@ class Trials:
         self.edges: Kept = readable(self.graph)
         """All edges that the graph has."""
         self._threads = threads
+        self._known: dict[tuple[bytes, bytes, tuple[str, ...]], Performance] = {}
+        model = pack_mlps(model)
 
         def open_block(group: tuple[Batch, int]) -> _Runs:
             kind = _Block if batch.roles is None else _AtRoles
@@ -100,6 +162,31 @@ class Trials:
         shares = kept.cpu().double()
         return join(self._threads.map(lambda block: block.measure(shares, names), self._blocks))
 
+    def run_within(
+        self,
+        circuit: Kept,
+        parts: Sequence[Kept],
+        names: Sequence[str] = NAMES,
+        tell: Callable[[int], None] = lambda n_done: None,
+    ) -> list[Performance]:
+        """What parts of a circuit achieve, which lack few of its edges. ``tell`` hears how many more of them are done.
+
+        What was run before, by whichever judgement, is not run again.
+        """
+        circuit, parts = circuit.cpu(), [part.cpu() for part in parts]
+        keys = [(_key(circuit), _key(part), tuple(names)) for part in parts]
+        for i in range(0, len(parts), AT_ONCE):
+            group = dict(zip(keys[i : i + AT_ONCE], parts[i : i + AT_ONCE], strict=True))
+            new = {key: part for key, part in group.items() if key not in self._known}
+            if new:
+                self._known |= zip(new, self._run_parts(circuit, list(new.values()), names), strict=True)
+            tell(len(parts[i : i + AT_ONCE]))
+        return [self._known[key] for key in keys]
+
+    def _run_parts(self, circuit: Kept, parts: Sequence[Kept], names: Sequence[str]) -> list[Performance]:
+        blocks = self._threads.map(lambda block: block.measure_within(circuit, parts, names), self._blocks)
+        return [join(of_part) for of_part in zip(*blocks, strict=True)]
+
     @cached_property
     def full(self) -> Performance:
         """The full model's."""
@@ -113,3 +200,7 @@ class Trials:
     def evaluate(self, kept: Kept) -> Evaluation:
         """The circuit between the full and the fully ablated model."""
         return Evaluation(self.full, self.run(kept), self.ablated)
+
+
+def _key(kept: Kept) -> bytes:
+    return hashlib.sha256(kept.numpy().tobytes()).digest()

@@ -123,6 +123,21 @@ def test_the_same_evaluation_has_the_same_bytes_but_for_its_timings(run: Path, w
     assert first == second
 
 
+def test_a_warning_is_told_once(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = [json.loads(line) for line in (run / "prompts.jsonl").read_text(encoding="utf-8").splitlines()]
+    turned = [{**pair, "answers": pair["wrong_answers"], "wrong_answers": pair["answers"]} for pair in pairs]
+    prompts = tmp_path / "turned.jsonl"
+    prompts.write_text("".join(f"{json.dumps(pair)}\n" for pair in turned), encoding="utf-8")
+    options = ["--model", "tiny", "--method", "eap", "--edges", "40", "--format", "dot", "-q", "--out"]
+    assert call(["run", str(prompts), *options, str(tmp_path / "run")], debug=False) == 0
+    capsys.readouterr()
+    arguments = ["evaluate", str(tmp_path / "run"), "--parts", "ablations", "--ablations", "zero", "-q"]
+    assert call(arguments, debug=False) == 0
+    warnings = document(tmp_path / "run" / "evaluation")["warnings"]
+    assert len(warnings) == len(set(warnings)) and any("fails this task" in warning for warning in warnings)
+    assert capsys.readouterr().err.count("fails this task") == 1
+
+
 def test_nothing_is_overwritten_without_force(run: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["evaluate", str(run), "--parts", "quick", "-q"], debug=False) == 2
     assert "is not empty" in capsys.readouterr().err

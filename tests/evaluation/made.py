@@ -30,6 +30,19 @@ class Made(Trials):
         values = tuple(map(float, self._values(frozenset(map(str, edges_in(self.graph, kept))))))
         return Performance(dict.fromkeys(names, values))
 
+    def run_within(
+        self,
+        circuit: Kept,
+        parts: Sequence[Kept],
+        names: Sequence[str] = NAMES,
+        tell: Callable[[int], None] = lambda n_done: None,
+    ) -> list[Performance]:
+        found = []
+        for part in parts:
+            found.append(self.run(part, names))
+            tell(1)
+        return found
+
 
 class Counting:
     """Progress that remembers what it was told."""

@@ -99,7 +99,7 @@ def test_it_takes_as_many_runs_as_it_says_and_tells_of_each() -> None:
     kept = mask(SMALL, *CIRCUIT)
     measure_minimality(trials, kept, "kl", options, progress)
     total = n_runs(SMALL, kept, options)
-    assert total == 2 + 4 + 3 and trials.n_runs == total + 2
+    assert total == 1 + 4 + 3 and trials.n_runs == total + 2
     assert progress.told == [(i, total) for i in range(1, total + 1)]
 
 
