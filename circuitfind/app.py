@@ -24,6 +24,7 @@ with leaving_at_once():
     from circuitfind.commands import run as run_command
     from circuitfind.commands import show as show_command
     from circuitfind.commands import view as view_command
+    from circuitfind.commands.terminal import printing
     from circuitfind.errors import CircuitfindError
 
 COULD_NOT_RUN = 2
@@ -102,6 +103,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def call(arguments: list[str], debug: bool) -> int:
     """Runs one command; the exit code. Errors are printed here, with their traceback where ``debug`` is set."""
+    with printing():
+        return _call(arguments, debug)
+
+
+def _call(arguments: list[str], debug: bool) -> int:
     try:
         return int(app(arguments, prog_name="circuitfind", standalone_mode=False) or 0)
     except KeyboardInterrupt:

@@ -21,7 +21,7 @@ from circuitfind.preflight import CHOICES, Opened, RunOptions
 from circuitfind.progress import Progress
 from circuitfind.prompts import Task
 from circuitfind.record import TASK_SHA256, read_record
-from circuitfind.review.opening import Named, changed_task, open_model, open_task, shorten, suggest_task
+from circuitfind.review.opening import Named, changed_task, one_line, open_model, open_task, suggest_task
 from circuitfind.taskfiles import read_prompts
 from circuitfind.taskfiles.source import task_of
 
@@ -72,7 +72,7 @@ def find_origin(path: Path, named: Named, progress: Progress) -> Origin:
     task = open_task(options.task, named)
     if task is None and prompts is None:
         raise CircuitError(
-            f"{path} is of the task '{shorten(options.task)}', which is none of circuitfind's own: it is not opened "
+            f"{path} is of the task '{one_line(options.task)}', which is none of circuitfind's own: it is not opened "
             f"because a file says so.\n{suggest_task(options.task)}"
         )
     options = replace(options, model=model, task=named.task or options.task)
@@ -140,7 +140,7 @@ def search_options(origin: Origin) -> RunOptions:
     metric, task = said.get("metric"), origin.opened.task
     if metric is not None and metric not in (*METRICS, *task.metrics):
         raise CircuitError(
-            f"The circuit was found by the metric '{shorten(str(metric))}', which its task file defines.\n"
+            f"The circuit was found by the metric '{one_line(str(metric))}', which its task file defines.\n"
             f"{origin.suggestion}"
         )
     involved = [CATALOGUE[name] for name in said.get("of", ()) if name in CATALOGUE] or [info]

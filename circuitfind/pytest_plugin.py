@@ -45,9 +45,11 @@ def pytest_collection(session: pytest.Session) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    from circuitfind.printable import printable
+
     for given in config.getoption("--circuits"):
         for path in circuit_files(Path(given)):
-            items.append(CircuitItem.from_parent(session, name=str(path), circuit=path))
+            items.append(CircuitItem.from_parent(session, name=printable(str(path)), circuit=path))
 
 
 def circuit_files(path: Path) -> list[Path]:
@@ -101,10 +103,11 @@ class CircuitItem(pytest.Item):
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         from circuitfind.gatereport import lines_of
+        from circuitfind.printable import printable
 
         if isinstance(excinfo.value, NotHeldError):
-            return "\n".join(lines_of(excinfo.value.verdict))
+            return printable("\n".join(lines_of(excinfo.value.verdict)))
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int, str]:
-        return self.circuit, 0, f"circuit {self.circuit}"
+        return self.circuit, 0, f"circuit {self.name}"

@@ -63,8 +63,9 @@ def print_table(result: dict[str, Any]) -> None:
         print("\n".join("\t".join(row) for row in (titles, sizes, *rows)))
         return
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from circuitfind.commands.terminal import make_console
 
     table = Table(box=box.SIMPLE)
     for title in titles:
@@ -72,7 +73,7 @@ def print_table(result: dict[str, Any]) -> None:
     table.add_row(*sizes, style="dim")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    make_console().print(table)
 
 
 def row_of(method: dict[str, Any], names: list[str]) -> tuple[str, ...]:

@@ -96,13 +96,28 @@ def export(
     subject = Subject.load(circuit, look)
     subject = replace(subject, look=_look_of(subject, labels or [], highlight))
     if out == STDOUT:
-        typer.echo(find_format(formats[0]).write(subject), nl=False)
+        print_file(find_format(formats[0]).write(subject))
         _tell(subject, formats[0], "the output")
         return
     for name, path in targets.items():
         export_subject(subject, name, path)
         typer.echo(path)
         _tell(subject, name, path.name)
+
+
+def print_file(content: bytes) -> None:
+    """A text file on stdout: byte for byte into a pipe or a file, as a text on a terminal."""
+    import sys
+
+    from circuitfind.commands.terminal import behind
+
+    if sys.stdout.isatty():
+        sys.stdout.write(content.decode())
+        return
+    sys.stdout.flush()
+    binary = behind(sys.stdout).buffer
+    binary.write(content)
+    binary.flush()
 
 
 def _tell(subject: Subject, format: str, file: str) -> None:

@@ -49,12 +49,13 @@ def _spell(value: Setting) -> str:
 
 def _print_table() -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from circuitfind.commands.terminal import make_console
 
     table = Table(box=box.SIMPLE)
     for title in ("method", "what it does", "paper", "cost", "options", "limits"):
         table.add_column(title, no_wrap=title in ("method", "paper"), overflow="fold")
     for info in CATALOGUE.values():
         table.add_row(*_row(info))
-    Console().print(table)
+    make_console().print(table)

@@ -78,12 +78,13 @@ def _row(model: NamedModel) -> tuple[str, ...]:
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from circuitfind.commands.terminal import make_console
 
     table = Table(box=box.SIMPLE)
     for title in ("model", "what it is", "size", "licence", "comes from", "here"):
         table.add_column(title, no_wrap=title in ("model", "licence", "here"), overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    make_console().print(table)

@@ -259,10 +259,11 @@ def carry_out_safely(plan: Plan, options: RunOptions, progress: Progress) -> Run
 def resumably(save: Callable[[], None], how_to_go_on: Callable[[], str]) -> Iterator[None]:
     """Inside, a Ctrl-C saves what has been decided so far, and whatever ends the work tells how to go on with it."""
     from circuitfind.commands.interrupt import leaving_soon
+    from circuitfind.printable import printable
 
     def last_words() -> str:
         save()
-        return how_to_go_on()
+        return printable(how_to_go_on())
 
     with leaving_soon(last_words):
         try:

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
 
 EXAMPLE = "Example: circuitfind show results/my-run --node a9.h9"
 
@@ -31,6 +26,7 @@ def show(
     The fuller a cell, the more its node sends. Plain text in a pipe, or where NO_COLOR is set.
     """
     from circuitfind.circuit import Circuit
+    from circuitfind.commands.terminal import make_console
     from circuitfind.errors import UsageError
     from circuitfind.export import terminal
     from circuitfind.export.textlayers import ASCII, UNICODE
@@ -47,14 +43,7 @@ def show(
     view = terminal.View(console.width, edges, UNICODE if can_print(UNICODE.levels) else ASCII)
     for line in terminal.show_node(shown, of_node, view) if of_node else terminal.show(shown, view):
         line.rstrip()
-        console.print(line, soft_wrap=True, highlight=False)
-
-
-def make_console() -> Console:
-    """Where the text goes, without any code in it for colours where they are not wanted."""
-    from rich.console import Console
-
-    return Console(color_system=None) if os.environ.get("NO_COLOR") else Console()
+        console.print(line, soft_wrap=True)
 
 
 def can_print(letters: str) -> bool:

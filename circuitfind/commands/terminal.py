@@ -1,22 +1,93 @@
-"""Progress in a terminal: a line a stage, and under them a bar with the time left; elsewhere the lines alone.
+"""All that is printed. Every text leaves through ``Printed``, which stands for stdout and stderr while a command runs,
+or through a console of ``make_console``, whose own codes for colours and bars pass and whose texts do not
+(``printable.py``).
 
-All of it goes to stderr. Where stderr is no terminal (a file, a CI log) a stage that takes long writes a further line
-every half a minute, so that its reader sees how far it is.
+Progress in a terminal is a line a stage, and under them a bar with the time left; elsewhere the lines alone. It goes to
+stderr. Where that is no terminal (a file, a CI log) a stage that takes long writes a further line every half a minute,
+so that its reader sees how far it is.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from circuitfind.printable import encodable, printable
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
+    from rich.segment import Segment
 
 LIFE_SECONDS = 30.0
 """How long a stage is silent in a log before it writes another line."""
+
+
+class Printed(io.TextIOBase):
+    """A text stream that lets nothing through to ``stream`` that a terminal obeys, or that its encoding lacks."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self.stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        self.stream.write(encodable(printable(text), self.encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        if not self.stream.closed:
+            self.stream.flush()
+
+    def isatty(self) -> bool:
+        return bool(self.stream.isatty())
+
+    def fileno(self) -> int:
+        return int(self.stream.fileno())
+
+    def writable(self) -> bool:
+        return True
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Inside, whatever is printed goes through ``Printed``, a library's warnings and a traceback too."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream and Printed(stream) for stream in before)  # none where it was closed
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def behind(stream: Any) -> Any:
+    """The stream itself, for bytes and for a console's own codes."""
+    return stream.stream if isinstance(stream, Printed) else stream
+
+
+def make_console(stream: Any = None) -> Console:
+    """A console on ``stream``, else on stdout, that prints texts as they are: none is markup or the name of an emoji,
+    and none holds what a terminal obeys. Without colours where they are not wanted."""
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Safe(Console):
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+            for segment in super().render(renderable, options):
+                text, style, control = segment
+                yield segment if control else Segment(encodable(printable(text), self.encoding), style)
+
+    plain: dict[str, Any] = {"color_system": None} if os.environ.get("NO_COLOR") else {}
+    return Safe(file=behind(stream or sys.stdout), markup=False, emoji=False, highlight=False, **plain)
 
 
 class TerminalProgress:
@@ -67,12 +138,11 @@ class TerminalProgress:
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()
         if self._bar:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._bar.console.print(text, soft_wrap=True)
         else:
             print(text, file=self._stream, flush=True)
 
     def _new_bar(self) -> RichProgress:
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
         from rich.text import Text
 
@@ -88,4 +158,4 @@ class TerminalProgress:
             TimeLeft(),
             TextColumn("{task.fields[note]}", markup=False),
         )
-        return Progress(*columns, console=Console(file=self._stream), transient=True)
+        return Progress(*columns, console=make_console(self._stream), transient=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
-from circuitfind.export.text import FONT
+from circuitfind.export.text import FONT, clean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,7 +94,7 @@ def make_figure(points: Sequence[Point], ablated: float, title: str) -> Figure:
 
     figure = Figure(figsize=(4.8, 3.2), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(title, fontsize=9, loc="left")
+    axes.set_title(clean(title), fontsize=9, loc="left")
     axes.set_xlabel("edges in the circuit")
     axes.set_ylabel("KL(full || circuit), nats")
     _scale(axes, points, ablated)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from circuitfind.export.chart import FAINT, INK, METADATA, look, scale_edges
+from circuitfind.export.text import clean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +46,7 @@ def make_curve_figure(curve: Curve, title: str) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.6, 3.1), layout="constrained")
-    figure.suptitle(title, fontsize=9, x=0.01, ha="left")
+    figure.suptitle(clean(title), fontsize=9, x=0.01, ha="left")
     left, right = figure.subplots(1, 2)
     _draw_faithfulness(left, curve)
     _draw_kl(right, curve)

@@ -17,6 +17,7 @@ from circuitfind.export.facts import facts, names, title
 from circuitfind.export.picture import render
 from circuitfind.export.subject import Look
 from circuitfind.export.terminal import View, show
+from circuitfind.printable import printable
 
 MOST_EDGES = 500
 """Of more the strongest are drawn, and the caption says so."""
@@ -53,7 +54,7 @@ def _cell(tag: str, text: str) -> str:
 
 def circuit_to_line(circuit: Circuit) -> str:
     """The circuit in one line, where it is a value among others."""
-    return f"<Circuit {title(circuit)}: {facts(circuit)['size']}>"
+    return printable(f"<Circuit {title(circuit)}: {facts(circuit)['size']}>")
 
 
 @lru_cache(maxsize=4)  # a notebook asks for the picture, then for the page with the picture

@@ -13,15 +13,12 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from circuitfind.errors import CircuitError, ModelError
+from circuitfind.errors import CircuitError, ModelError, cut
 from circuitfind.models.catalogue import CATALOGUE, hub_name
 from circuitfind.models.locate import locate, looks_like_path
 from circuitfind.progress import Progress
 from circuitfind.prompts import Task
 from circuitfind.taskfiles import builtin_tasks, load_task
-
-MOST_SHOWN = 200
-"""So many characters of a name that was read stand in a message."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ def open_model(said: str, named: Named, source: Path, progress: Progress) -> Pat
         return locate(named.model or said, progress)
     folder = find_here(said)
     if folder is None:
-        shown = shorten(said)
+        shown = one_line(said)
         raise CircuitError(
             f"{source} names the model '{shown}', which is not here; a file's words fetch nothing and follow no path.\n"
             f"If you want it, name it: --model {shlex.quote(shown)}"
@@ -85,7 +82,7 @@ def find_here(name: str) -> Path | None:
 
 def suggest_task(said: str) -> str:
     """How to name a task that was not opened."""
-    shown = shorten(said)
+    shown = one_line(said)
     return f"If you want it, name it: --task {shlex.quote(shown)}" if shown else "Name it with --task."
 
 
@@ -99,7 +96,6 @@ def changed_task(task: Task, recorded: object) -> str | None:
     )
 
 
-def shorten(text: str) -> str:
+def one_line(text: str) -> str:
     """The start of a text that was read, on one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= MOST_SHOWN else f"{line[:MOST_SHOWN]}..."
+    return cut(" ".join(text.split()))

@@ -18,6 +18,7 @@ from typing import Any
 from circuitfind.export.html.data import Page
 from circuitfind.export.html.gather import gather
 from circuitfind.export.subject import Subject
+from circuitfind.printable import printable
 
 FOLDER = Path(__file__).parent
 SCRIPTS = (
@@ -50,8 +51,8 @@ def to_html(page: Page) -> bytes:
     parts = {
         "policy": policy(style, script),
         "made-by": MADE_BY,
-        "title": html.escape(page.title),
-        "subtitle": html.escape(page.subtitle),
+        "title": html.escape(printable(page.title)),
+        "subtitle": html.escape(printable(page.subtitle)),
         "style": style,
         "data": data_block(page.to_dict()),
         "script": script,
