@@ -120,6 +120,8 @@ def check(circuit: Circuit, ready: Ready, notes: Noted) -> None:
     check_same_graph(circuit.graph, ready.model.name, ready.graph)
     if circuit.model.get("sha256") not in (None, ready.model.sha256):
         notes.warn(f"{ready.model.name} has other weights than the model that the circuit was found in.")
+    if circuit.task.get("tokenizer_sha256") not in (None, ready.tokenizer.sha256):
+        notes.warn(f"{ready.model.name} has another tokenizer than the model that the circuit was found in.")
     if circuit.task.get("prompts_sha256") not in (None, task_block(ready)["prompts_sha256"]):
         notes.warn("the prompts are not those that the circuit was found on.")
 

@@ -164,6 +164,7 @@ def task_block(ready: Ready) -> dict[str, Any]:
         "seed": ready.options.seed,
         "prompts_sha256": _sha256(ready.pairs),
         "bos": ready.tokenizer.adds_bos,
+        "tokenizer_sha256": ready.tokenizer.sha256,
         **({"file_sha256": ready.task.file_sha256} if ready.task.metrics else {}),
     }
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
-
-import torch
 
 from circuitfind import __version__
 from circuitfind.checkpoint import Keeper
@@ -17,6 +16,9 @@ from circuitfind.preflight import RunOptions
 from circuitfind.resume import OF_CIRCUIT, identity
 from circuitfind.sittings import Clock, Noted
 
+COMPUTING = ("torch", "transformers", "transformer_lens")
+"""Packages whose version may change an outcome."""
+
 
 def go_on(
     keeper: Keeper, ready: Ready, options: RunOptions, method: Method, clock: Clock, notes: Noted
@@ -26,16 +28,22 @@ def go_on(
 
 
 def state_identity(ready: Ready, options: RunOptions, method: Method) -> dict[str, Any]:
-    """All that a method's outcome depends on, to the last bit: a state is taken up only where it is the same.
+    """All that a method's outcome depends on: a state is taken up only where it is the same.
 
-    Scores are the same whatever circuit is made of them. On a CPU they depend on no batch size.
+    This is the one list of it. From the blocks of a circuit file come the task and its prompts, their tokens (the
+    tokenizer's files, BOS), the model's config and weights, the method with every option, the prompts of a mean
+    ablation or the constants of an optimal one, the level, the dtype. Behind these the kind of device, and what
+    computes: the versions of circuitfind, of torch, and of those that read a model. Scores are the same whatever
+    circuit is made of them; on a CPU no outcome depends on the batch size, and on none on threads and memory. Another
+    kind of processor may change last bits.
     """
     blocks = identity(ready.model.to_dict(), task_block(ready), method_block(ready, method, options))
     device = options.device.partition(":")[0]
     if isinstance(method, Scorer):
         blocks = {key: value for key, value in blocks.items() if key not in OF_CIRCUIT}
-        blocks |= {} if device == "cpu" else {"batch_size": ready.work.batch_size}
-    return blocks | {"device": device, "circuitfind": __version__, "torch": torch.__version__}
+    if device != "cpu":
+        blocks["batch_size"] = ready.work.batch_size
+    return blocks | {"device": device, "circuitfind": __version__} | {name: version(name) for name in COMPUTING}
 
 
 def taken_up(keeper: Keeper, clock: Clock, told: str, part: str = "search") -> str:

@@ -37,6 +37,7 @@ def identity(model: Mapping[str, Any], task: Mapping[str, Any], method: Mapping[
         "seed": task["seed"],
         "prompts_sha256": task["prompts_sha256"],
         "bos": task["bos"],
+        **({"tokenizer_sha256": task["tokenizer_sha256"]} if "tokenizer_sha256" in task else {}),
         **({"task_file_sha256": task["file_sha256"]} if "file_sha256" in task else {}),
         "model": model["name"],
         "model_sha256": model["sha256"],

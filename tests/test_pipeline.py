@@ -62,7 +62,7 @@ def test_the_circuit_file_has_the_keys_of_the_contract_in_order(result: RunResul
     assert list(data["model"]) == [
         "name", "architecture", "n_layers", "n_heads", "d_model", "parallel_attn_mlp", "sha256",
     ]  # fmt: skip
-    assert {"name", "n_prompts", "seed", "prompts_sha256", "bos"} == data["task"].keys()
+    assert {"name", "n_prompts", "seed", "prompts_sha256", "bos", "tokenizer_sha256"} == data["task"].keys()
     options = {"threshold", "metric", "ablation", "objective", "schedule"}
     assert options | {"name", "order", "dtype"} == data["method"].keys()
     assert data["graph"] == {"n_edges": 262, "n_nodes": 17}

@@ -58,7 +58,9 @@ class Ensemble:
         meaning = f"{self.combine} of the methods' scores, each by its root mean square"
         of = [method.to_dict() for method in self.of]
         units = without_defaults({"level": self.level, "kv": self.kv})
-        return {"name": self.name, "combine": self.combine, "of": of, **units, "score": meaning}
+        metrics = {method["metric"] for method in of if method.get("metric")}  # one, or none where no score needs any
+        metric = {"metric": metrics.pop()} if len(metrics) == 1 else {}
+        return {"name": self.name, **metric, "combine": self.combine, "of": of, **units, "score": meaning}
 
     def score(
         self,

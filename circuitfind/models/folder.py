@@ -6,6 +6,7 @@ Nothing here reads a weight or imports torch, so a folder can be judged before a
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from math import prod
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,7 @@ from circuitfind.models.config import read_config
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 # Any one of these is a tokenizer: the fast one, sentencepiece's, byte-level BPE's, WordPiece's.
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+_BESIDE_TOKENIZERS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _CHUNK = 1 << 20
 _LONGEST_HEAD = 100_000_000  # bytes, as the format has it
 
@@ -125,9 +127,19 @@ def weights_sha256(folder: Path) -> str:
 
     Each file enters as its name, a zero byte, its length as eight bytes and its content.
     """
-    digest = hashlib.sha256()
     read_config(folder)
-    for path in sorted((folder / "config.json", *weight_files(folder))):
+    return _files_sha256((folder / "config.json", *weight_files(folder)))
+
+
+def tokenizer_sha256(folder: Path) -> str:
+    """What tells one tokenizer from another: sha256 over its files, which enter as those of the weights do."""
+    files = (folder / name for name in (*_TOKENIZERS, *_BESIDE_TOKENIZERS))
+    return _files_sha256(path for path in files if path.is_file())
+
+
+def _files_sha256(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(paths):
         digest.update(path.name.encode() + b"\0" + path.stat().st_size.to_bytes(8, "big"))
         feed(digest, path)
     return digest.hexdigest()

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from circuitfind.errors import ModelError, UsageError, cut, shown
 from circuitfind.models.config import SUPPORTED, DecoderConfig, judge, read_config
-from circuitfind.models.folder import TensorHead, has_tokenizer, read_head, refuse_adapter, weight_files, weights_sha256
+from circuitfind.models.folder import (
+    TensorHead,
+    has_tokenizer,
+    read_head,
+    refuse_adapter,
+    tokenizer_sha256,
+    weight_files,
+    weights_sha256,
+)
 from circuitfind.models.locate import locate
 from circuitfind.models.quiet import quiet
 from circuitfind.models.tokenizer import read_tokenizer
@@ -39,12 +47,14 @@ class HubTokenizer:
 
     Special tokens are those that the tokenizer puts before a text; one that it would put after it is left out, because
     the answer is read after a prompt's own last token. ``n_embedded`` is how many tokens the model has an embedding of,
-    None where nothing says so. Raises ModelError for a text that it fails on, or that has a token beyond those.
+    None where nothing says so; ``sha256`` is of its files. Raises ModelError for a text that it fails on, or that has a
+    token beyond those.
     """
 
     hub: Any
     bos: bool | None = None
     n_embedded: int | None = None
+    sha256: str = ""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text`` as a prompt, special tokens added as the model's own tokenizer adds them."""
@@ -161,7 +171,8 @@ def load_tokenizer(name: str, progress: Progress | None = None) -> HubTokenizer:
         raise ModelError(f"{folder} holds no tokenizer. It needs tokenizer.json, or vocab.json and merges.txt.")
     with quiet():
         try:
-            return HubTokenizer(read_tokenizer(folder), n_embedded=_n_embedded(folder))
+            read = read_tokenizer(folder)
+            return HubTokenizer(read, n_embedded=_n_embedded(folder), sha256=tokenizer_sha256(folder))
         except Exception as error:  # the Rust tokenizer raises Exception itself
             raise ModelError(
                 f"Can't read the tokenizer in {folder}: {_reason(error)}\nCopy or pull the model again."

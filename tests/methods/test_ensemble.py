@@ -122,3 +122,11 @@ def test_learned_masks_start_in_the_order_of_the_sizes_of_the_scores() -> None:
     assert bool((scores[order].diff() >= -0.05 * scores[order][1:]).all())  # but for what one step moves
     assert float(scores[order][-1]) > 5 * float(scores[order][0])
     assert WarmStart(learned, start).to_dict()["start_from"] == {"name": "fixed"}
+
+
+@pytest.mark.parametrize(
+    ("of", "metric"),
+    [((EAPIG("loss"), IFR()), "loss"), ((IFR(), EAPIG("loss")), "loss"), ((Fixed(draw(1)), Fixed(draw(2))), None)],
+)
+def test_the_record_names_the_metric_of_those_that_have_one(of: tuple[Any, ...], metric: str | None) -> None:
+    assert Ensemble(of).to_dict().get("metric") == metric
