@@ -21,6 +21,9 @@ from circuitfind.ownmetric import OwnMetric
 from circuitfind.prompts import PromptPair, Tokenizer, check_pairs
 from circuitfind.roles import Roles
 
+MOST_PROBLEMS = 10
+"""So many problems with prompts are counted before a run is refused."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -78,10 +81,10 @@ def tokenise(pairs: Sequence[PromptPair], tokenizer: Tokenizer) -> Batch:
     """The pairs as one batch. Raises TaskError naming the first prompt that is wrong, and how many there are."""
     if not pairs:
         raise TaskError("There are no prompts. Give a task or file with at least one, and --prompts above 0.")
-    problems = check_pairs(pairs, tokenizer)
+    problems = check_pairs(pairs, tokenizer, MOST_PROBLEMS)
     if problems:
-        more = f" ({len(problems)} problems in all: see `circuitfind tasks check`)" if len(problems) > 1 else ""
-        raise TaskError(problems[0] + more)
+        n = f"{len(problems)} problems in all" if len(problems) < MOST_PROBLEMS else f"{MOST_PROBLEMS} problems or more"
+        raise TaskError(problems[0] + (f" ({n}: see `circuitfind tasks check`)" if len(problems) > 1 else ""))
     clean = [tokenizer.encode(pair.clean) for pair in pairs]
     corrupted = [tokenizer.encode(pair.corrupted) for pair in pairs]
     return Batch(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuitfind.errors import TaskError
+from circuitfind.errors import TaskError, cut, shown
 from circuitfind.usercode import report_errors
 
 if TYPE_CHECKING:
@@ -58,15 +58,24 @@ class OwnMetric:
             return x.to(torch.float64, copy=True)  # the function may write to it
 
         given = {} if full is None else {"full": own(full)}
-        value = report_errors(
+        return report_errors(
             self.path,
-            lambda: self.function(own(logits), tuple(answers), tuple(wrong_answers), **given),
+            lambda: self._checked(self.function(own(logits), tuple(answers), tuple(wrong_answers), **given), logits),
             f", metric '{self.name}'",
         )
+
+    def _checked(self, value: object, logits: Float[Tensor, "prompt d_vocab"]) -> Float[Tensor, " prompt"]:
+        """What the function returned for these logits, float64. Raises TaskError where it is no number a prompt."""
+        import torch
+
         if not isinstance(value, torch.Tensor):
             raise self.error(f"returned a {type(value).__name__}; it must be {SHAPE}.")
         if value.shape != (len(logits),):
-            raise self.error(f"returned the shape {list(value.shape)} for {len(logits)} prompt; it must be {SHAPE}.")
+            raise self.error(
+                f"returned the shape {cut(str(list(value.shape)))} for {len(logits)} prompt; it must be {SHAPE}."
+            )
+        if value.is_complex() or value.layout is not torch.strided or value.device != logits.device:
+            raise self.error(f"returned a {value.dtype} tensor on {value.device}; it must be {SHAPE}, where the logits are.")
         if not value.isfinite().all() and logits.isfinite().all():
             raise self.error(f"returned {value.tolist()[0]} for a prompt whose logits are finite numbers.")
         return value.double()
@@ -88,7 +97,7 @@ def check_metrics(path: Path, metrics: object) -> None:
         raise TaskError(f"{path}: metrics is a {type(metrics).__name__}; it must be a dict from names to functions.")
     for name, function in metrics.items():
         if not (isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name)):
-            raise TaskError(f"{path}: a metric's name is {name!r}; it must be letters, digits, '-', '_' and '.'.")
+            raise TaskError(f"{path}: a metric's name is {shown(name)}; it must be letters, digits, '-', '_' and '.'.")
         if name in TAKEN:
             raise TaskError(f"{path}: the metric '{name}' has the name of a built-in one. Give it another.")
         if not callable(function):

@@ -8,15 +8,23 @@ one has the same number of tokens and asks for something else, so that patching 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from random import Random
 from string import Formatter
 from typing import Any, Protocol, runtime_checkable
 
+from circuitfind.errors import cut, shown
 from circuitfind.graph import END, LONGEST_ROLE, REST, is_role
+
+LONGEST_TEXT = 131_072
+"""Characters of a prompt: some 30,000 tokens."""
+LONGEST_ANSWER = 1000
+MOST_ANSWERS = 10_000
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -166,13 +174,17 @@ def draw_distinct(draw: Callable[[Random, int], PromptPair | None], n_prompts: i
     return pairs
 
 
-def check_pairs(pairs: Sequence[PromptPair], tokenizer: Tokenizer) -> list[str]:
-    """Everything wrong with the pairs as prompts of this tokenizer, each with the number of its prompt from 1."""
-    return [
+def check_pairs(pairs: Sequence[PromptPair], tokenizer: Tokenizer, most: int | None = None) -> list[str]:
+    """Everything wrong with the pairs as prompts of this tokenizer, each with the number of its prompt from 1.
+
+    With ``most`` no more than so many problems are looked for.
+    """
+    problems = (
         f"Prompt {number}: {problem}"
         for number, pair in enumerate(pairs, start=1)
         for problem in check_pair(pair, tokenizer)
-    ]
+    )
+    return list(islice(problems, most))
 
 
 def check_pair(pair: PromptPair, tokenizer: Tokenizer | None = None) -> list[str]:
@@ -189,7 +201,7 @@ def _check_words(pair: PromptPair) -> list[str]:
         problems.append(
             "clean and corrupted are the same text. Change what the answer depends on in the corrupted one."
         )
-    if any(_is_broken(text) for text in (pair.clean, pair.corrupted, *pair.answers, *pair.wrong_answers)):
+    if any(is_broken(text) for text in (pair.clean, pair.corrupted, *pair.answers, *pair.wrong_answers)):
         problems.append("a text holds half a character (a lone surrogate such as \\ud800). Write the whole one.")
     if not pair.answers:
         problems.append("there is no right answer. Give at least one.")
@@ -211,15 +223,16 @@ def _check_names(pair: PromptPair, first: PromptPair) -> list[str]:
     names, expected = ([role.name for role in each.roles] for each in (pair, first))
     if sorted(names) == sorted(expected):
         return []
-    shown, wanted = (", ".join(some) or "none" for some in (names, expected))
-    return [f"its roles are {shown}; those of the first prompt {wanted}. Give every prompt the same."]
+    own, wanted = (cut(", ".join(some)) or "none" for some in (names, expected))
+    return [f"its roles are {own}; those of the first prompt {wanted}. Give every prompt the same."]
 
 
 def _check_spans(pair: PromptPair) -> list[str]:
     """What is wrong with the roles as parts of the clean text."""
     problems = [problem for role in pair.roles if (problem := _span_problem(role, len(pair.clean)))]
     names = [role.name for role in pair.roles]
-    problems += [f"the role '{name}' is there twice. Give each a name of its own." for name in _repeated(names)]
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    problems += [f"the role '{name}' is there twice. Give each a name of its own." for name in twice]
     ordered = sorted(pair.roles, key=lambda role: role.start)
     return problems or [
         f"the roles '{one.name}' and '{other.name}' share characters. Give each its own part of the prompt."
@@ -245,10 +258,6 @@ def _span_problem(role: Role, length: int) -> str:
     return ""
 
 
-def _repeated(names: Sequence[str]) -> list[str]:
-    return [name for name in dict.fromkeys(names) if names.count(name) > 1]
-
-
 def _check_role_tokens(pair: PromptPair, tokenizer: Tokenizer) -> list[str]:
     """What is wrong with the roles as tokens."""
     if not isinstance(tokenizer, Locator):
@@ -272,20 +281,38 @@ def tokens_of_roles(pair: PromptPair, tokenizer: Locator) -> list[str]:
     return [*roles[:-1], END]
 
 
-def _is_broken(text: str) -> bool:
+def is_broken(text: str) -> bool:
     """Whether no file can hold the text: JSON's escapes can spell half a character."""
-    return any("\ud800" <= letter <= "\udfff" for letter in text)
+    return _HALF_CHARACTER.search(text) is not None
 
 
 def _check_tokens(pair: PromptPair, tokenizer: Tokenizer) -> list[str]:
-    problems = []
-    clean, corrupted = len(tokenizer.encode(pair.clean)), len(tokenizer.encode(pair.corrupted))
-    if clean != corrupted:
-        problems.append(f"clean has {clean} tokens, corrupted {corrupted}. Both must have as many: choose other words.")
+    """Everything wrong with the tokens of a pair."""
+    clean, corrupted = tokenizer.encode(pair.clean), tokenizer.encode(pair.corrupted)
+    problems = list(_check_sequences(clean, corrupted, tokenizer))
     for text in (pair.clean, pair.corrupted):
-        problems += [
-            f"the model does not know '{word}'. Choose another word." for word in unknown_words(tokenizer, text)
-        ]
+        problems += [f"the model does not know {shown(word)}. Choose another word." for word in unknown_words(tokenizer, text)]
+    return list(dict.fromkeys([*problems, *_check_answers(pair, clean, tokenizer)]))
+
+
+def _check_sequences(clean: Sequence[int], corrupted: Sequence[int], tokenizer: Tokenizer) -> Iterator[str]:
+    """What is wrong with clean and corrupted as tokens side by side."""
+    if len(clean) != len(corrupted):
+        yield (
+            f"clean has {len(clean)} tokens, corrupted {len(corrupted)}. Both must have as many: choose other words."
+        )
+    elif clean == corrupted:
+        yield (
+            "clean and corrupted are the same tokens in this model. Change what the answer depends on in the "
+            "corrupted one."
+        )
+    n_ctx: int | None = getattr(tokenizer, "n_ctx", None)
+    if n_ctx is not None and max(len(clean), len(corrupted)) > n_ctx:
+        yield f"it has {max(len(clean), len(corrupted)):,} tokens; this model knows {n_ctx:,} positions. Shorten it."
+
+
+def _check_answers(pair: PromptPair, clean: Sequence[int], tokenizer: Tokenizer) -> list[str]:
+    """What is wrong with the answers as tokens that follow the clean prompt's, which are ``clean``."""
     right, right_problems = _first_tokens(pair.answers, tokenizer)
     wrong, wrong_problems = _first_tokens(pair.wrong_answers, tokenizer)
     both = [
@@ -294,7 +321,26 @@ def _check_tokens(pair: PromptPair, tokenizer: Tokenizer) -> list[str]:
         for token in right
         if token in wrong
     ]
-    return list(dict.fromkeys(problems + right_problems + wrong_problems + both))
+    problems = [*right_problems, *wrong_problems, *both]
+    return problems or [
+        f"no {kind} answer can follow the prompt: {shown(pair.clean[-20:] + answers[0])} is not spelled with the prompt's "
+        f"tokens and then '{tokenizer.decode([next(iter(first))])}'. A space between them belongs to the answer."
+        for kind, answers, first in (("right", pair.answers, right), ("wrong", pair.wrong_answers, wrong))
+        if answers and not any(_can_follow(pair.clean, clean, answer, tokenizer) for answer in answers[:MOST_TRIED])
+    ]
+
+
+MOST_TRIED = 100
+"""So many answers of a prompt are tried behind it: of years and verbs any will do."""
+
+
+def _can_follow(prompt: str, tokens: Sequence[int], answer: str, tokenizer: Tokenizer) -> bool:
+    """Whether a text of prompt and answer has the prompt's tokens, and then the one that the answer is scored by.
+
+    "to " and "Mary" do not: "to Mary" has " Mary" in one token, so that a model never sees "to" and " " before it.
+    """
+    whole = tokenizer.encode(prompt + answer)
+    return whole[: len(tokens) + 1] == [*tokens, tokenizer.continuation(answer)[0]]
 
 
 def _first_tokens(answers: Sequence[str], tokenizer: Tokenizer) -> tuple[dict[int, str], list[str]]:
@@ -304,9 +350,9 @@ def _first_tokens(answers: Sequence[str], tokenizer: Tokenizer) -> tuple[dict[in
     for answer in answers:
         tokens = tokenizer.continuation(answer)
         if not tokens:
-            problems.append(f"the answer '{answer}' has no token in this model. Choose another.")
-        elif not _knows(tokenizer, answer):
-            problems.append(f"the model does not know the answer '{answer}'. Choose another.")
+            problems.append(f"the answer {shown(answer)} has no token in this model. Choose another.")
+        elif not _knows(tokenizer, answer, tokens):
+            problems.append(f"the model does not know the answer {shown(answer)}. Choose another.")
         else:
             first.setdefault(tokens[0], answer)
     return first, problems
@@ -321,10 +367,12 @@ def unknown_words(tokenizer: Tokenizer, text: str) -> list[str]:
     return list(dict.fromkeys(found)) or [text]
 
 
-def _knows(tokenizer: Tokenizer, text: str) -> bool:
-    """Whether the tokenizer spells ``text`` without its unknown token.
+def _knows(tokenizer: Tokenizer, text: str, tokens: Sequence[int] | None = None) -> bool:
+    """Whether the tokenizer spells ``text``, as ``tokens``, without its unknown token.
 
     Byte-level tokenizers know all text; some name their BOS as the unknown token, which a text may spell out.
     """
     unknown: int | None = getattr(tokenizer, "unknown_token", None)
-    return unknown is None or unknown not in tokenizer.continuation(text) or tokenizer.decode([unknown]) in text
+    if unknown is None or unknown not in (tokenizer.continuation(text) if tokens is None else tokens):
+        return True
+    return tokenizer.decode([unknown]) in text

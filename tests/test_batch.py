@@ -27,12 +27,12 @@ class Words:
         return " ".join(WORDS[token] for token in tokens)
 
 
-def pair(clean: str, corrupted: str, right: str = "Tom", wrong: str = "Ann") -> PromptPair:
+def pair(clean: str, corrupted: str, right: str = " Tom", wrong: str = " Ann") -> PromptPair:
     return PromptPair(clean, corrupted, tuple(right.split("|")), tuple(filter(None, wrong.split("|"))))
 
 
 LONG = pair("Ann gave the ball to", "Bob gave the ball to")
-SHORT = pair("Ann gave", "Bob gave", "Tom|Bob", "Ann|it")
+SHORT = pair("Ann gave", "Bob gave", " Tom| Bob", " Ann| it")
 
 
 def batch() -> Batch:
@@ -50,13 +50,13 @@ def test_the_answer_position_is_each_prompts_own_last_token() -> None:
 
 
 def test_an_answer_is_its_first_token_each_token_once() -> None:
-    made = tokenise([pair("Ann gave", "Bob gave", "Tom|Bob|Tom and Ann", "Ann|it")], Words())
+    made = tokenise([pair("Ann gave", "Bob gave", " Tom| Bob| Tom and Ann", " Ann| it")], Words())
     assert made.answers == ((3, 4),)
     assert made.wrong_answers == ((2, 10),)
 
 
 def test_wrong_answers_may_be_missing() -> None:
-    assert tokenise([pair("Ann gave", "Bob gave", "Tom", "")], Words()).wrong_answers == ((),)
+    assert tokenise([pair("Ann gave", "Bob gave", " Tom", "")], Words()).wrong_answers == ((),)
 
 
 def test_rows_are_chosen_in_any_order_and_any_number_of_times() -> None:
@@ -87,11 +87,12 @@ def test_no_prompts_are_an_error() -> None:
     ("wrong", "reason"),
     [
         (pair("Ann gave", "Bob gave it"), "Prompt 2: clean has 3 tokens, corrupted 4"),
-        (pair("Ann gave", "Bob gave", "Tom and", "Tom was"), "Prompt 2: .*begin with the same token"),
+        (pair("Ann gave", "Bob gave", " Tom and", " Tom was"), "Prompt 2: .*begin with the same token"),
         (pair("Ann gave", "Bob gave", "#"), "Prompt 2: the answer '#' has no token"),
-        (pair("Ann gave", "Bob gave", "|Tom"), "Prompt 2: a right answer is empty"),
+        (pair("Ann gave", "Bob gave", "| Tom"), "Prompt 2: a right answer is empty"),
         (PromptPair("Ann gave", "Bob gave", (), ()), "Prompt 2: there is no right answer"),
         (pair("", "Bob gave"), "Prompt 2: the clean prompt is empty"),
+        (pair("Ann gave", "Ann  gave"), "Prompt 2: clean and corrupted are the same tokens in this model"),
     ],
 )
 def test_a_wrong_pair_is_refused_with_the_number_of_its_prompt(wrong: PromptPair, reason: str) -> None:

@@ -98,16 +98,20 @@ def test_windows_line_ends_a_byte_order_mark_and_blank_lines_do_no_harm(write: W
     ("second_line", "said"),
     [
         ('{"clean": "a', "the line is not whole JSON: Unterminated string"),
-        ("[1, 2]", "a list instead of an object with the keys clean, corrupted, answers, wrong_answers"),
+        ("[1, 2]", "[1, 2] instead of an object with the keys clean, corrupted, answers, wrong_answers"),
         (jsonl({key: PAIR[key] for key in ("clean", "corrupted", "answers")}), "the key 'wrong_answers' is missing"),
         (jsonl(PAIR | {"label": 1}), "unknown key 'label'"),
-        (jsonl(PAIR | {"clean": 3}), "'clean' is a number; it must be a text in quotes"),
-        (jsonl(PAIR | {"clean": ""}), "'clean' is empty"),
-        (jsonl(PAIR | {"answers": " 4"}), "'answers' is a text; it must be a list of texts"),
-        (jsonl(PAIR | {"answers": [4]}), "an answer in 'answers' is a number"),
-        (jsonl(PAIR | {"answers": []}), "'answers' is empty. Give at least one"),
-        (jsonl(PAIR | {"wrong_answers": [""]}), "an answer in 'wrong_answers' is empty"),
+        (jsonl(PAIR | {"clean": 3}), 'its "clean" is 3; it must be a text'),
+        (jsonl(PAIR | {"clean": ""}), 'its "clean" is \'\'; it must be a text of length of at least 1'),
+        (jsonl(PAIR | {"answers": " 4"}), 'its "answers" is \' 4\'; it must be a list'),
+        (jsonl(PAIR | {"answers": [4]}), 'its "answers.0" is 4; it must be a text'),
+        (jsonl(PAIR | {"answers": []}), 'its "answers" is an empty list; it must be a list of length of at least 1'),
+        (jsonl(PAIR | {"wrong_answers": [""]}), 'its "wrong_answers.0" is \'\'; it must be a text of length of at least 1'),
         (jsonl(PAIR | {"corrupted": "\ud800"}), "half a character"),
+        (jsonl(PAIR | {"clean": "a" * 200_000}), 'its "clean" is \'aaa'),
+        (jsonl(PAIR | {"answers": [f" {n}" for n in range(100_000)]}), 'its "answers" is [\' 0\', \' 1\', '),
+        (jsonl(PAIR | {"answers": [" " * 2000]}), 'its "answers.0" is \'    '),
+        ("x" * 10_000_000, "the line has 10,000,000 characters; 4,194,304 are the most"),
         (jsonl(PAIR).replace('"corrupted"', '"clean"'), "the key 'clean' stands in it twice"),
         ("[" * 100_000, "not whole JSON"),
         ("1" * 5000, "not whole JSON"),
@@ -145,7 +149,7 @@ def test_a_wrong_row_of_csv_is_named_with_its_line(write: Write, text: str, said
 def test_what_is_no_text_can_not_be_read(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_bytes(b"\xff\xfe\x00")
-    assert error(path) == "Cannot read the task file p.jsonl: it is not UTF-8 text."
+    assert error(path) == "Cannot read p.jsonl: it is not text."
 
 
 # Task files
@@ -168,20 +172,20 @@ def test_a_yaml_task_finds_its_prompts_file_beside_it(write: Write, monkeypatch:
     ("text", "said"),
     [
         ("", "t.yaml: it is no task"),
-        ("name: [", "t.yaml, line 1: not whole YAML"),
+        ("name: [", "t.yaml, line 2: not whole YAML"),
         ("a: 1\n b: 2", "t.yaml, line 2: not whole YAML"),
         ("prompts: []", "t.yaml: the key 'name' is missing"),
         ("name: x", "t.yaml: give either 'prompts'"),
         ("name: x\nprompts: []\nprompts_file: p.jsonl", "t.yaml: give either 'prompts'"),
         ("name: x\nprompts: 3", "t.yaml: 'prompts' must be a list"),
         ("name: x\nprompt: []", "t.yaml: unknown key 'prompt'"),
-        ("name: 3\nprompts: []", "t.yaml: 'name' is 3; it must be a text"),
+        ("name: 3\nprompts: []", 't.yaml: its "name" is 3; it must be a text'),
         ("name: x\nprompts: []", "t.yaml holds no prompts"),
         (
             "name: x\nprompts:\n- {clean: a, corrupted: b, answers: [yes], wrong_answers: []}",
-            "t.yaml, line 3: an answer",
+            't.yaml, line 3: the pair: its "answers.0" is true; it must be a text',
         ),
-        ("name: x\nprompts_file: none.jsonl", "Cannot read the task file none.jsonl: No such file"),
+        ("name: x\nprompts_file: none.jsonl", "Cannot read none.jsonl: No such file"),
         ("name: ../x\nprompts: [" + json.dumps(PAIR) + "]", "t.yaml: the task's name is '../x'"),
     ],
 )
@@ -230,7 +234,7 @@ def test_a_broken_python_task_is_told_with_its_line(write: Write, text: str, sai
     ("made", "said"),
     [
         ("[1 / 0]", "t.py, line 5: ZeroDivisionError"),
-        ("['a']", "t.py: make returned a str as prompt 1; it must be a PromptPair"),
+        ("['a']", "t.py: make, prompt 1 is a str; it must be a PromptPair"),
         ("[TASK.example] * 9", "t.py: make returned 9 prompts when asked for 5"),
         ("None", "t.py: TypeError"),
     ],

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: circuitfind import importances.json --edges 500 --model gpt2"
 PROMPTS_SUFFIXES = (".csv", ".jsonl")
-PROMPTS_FORMATS = ("eap-ig-csv", "edge-pruning-jsonl")
+PROMPTS_FORMATS = ("eap-ig-csv", "edge-pruning-jsonl", "mib-jsonl", "autocircuit-json")
 MOST_PROBLEMS = 3
 """So many problems with prompts are told; a command tells all of them."""
 
 
 def import_(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A circuit (.json, .pt, .pth, .txt) or prompts (.csv, .jsonl).")
+        Path, typer.Argument(metavar="FILE", help="A circuit (.json, .pt, .pth, .txt) or prompts (.csv, .jsonl, .json).")
     ],
     format: Annotated[
         str | None,
@@ -28,7 +28,7 @@ def import_(
             "-f",
             metavar="F",
             help="eap-ig-json, eap-ig-pt, acdc-json, acdc-text, acdc-pth, autocircuit, edge-pruning; "
-            "prompts: eap-ig-csv, edge-pruning-jsonl. Default: what the file is.",
+            "prompts: eap-ig-csv, edge-pruning-jsonl, mib-jsonl, autocircuit-json. Default: what the file is.",
             show_default=False,
         ),
     ] = None,
@@ -81,7 +81,10 @@ def import_(
     largest scores. It comes out as a folder like that of a run. What of the file is left out is told.
     """
     _check_file(file)
-    if file.suffix.lower() in PROMPTS_SUFFIXES or format in PROMPTS_FORMATS:
+    from circuitfind.exchange.prompts import holds_prompts
+
+    is_prompts = file.suffix.lower() in PROMPTS_SUFFIXES or (format is None and holds_prompts(file))
+    if is_prompts or format in PROMPTS_FORMATS:
         return _import_prompts(file, format, out, model, corrupted, force)
     from circuitfind.exchange.importing import ImportOptions, import_circuit
     from circuitfind.exchange.shape import parse_shape

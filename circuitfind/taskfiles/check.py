@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from circuitfind.errors import TaskError
-from circuitfind.prompts import PromptPair, Tokenizer, check_pair, check_pairs, check_roles
+from circuitfind.errors import TaskError, unknown
+from circuitfind.ownmetric import METRICS
+from circuitfind.prompts import PromptPair, Task, Tokenizer, check_pair, check_roles
 from circuitfind.taskfiles.prompts_file import Entry, pairs_of, read_entries
 from circuitfind.taskfiles.source import PROMPTS_SUFFIXES, YAML_SUFFIXES, find_file, load_task
-from circuitfind.taskfiles.yamlfile import prompts_path, read_yaml
+from circuitfind.taskfiles.yamlfile import read_yaml
 
 SAMPLE = 50  # prompts that a task which makes them is tried with
+MOST_PROBLEMS = 1000
+"""So many are told; a file with more of them is of another kind."""
+COMPARING = ("logit-diff", "prob-diff")
+"""The metrics that need wrong answers."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +47,15 @@ def check_task(name_or_path: str, tokenizer: Tokenizer | None = None) -> Report:
 
 def _check_file(path: Path, tokenizer: Tokenizer | None) -> Report:
     in_yaml = path.suffix.lower() in YAML_SUFFIXES
-    entries = read_yaml(path)[1] if in_yaml else read_entries(path)
-    file = prompts_path(path) if in_yaml else path
+    _, found, file = read_yaml(path) if in_yaml else ({}, read_entries(path), path)
+    entries = list(found)
     if not entries:
         pairs_of(entries, file)
     where = "line" if file == path else f"{file.name}, line"
     first = next((entry.pair for entry in entries if entry.pair), None)
-    problems = [
-        f"{where} {entry.line}: {problem}" for entry in entries for problem in _problems(entry, tokenizer, first)
-    ]
-    if in_yaml and not problems:
-        load_task(str(path))
+    problems = _few(f"{where} {entry.line}: {each}" for entry in entries for each in _problems(entry, tokenizer, first))
+    if not problems:
+        problems = _metric_problems(load_task(str(path)), [entry.pair for entry in entries if entry.pair])
     return Report(len(entries), tokenizer is not None, tuple(problems))
 
 
@@ -63,14 +67,30 @@ def _problems(entry: Entry, tokenizer: Tokenizer | None, first: PromptPair | Non
 
 def _check_made(name_or_path: str, tokenizer: Tokenizer | None) -> Report:
     task = load_task(name_or_path)
-    if tokenizer is None:
-        problems = [*check_pair(task.example), *check_roles(task.example, task.example)]
-        return Report(1, False, tuple(f"example: {problem}" for problem in problems))
-    pairs = task.make(tokenizer, SAMPLE, 0)
-    problems = check_pairs(pairs, tokenizer) if pairs else ["It makes no prompts with this tokenizer."]
-    problems += [
-        f"Prompt {number}: {problem}"
+    pairs = [task.example] if tokenizer is None else task.make(tokenizer, SAMPLE, 0)
+    where = (lambda number: "example") if tokenizer is None else "Prompt {}".format
+    problems = _few(
+        f"{where(number)}: {problem}"
         for number, pair in enumerate(pairs, start=1)
-        for problem in check_roles(pair, pairs[0], tokenizer)
-    ]
-    return Report(len(pairs), True, tuple(problems))
+        for problem in (*check_pair(pair, tokenizer), *check_roles(pair, pairs[0], tokenizer))
+    )
+    if not pairs:
+        problems = ["It makes no prompts with this tokenizer."]
+    return Report(len(pairs), tokenizer is not None, tuple(problems or _metric_problems(task, pairs)))
+
+
+def _metric_problems(task: Task, pairs: Sequence[PromptPair]) -> list[str]:
+    """What is wrong with the task's default metric, by itself and on its prompts."""
+    if task.metric not in (*METRICS, *task.metrics):
+        return [unknown("metric", task.metric, (*METRICS, *task.metrics))]
+    number = next((number for number, pair in enumerate(pairs, start=1) if not pair.wrong_answers), None)
+    if task.metric in COMPARING and number is not None:
+        return [f"Prompt {number}: it has no wrong answer, which the task's metric, {task.metric}, needs. Give one."]
+    return []
+
+
+def _few(problems: Iterator[str]) -> list[str]:
+    """The problems, of too many the first."""
+    found = list(islice(problems, MOST_PROBLEMS + 1))
+    more = [f"There are more than {MOST_PROBLEMS:,} problems: the first are told."]
+    return found if len(found) <= MOST_PROBLEMS else [*found[:MOST_PROBLEMS], *more]

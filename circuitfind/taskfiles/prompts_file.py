@@ -3,6 +3,9 @@
 {"clean": "When Mary and John ...", "corrupted": "When Ann ...", "answers": [" Mary"], "wrong_answers": [" John"]}
 
 A pair may name roles, parts of its clean prompt from one character up to another: "roles": {"IO": [5, 9]}.
+
+What a pair may be is said in ``schema.py``. A file is read a line at a time, and no further than the first that is
+wrong unless all are asked for; its size, and that of a line, are bounded.
 """
 
 from __future__ import annotations
@@ -10,24 +13,20 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from circuitfind.errors import TaskError
-from circuitfind.prompts import PromptPair, Role
+from circuitfind.errors import TaskError, cut, shown
+from circuitfind.jsonfile import read_text as read_file
+from circuitfind.prompts import PromptPair
+from circuitfind.taskfiles.schema import KEYS, LISTS, ROLES, key_problem, to_pair
 
-TEXTS = ("clean", "corrupted")
-LISTS = ("answers", "wrong_answers")
-KEYS = (*TEXTS, *LISTS)
-ROLES = "roles"
-"""The key that may be left out."""
-FOREIGN, MARK = frozenset({"correct_idx", "label", "prefix", "ioi_sentences"}), "<predict>"
-"""What prompts of other tools have, in columns or in the text."""
-OF_ANOTHER_TOOL = (
-    "as in a file of EAP-IG's or Edge-Pruning's. Make a prompts file of it: circuitfind import FILE --model M."
-)
+MOST_BYTES = 1 << 26
+LONGEST_LINE = 1 << 22
+"""Characters: enough for two texts in escapes and all answers."""
+MOST_PROMPTS = 100_000
 
 
 @dataclass(frozen=True)
@@ -44,22 +43,27 @@ def read_prompts(path: Path) -> list[PromptPair]:
     return pairs_of(read_entries(path), path)
 
 
-def pairs_of(entries: Sequence[Entry], path: Path) -> list[PromptPair]:
+def pairs_of(entries: Iterable[Entry], path: Path) -> list[PromptPair]:
     """The entries' pairs. Raises TaskError for the first that has none, and where there are no entries."""
-    if not entries:
-        raise TaskError(f"{path} holds no prompts. {_example(path)}")
     pairs = []
     for entry in entries:
         if entry.pair is None:
             raise TaskError(f"{path}, line {entry.line}: {entry.problem}")
         pairs.append(entry.pair)
+    if not pairs:
+        raise TaskError(f"{path} holds no prompts. {_example(path)}")
     return pairs
 
 
-def read_entries(path: Path) -> list[Entry]:
-    """Every pair of a .jsonl or .csv file, the unreadable ones included. Raises TaskError if it is no text file."""
+def read_entries(path: Path) -> Iterator[Entry]:
+    """Every pair of a .jsonl or .csv file, the unreadable ones included. Raises TaskError if it is no text file, or
+    has more prompts than one may."""
     text = read_text(path)
-    return list(_csv_entries(text) if path.suffix.lower() == ".csv" else _jsonl_entries(text))
+    entries = _csv_entries(text) if path.suffix.lower() == ".csv" else _jsonl_entries(text)
+    for number, entry in enumerate(entries):
+        if number == MOST_PROMPTS:
+            raise TaskError(f"{path} holds more than {MOST_PROMPTS:,} prompts. Cut it: a run takes a few of them.")
+        yield entry
 
 
 def write_prompts(pairs: Sequence[PromptPair]) -> str:
@@ -67,32 +71,47 @@ def write_prompts(pairs: Sequence[PromptPair]) -> str:
     return "".join(json.dumps(pair.to_dict(), ensure_ascii=False) + "\n" for pair in pairs)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
     """The file's text with its own line ends. Raises TaskError if it can't be read."""
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise TaskError(f"Cannot read the task file {path}: {reason}.") from None
+    return read_file(path, TaskError, most_bytes)
 
 
 def to_entry(line: int, data: object) -> Entry:
     """The pair that a JSON or YAML object describes."""
-    problem = _problem(data)
-    if problem or not isinstance(data, dict):
-        return Entry(line, None, problem)
-    answers, wrong_answers = (tuple(data[key]) for key in LISTS)
-    roles = tuple(Role(name, *span) for name, span in data.get(ROLES, {}).items())
-    return Entry(line, PromptPair(data["clean"], data["corrupted"], answers, wrong_answers, roles))
+    try:
+        return Entry(line, to_pair(data))
+    except TaskError as error:
+        return Entry(line, None, str(error))
+
+
+def once(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these items. Raises ValueError if a key comes twice."""
+    data = dict(items)
+    if len(data) < len(items):
+        seen: set[str] = set()
+        twice = next(key for key, _ in items if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {shown(twice)} stands in it twice")
+    return data
 
 
 def _jsonl_entries(text: str) -> Iterator[Entry]:
-    for number, line in enumerate(text.split("\n"), start=1):  # str.splitlines would break texts at U+2028
-        if line.strip():
+    for number, line in enumerate(_lines(text), start=1):
+        if len(line) > LONGEST_LINE:
+            yield Entry(number, None, f"the line has {len(line):,} characters; {LONGEST_LINE:,} are the most.")
+        elif line.strip():
             try:
-                yield to_entry(number, json.loads(line, object_pairs_hook=_once))
+                yield to_entry(number, json.loads(line, object_pairs_hook=once))
             except (ValueError, RecursionError) as error:
                 yield Entry(number, None, _json_problem("the line", error))
+
+
+def _lines(text: str) -> Iterator[str]:
+    """The lines of a text, one at a time: str.splitlines would break prompts at U+2028, too."""
+    start = 0
+    while (end := text.find("\n", start)) >= 0:
+        yield text[start:end]
+        start = end + 1
+    yield text[start:]
 
 
 def _csv_entries(text: str) -> Iterator[Entry]:
@@ -122,7 +141,7 @@ def _csv_entry(line: int, columns: list[str], row: list[str]) -> Entry:
         data.pop(ROLES, None)
     for key in (*LISTS, *([ROLES] if ROLES in data else [])):
         try:
-            data[key] = json.loads(data[key], object_pairs_hook=_once)
+            data[key] = json.loads(data[key], object_pairs_hook=once)
         except (ValueError, RecursionError) as error:
             how = 'object: "{""IO"": [5, 9]}"' if key == ROLES else 'list: "["" Mary""]"'
             return Entry(line, None, _json_problem(f"'{key}'", error) + f" Write a JSON {how}.")
@@ -134,90 +153,13 @@ def _column_problem(columns: list[str] | None) -> str:
         return ""
     if len(set(columns)) < len(columns):
         return "a column of the header stands in it twice."
-    return _key_problem(columns, "column")
-
-
-def _problem(data: object) -> str:
-    """What is wrong with an object as a prompt pair; empty if nothing is."""
-    if not isinstance(data, dict):
-        return f"{_kind(data)} instead of an object with the keys {', '.join(KEYS)}."
-    if "answers" not in data and MARK in str(data.get("clean")):
-        return f"'answers' is missing, {OF_ANOTHER_TOOL}"
-    return _key_problem(list(data), "key") or next(
-        filter(None, (*(_value_problem(key, data[key]) for key in KEYS), _roles_problem(data.get(ROLES, {})))), ""
-    )
-
-
-def _key_problem(keys: Sequence[object], kind: str) -> str:
-    missing = [key for key in KEYS if key not in keys]
-    if missing and FOREIGN & set(keys):
-        return f"the {kind} '{missing[0]}' is missing, {OF_ANOTHER_TOOL}"
-    if missing:
-        return f"the {kind} '{missing[0]}' is missing. Each pair has {', '.join(KEYS)}."
-    unknown = [key for key in keys if key not in (*KEYS, ROLES)]
-    return (
-        f"unknown {kind} '{unknown[0]}'. Each pair has {', '.join(KEYS)}, may have {ROLES}, and nothing else."
-        if unknown
-        else ""
-    )
-
-
-def _value_problem(key: str, value: object) -> str:
-    if key in TEXTS:
-        return _text_problem(f"'{key}'", value)
-    if not isinstance(value, list):
-        return f"'{key}' is {_kind(value)}; it must be a list of texts."
-    if key == "answers" and not value:
-        return "'answers' is empty. Give at least one right answer."
-    return next(filter(None, (_text_problem(f"an answer in '{key}'", text) for text in value)), "")
-
-
-def _roles_problem(value: object) -> str:
-    """What is wrong with roles as values; where they stand in the text is looked at with the pair."""
-    if not isinstance(value, dict):
-        return f"'{ROLES}' is {_kind(value)}; it must be an object such as {{\"IO\": [5, 9]}}."
-    for name, span in value.items():
-        is_span = isinstance(span, list) and len(span) == 2
-        if not isinstance(name, str) or not is_span or not all(type(place) is int for place in span):
-            return f"the role '{name}' must be two numbers of characters in the clean prompt, such as [5, 9]."
-    return ""
-
-
-def _text_problem(what: str, value: object) -> str:
-    if not isinstance(value, str):
-        return f"{what} is {_kind(value)}; it must be a text in quotes."
-    if not value:
-        return f"{what} is empty."
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        return f"{what} holds half a character (a lone surrogate)."
-    return ""
+    return key_problem(columns, "column")
 
 
 def _json_problem(what: str, error: ValueError | RecursionError) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"{what} is not whole JSON: {error.msg} at character {error.colno}."
-    return f"{what} is not whole JSON: {error}."
-
-
-def _once(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these items. Raises ValueError if a key comes twice."""
-    data = dict(items)
-    if len(data) < len(items):
-        keys = [key for key, _ in items]
-        raise ValueError(f"the key '{next(key for key in keys if keys.count(key) > 1)}' stands in it twice")
-    return data
-
-
-def _kind(value: object) -> str:
-    kinds = {
-        str: "a text",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        list: "a list",
-        dict: "an object",
-    }
-    return "nothing" if value is None else kinds.get(type(value), f"a {type(value).__name__}")
+    return f"{what} is not whole JSON: {cut(str(error))}."
 
 
 def _example(path: Path) -> str:

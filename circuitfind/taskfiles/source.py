@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import circuitfind
-from circuitfind.errors import TaskError, unknown
+from circuitfind.errors import TaskError, shown, unknown
 from circuitfind.prompts import PromptPair, Task, Tokenizer
 from circuitfind.taskfiles.prompts_file import pairs_of, read_prompts
 from circuitfind.taskfiles.python import load_python
-from circuitfind.taskfiles.yamlfile import prompts_path, read_yaml
+from circuitfind.taskfiles.schema import LONGEST_NAME
+from circuitfind.taskfiles.yamlfile import read_yaml
 
 PROMPTS_SUFFIXES = (".jsonl", ".csv")
 YAML_SUFFIXES = (".yaml", ".yml")
@@ -26,7 +28,7 @@ def load_task(name_or_path: str) -> Task:
     task = _load_file(find_file(name_or_path))
     if not re.fullmatch(r"\w[\w.-]*", task.name):
         raise TaskError(
-            f"{name_or_path}: the task's name is '{task.name}'; it must be letters, digits, '-', '_' and '.'."
+            f"{name_or_path}: the task's name is {shown(task.name)}; it must be letters, digits, '-', '_' and '.'."
         )
     return task
 
@@ -44,7 +46,7 @@ def find_file(name_or_path: str) -> Path:
     builtin = builtin_tasks()
     if name_or_path in builtin:
         return builtin[name_or_path]
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))  # noqa: PTH111  Path's own raises where there is no such user
     if path.suffix.lower() in SUFFIXES:
         if not path.is_file():
             raise TaskError(f"There is no file {path}. Tasks without a file: {', '.join(builtin)}.")
@@ -59,9 +61,9 @@ def _load_file(path: Path) -> Task:
     if suffix == ".py":
         return load_python(path)
     if suffix in PROMPTS_SUFFIXES:
-        return task_of({"name": re.sub(r"[^\w.-]|^[.-]", "_", path.stem)}, read_prompts(path))
-    texts, entries = read_yaml(path)
-    return task_of(texts, pairs_of(entries, prompts_path(path)))
+        return task_of({"name": re.sub(r"[^\w.-]|^[.-]", "_", path.stem)[:LONGEST_NAME]}, read_prompts(path))
+    texts, entries, file = read_yaml(path)
+    return task_of(texts, pairs_of(entries, file))
 
 
 def task_of(texts: dict[str, str], pairs: Sequence[PromptPair]) -> Task:
