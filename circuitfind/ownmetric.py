@@ -75,7 +75,9 @@ class OwnMetric:
                 f"returned the shape {cut(str(list(value.shape)))} for {len(logits)} prompt; it must be {SHAPE}."
             )
         if value.is_complex() or value.layout is not torch.strided or value.device != logits.device:
-            raise self.error(f"returned a {value.dtype} tensor on {value.device}; it must be {SHAPE}, where the logits are.")
+            raise self.error(
+                f"returned a {value.dtype} tensor on {value.device}; it must be {SHAPE}, where the logits are."
+            )
         if not value.isfinite().all() and logits.isfinite().all():
             raise self.error(f"returned {value.tolist()[0]} for a prompt whose logits are finite numbers.")
         return value.double()

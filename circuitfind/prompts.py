@@ -24,6 +24,8 @@ LONGEST_TEXT = 131_072
 """Characters of a prompt: some 30,000 tokens."""
 LONGEST_ANSWER = 1000
 MOST_ANSWERS = 10_000
+MOST_TRIED = 100
+"""So many answers of a prompt are tried behind it: of years and verbs any will do."""
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
@@ -291,7 +293,9 @@ def _check_tokens(pair: PromptPair, tokenizer: Tokenizer) -> list[str]:
     clean, corrupted = tokenizer.encode(pair.clean), tokenizer.encode(pair.corrupted)
     problems = list(_check_sequences(clean, corrupted, tokenizer))
     for text in (pair.clean, pair.corrupted):
-        problems += [f"the model does not know {shown(word)}. Choose another word." for word in unknown_words(tokenizer, text)]
+        problems += [
+            f"the model does not know {shown(word)}. Choose another word." for word in unknown_words(tokenizer, text)
+        ]
     return list(dict.fromkeys([*problems, *_check_answers(pair, clean, tokenizer)]))
 
 
@@ -323,15 +327,11 @@ def _check_answers(pair: PromptPair, clean: Sequence[int], tokenizer: Tokenizer)
     ]
     problems = [*right_problems, *wrong_problems, *both]
     return problems or [
-        f"no {kind} answer can follow the prompt: {shown(pair.clean[-20:] + answers[0])} is not spelled with the prompt's "
+        f"no {kind} answer can follow the prompt: {shown(pair.clean[-20:] + answers[0])} does not have the prompt's "
         f"tokens and then '{tokenizer.decode([next(iter(first))])}'. A space between them belongs to the answer."
         for kind, answers, first in (("right", pair.answers, right), ("wrong", pair.wrong_answers, wrong))
         if answers and not any(_can_follow(pair.clean, clean, answer, tokenizer) for answer in answers[:MOST_TRIED])
     ]
-
-
-MOST_TRIED = 100
-"""So many answers of a prompt are tried behind it: of years and verbs any will do."""
 
 
 def _can_follow(prompt: str, tokens: Sequence[int], answer: str, tokenizer: Tokenizer) -> bool:

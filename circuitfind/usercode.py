@@ -30,8 +30,8 @@ def report_errors(path: Path, action: Callable[[], Result], what: str = "") -> R
 
 @contextmanager
 def contained() -> Iterator[None]:
-    """While a user's file runs, what it prints goes to stderr, and ``os._exit`` raises: stdout has results alone, and no
-    process ends without a word. A process that the file forks ends as it would."""
+    """While a user's file runs, what it prints goes to stderr, and ``os._exit`` raises: stdout has results alone, and
+    no process ends without a word. A process that the file forks ends as it would."""
     real, process = os._exit, os.getpid()
 
     def refuse(status: int) -> NoReturn:
@@ -50,7 +50,7 @@ def contained() -> Iterator[None]:
 def _reason(error: BaseException) -> str:
     """What went wrong, as one line. An error's own text is the user's code, too, and may fail."""
     try:
-        message = str(error.msg if isinstance(error, SyntaxError) else error).strip().partition("\n")[0]
+        message = str((error.msg or "") if isinstance(error, SyntaxError) else error).strip().partition("\n")[0]
     except Exception:
         message = ""
     if isinstance(error, SyntaxError) and message:

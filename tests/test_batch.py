@@ -106,5 +106,10 @@ def test_of_many_wrong_pairs_the_first_is_shown_and_their_number() -> None:
         tokenise([longer, LONG, longer], Words())
 
 
+def test_of_very_many_wrong_pairs_no_more_than_a_few_are_counted() -> None:
+    with pytest.raises(TaskError, match=r"^Prompt 1: .*\(10 problems or more"):
+        tokenise([pair("Ann gave", "Bob gave it")] * 1000, Words())
+
+
 def test_tokens_are_whole_numbers_that_index_an_embedding() -> None:
     assert batch().clean.dtype == batch().corrupted.dtype == torch.int64

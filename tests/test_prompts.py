@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from toy_tokenizers import ToyTokenizer
@@ -80,6 +81,52 @@ def test_unknown_words_are_named() -> None:
     assert problem(GOOD, tokenizer) == "the model does not know 'Fred'. Choose another word."
     known = replace(GOOD, corrupted="Anna met Paul and Mary waved to", answers=(" Zoe",))
     assert problem(known, tokenizer) == "the model does not know the answer ' Zoe'. Choose another."
+
+
+def test_other_words_of_the_same_tokens_are_told() -> None:
+    """As where a tokenizer puts words into lower case, or knows neither."""
+
+    class Lower(ToyTokenizer):
+        def continuation(self, text: str) -> list[int]:
+            return super().continuation(text.lower())
+
+    same = replace(GOOD, corrupted=GOOD.clean.upper())
+    assert problem(same, Lower()).startswith("clean and corrupted are the same tokens in this model")
+    assert check_pair(same, ToyTokenizer()) == []
+
+
+@pytest.mark.parametrize(
+    ("clean", "right", "wrong", "kinds"),
+    [
+        ("waved to", " Mary", " John", []),
+        ("waved to", "Mary", " John", ["right"]),
+        ("waved to ", "Mary", "John", ["right", "wrong"]),
+        ("waved to ", " Mary", " John", []),
+        ("waved to:", "Mary", "John", []),
+    ],
+)
+def test_answers_that_can_not_follow_the_prompt_are_told(clean: str, right: str, wrong: str, kinds: list[str]) -> None:
+    pair = PromptPair(f"Mary met John and John {clean}", f"Anna met Paul and Fred {clean}", (right,), (wrong,))
+    found = check_pair(pair, ToyTokenizer())
+    assert [problem.partition(" answer can follow the prompt")[0] for problem in found] == [f"no {x}" for x in kinds]
+    if kinds:
+        assert f"'{pair.clean[-20:]}{right}' does not have the prompt's tokens and then '{right}'" in found[0]
+
+
+def test_of_many_answers_one_that_can_follow_is_enough() -> None:
+    assert check_pair(replace(GOOD, answers=("Mary", " Mary")), ToyTokenizer()) == []
+
+
+def test_a_prompt_longer_than_the_models_context_is_told() -> None:
+    class Short(ToyTokenizer):
+        n_ctx = 6
+
+    assert check_pair(GOOD, Short(bos=False)) == ["it has 7 tokens; this model knows 6 positions. Shorten it."]
+    assert check_pair(replace(GOOD, clean="a b c d e f", corrupted="b b c d e f"), Short()) == []
+
+
+def test_no_more_problems_are_looked_for_than_asked() -> None:
+    assert len(check_pairs([replace(GOOD, answers=())] * 9, ToyTokenizer(), 3)) == 3
 
 
 def test_a_tokenizer_that_calls_its_bos_unknown_knows_every_prompt_with_bos() -> None:

@@ -19,7 +19,8 @@ MOST_PROBLEMS = 3
 
 def import_(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A circuit (.json, .pt, .pth, .txt) or prompts (.csv, .jsonl, .json).")
+        Path,
+        typer.Argument(metavar="FILE", help="A circuit (.json, .pt, .pth, .txt) or prompts (.csv, .jsonl, .json)"),
     ],
     format: Annotated[
         str | None,

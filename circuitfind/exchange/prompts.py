@@ -3,15 +3,15 @@
 Rows with clean and corrupted texts have their answers in columns, and only what these are by themselves is taken:
 - two columns of token ids, one of each kind (``ID_COLUMNS``), each one id or a list of them, of one model's tokenizer,
   which turns them into texts here. A column of the texts beside them is held against what comes out;
-- a year, in one column (``YEARS``): the last two digits of the first year, or all four. Every later year is right, every
-  other wrong. It is one only where the clean prompt says so: it ends in a century and names that century's year;
-- in JSONL, an answer marked in each text, "1 + 2 = <predict>3</predict>"; what follows the mark is left out, and a space
-  before it belongs to the answer, as it does where tokens are made of the whole text;
+- a year, in one column (``YEARS``): the last two digits of the first year, or all four. Every later year is right,
+  every other wrong. It is one only where the clean prompt says so: it ends in a century and names that century's year;
+- in JSONL, an answer marked in each text, "1 + 2 = <predict>3</predict>"; what follows the mark is left out, and a
+  space before it belongs to the answer, as it does where tokens are made of the whole text;
 - in AutoCircuit's JSON, lists of texts, or of token ids.
 
 Edge-Pruning's own tasks have the texts up to the answer: prefix and corr_prefix with pronoun and corr_pronoun, or with
 digits, a year; or whole sentences whose last word is the answer: ioi_sentences and corr_ioi_sentences (or text and
-corr_text), where b, if there, is the wrong name. MIB's have a prompt and, in a column of its own, each counterfactual's.
+corr_text), where b, if there, is the wrong name. MIB's rows have a prompt, and each counterfactual in a column.
 """
 
 from __future__ import annotations
@@ -163,10 +163,9 @@ class Rows:
             which = " and ".join("/".join(taken) for _, taken in found)
             raise TaskError(f"{self.path}: its answers may be those of {which}. Leave the columns of one.")
         reason = next((f"'{name}' {why}" for name, why in NO_ANSWERS.items() if name in names), "there are no answers")
-        known = ", ".join(f"{ids.right} with {ids.wrong}" for ids in ID_COLUMNS)
         raise TaskError(
             f"{self.path}: {reason}. It has {_named(names)}.\n"
-            f"Answers are token ids ({known}) or a year ({', '.join(YEARS)})."
+            f"Answers are token ids ({_known_ids()}) or a year ({', '.join(YEARS)})."
         )
 
     def _csv_pair(self, where: str, row: Mapping[str, Any], answers: Answers) -> PromptPair:
@@ -189,7 +188,7 @@ class Rows:
         left = [column for column in columns if column and column not in ("clean", self.corrupted, *used)]
         notes = [f"left out: the columns {', '.join(left)}"] if left else []
         if pairs:
-            right, wrong = (" ".join(f"'{text}'" for text in some[:2]) for some in (pairs[0].answers, pairs[0].wrong_answers))
+            right, wrong = _quoted(pairs[0].answers), _quoted(pairs[0].wrong_answers)
             notes.append(f"{' and '.join(used)}: the first prompt's answers are {right}, its wrong ones {wrong}")
         return tuple(notes)
 
@@ -252,7 +251,7 @@ class Rows:
         answers = [() if match is None else (match["space"] + match["answer"],) for match in found]
         more = any(match is not None and text[match.end() :].strip() for text, match in zip(texts, found, strict=True))
         wrong = answers[1] if answers[1] != answers[0] else ()
-        return self._pair(where, *prompts, answers[0], wrong), (CUT,) if more else ()
+        return self._pair(where, prompts[0], prompts[1], answers[0], wrong), (CUT,) if more else ()
 
     def _of_autocircuit(self, data: Mapping[str, Any], where: str) -> PromptPair:
         """The pair of AutoCircuit's clean and corrupt, with lists of answers: texts, or token ids."""
@@ -277,7 +276,7 @@ class Rows:
         else:
             answers = (self._text(data, name, where) for name in ("pronoun", "corr_pronoun"))
             right, wrong = ((answer if answer[:1].isspace() else f" {answer}",) for answer in answers)
-        return self._pair(where, *prompts, right, wrong)
+        return self._pair(where, prompts[0], prompts[1], right, wrong)
 
     def _of_sentences(self, data: Mapping[str, Any], key: str, where: str) -> PromptPair:
         """The pair of two sentences of which the last word is the answer."""
@@ -296,8 +295,8 @@ class Rows:
             right, wrong = (" " + self._text(names, name, where) for name in ("indirect_object", "subject"))
         else:
             right, wrong = (self._chosen(each, where) for each in (data, other))
-        prompts = (self._text(each, "prompt", where) for each in (data, other))
-        pair = self._pair(where, *prompts, (right,), (wrong,) if wrong != right else ())
+        prompts = [self._text(each, "prompt", where) for each in (data, other)]
+        pair = self._pair(where, prompts[0], prompts[1], (right,), (wrong,) if wrong != right else ())
         more = [name for name in data if name.endswith("_counterfactual") and name != column]
         note = f"corrupted prompts are those of {column}"
         return pair, (note + (f"; --corrupted takes {_named(more)}" if more else ""),)
@@ -319,9 +318,9 @@ class Rows:
 
     def _chosen(self, data: Mapping[str, Any], where: str) -> str:
         """MIB's answer: a number or text called label, or the label of the choice that answerKey counts to."""
-        if "label" in data and "choices" not in data:
-            value = data["label"]
-            return value if isinstance(value, str) else str(value) if type(value) is int else self._text({}, "label", where)
+        value = data.get("label")
+        if "choices" not in data and (isinstance(value, str) or type(value) is int):
+            return str(value)
         choices, key = data.get("choices"), data.get("answerKey")
         labels = choices.get("label") if isinstance(choices, dict) else choices
         if isinstance(labels, list) and type(key) is int and 0 <= key < len(labels) and isinstance(labels[key], str):
@@ -339,7 +338,9 @@ class Rows:
     def the_tokenizer(self) -> Tokenizer:
         """The tokenizer. Raises UsageError if none is given."""
         if self.tokenizer is None:
-            raise UsageError(f"{self.path} has answers as token ids or a year. Say which model's they are with --model.")
+            raise UsageError(
+                f"{self.path} has answers as token ids or a year. Say which model's they are with --model."
+            )
         return self.tokenizer
 
     @cached_property
@@ -386,16 +387,14 @@ class Year:
     column: str
 
     def of(self, clean: str, row: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The later years' last two digits, and the others'. Raises TaskError where the clean prompt has no such year."""
+        """The later years' last two digits, and the others'. Raises TaskError where the prompt names no such year."""
         value = str(row[self.column])[:100].strip()
-        century = re.search(r"(?<!\d)(\d\d)\s*\Z", clean, re.ASCII)
-        digits = re.fullmatch(r"(\d\d)?(\d{1,2})", value, re.ASCII)
-        year = digits and century and f"{century[1]}{digits[2]:0>2}"
-        if not digits or not year or not re.search(rf"(?<!\d){year}(?!\d)", clean) or (digits[1] or year[:2]) != year[:2]:
+        place = _place_in_century(value, clean)
+        if place is None:
             raise self.rows.error(
                 where,
-                f"its {self.column} is {shown(value)}, and the clean prompt does not end in a century and name its year "
-                f"that ends so: {shown(clean[-100:])}.\n{self._why()}",
+                f"its {self.column} is {shown(value)}, and the clean prompt does not end in a century and name its "
+                f"year that ends so: {shown(clean[-100:])}.\n{self._why()}",
             )
         if not self.rows.spells_years:
             raise self.rows.error(
@@ -403,14 +402,24 @@ class Year:
                 "this model has not a token for each two digits of a year, which such prompts are scored by. "
                 "The task greater-than makes prompts that suit it.",
             )
-        return YEARS_OF_A_CENTURY[int(digits[2]) + 1 :], YEARS_OF_A_CENTURY[: int(digits[2]) + 1]
+        return YEARS_OF_A_CENTURY[place + 1 :], YEARS_OF_A_CENTURY[: place + 1]
 
     def _why(self) -> str:
-        alone = "correct_idx without incorrect_idx may be a year or a token id. " if self.column == "correct_idx" else ""
-        return f"{alone}Token ids stand in two columns: {', '.join(f'{i.right} with {i.wrong}' for i in ID_COLUMNS)}."
+        alone = "correct_idx without incorrect_idx may be a year or a token id. "
+        return f"{alone * (self.column == 'correct_idx')}Token ids stand in two columns: {_known_ids()}."
 
 
 Answers = TokenIds | Year
+
+
+def _place_in_century(value: str, clean: str) -> int | None:
+    """Which year of the century that the clean prompt ends in ``value`` is; None unless the prompt names that year."""
+    century = re.search(r"(?<!\d)(\d\d)\s*\Z", clean, re.ASCII)
+    digits = re.fullmatch(r"(\d\d)?(\d{1,2})", value, re.ASCII)
+    if century is None or digits is None or digits[1] not in (None, century[1]):
+        return None
+    year = f"{century[1]}{digits[2]:0>2}"
+    return int(digits[2]) if re.search(rf"(?<!\d){year}(?!\d)", clean, re.ASCII) else None
 
 
 def ids(value: object, column: str, where: str) -> list[int]:
@@ -419,7 +428,7 @@ def ids(value: object, column: str, where: str) -> list[int]:
         data = json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):
         data = None
-    found = data if isinstance(data, list) else [data]
+    found: list[Any] = data if isinstance(data, list) else [data]
     whole = [int(one) for one in found if type(one) in (int, float) and math.isfinite(one) and one == int(one)]
     if len(whole) < len(found) or not found or min(whole) < 0:
         raise TaskError(f"{where}: its {column} is {shown(value)}; it must be a token id, or a JSON list of them.")
@@ -449,6 +458,15 @@ def _split(sentence: str) -> tuple[str, str]:
     """A sentence up to its last word, and that with the space before it."""
     rest, _, word = sentence.rstrip().rpartition(" ")
     return rest, f" {word}"
+
+
+def _known_ids() -> str:
+    return ", ".join(f"{ids.right} with {ids.wrong}" for ids in ID_COLUMNS)
+
+
+def _quoted(texts: Sequence[str]) -> str:
+    """The first texts of some, as a message shows them."""
+    return " ".join(f"'{text}'" for text in texts[:2]) or "none"
 
 
 def _named(names: Sequence[object]) -> str:

@@ -47,14 +47,15 @@ class HubTokenizer:
 
     Special tokens are those that the tokenizer puts before a text; one that it would put after it is left out, because
     the answer is read after a prompt's own last token. ``n_embedded`` is how many tokens the model has an embedding of,
-    None where nothing says so; ``sha256`` is of its files. Raises ModelError for a text that it fails on, or that has a
-    token beyond those.
+    ``n_ctx`` how many positions it knows; None where nothing says so; ``sha256`` is of its files. Raises ModelError for a
+    text that it fails on, or that has a token beyond those.
     """
 
     hub: Any
     bos: bool | None = None
     n_embedded: int | None = None
     sha256: str = ""
+    n_ctx: int | None = None
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text`` as a prompt, special tokens added as the model's own tokenizer adds them."""
@@ -172,17 +173,18 @@ def load_tokenizer(name: str, progress: Progress | None = None) -> HubTokenizer:
     with quiet():
         try:
             read = read_tokenizer(folder)
-            return HubTokenizer(read, n_embedded=_n_embedded(folder), sha256=tokenizer_sha256(folder))
+            n_embedded, n_ctx = _size(folder, "vocab_size"), _size(folder, "n_positions", "max_position_embeddings")
+            return HubTokenizer(read, n_embedded=n_embedded, sha256=tokenizer_sha256(folder), n_ctx=n_ctx)
         except Exception as error:  # the Rust tokenizer raises Exception itself
             raise ModelError(
                 f"Can't read the tokenizer in {folder}: {_reason(error)}\nCopy or pull the model again."
             ) from error
 
 
-def _n_embedded(folder: Path) -> int | None:
-    """How many tokens the model has an embedding of, if a config.json says so."""
-    size = read_config(folder).get("vocab_size") if (folder / "config.json").is_file() else None
-    return size if isinstance(size, int) else None
+def _size(folder: Path, *keys: str) -> int | None:
+    """The first whole number under one of these keys in config.json, if there is one."""
+    config = read_config(folder) if (folder / "config.json").is_file() else {}
+    return next((config[key] for key in keys if type(config.get(key)) is int), None)
 
 
 def load_bridge(folder: Path, device: str, dtype: torch.dtype) -> TransformerBridge:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,9 @@ def write_prompts(pairs: Sequence[PromptPair]) -> str:
 
 
 def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
-    """The file's text with its own line ends. Raises TaskError if it can't be read."""
+    """The file's text with its own line ends. Raises TaskError if it can't be read, or may never end, as a device."""
+    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113  Path's own raise for a long name
+        raise TaskError(f"Cannot read {path}: it is no file.")
     return read_file(path, TaskError, most_bytes)
 
 

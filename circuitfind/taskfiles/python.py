@@ -81,7 +81,7 @@ def _guarded(path: Path, make: Make, what: str) -> Callable[[Tokenizer, int, int
 
 
 def _plain_pair(pair: object, where: str) -> PromptPair:
-    """The pair in plain texts and numbers, as a prompts file may hold it. Raises TaskError that begins with ``where``."""
+    """The pair in plain texts and numbers, as a prompts file may hold it. A TaskError's text begins with ``where``."""
     if not isinstance(pair, PromptPair):
         raise TaskError(f"{where} is a {type(pair).__name__}; it must be a PromptPair.")
     try:
@@ -92,12 +92,15 @@ def _plain_pair(pair: object, where: str) -> PromptPair:
 
 
 def _plain_roles(roles: object, where: str) -> tuple[Role, ...]:
-    """The roles in plain texts and numbers. Raises TaskError that begins with ``where``."""
+    """The roles in plain texts and numbers. A TaskError's text begins with ``where``."""
     if not isinstance(roles, tuple | list) or len(roles) > MOST_ROLES:
         raise TaskError(f"{where}: its roles must be a tuple of at most {MOST_ROLES:,} of Role.")
     for role in roles:
-        if not (isinstance(role, Role) and isinstance(role.name, str) and _is_place(role.start) and _is_place(role.end)):
-            raise TaskError(f"{where}: a role must be Role(name, start, end), a text and two places in the clean prompt.")
+        is_role = isinstance(role, Role) and isinstance(role.name, str)
+        if not (is_role and _is_place(role.start) and _is_place(role.end)):
+            raise TaskError(
+                f"{where}: a role must be Role(name, start, end), a text and two places in the clean prompt."
+            )
     return tuple(Role(_text(role.name), index(role.start), index(role.end)) for role in roles)
 
 

@@ -1,4 +1,4 @@
-"""What a task and a prompt pair may be, in whatever kind of file they stand: one schema for JSONL, CSV, YAML and Python.
+"""What a task and a prompt pair may be in whatever kind of file: one schema for JSONL, CSV, YAML and Python.
 
 The bounds are what no task needs and every machine holds: a file that is past one is refused by that name, at once.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import msgspec
 from msgspec import Meta
 
 from circuitfind.errors import TaskError, shown
@@ -39,17 +40,17 @@ Name = Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME)]
 Title = Annotated[str, Meta(max_length=1000)]
 
 
-class Pair(Schema):
+class Pair(Schema, frozen=True):
     """One line of a prompts file."""
 
     clean: Text
     corrupted: Text
     answers: Annotated[list[Answer], Meta(min_length=1, max_length=MOST_ANSWERS)]
     wrong_answers: Annotated[list[Answer], Meta(max_length=MOST_ANSWERS)]
-    roles: Annotated[dict[str, tuple[Place, Place]], Meta(max_length=MOST_ROLES)] = {}
+    roles: Annotated[dict[str, tuple[Place, Place]], Meta(max_length=MOST_ROLES)] = msgspec.field(default_factory=dict)
 
 
-class About(Schema):
+class About(Schema, frozen=True):
     """What a task says of itself."""
 
     name: Name
@@ -80,7 +81,9 @@ def key_problem(keys: Sequence[Any], kind: str) -> str:
         return f"the {kind} '{missing[0]}' is missing. Each pair has {', '.join(KEYS)}."
     unknown = [key for key in keys if key not in (*KEYS, ROLES)]
     if unknown:
-        return f"unknown {kind} {shown(unknown[0])}. Each pair has {', '.join(KEYS)}, may have {ROLES}, and nothing else."
+        return (
+            f"unknown {kind} {shown(unknown[0])}. Each pair has {', '.join(KEYS)}, may have {ROLES}, and nothing else."
+        )
     return ""
 
 

@@ -48,10 +48,10 @@ def find_file(name_or_path: str) -> Path:
         return builtin[name_or_path]
     path = Path(os.path.expanduser(name_or_path))  # noqa: PTH111  Path's own raises where there is no such user
     if path.suffix.lower() in SUFFIXES:
-        if not path.is_file():
+        if not os.path.isfile(path):  # noqa: PTH113  so too of a name that is too long for the disk
             raise TaskError(f"There is no file {path}. Tasks without a file: {', '.join(builtin)}.")
         return path
-    if path.exists():
+    if os.path.exists(path):  # noqa: PTH110
         raise TaskError(f"{path} is no task. Give a task file (.py, .yaml) or a prompts file (.jsonl, .csv).")
     raise TaskError(unknown("task", name_or_path, builtin))
 

@@ -105,7 +105,9 @@ def _check_keys(node: Node) -> None:
     seen: set[tuple[str, str]] = set()
     for key, _ in node.value:
         if isinstance(key.value, str) and (key.tag, key.value) in seen:
-            raise ValueError(f"the key {shown(key.value)} stands twice in what begins in line {node.start_mark.line + 1}")
+            raise ValueError(
+                f"the key {shown(key.value)} stands twice in what begins in line {node.start_mark.line + 1}"
+            )
         if isinstance(key.value, str):
             seen.add((key.tag, key.value))
 

@@ -81,7 +81,7 @@ def test_ids_stand_in_one_of_the_pairs_of_columns_that_are_known(
     assert read.notes[0] == f"left out: the columns {', '.join(beside)}"
     if right_texts:
         other = save(tmp_path, "y.csv", table(row | {right_texts: "['Peter']"}))
-        with pytest.raises(TaskError, match=f"line 2: a token id means ' Mary' in this model, and its {right_texts} is"):
+        with pytest.raises(TaskError, match=f"line 2: a token id means ' Mary' .*, and its {right_texts} is"):
             read_prompts(other, tokenizer)
 
 
@@ -115,7 +115,12 @@ def test_the_first_years_of_a_century_and_whole_years_are_years(tokenizer, tmp_p
 @pytest.mark.parametrize(
     ("column", "clean", "value", "says"),
     [
-        ("correct_idx", "So Mary and John met. John gave to", "52", "correct_idx without incorrect_idx may be a year or"),
+        (
+            "correct_idx",
+            "So Mary and John met. John gave to",
+            "52",
+            "correct_idx without incorrect_idx may be",
+        ),
         ("correct_idx", "from 1752 to 17", "53", "its correct_idx is '53', and the clean prompt does not end in a"),
         ("label", "The nurse ran because", "0", "its label is '0', and the clean prompt does not end"),
         ("label", "from 1700 to 17", "1", "its label is '1'"),
@@ -124,7 +129,7 @@ def test_the_first_years_of_a_century_and_whole_years_are_years(tokenizer, tmp_p
         ("year", "from 1852 to 18", "MDCCC", "its year is 'MDCCC'"),
     ],
 )
-def test_a_number_that_may_be_anything_is_refused_with_the_columns_names(column, clean, value, says, tokenizer, tmp_path):
+def test_what_may_be_no_year_is_refused_with_the_columns_names(column, clean, value, says, tokenizer, tmp_path):
     file = save(tmp_path, "x.csv", table({"clean": clean, "corrupted": "from 1801 to 18", column: value}))
     with pytest.raises(TaskError, match="line 2: its ") as caught:
         read_prompts(file, tokenizer)
@@ -281,7 +286,12 @@ FLIPPED = {"prompt": JOHN, "choices": ["Ann", "Tom"], "answerKey": 0}
             PromptPair("1 + 1 =", "1 + 3 =", ("2",), ("4",)),
         ),
         (
-            {"prompt": "1 + 1 =", "label": "2", "a_counterfactual": 3, "b_counterfactual": {"prompt": "b", "label": "2"}},
+            {
+                "prompt": "1 + 1 =",
+                "label": "2",
+                "a_counterfactual": 3,
+                "b_counterfactual": {"prompt": "b", "label": "2"},
+            },
             "b_counterfactual",
             PromptPair("1 + 1 =", "b", ("2",), ()),
         ),
