@@ -104,13 +104,13 @@ def test_windows_line_ends_a_byte_order_mark_and_blank_lines_do_no_harm(write: W
         (jsonl({key: PAIR[key] for key in ("clean", "corrupted", "answers")}), "the key 'wrong_answers' is missing"),
         (jsonl(PAIR | {"label": 1}), "unknown key 'label'"),
         (jsonl(PAIR | {"clean": 3}), 'its "clean" is 3; it must be a text'),
-        (jsonl(PAIR | {"clean": ""}), "its \"clean\" is ''; it must be a text of length of at least 1"),
+        (jsonl(PAIR | {"clean": ""}), "'clean' is empty"),
         (jsonl(PAIR | {"answers": " 4"}), "its \"answers\" is ' 4'; it must be a list"),
         (jsonl(PAIR | {"answers": [4]}), 'its "answers.0" is 4; it must be a text'),
-        (jsonl(PAIR | {"answers": []}), 'its "answers" is an empty list; it must be a list of length of at least 1'),
+        (jsonl(PAIR | {"answers": []}), "'answers' is empty. Give at least one"),
         (
             jsonl(PAIR | {"wrong_answers": [""]}),
-            "its \"wrong_answers.0\" is ''; it must be a text of length of at least 1",
+            "an answer in 'wrong_answers' is empty",
         ),
         (jsonl(PAIR | {"corrupted": "\ud800"}), "half a character"),
         (jsonl(PAIR | {"clean": "a" * 200_000}), 'its "clean" is \'aaa'),
@@ -212,7 +212,6 @@ LAUGH = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("? [a]\n: b", "t.yaml, line 1: not whole YAML: found unhashable key"),
         ("name: 2020-01-01\nprompts: []", 't.yaml: its "name" is 2020-01-01; it must be a text'),
         ("name: !!python/name:os.system x", "t.yaml, line 1: not whole YAML: could not determine a constructor"),
-        ('name: x\nprompts_file: "a\\0b"', "Cannot read a\0b: no file can be named so"),
         (f"name: x\nprompts_file: {'a' * 300}", "Cannot read aaa"),
         ("name: x\nprompts_file: ..", "Cannot read "),
         ("name: x\nprompts_file: zeros", "Cannot read zeros: it is no file"),
@@ -304,6 +303,11 @@ TASK = task({name})
 )
 def test_a_broken_python_task_is_told_with_its_line(write: Write, text: str, said: str) -> None:
     assert error(write("t.py", text)).startswith(said)
+
+
+def test_a_prompts_file_whose_name_holds_a_nul_can_not_be_read(write: Write) -> None:
+    with pytest.raises(TaskError, match="Cannot read .*no file can be named so"):
+        load_task(str(write("t.yaml", 'name: x\nprompts_file: "a\\0b"')))
 
 
 def test_a_yaml_alias_stands_for_its_value(write: Write) -> None:

@@ -33,8 +33,8 @@ MOST_ROLES = 1000
 LONGEST_NAME = 100
 """Characters: a run's folder is called by it."""
 
-Text = Annotated[str, Meta(min_length=1, max_length=LONGEST_TEXT)]
-Answer = Annotated[str, Meta(min_length=1, max_length=LONGEST_ANSWER)]
+Text = Annotated[str, Meta(max_length=LONGEST_TEXT)]
+Answer = Annotated[str, Meta(max_length=LONGEST_ANSWER)]
 Place = Annotated[int, Meta(ge=0, le=LONGEST_TEXT)]
 Name = Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME)]
 Title = Annotated[str, Meta(max_length=1000)]
@@ -45,7 +45,7 @@ class Pair(Schema, frozen=True):
 
     clean: Text
     corrupted: Text
-    answers: Annotated[list[Answer], Meta(min_length=1, max_length=MOST_ANSWERS)]
+    answers: Annotated[list[Answer], Meta(max_length=MOST_ANSWERS)]
     wrong_answers: Annotated[list[Answer], Meta(max_length=MOST_ANSWERS)]
     roles: Annotated[dict[str, tuple[Place, Place]], Meta(max_length=MOST_ROLES)] = msgspec.field(default_factory=dict)
 
@@ -88,8 +88,16 @@ def key_problem(keys: Sequence[Any], kind: str) -> str:
 
 
 def _whole(pair: Pair) -> PromptPair:
+    """The pair, none of its texts empty or broken. Raises TaskError."""
     roles = tuple(Role(name, *span) for name, span in pair.roles.items())
     found = PromptPair(pair.clean, pair.corrupted, tuple(pair.answers), tuple(pair.wrong_answers), roles)
-    if any(is_broken(text) for text in (found.clean, found.corrupted, *found.answers, *found.wrong_answers)):
-        raise TaskError("a text holds half a character (a lone surrogate such as \\ud800). Write the whole one.")
+    if not found.answers:
+        raise TaskError("'answers' is empty. Give at least one right answer.")
+    texts_of = {key: (getattr(found, key),) for key in TEXTS} | {key: getattr(found, key) for key in LISTS}
+    for key, texts in texts_of.items():
+        what = f"an answer in '{key}'" if key in LISTS else f"'{key}'"
+        if "" in texts:
+            raise TaskError(f"{what} is empty.")
+        if any(map(is_broken, texts)):
+            raise TaskError(f"{what} holds half a character (a lone surrogate such as \\ud800). Write the whole one.")
     return found
