@@ -7,21 +7,24 @@ What is judged is in ``evaluation/``, a module a judgement (docs/evaluation.md d
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cached_property
+from math import fsum
 from typing import Any
 
 import torch
 
-from circuitfind import __version__
-from circuitfind.assessmentplan import AssessmentPlan
+from circuitfind.assessmentplan import OWN, PARTS, AssessmentPlan
 from circuitfind.batch import tokenise
 from circuitfind.circuit import Circuit
 from circuitfind.comparison import check_same_graph
-from circuitfind.constants import with_constants
+from circuitfind.constants import REFERENCE_PROMPTS, with_constants
 from circuitfind.errors import TaskError, UsageError
+from circuitfind.eta import Course, slices
+from circuitfind.evaluation import completeness, hypotheses, minimality, randoms
 from circuitfind.evaluation.completeness import measure_completeness
 from circuitfind.evaluation.curve import Curve, measure_curve
 from circuitfind.evaluation.hypotheses import run_tests
@@ -31,87 +34,74 @@ from circuitfind.evaluation.performance import Evaluation
 from circuitfind.evaluation.randoms import measure_against_random
 from circuitfind.evaluation.reference import agree_with_circuit, read_scores
 from circuitfind.evaluation.spread import measure_spread
-from circuitfind.evaluation.trials import Kept, Trials
+from circuitfind.evaluation.trials import Trials
+from circuitfind.evaluation.work import CURVE, EVALUATION, LEARNING, MEANS, total
 from circuitfind.export.curvechart import draw_curve
 from circuitfind.findings import Ready, kept_of, task_block
 from circuitfind.judged import evaluate_kept
-from circuitfind.patching import ABLATIONS, find_ablation
+from circuitfind.patching import ABLATIONS, OF_MEANS, find_ablation
 from circuitfind.pipeline import make_ready
 from circuitfind.progress import Progress
 from circuitfind.prompts import PromptPair
 from circuitfind.promptsets import other_prompts
 from circuitfind.report import markdown_table
+from circuitfind.review.parts import Assessment, Part, Section, check_same
 from circuitfind.roles import find_roles
-from circuitfind.runfolder import json_file
+from circuitfind.runfolder import json_file, write_run
 from circuitfind.sittings import Clock, Noted
 from circuitfind.taskfiles import load_task
 from circuitfind.threads import Threads
 
 
-@dataclass(frozen=True)
-class Section:
-    """One judgement: plain values for programs, lines for people, and rows where it is a table (the first its head)."""
+def assess(
+    plan: AssessmentPlan, progress: Progress, save: Callable[[Assessment], None] = lambda so_far: None
+) -> Assessment:
+    """Everything that is asked of the circuit. ``save`` gets what there is after each part.
 
-    name: str
-    title: str
-    values: Mapping[str, Any]
-    lines: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
-
-
-@dataclass(frozen=True)
-class Assessment:
-    """Everything that was judged of a circuit."""
-
-    circuit: Circuit
-    model: str
-    metric: str
-    evaluation: Evaluation
-    sections: tuple[Section, ...]
-    warnings: tuple[str, ...]
-    seconds: Mapping[str, float]
-    pictures: Mapping[str, bytes] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """report.json."""
-        return {
-            "format": "circuitfind.evaluation",
-            "version": 1,
-            "circuit": {
-                "n_edges": len(self.circuit.edges),
-                "edges_sha256": hashlib.sha256("\n".join(map(str, self.circuit.edges)).encode()).hexdigest(),
-                **{block: dict(getattr(self.circuit, block)) for block in ("model", "task", "method")},
-            },
-            "model": self.model,
-            "metric": self.metric,
-            **{section.name: section.values for section in self.sections},
-            "warnings": list(self.warnings),
-            "timings": dict(self.seconds),
-            "circuitfind": __version__,
-        }
-
-
-def assess(plan: AssessmentPlan, progress: Progress) -> Assessment:
-    """Everything that is asked of the circuit. Raises CircuitfindError for whatever is wrong."""
+    Raises CircuitfindError for whatever is wrong.
+    """
+    if plan.earlier is not None and not plan.waiting:
+        return plan.earlier
     notes, clock = Noted(progress, plan.origin.cautions), Clock()
     ready = make_ready(plan.run, notes, clock)
-    circuit = plan.origin.circuit
-    check(circuit, ready, notes)
-    notes.stage("evaluating the circuit")
-    evaluation = evaluate_kept(circuit, ready)
-    metric = plan.options.metric or ("kl" if evaluation.faithfulness("logit-diff") is None else "logit-diff")
-    sections = [on_its_prompts(evaluation, metric)]
-    for part in plan.parts:
-        if part in ON_OTHER_RUNS:
-            notes.stage(TITLES[part].lower())
-            with clock.time(part):
-                sections += ON_OTHER_RUNS[part](plan, ready, metric, notes)
-    by_trials, curve = on_trials(plan, ready, metric, notes, clock)
-    sections += by_trials
-    pictures = {} if curve is None else draw_pictures(curve, circuit, ready)
+    check(plan.origin.circuit, ready, notes)
+    plan = for_neurons(plan, notes)
+    asked = {**plan.asked, "model": ready.model.sha256, "prompts": task_block(ready)["prompts_sha256"]}
+    if plan.earlier is not None:
+        check_same(plan.earlier, asked, plan.folder)
+    so_far = begun(plan, ready, asked, notes, clock)
+    course = Course(progress, guess_seconds(plan, ready, clock.seconds["task"]))
+    with Judge(plan, ready) as judge:
+        for name in plan.waiting:
+            course.begin(name, TITLES[name].lower())
+            so_far = with_part(so_far, judge.do(name, so_far.metric, course))
+            save(so_far)
+    return so_far
+
+
+def begun(plan: AssessmentPlan, ready: Ready, asked: Mapping[str, Any], notes: Noted, clock: Clock) -> Assessment:
+    """What there is before the first part that is waiting."""
+    parts, metric = ((), "") if plan.earlier is None else (plan.earlier.parts, plan.earlier.metric)
     return Assessment(
-        circuit, ready.model.name, metric, evaluation, tuple(sections), tuple(notes.warnings), clock.seconds, pictures
+        plan.origin.circuit, ready.model.name, metric, asked, parts, tuple(notes.warnings), clock.seconds, plan.waiting
     )
+
+
+def with_part(so_far: Assessment, part: Part) -> Assessment:
+    """The same with one part more, in the order of all parts. The first says by which metric the others judge."""
+    metric = part.sections[0].values["spread"]["metric"] if part.name == OWN else so_far.metric
+    parts = sorted((*so_far.parts, part), key=lambda part: ORDER.index(part.name))
+    missing = tuple(name for name in so_far.missing if name != part.name)
+    return replace(so_far, metric=metric, parts=tuple(parts), missing=missing)
+
+
+def for_neurons(plan: AssessmentPlan, notes: Noted) -> AssessmentPlan:
+    """The same, where the circuit is one of neurons without the parts that take single edges away."""
+    left_out = [part for part in plan.parts if part not in ON_OTHER_RUNS]
+    if plan.origin.circuit.neurons is None or not left_out:
+        return plan
+    notes.warn(f"{', '.join(left_out)}: not for circuits of neurons. Left out.")
+    return replace(plan, parts=tuple(part for part in plan.parts if part in ON_OTHER_RUNS))
 
 
 def check(circuit: Circuit, ready: Ready, notes: Noted) -> None:
@@ -126,15 +116,13 @@ def check(circuit: Circuit, ready: Ready, notes: Noted) -> None:
         notes.warn("the prompts are not those that the circuit was found on.")
 
 
-def on_its_prompts(evaluation: Evaluation, metric: str) -> Section:
+def on_its_prompts(plan: AssessmentPlan, ready: Ready, metric: str, notes: Progress) -> list[Section]:
     """The circuit on the prompts that it was found on, as a mean and prompt by prompt."""
+    evaluation = evaluate_kept(plan.origin.circuit, ready)
+    metric = plan.options.metric or ("kl" if evaluation.faithfulness("logit-diff") is None else "logit-diff")
     spread = measure_spread(evaluation, metric)
-    return Section(
-        "faithfulness",
-        "On the prompts that it was found on",
-        {**evaluation.to_dict(), "spread": spread.to_dict()},
-        (_interval_line(evaluation, metric), *spread.lines()),
-    )
+    values = {**evaluation.to_dict(), "spread": spread.to_dict()}
+    return [Section(OWN, TITLES[OWN], values, (_interval_line(evaluation, metric), *spread.lines()))]
 
 
 def _interval_line(evaluation: Evaluation, metric: str) -> str:
@@ -159,11 +147,14 @@ def under_ablations(plan: AssessmentPlan, ready: Ready, metric: str, notes: Note
     """The same circuit where removed edges carry something else: how much the verdict depends on that choice."""
     rows: list[tuple[str, ...]] = [HEAD]
     values = {}
-    for ablation in plan.options.ablations or ABLATIONS:
+    ablations = plan.options.ablations or ABLATIONS
+    steps = slices(notes, [cost_of_ablation(ablation, ready) for ablation in ablations])
+    for ablation, step in zip(ablations, steps, strict=True):
         if ablation == "optimal" and plan.origin.circuit.neurons is not None:
             notes.warn("optimal ablation is left out: its constants are of what nodes write, not of their neurons.")
             continue
-        evaluation = evaluate_kept(plan.origin.circuit, with_constants(ready, ablation, notes, Clock()))
+        evaluation = evaluate_kept(plan.origin.circuit, with_constants(ready, ablation, Noted(step), Clock()))
+        step.update(1, 1)
         values[ablation] = evaluation.to_dict()
         rows.append(_row(ablation, evaluation, metric))
     return [Section("ablations", TITLES["ablations"], values, rows=tuple(rows))]
@@ -233,13 +224,16 @@ def _agreement_line(what: str, values: Mapping[str, Any]) -> str:
     return f"{what.capitalize()}: {values['common']:,} of {values['reference']:,} found; {said}."
 
 
-Judge = Callable[[AssessmentPlan, Ready, str, Noted], list[Section]]
-ON_OTHER_RUNS: Mapping[str, Judge] = {
+OnOtherRuns = Callable[[AssessmentPlan, Ready, str, Noted], list[Section]]
+ON_OTHER_RUNS: Mapping[str, OnOtherRuns] = {
+    OWN: on_its_prompts,
     "ablations": under_ablations,
     "held-out": on_other_prompts,
     "reference": against_reference,
 }
+ORDER = (OWN, *PARTS)
 TITLES = {
+    OWN: "On the prompts that it was found on",
     "ablations": "Under every ablation",
     "held-out": "On other prompts",
     "reference": "Against the reference",
@@ -251,49 +245,102 @@ TITLES = {
 }
 
 
-def on_trials(
-    plan: AssessmentPlan, ready: Ready, metric: str, notes: Noted, clock: Clock
-) -> tuple[list[Section], Curve | None]:
-    """The judgements that take many runs of nearly the same circuit."""
-    parts = [part for part in plan.parts if part not in ON_OTHER_RUNS]
-    if not parts:
-        return [], None
-    if plan.origin.circuit.neurons is not None:
-        notes.warn(f"{', '.join(parts)}: not for circuits of neurons. Left out.")
-        return [], None
-    kept = kept_of(plan.origin.circuit)
-    sections: list[Section] = []
-    curve = None
-    with Threads(ready.model.transformer.device) as threads:
-        ablation, size = find_ablation(ready.options.ablation), ready.work.batch_size
-        trials = Trials(ready.model.transformer, ready.batch, ablation, size, threads)
-        for part in parts:
-            notes.stage(TITLES[part].lower())
-            with clock.time(part):
-                if part == "curve":
-                    curve = find_curve(plan, trials, metric, notes)
-                else:
-                    sections.append(by_trials(part, trials, kept, metric, plan, notes))
-    if curve is not None:
-        sections.append(Section("curve", TITLES["curve"], curve.to_dict(), (curve_line(curve),)))
-    return sections, curve
+class Judge:
+    """Judges the parts of a circuit one by one. Use as a context: those that take many runs of nearly the same circuit
+    share their trials and the threads, from the first of them on."""
+
+    def __init__(self, plan: AssessmentPlan, ready: Ready) -> None:
+        self._plan, self._ready = plan, ready
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Judge:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def do(self, name: str, metric: str, progress: Progress) -> Part:
+        """One part."""
+        notes, clock = Noted(progress), Clock()
+        pictures: dict[str, bytes] = {}
+        with clock.time(name):
+            if name in ON_OTHER_RUNS:
+                sections = ON_OTHER_RUNS[name](self._plan, self._ready, metric, notes)
+            elif name == "curve":
+                curve = find_curve(self._plan, self._trials, metric, notes)
+                sections = [] if curve is None else [curve_section(curve)]
+                pictures = {} if curve is None else draw_pictures(curve, self._plan.origin.circuit, self._ready)
+            else:
+                sections = [by_trials(name, self._trials, metric, self._plan, notes)]
+        return Part(name, tuple(sections), tuple(notes.warnings), clock.seconds[name], pictures)
+
+    @cached_property
+    def _trials(self) -> Trials:
+        model, ablation = self._ready.model.transformer, find_ablation(self._ready.options.ablation)
+        threads = self._stack.enter_context(Threads(model.device))
+        return Trials(model, self._ready.batch, ablation, self._ready.work.batch_size, threads)
 
 
-def by_trials(part: str, trials: Trials, kept: Kept, metric: str, plan: AssessmentPlan, notes: Noted) -> Section:
-    """One of them."""
-    seed = plan.options.seed
-    found: Any
+def options_of(part: str, plan: AssessmentPlan) -> KnockOuts | LeaveOneOut | RandomCircuits | HypothesisOptions:
+    """What is asked of a part that takes many runs."""
+    asked = plan.options
     if part == "completeness":
-        options = KnockOuts(plan.options.n_knock_outs, plan.options.n_steps, plan.options.n_candidates, seed)
+        return KnockOuts(asked.n_knock_outs, asked.n_steps, asked.n_candidates, asked.seed)
+    if part == "minimality":
+        return LeaveOneOut(asked.most, seed=asked.seed)
+    if part == "random":
+        return RandomCircuits(asked.n_random, asked.seed)
+    return HypothesisOptions(n_random=asked.n_random, most=asked.most, seed=asked.seed)
+
+
+def by_trials(part: str, trials: Trials, metric: str, plan: AssessmentPlan, notes: Noted) -> Section:
+    """One of those."""
+    options, kept = options_of(part, plan), kept_of(plan.origin.circuit)
+    found: Any
+    if isinstance(options, KnockOuts):
         found = measure_completeness(trials, kept, metric, options, notes)
-    elif part == "minimality":
-        found = measure_minimality(trials, kept, metric, LeaveOneOut(plan.options.most, seed=seed), notes)
-    elif part == "random":
-        found = measure_against_random(trials, kept, metric, RandomCircuits(plan.options.n_random, seed), notes)
+    elif isinstance(options, LeaveOneOut):
+        found = measure_minimality(trials, kept, metric, options, notes)
+    elif isinstance(options, RandomCircuits):
+        found = measure_against_random(trials, kept, metric, options, notes)
     else:
-        tests = HypothesisOptions(n_random=plan.options.n_random, most=plan.options.most, seed=seed)
-        found = run_tests(trials, kept, metric, tests, notes)
+        found = run_tests(trials, kept, metric, options, notes)
     return Section(part, TITLES[part], found.to_dict(), tuple(found.lines()))
+
+
+def guess_seconds(plan: AssessmentPlan, ready: Ready, forward: float) -> dict[str, float]:
+    """How long each part that is waiting may take; ``forward``: the seconds of a bare forward pass of the prompts."""
+    return {part: forward * cost_of(part, plan, ready) for part in plan.waiting}
+
+
+def cost_of(part: str, plan: AssessmentPlan, ready: Ready) -> float:
+    """What a part costs, in forward passes of the prompts (``evaluation/work.py``)."""
+    n_own = len(ready.pairs)
+    if part == OWN:
+        return EVALUATION
+    if part == "ablations":
+        return fsum(cost_of_ablation(ablation, ready) for ablation in plan.options.ablations or ABLATIONS)
+    if part == "held-out":
+        return EVALUATION * (2 + len(plan.options.also)) * (plan.options.n_held_out or n_own) / n_own
+    if part == "reference":
+        return 0.0
+    if part == "curve":
+        return 0.0 if plan.origin.scores is None else CURVE
+    graph, kept, options = ready.graph, kept_of(plan.origin.circuit), options_of(part, plan)
+    if isinstance(options, KnockOuts):
+        return total(completeness.phases(graph, kept, options))
+    if isinstance(options, LeaveOneOut):
+        return total(minimality.phases(graph, kept, options))
+    if isinstance(options, RandomCircuits):
+        return total(randoms.phases(options))
+    return total(hypotheses.phases(graph, kept, options))
+
+
+def cost_of_ablation(ablation: str, ready: Ready) -> float:
+    """What an evaluation under this ablation costs, the means or constants included."""
+    means = MEANS * REFERENCE_PROMPTS / len(ready.pairs) if ablation in OF_MEANS else 0.0
+    learning = LEARNING / len(ready.pairs) if ablation == "optimal" else 0.0
+    return EVALUATION + means + learning
 
 
 def find_curve(plan: AssessmentPlan, trials: Trials, metric: str, notes: Noted) -> Curve | None:
@@ -314,10 +361,21 @@ def curve_line(curve: Curve) -> str:
     return f"CPR {areas[0]} (more is better; above 1 is over-recovery), CMD {areas[1]} (0 is best), {curve.metric}."
 
 
+def curve_section(curve: Curve) -> Section:
+    """What the curve says."""
+    return Section("curve", TITLES["curve"], curve.to_dict(), (curve_line(curve),))
+
+
 def draw_pictures(curve: Curve, circuit: Circuit, ready: Ready) -> dict[str, bytes]:
     """The curve as SVG and PNG."""
     title = f"{circuit.task.get('name')} in {ready.model.name}, {circuit.method.get('name')}"
     return {f"curve.{format}": draw_curve(curve, title, format) for format in ("svg", "png")}
+
+
+def write_report(assessment: Assessment, plan: AssessmentPlan) -> None:
+    """What there is so far takes the place of what there was after the part before."""
+    is_first = plan.earlier is None and len(assessment.parts) == 1
+    write_run(plan.folder, make_files(assessment), plan.options.force or not is_first)
 
 
 def make_files(assessment: Assessment) -> dict[str, str | bytes]:
@@ -341,6 +399,8 @@ def page(assessment: Assessment) -> str:
         if section.name == "curve" and "curve.svg" in assessment.pictures:
             sections.append("![Faithfulness at every size](curve.svg)")
         sections += ["\n".join(f"- {line}" for line in section.lines)] if section.lines else []
-    seconds = ", ".join(f"{part} {took:.1f} s" for part, took in assessment.seconds.items())
+    if assessment.missing:
+        sections.append(f"## Not done yet\n\n{', '.join(assessment.missing)}: `circuitfind evaluate ... --resume`")
+    seconds = ", ".join(f"{part} {took:.1f} s" for part, took in assessment.timings.items())
     sections += ["## What it took", f"{seconds}. Definitions: docs/evaluation.md; every number: `report.json`."]
     return "\n\n".join(sections) + "\n"

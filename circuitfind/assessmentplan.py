@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from circuitfind.circuit import Circuit
 from circuitfind.errors import UsageError, unknown
 from circuitfind.origin import Origin, evaluation_options, find_origin
 from circuitfind.ownmetric import METRICS
-from circuitfind.preflight import CHOICES, Plan, make_plan
+from circuitfind.preflight import CHOICES, Plan, RunOptions, make_plan
 from circuitfind.progress import Progress
 from circuitfind.review.opening import AS_STORED, Named
+from circuitfind.review.parts import Assessment, check_same, read_assessment
 from circuitfind.runfolder import check_free
-from circuitfind.runs.ownership import FILES, REPORT_FILE
+from circuitfind.runs.ownership import FILES, REPORT_FILE, sha256_of
 from circuitfind.taskfiles import load_task
 
-PARTS = ("ablations", "held-out", "completeness", "minimality", "random", "hypotheses", "curve", "reference")
-"""What is judged beside the faithfulness on the circuit's own prompts."""
+OWN = "faithfulness"
+"""The circuit on its own prompts: the part that is always judged."""
+PARTS = ("ablations", "held-out", "reference", "completeness", "minimality", "random", "hypotheses", "curve")
+"""What is judged beside that, in this order."""
 QUICK = ("ablations", "held-out", "reference")
 """The parts that take seconds."""
 
@@ -45,6 +50,7 @@ class EvaluateOptions:
     seed: int = 0
     out: Path | None = None
     force: bool = False
+    resume: bool = False
     device: str = "auto"
     batch_size: int | None = None
 
@@ -52,13 +58,22 @@ class EvaluateOptions:
 @dataclass(frozen=True)
 class AssessmentPlan:
     """An evaluation that nothing speaks against so far: where the circuit comes from, the run whose model and prompts
-    it is on, the folder of the report, and the parts that are judged."""
+    it is on, the folder of the report, the parts that are judged, what decides their numbers, and what an earlier
+    evaluation has come to that this one goes on with."""
 
     origin: Origin
     options: EvaluateOptions
     run: Plan
     folder: Path
     parts: tuple[str, ...]
+    asked: Mapping[str, Any]
+    earlier: Assessment | None = None
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """The parts that are still to be judged, in their order."""
+        done = {part.name for part in self.earlier.parts} if self.earlier else set()
+        return tuple(part for part in (OWN, *self.parts) if part not in done)
 
 
 def make_assessment_plan(options: EvaluateOptions, progress: Progress) -> AssessmentPlan:
@@ -72,12 +87,46 @@ def make_assessment_plan(options: EvaluateOptions, progress: Progress) -> Assess
         load_task(name)
     folder = options.out or default_folder(options.circuit)
     inputs = (options.circuit, *([options.reference] if options.reference else []), *map(Path, options.also))
-    check_free(folder, options.force, FILES[REPORT_FILE], REPORT_FILE, inputs)
-    asked = replace(evaluation_options(origin), device=options.device, batch_size=options.batch_size)
-    run = make_plan(replace(asked, out=folder, force=True), progress, origin.opened, writes=False)
+    earlier = read_assessment(folder, origin.circuit) if options.resume else None
+    check_free(folder, options.force or earlier is not None, FILES[REPORT_FILE], REPORT_FILE, inputs)
+    of_run = replace(evaluation_options(origin), device=options.device, batch_size=options.batch_size)
+    run = make_plan(replace(of_run, out=folder, force=True), progress, origin.opened, writes=False)
     if options.metric is not None:
         _check_each("metric", (options.metric,), (*METRICS, *run.task.metrics))
-    return AssessmentPlan(origin, options, run, folder, parts_of(options))
+    asked = what_decides(options, origin, run.options)
+    if earlier is not None:
+        check_same(earlier, asked, folder)
+    elif options.resume:
+        progress.stage(f"{folder} holds no evaluation yet: it begins anew")
+    return AssessmentPlan(origin, options, run, folder, parts_of(options), asked, earlier)
+
+
+def what_decides(options: EvaluateOptions, origin: Origin, run: RunOptions) -> dict[str, Any]:
+    """All that decides the numbers of an evaluation, but for the model's weights and the prompts, by what it is called
+    in a message; neither batch size nor device: they change none."""
+    others = {name: _sha256(Path(name)) for name in options.also}
+    return {
+        "circuit": hashlib.sha256(origin.circuit.to_json().encode()).hexdigest(),
+        "scores": _sha256(origin.scores),
+        "reference": None if options.reference is None else _circuit_sha256(options.reference),
+        "ablation": run.ablation,
+        "dtype": run.dtype,
+        "--metric": options.metric,
+        "--ablations": list(options.ablations),
+        "--held-out": options.n_held_out,
+        "--also": others,
+        **{flag: getattr(options, name) for name, flag in FLAGS.items() if name != "n_held_out"},
+        "--seed": options.seed,
+    }
+
+
+def _sha256(path: Path | None) -> str | None:
+    """Of a file; None where there is none."""
+    return sha256_of(path) if path is not None and path.is_file() else None
+
+
+def _circuit_sha256(path: Path) -> str:
+    return hashlib.sha256(Circuit.load(path).to_json().encode()).hexdigest()
 
 
 def parts_of(options: EvaluateOptions) -> tuple[str, ...]:

@@ -9,7 +9,10 @@ to live. A test's seconds are fitted as ``a + b * depth``, with depth 0 at the l
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from math import fsum
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,6 +29,10 @@ FEWEST_SECONDS = 5.0
 """Before that many nothing is told of work that goes on evenly."""
 LEAST_SECONDS = 0.2
 """How often a search is looked at."""
+TRUSTED = 0.25
+"""From this share of a part on its own pace tells how long it takes."""
+SLOW_TO_LEARN = 0.02
+"""The share of all work before which a pace that differs from what was guessed is not believed."""
 GROWTH = 6.0
 """A test of the first layer is taken to last so much longer than one of the logits, until tests have shown it."""
 GROWTH_TESTS = 100.0
@@ -154,6 +161,85 @@ class WithEvenTimeLeft:
 
     def warn(self, message: str) -> None:
         self._progress.warn(message)
+
+
+class Course:
+    """Progress through parts of work whose seconds are guessed beforehand: one bar over all of them, by the time.
+
+    What the parts so far have taken, against their guesses, corrects the guesses of those to come; a part's own pace
+    takes the place of its guess as it goes on.
+    """
+
+    def __init__(self, progress: Progress, guesses: Mapping[str, float], clock: Callable[[], float] = time.monotonic):
+        self._progress, self._clock = progress, clock
+        self._waiting = dict(guesses)
+        self._spent, self._guessed = 0.0, 0.0
+        self._weight = SLOW_TO_LEARN * fsum(guesses.values())
+        self._guess, self._share, self._began = 0.0, 0.0, clock()
+        self._start, self._shown = self._began, 0.0
+
+    def begin(self, part: str, title: str) -> None:
+        """The next part begins; the one before has ended."""
+        now = self._clock()
+        self._spent, self._guessed = self._spent + now - self._began, self._guessed + self._guess
+        self._guess, self._share, self._began = self._waiting.pop(part, 0.0), 0.0, now
+        self.stage(title)
+
+    def stage(self, name: str) -> None:
+        self._progress.stage(name)
+        self._tell("")
+
+    def update(self, done: float, total: float, note: str = "") -> None:
+        self._share = max(self._share, done / total if total else 0.0)
+        self._tell(note)
+
+    def warn(self, message: str) -> None:
+        self._progress.warn(message)
+
+    @property
+    def left(self) -> float:
+        """Seconds still to go."""
+        own = self._clock() - self._began
+        pace = self._pace(own)
+        guessed = self._guess * (1 - self._share) * pace
+        by_pace = own * (1 - self._share) / self._share if self._share else guessed
+        trust = min(1.0, self._share / TRUSTED)
+        return trust * by_pace + (1 - trust) * guessed + pace * fsum(self._waiting.values())
+
+    def _pace(self, own: float) -> float:
+        """How many seconds one that was guessed takes."""
+        spent, guessed = self._spent + own * (self._share > 0), self._guessed + self._guess * self._share
+        return (spent + self._weight) / (guessed + self._weight) if guessed else 1.0
+
+    def _tell(self, note: str) -> None:
+        seconds, left = self._clock() - self._start, self.left
+        if seconds + left > 0:
+            self._shown = max(self._shown, seconds / (seconds + left))
+        said = f"about {duration(left)} left" if seconds >= FEWEST_SECONDS and left > 0 else ""
+        self._progress.update(self._shown, 1.0, ", ".join(filter(None, (note, said))))
+
+
+class Slice:
+    """Progress of one of several steps of a part: from one share of the part to another."""
+
+    def __init__(self, progress: Progress, start: float, end: float) -> None:
+        self._progress, self._start, self._end = progress, start, end
+
+    def stage(self, name: str) -> None:
+        self._progress.stage(name)
+
+    def update(self, done: float, total: float, note: str = "") -> None:
+        share = done / total if total else 0.0
+        self._progress.update(self._start + (self._end - self._start) * share, 1.0, note)
+
+    def warn(self, message: str) -> None:
+        self._progress.warn(message)
+
+
+def slices(progress: Progress, costs: Sequence[float]) -> list[Slice]:
+    """A part's steps, each as long as it costs."""
+    ends = [end / fsum(costs) for end in accumulate(costs)]
+    return [Slice(progress, start, end) for start, end in zip([0.0, *ends], ends, strict=False)]
 
 
 def _layer(graph: Graph, row: int) -> int:

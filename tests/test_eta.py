@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from circuitfind import eta as module
-from circuitfind.eta import FEWEST_TESTS, Eta, Left, WithEvenTimeLeft, WithTimeLeft, duration
+from circuitfind.eta import FEWEST_TESTS, Course, Eta, Left, WithEvenTimeLeft, WithTimeLeft, duration, slices
 from circuitfind.graph import Graph
 from circuitfind.methods.acdc import visiting_order
 from circuitfind.methods.found import Found, nothing_decided
@@ -141,3 +141,65 @@ def test_two_numbers_that_people_would_read_as_one_are_one() -> None:
 )
 def test_times_are_shown_as_roughly_as_they_are_known(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown
+
+
+class Steps:
+    """Progress and a clock: what was told, and at which second."""
+
+    def __init__(self) -> None:
+        self.now, self.told = 0.0, list[tuple[float, float]]()
+
+    def clock(self) -> float:
+        return self.now
+
+    def stage(self, name: str) -> None: ...
+
+    def warn(self, message: str) -> None: ...
+
+    def update(self, done: float, total: float, note: str = "") -> None:
+        self.told.append((self.now, done / total))
+
+
+@pytest.mark.parametrize("pace", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize("wrong", [(1.0, 1.0, 1.0, 1.0), (0.6, 1.6, 0.7, 1.4), (1.5, 0.6, 1.5, 0.7)])
+def test_one_bar_over_all_parts_is_even_and_its_time_left_right_to_a_factor_of_two_from_a_fifth_on(
+    pace: float, wrong: tuple[float, ...]
+) -> None:
+    guesses = {"a": 10.0, "b": 60.0, "c": 25.0, "d": 40.0}
+    truth = {part: pace * error * guess for error, (part, guess) in zip(wrong, guesses.items(), strict=True)}
+    steps, total, checked = Steps(), sum(truth.values()), 0
+    course = Course(steps, guesses, steps.clock)
+    for part, seconds in truth.items():
+        course.begin(part, part)
+        for step in range(20):
+            steps.now += seconds / 20
+            course.update(step + 1, 20)
+            left = total - steps.now
+            if steps.now >= total / 5 and left > 0.02 * total:
+                assert left / 2 <= course.left <= left * 2
+                checked += 1
+    assert checked > 30
+    shares = [share for _, share in steps.told]
+    assert shares == sorted(shares) and shares[-1] == pytest.approx(1.0)
+    assert all(abs(share - now / total) < 0.25 for now, share in steps.told if now >= total / 5)
+
+
+def test_a_part_that_ends_early_and_one_that_was_not_foreseen_do_not_turn_the_bar_back() -> None:
+    steps = Steps()
+    course = Course(steps, {"a": 10.0, "b": 10.0}, steps.clock)
+    for part, seconds in (("a", 1.0), ("other", 30.0), ("b", 5.0)):
+        course.begin(part, part)
+        steps.now += seconds
+        course.update(1, 3)
+    shares = [share for _, share in steps.told]
+    assert shares == sorted(shares) and 0 < shares[-1] < 1
+
+
+def test_steps_of_a_part_are_as_long_as_they_cost() -> None:
+    steps = Steps()
+    first, second = slices(steps, (1.0, 3.0))
+    for step in (first, second):
+        step.update(0, 4)
+        step.update(2, 4)
+        step.update(4, 4)
+    assert [share for _, share in steps.told] == pytest.approx([0.0, 0.125, 0.25, 0.25, 0.625, 1.0])

@@ -11,7 +11,7 @@ import typer
 from circuitfind.commands.terminal import TerminalProgress
 
 if TYPE_CHECKING:
-    from circuitfind.assessment import Assessment
+    from circuitfind.review.parts import Assessment
 
 EXAMPLE = "Example: circuitfind evaluate results/my-run --parts ablations,held-out"
 
@@ -71,6 +71,7 @@ def evaluate(
         typer.Option(metavar="DIR", help="Where the report goes. Default: beside the circuit.", show_default=False),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a report that is there.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the parts that the report there lacks.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     batch_size: Annotated[
         int | None, typer.Option(help="Prompts at once. It changes no result.", show_default=False)
@@ -101,16 +102,15 @@ def evaluate(
         seed=seed,
         out=out,
         force=force,
+        resume=resume,
         device=device,
         batch_size=batch_size,
     )
     with TerminalProgress(quiet) as progress:
         plan = make_assessment_plan(options, progress)
-        from circuitfind.assessment import assess, make_files
-        from circuitfind.runfolder import write_run
+        from circuitfind.assessment import assess, write_report
 
-        assessment = assess(plan, progress)
-        write_run(plan.folder, make_files(assessment), force)
+        assessment = assess(plan, progress, lambda so_far: write_report(so_far, plan))
     if as_json:
         typer.echo(json.dumps(assessment.to_dict(), indent=2, ensure_ascii=False))
     else:

@@ -22,6 +22,7 @@ from circuitfind.evaluation.meter import Meter, heads_and_mlps, knock_out, mean,
 from circuitfind.evaluation.options import KnockOuts
 from circuitfind.evaluation.performance import Evaluation
 from circuitfind.evaluation.trials import Kept, Trials
+from circuitfind.evaluation.work import DENSE, HALF, KNOCKED_OUT, PART, WITHOUT_ONE, Phase, count
 from circuitfind.graph import Graph, Node
 from circuitfind.metrics import MetricName
 from circuitfind.progress import Progress
@@ -121,11 +122,17 @@ class Completeness:
         return f"{self._spell(last)} without {', '.join(map(str, last.nodes))}"
 
 
+def phases(graph: Graph, kept: Kept, options: KnockOuts) -> tuple[Phase, ...]:
+    """The runs that ``measure_completeness`` takes; fewer where the greedy knock-out ends early."""
+    n_nodes, n_sets = len(heads_and_mlps(graph, kept)), 1 + options.n_random
+    steps = [_n_candidates(n_nodes - step, options) for step in range(min(options.n_steps, n_nodes))]
+    greedy = [Phase(n, cost) for n in steps for cost in (PART, WITHOUT_ONE)]
+    return (Phase(1, DENSE), Phase(n_sets, HALF), Phase(n_sets, KNOCKED_OUT), *greedy)
+
+
 def n_runs(graph: Graph, kept: Kept, options: KnockOuts) -> int:
-    """The most runs that ``measure_completeness`` takes; fewer where the greedy knock-out ends early."""
-    n_nodes = len(heads_and_mlps(graph, kept))
-    looked_at = [_n_candidates(n_nodes - step, options) for step in range(min(options.n_steps, n_nodes))]
-    return 3 + 2 * options.n_random + sum(2 * n for n in looked_at)
+    """The most runs that ``measure_completeness`` takes."""
+    return count(phases(graph, kept, options))
 
 
 def measure_completeness(
@@ -140,7 +147,7 @@ def measure_completeness(
     Raises UsageError where a prompt has no value of the metric.
     """
     graph = trials.graph
-    meter = Meter(trials, metric, n_runs(graph, kept, options), progress)
+    meter = Meter(trials, metric, phases(graph, kept, options), progress)
     nodes, draw = heads_and_mlps(graph, kept), Draw(options.seed)
     complement = Evaluation(trials.full, meter.run(trials.edges & ~kept), trials.ablated)
     drawn = [tuple(node for node in nodes if draw.coin()) for _ in range(options.n_random)]

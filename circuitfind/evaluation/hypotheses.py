@@ -43,6 +43,7 @@ from circuitfind.evaluation.statistics import (
     wins_more_often,
 )
 from circuitfind.evaluation.trials import Kept, Trials
+from circuitfind.evaluation.work import ALONE, DENSE, GROWN, PART, Phase, count
 from circuitfind.graph import Edge, Graph
 from circuitfind.metrics import HIGHER_IS_BETTER, MetricName
 from circuitfind.progress import Progress
@@ -146,9 +147,16 @@ def score_of(metric: MetricName) -> MetricName:
     return "loss" if metric == "kl" else metric
 
 
+def phases(graph: Graph, kept: Kept, options: HypothesisOptions) -> tuple[Phase, ...]:
+    """The runs that ``run_tests`` takes, in its order; fewer where a test cannot be run."""
+    n_edges, n = min(options.most, int(kept.sum())), options.n_random
+    edges = (Phase(1 + n_edges, PART), Phase(2 * n, GROWN))
+    return (Phase(2, DENSE), Phase(2, ALONE), *edges, Phase(n, ALONE), Phase(1 + n, DENSE))
+
+
 def n_runs(graph: Graph, kept: Kept, options: HypothesisOptions) -> int:
-    """The most runs that ``run_tests`` takes; fewer where a test cannot be run."""
-    return 6 + min(options.most, int(kept.sum())) + 4 * options.n_random
+    """The most runs that ``run_tests`` takes."""
+    return count(phases(graph, kept, options))
 
 
 def run_tests(
@@ -158,7 +166,7 @@ def run_tests(
 
     Raises UsageError where a prompt has no value of the metric.
     """
-    meter = Meter(trials, metric, n_runs(trials.graph, kept, options), progress)
+    meter = Meter(trials, metric, phases(trials.graph, kept, options), progress)
     bench = Bench(meter, kept, options)
     tests = (
         judge_equivalence(bench.scores(bench.circuit), bench.scores(trials.full), bench.score, options),

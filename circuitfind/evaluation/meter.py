@@ -15,6 +15,7 @@ import torch
 from circuitfind.errors import UsageError
 from circuitfind.evaluation.performance import NAMES, Performance
 from circuitfind.evaluation.trials import Kept, Trials
+from circuitfind.evaluation.work import Phase, Work
 from circuitfind.graph import Graph, Node
 from circuitfind.metrics import MetricName
 from circuitfind.progress import Progress
@@ -23,15 +24,15 @@ UNITS = {"kl": "nats", "logit-diff": "logits", "prob-diff": "probability", "loss
 
 
 class Meter:
-    """Reads one metric off trials and tells how many of ``n_runs`` are done.
+    """Reads one metric off trials and tells how much of the runs of some phases is done.
 
     To settle on a circuit counts as a run. The full and the ablated model's are not counted: they are run once for
     all judgements.
     """
 
-    def __init__(self, trials: Trials, metric: MetricName, n_runs: int, progress: Progress) -> None:
+    def __init__(self, trials: Trials, metric: MetricName, phases: tuple[Phase, ...], progress: Progress) -> None:
         self.trials, self.metric = trials, metric
-        self._done, self._n_runs, self._progress = 0, n_runs, progress
+        self._done, self._work, self._progress = 0, Work(phases), progress
 
     def settle(self, kept: Kept) -> None:
         """As ``Trials.settle``."""
@@ -59,12 +60,12 @@ class Meter:
 
     def finish(self) -> None:
         """All is done, be it in fewer runs than were foreseen."""
-        if self._done < self._n_runs:
-            self._progress.update(self._n_runs, self._n_runs)
+        if self._done < self._work.n_runs:
+            self._progress.update(self._work.total, self._work.total)
 
     def _count(self, n_runs: int = 1) -> None:
         self._done += n_runs
-        self._progress.update(self._done, self._n_runs)
+        self._progress.update(self._work.done(self._done), self._work.total)
 
     @cached_property
     def full(self) -> float:

@@ -15,6 +15,7 @@ from circuitfind.draws import Draw
 from circuitfind.evaluation.meter import Meter, count_of, heads_and_mlps, knock_out, mean, share, unit
 from circuitfind.evaluation.options import LeaveOneOut
 from circuitfind.evaluation.trials import Kept, Trials
+from circuitfind.evaluation.work import PART, Phase, count
 from circuitfind.graph import Edge, Graph, Node
 from circuitfind.metrics import MetricName
 from circuitfind.progress import Progress
@@ -93,9 +94,14 @@ def edges_of(graph: Graph, kept: Kept) -> list[Edge]:
     return [Edge(graph.senders[sender], graph.receivers[row]) for row, sender in kept.nonzero().tolist()]
 
 
+def phases(graph: Graph, kept: Kept, options: LeaveOneOut) -> tuple[Phase, ...]:
+    """The runs that ``measure_minimality`` takes."""
+    return (Phase(1 + sum(min(options.most, n) for n in (int(kept.sum()), len(heads_and_mlps(graph, kept)))), PART),)
+
+
 def n_runs(graph: Graph, kept: Kept, options: LeaveOneOut) -> int:
     """How many runs ``measure_minimality`` takes."""
-    return 1 + sum(min(options.most, n) for n in (int(kept.sum()), len(heads_and_mlps(graph, kept))))
+    return count(phases(graph, kept, options))
 
 
 def measure_minimality(
@@ -106,7 +112,7 @@ def measure_minimality(
     Raises UsageError where a prompt has no value of the metric.
     """
     graph, draw = trials.graph, Draw(options.seed)
-    meter = Meter(trials, metric, n_runs(graph, kept, options), progress)
+    meter = Meter(trials, metric, phases(graph, kept, options), progress)
     edges, nodes = edges_of(graph, kept), heads_and_mlps(graph, kept)
     chosen_edges = [edges[i] for i in draw.some(len(edges), options.most)]
     chosen_nodes = [nodes[i] for i in draw.some(len(nodes), options.most)]

@@ -23,6 +23,7 @@ from circuitfind.evaluation.meter import Meter, mean, values_of
 from circuitfind.evaluation.options import RandomCircuits
 from circuitfind.evaluation.performance import Evaluation
 from circuitfind.evaluation.trials import Kept, Trials
+from circuitfind.evaluation.work import ALONE, Phase, count
 from circuitfind.graph import Graph
 from circuitfind.metrics import MetricName
 from circuitfind.patching import readable
@@ -91,9 +92,14 @@ def quantile(value: float, others: Sequence[float]) -> float:
     return sum((other > value) + 0.5 * (other == value) for other in others) / len(others)
 
 
+def phases(options: RandomCircuits) -> tuple[Phase, ...]:
+    """The runs that ``measure_against_random`` takes."""
+    return (Phase(1 + options.n, ALONE),)
+
+
 def n_runs(options: RandomCircuits) -> int:
     """How many runs ``measure_against_random`` takes."""
-    return 1 + options.n
+    return count(phases(options))
 
 
 def measure_against_random(
@@ -103,7 +109,7 @@ def measure_against_random(
 
     Raises UsageError where a prompt has no value of the metric.
     """
-    meter, draw, names = Meter(trials, metric, n_runs(options), progress), Draw(options.seed), sorted({"kl", metric})
+    meter, draw, names = Meter(trials, metric, phases(options), progress), Draw(options.seed), sorted({"kl", metric})
 
     def measure(circuit: Kept) -> tuple[float | None, float]:
         performance = meter.run(circuit, names)

@@ -119,7 +119,7 @@ def test_the_same_evaluation_has_the_same_bytes_but_for_its_timings(run: Path, w
     assert call([*arguments, "--out", str(out)], debug=False) == 0
     first, second = document(whole), document(out)
     for found in (first, second):
-        del found["timings"]
+        del found["timings"], found["files"]["report.md"]
     assert first == second
 
 
@@ -172,3 +172,84 @@ def test_a_model_of_another_shape_and_a_circuit_of_an_unknown_task_are_refused(
     said = capsys.readouterr().err
     assert "is of the task 'elsewhere', which is none of circuitfind's own" in said
     assert said.endswith("If you want it, name it: --task elsewhere\n")
+
+
+@pytest.mark.slow
+def test_a_part_is_written_when_it_is_done_and_resume_makes_the_others_to_the_same_bytes(
+    run: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report"
+    arguments = ["evaluate", str(run), "--reference", str(run), "--held-out", "3", *FEW, "--out", str(out), "-q"]
+    few = ["--parts", "ablations,minimality,curve"]
+    assert call([*arguments, *few], debug=False) == 0
+    assert {"ablations", "minimality", "curve"} < set(document(out)) and "completeness" not in document(out)
+    assert call([*arguments, "--resume"], debug=False) == 0
+    for name in ("curve.svg", "curve.png"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    first, second = document(whole), document(out)
+    assert list(first) == list(second) and list(first["timings"]) == list(second["timings"])
+    for found in (first, second):
+        del found["timings"], found["files"]["report.md"]
+    assert first == second
+    pages = [(folder / "report.md").read_text(encoding="utf-8").split("## What it took")[0] for folder in (whole, out)]
+    assert pages[0] == pages[1]
+    capsys.readouterr()
+    assert call([*arguments, "--resume", "--most", "4"], debug=False) == 2
+    assert "is of another --most: 5, not 4." in capsys.readouterr().err
+
+
+def test_what_was_done_when_it_was_cut_off_is_kept_and_told(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from circuitfind import assessment
+
+    def cut_off(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    out, arguments = tmp_path / "report", ["evaluate", str(run), "--parts", "ablations,random", "--random", "2", "-q"]
+    arguments += ["--ablations", "zero", "--out", str(out)]
+    monkeypatch.setattr(assessment, "by_trials", cut_off)
+    assert call(arguments, debug=False) == 130
+    left = document(out)
+    assert left["missing"] == ["random"] and list(left["ablations"]) == ["zero"]
+    assert "Not done yet" in (out / "report.md").read_text(encoding="utf-8")
+    monkeypatch.undo()
+    assert call([*arguments, "--resume"], debug=False) == 0
+    assert document(out)["missing"] == [] and document(out)["random"]["n"] == 2
+    assert document(out)["ablations"] == left["ablations"]
+
+
+def test_resume_begins_anew_where_there_is_nothing_and_again_does_nothing_at_all(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from circuitfind import assessment
+
+    out = tmp_path / "report"
+    arguments = ["evaluate", str(run), "--parts", "reference", "--reference", str(run), "--out", str(out), "--resume"]
+    assert call(arguments, debug=False) == 0
+    first = (out / "report.json").read_bytes()
+    assert "holds no evaluation yet: it begins anew" in capsys.readouterr().err
+    monkeypatch.setattr(assessment, "make_ready", None)  # nothing is loaded
+    assert call(arguments, debug=False) == 0
+    assert (out / "report.json").read_bytes() == first
+    assert "Against the reference" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda text: text[:-40], "is not whole JSON"),
+        (lambda text: text.replace('"parts": [', '"parts": 3, "other": ['), 'its "parts" is 3; it must be a list'),
+        (lambda text: text.replace('"faithfulness": {', '"other": {', 1), "lacks the values of its section"),
+    ],
+)
+def test_a_damaged_report_is_not_gone_on_with(
+    run: Path, tmp_path: Path, damage: Any, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report"
+    arguments = ["evaluate", str(run), "--parts", "reference", "--reference", str(run), "--out", str(out), "-q"]
+    assert call(arguments, debug=False) == 0
+    report = out / "report.json"
+    report.write_text(damage(report.read_text(encoding="utf-8")), encoding="utf-8")
+    assert call([*arguments, "--resume"], debug=False) == 2
+    assert said in capsys.readouterr().err

@@ -50,6 +50,11 @@ class Counting:
     def __init__(self) -> None:
         self.told: list[tuple[float, float]] = []
 
+    def tells_of(self, n_runs: int) -> bool:
+        """Whether it was told of each of so many runs: of ever more of the same work, and of all of it in the end."""
+        done, totals = zip(*self.told, strict=True)
+        return len(done) == n_runs and list(done) == sorted(set(done)) and set(totals) == {done[-1]}
+
     def stage(self, name: str) -> None: ...
 
     def update(self, done: float, total: float, note: str = "") -> None:

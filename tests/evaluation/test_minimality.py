@@ -100,7 +100,7 @@ def test_it_takes_as_many_runs_as_it_says_and_tells_of_each() -> None:
     measure_minimality(trials, kept, "kl", options, progress)
     total = n_runs(SMALL, kept, options)
     assert total == 1 + 4 + 3 and trials.n_runs == total + 2
-    assert progress.told == [(i, total) for i in range(1, total + 1)]
+    assert progress.tells_of(total)
 
 
 def test_the_record_is_json_with_parts_by_name() -> None:
