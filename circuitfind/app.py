@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
-from circuitfind.commands.interrupt import INTERRUPTED, leave, leaving_at_once, leaving_soon
+from circuitfind.commands.interrupt import exit_code, leave, leaving_at_once, leaving_soon
 
 with leaving_at_once():
     import typer
@@ -28,6 +28,8 @@ with leaving_at_once():
     from circuitfind.errors import CircuitfindError
 
 COULD_NOT_RUN = 2
+ENDED = 128
+"""Codes above it are 128 and the signal's number: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
 DEBUG = "--debug"
 
 
@@ -38,6 +40,8 @@ class Commands(typer.core.TyperGroup):
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
+        except KeyboardInterrupt as error:
+            raise typer.Exit(exit_code(error)) from None  # the parser would make 130 of any
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(COULD_NOT_RUN) from None
@@ -91,13 +95,13 @@ def circuitfind(
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs the command line and exits: 0 done, 1 below the bar asked for, 2 could not run, 130 interrupted."""
+    """Runs the command line and exits: 0 done, 1 below the bar asked for, 2 could not run, 128 + n by signal n."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in given  # wherever it stands: the one who needs it adds it to the end of a line
     with leaving_soon():
         code = call([argument for argument in given if argument != DEBUG], debug)
-        if code == INTERRUPTED:
-            leave()  # without the second that torch takes to go
+        if code > ENDED:
+            leave(code=code)  # without the second that torch takes to go
         sys.exit(code)
 
 
@@ -110,8 +114,8 @@ def call(arguments: list[str], debug: bool) -> int:
 def _call(arguments: list[str], debug: bool) -> int:
     try:
         return int(app(arguments, prog_name="circuitfind", standalone_mode=False) or 0)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        return exit_code(error)
     except Exception as error:
         if debug:
             import traceback

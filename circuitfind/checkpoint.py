@@ -9,6 +9,7 @@ anything is loaded.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ import psutil
 
 from circuitfind.errors import OutputError
 from circuitfind.runfolder import claim, write
+from circuitfind.runs.lock import hold
 from circuitfind.runs.ownership import STATE_FILE
 
 if TYPE_CHECKING:
@@ -50,6 +53,11 @@ class Worker:
     @staticmethod
     def this() -> Worker:
         return Worker(platform.node(), os.getpid(), psutil.Process().create_time())
+
+    @property
+    def since(self) -> str:
+        """When it began, on this machine's clock."""
+        return f"{datetime.fromtimestamp(self.began):%Y-%m-%d %H:%M:%S}"
 
     def is_another_at_work(self) -> bool:
         """Whether this is another process of this machine and it still runs."""
@@ -185,18 +193,41 @@ class Keeper:
 
     A state that can't be saved is no reason to lose the search: it is warned of, the last one that was saved stays, and
     the next is tried as much later as after any. ``save_now`` may be called from another thread, when Ctrl-C ends the
-    program.
+    program. Inside ``with``, no other process writes to the folder: from the start where the user named it, else from
+    when it is made.
     """
 
     def __init__(self, folder: Path, is_new: bool = False, force: bool = False, state: State | None = None) -> None:
         self.folder, self._is_new, self._force, self._state = folder, is_new, force, state
         self.has_folder = state is not None
+        self._held: contextlib.ExitStack | None = None
         self._lock = threading.Lock()
         self._latest: SoFar | None = None
         self._is_saved, self._next_try, self._complaint = True, time.monotonic() + SAVE_SECONDS, ""
         self._identity: Mapping[str, Any] = {}
         self._spent: Callable[[], Spent] = Spent
         self._warn: Callable[[str], None] = lambda message: None
+
+    def __enter__(self) -> Keeper:
+        self._held = contextlib.ExitStack()
+        if self.has_folder or not self._is_new:
+            self._held.enter_context(hold(self.folder))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self.save_now()
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+    def take_folder(self) -> Path:
+        """The run's folder, made now if it is not there, and held. Raises OutputError where that can't be done."""
+        if not self.has_folder:
+            self.folder, self.has_folder = claim(self.folder, self._is_new, self._force), True
+            if self._held is not None and self._is_new:
+                self._held.enter_context(hold(self.folder))
+        return self.folder
 
     def start(
         self, identity: Mapping[str, Any], spent: Callable[[], Spent], warn: Callable[[str], None]
@@ -210,10 +241,16 @@ class Keeper:
         if self._state is None:
             return None
         check_same(self.folder, self._state.identity, identity)
+        self._check_unchanged(self._state)
         so_far = self._state.so_far()
         self.save(so_far)
         self.save_now()  # which says that this process is at work on it
         return so_far
+
+    def _check_unchanged(self, state: State) -> None:
+        """Raises OutputError where another process has gone on with the state since it was read."""
+        if read_state(self.folder).data != state.data:
+            raise OutputError(f"Another process has gone on with {self.folder} meanwhile. Give the command again.")
 
     def save(self, so_far: SoFar) -> None:
         """Keep a copy of what there is so far; on disk if the last one there is old."""
@@ -229,8 +266,7 @@ class Keeper:
                 return
             latest, began = self._latest, time.monotonic()
             try:
-                if not self.has_folder:
-                    self.folder, self.has_folder = claim(self.folder, self._is_new, self._force), True
+                self.take_folder()
                 write(self.folder, STATE_FILE, encode_state(latest, self._identity, self._spent(), Worker.this()))
                 self._is_saved, self._complaint = latest is self._latest, ""
             except OutputError as error:
@@ -245,13 +281,17 @@ class Keeper:
             self._warn(f"the search goes on but can't be saved, and is lost if it is cut off now. {reason}")
 
     def rescue(self, name: str, data: bytes) -> Path:
-        """Write a file of a run that has failed: there is nothing to go on with. Raises OutputError where it can't."""
-        if self.has_folder:
-            (self.folder / STATE_FILE).unlink(missing_ok=True)
-        else:
-            self.folder, self.has_folder = claim(self.folder, self._is_new, self._force), True
+        """Write a file of a run that has failed: there is nothing to go on with. Raises OutputError where it can't.
+
+        A file of that name, such as an older run's, stays: the new one is called otherwise.
+        """
+        self.take_folder()
         self._identity, self._latest = {}, None
-        return write(self.folder, name, data)
+        if os.path.lexists(self.folder / name):
+            name = f"rescued-{name}"
+        written = write(self.folder, name, data)
+        (self.folder / STATE_FILE).unlink(missing_ok=True)
+        return written
 
     def finish(self) -> None:
         """The search has ended: if some of it is on disk, so shall be all of it."""

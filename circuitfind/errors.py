@@ -7,6 +7,7 @@
     │   └── DivergedError  learned masks that became NaN, with the last scores that were sound (methods/learned.py)
     ├── CircuitError   a circuit file that is unreadable or impossible
     └── OutputError    a place that can't be written, or that holds something already
+        └── BusyError      another process is at work there
 
 A message is one or two lines: what was wrong, the value, what to do. Of a value it shows no more than LONGEST_VALUE
 characters, whoever made the message.
@@ -56,6 +57,10 @@ class CircuitError(CircuitfindError):
 
 class OutputError(CircuitfindError):
     """A place that can't be written, or that already holds something."""
+
+
+class BusyError(OutputError):
+    """A place that another process writes to."""
 
 
 def cut(text: str, most: int = LONGEST_VALUE) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
@@ -42,7 +41,6 @@ from circuitfind.progress import Progress, Silent
 from circuitfind.promptsets import make_prompts
 from circuitfind.report import recovery_warning, rounding_warning, shortlist_warning, task_line, task_warning
 from circuitfind.roles import find_roles
-from circuitfind.runfolder import next_free
 from circuitfind.scoresfile import rounded, scores_file
 from circuitfind.search import default_batch_size
 from circuitfind.sittings import Clock, Noted
@@ -84,21 +82,17 @@ def run(options: RunOptions, progress: Progress | None = None) -> RunResult:
 
 def make_keeper(plan: Plan) -> Keeper:
     """Who keeps the state of the plan's search while it goes."""
-    return Keeper(plan.folder, plan.options.out is None, plan.options.force, plan.state)
+    options = plan.options
+    return Keeper(plan.folder, options.out is None, options.force or options.resume, plan.state)
 
 
 def carry_out(plan: Plan, progress: Progress, keeper: Keeper | None = None) -> RunResult:
     """The run itself, step by step. Its folder is made when a search takes long, or there is all to be written."""
-    keeper = keeper or make_keeper(plan)
-    notes, clock = Noted(progress, plan.cautions), Clock(plan.state.spent if plan.state else None)
-    ready = make_ready(plan, notes, clock)
-    findings = find_circuit(ready, ready.options, notes, clock, keeper)
-    return write_findings(findings, final_folder(plan, keeper), notes, clock, keeper.has_folder)
-
-
-def final_folder(plan: Plan, keeper: Keeper) -> Path:
-    """Where the run's files go: where its state lies, else where it was told to or a folder that is still free."""
-    return keeper.folder if keeper.has_folder or plan.options.out else next_free(plan.folder)
+    with keeper or make_keeper(plan) as keeper:
+        notes, clock = Noted(progress, plan.cautions), Clock(plan.state.spent if plan.state else None)
+        ready = make_ready(plan, notes, clock)
+        findings = find_circuit(ready, ready.options, notes, clock, keeper)
+        return write_findings(findings, keeper.take_folder(), notes, clock, is_claimed=True)
 
 
 def make_ready(plan: Plan, notes: Noted, clock: Clock) -> Ready:

@@ -147,13 +147,9 @@ def make_plan(options: RunOptions, progress: Progress, opened: Opened | None = N
     _known("metric", options.metric or task.metric, (*METRICS, *task.metrics))
     options, said = settle_method(options, task.metric)
     check_threshold(options)
-    if options.resume:
-        folder, state = _resumed(task, options)
-    else:
-        folder, state = _out_folder(task, options), None
-        if writes:
-            check_free(folder, options.force, names_of_run(options.formats), inputs=inputs(options))
-    is_finished = options.resume and state is None
+    folder, state, is_finished = _out_folder(task, options), None, False
+    if writes:
+        folder, state, is_finished = find_place(folder, task, options, progress)
     model_folder = whole_folder(locate(options.model, progress) if opened is None else opened.model_folder)
     check_count(options, read_config(model_folder))
     return Plan(task, options, model_folder, folder, (*said, *cautions(options)), state, is_finished)
@@ -234,17 +230,28 @@ def inputs(options: RunOptions) -> tuple[Path, ...]:
     return tuple(Path(name) for name in (options.task, options.model) if os.path.lexists(name))
 
 
-def _resumed(task: Task, options: RunOptions) -> tuple[Path, State | None]:
-    """The folder of the run to go on with, and its state: None if it is finished."""
-    if options.force:
-        raise UsageError("--resume goes on with the run in a folder, --force replaces it. Give one of them.")
-    from circuitfind.resume import asked, find_latest, find_state
+def find_place(folder: Path, task: Task, options: RunOptions, progress: Progress) -> tuple[Path, State | None, bool]:
+    """Where the run is written, the state that it goes on from, and whether it is finished already.
 
-    folder, wanted = _out_folder(task, options), asked(options, task, short_name(options.model))
+    An unfinished run of the same goes on where the user names its folder, with ``resume`` the latest below results/
+    too. Raises OutputError where the place is not free, or the run can't go on.
+    """
+    if options.force and options.resume:
+        raise UsageError("--resume goes on with the run in a folder, --force replaces it. Give one of them.")
+    from circuitfind import resume
+
+    state, is_finished, wanted = None, False, resume.asked(options, task, short_name(options.model))
     if options.out is not None:
-        return folder, find_state(folder, wanted)
-    state = find_latest(folder.parent, wanted)
-    return state.folder, state
+        resume.recover(folder)
+    if not options.force and options.out is not None:
+        state, is_finished = resume.find_unfinished(folder, wanted, options.resume, progress)
+    elif options.resume:
+        state = resume.find_latest(folder.parent, wanted, progress)
+    if not is_finished:
+        folder = folder if state is None else state.folder
+        may_replace = options.force or options.resume or state is not None
+        check_free(folder, may_replace, names_of_run(options.formats), inputs=inputs(options))
+    return folder, state, is_finished
 
 
 def whole_folder(folder: Path) -> Path:

@@ -9,15 +9,18 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuitfind.checkpoint import State, check_same, read_state
-from circuitfind.errors import CircuitfindError, OutputError
+from circuitfind.checkpoint import State, check_same, differences, read_state
+from circuitfind.errors import BusyError, CircuitfindError, OutputError
 from circuitfind.methods.neuron_options import NEURONS
 from circuitfind.methods.options import SIZES, spell_candidates
 from circuitfind.record import RUN_FILE
+from circuitfind.runfolder import complete, is_cut_off
+from circuitfind.runs.lock import at_work, hold
 from circuitfind.runs.ownership import STATE_FILE
 
 if TYPE_CHECKING:
     from circuitfind.preflight import RunOptions
+    from circuitfind.progress import Progress
     from circuitfind.prompts import Task
 
 FLAGS = {"n_prompts": "prompts", "formats": "format", "settings": "set"}
@@ -94,43 +97,67 @@ def asked(options: RunOptions, task: Task, model: str) -> dict[str, Any]:
     return {key: value for key, value in known.items() if value is not None}
 
 
-def find_state(folder: Path, asked: Mapping[str, Any]) -> State | None:
-    """The state to go on with in ``folder``; None if its run is finished.
+def find_unfinished(
+    folder: Path, asked: Mapping[str, Any], resume: bool, progress: Progress
+) -> tuple[State | None, bool]:
+    """What there is of the run that is asked for in ``folder``, which the user named: its state, if it is unfinished,
+    and whether it is finished. ``resume``: it was asked for in so many words, and it is told where there is nothing.
 
-    Raises OutputError where there is no run, where it was asked for something else, where its state is damaged, and
-    where another process is at work on it.
+    Raises OutputError where the folder holds a run of something else, a damaged state, or another process is at work.
     """
     if (folder / STATE_FILE).exists():
-        state = read_state(folder)
-        check_same(folder, state.identity, asked)
-        if state.worker.is_another_at_work():
-            raise OutputError(f"Process {state.worker.pid} is at work on {folder}. Wait for it, or end it first.")
-        return state
-    if (folder / RUN_FILE).exists():
+        return find_state(folder, asked, resume), False
+    if resume and (folder / RUN_FILE).exists():
         check_same(folder, _identity_of_finished(folder), asked)
-        return None
-    raise OutputError(f"{folder} holds no run to resume. Leave out --resume to begin one there.")
+        return None, True
+    if resume:
+        progress.stage(f"{folder} holds nothing of a run to go on with: it begins anew")
+    return None, False
 
 
-def find_latest(parent: Path, asked: Mapping[str, Any]) -> State:
-    """The state saved last of the unfinished runs below ``parent`` that are what is asked for.
+def recover(folder: Path) -> None:
+    """Ends an exchange of files that was cut off in ``folder``, if there is one."""
+    if is_cut_off(folder):
+        with hold(folder):
+            complete(folder)
 
-    Raises OutputError where there is none; if there are others, with what speaks against the latest of them.
+
+def find_state(folder: Path, asked: Mapping[str, Any], resume: bool = True) -> State:
+    """The state in ``folder``.
+
+    Raises OutputError where it is of something else, where it is damaged, and where another process is at work on it.
+    """
+    state = read_state(folder)
+    if resume:
+        check_same(folder, state.identity, asked)
+    elif differing := differences(state.identity, asked):
+        raise OutputError(
+            f"{folder} holds an unfinished run of something else: {', '.join(differing)}.\n"
+            "Give another --out, or --force to replace it."
+        )
+    if state.worker.is_another_at_work():
+        raise BusyError(at_work(folder, str(state.worker.pid), state.worker.host, state.worker.since))
+    return state
+
+
+def find_latest(parent: Path, asked: Mapping[str, Any], progress: Progress) -> State | None:
+    """The state saved last of the unfinished runs below ``parent`` that are what is asked for; None where there is
+    none, which is told, with what speaks against the latest of the others.
+
+    Raises BusyError where another process is at work on the only one.
     """
     problems: list[CircuitfindError] = []
     unfinished = sorted(parent.glob(f"*/{STATE_FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in unfinished:
         try:
-            state = find_state(path.parent, asked)
-            assert state is not None
-            return state
+            return find_state(path.parent, asked)
         except CircuitfindError as problem:
             problems.append(problem)
-    if problems:
-        raise problems[0]
-    raise OutputError(
-        f"There is no unfinished run below {parent}. Leave out --resume to begin one, or name its folder with --out."
-    )
+    for busy in (problem for problem in problems if isinstance(problem, BusyError)):
+        raise busy
+    why = f" ({str(problems[0]).partition(chr(10))[0].rstrip('.')})" if problems else ""
+    progress.stage(f"there is no unfinished run of this below {parent}{why}: it begins anew")
+    return None
 
 
 def _identity_of_finished(folder: Path) -> dict[str, Any]:

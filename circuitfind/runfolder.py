@@ -149,11 +149,16 @@ def write_run(
         discard(folder, is_new)
 
 
+def is_cut_off(folder: Path) -> bool:
+    """Whether an exchange of files was cut off there."""
+    return (folder / BESIDE / READY).is_dir()
+
+
 def complete(folder: Path) -> None:
     """Ends an exchange that was cut off when all new files were whole: they take the place of the older ones, the
     record last, and the search's state goes. Where none was begun it does nothing."""
     ready = folder / BESIDE / READY
-    if not ready.is_dir():
+    if not is_cut_off(folder):
         return
     new = {path.name for path in ready.iterdir()}
     record = next((name for name in FILES if name in new), None)

@@ -34,6 +34,7 @@ from circuitfind.record import RUN_FILE
 from circuitfind.report import markdown_table, options_line, show
 from circuitfind.resume import identity
 from circuitfind.runfolder import claim, json_file, write_run
+from circuitfind.runs.lock import hold
 from circuitfind.sittings import Clock, Noted
 from circuitfind.sweepplan import PLURAL, WHOLE, Size, SweepPlan, folder_name, make_sweep_plan
 from circuitfind.writing import write_findings
@@ -69,34 +70,33 @@ def carry_out_sweep(
     plan: SweepPlan, progress: Progress, watch: Callable[[Path, Keeper], None] = lambda folder, keeper: None
 ) -> SweepResult:
     """The sweep itself. ``watch`` is told of the sweep's folder, and each run's keeper, before its search begins."""
-    folder = plan.base.folder
-    if not all(plan.run_at(size, folder).is_finished for size in plan.sizes):
-        folder = find_circuits(plan, Noted(progress, plan.base.cautions), watch)
-    progress.stage("drawing the sweep")
-    table = make_table(folder, plan)
-    files = write_run(folder, make_files(table, plan.base.options.formats), force=True)
-    return SweepResult({**table, "files": files}, folder)
+    with claimed(plan.base) as folder:
+        if not all(plan.run_at(size, folder).is_finished for size in plan.sizes):
+            find_circuits(plan, folder, Noted(progress, plan.base.cautions), watch)
+        progress.stage("drawing the sweep")
+        table = make_table(folder, plan)
+        files = write_run(folder, make_files(table, plan.base.options.formats), force=True)
+        return SweepResult({**table, "files": files}, folder)
 
 
-def find_circuits(plan: SweepPlan, notes: Noted, watch: Callable[[Path, Keeper], None]) -> Path:
-    """Every run that is not finished yet, from the smallest circuit to the largest; the folder where they lie.
+def find_circuits(plan: SweepPlan, folder: Path, notes: Noted, watch: Callable[[Path, Keeper], None]) -> None:
+    """Every run that is not finished yet, from the smallest circuit to the largest, in ``folder``.
 
-    Scores that all of them share are kept in that folder until the last run is done.
+    Scores that all of them share are kept there until the last run is done.
     """
     clock, earlier = Clock(), None
     ready = make_ready(plan.base, notes, clock)
-    with claimed(plan.base) as folder:
-        runs = [plan.run_at(size, folder) for size in plan.sizes]
-        shared = Keeper(folder, force=True, state=plan.base.state) if share_scores(runs, ready) else None
-        for run in runs:
-            if run.is_finished:
-                check_finished(run, ready)
-                continue
-            keeper = shared or make_keeper(run)
-            watch(folder, keeper)
-            state = plan.base.state if shared and run is runs[0] else run.state
+    runs = [plan.run_at(size, folder) for size in plan.sizes]
+    shared = Keeper(folder, force=True, state=plan.base.state) if share_scores(runs, ready) else None
+    for run in runs:
+        if run.is_finished:
+            check_finished(run, ready)
+            continue
+        keeper = shared or make_keeper(run)
+        watch(folder, keeper)
+        state = plan.base.state if shared and run is runs[0] else run.state
+        with hold(run.folder) if shared else keeper:  # the shared one's folder is the sweep's own
             earlier = find_and_write(ready, run, earlier, keeper, notes.fork(), clock.fork(state))
-    return folder
 
 
 def share_scores(runs: Sequence[Plan], ready: Ready) -> bool:
@@ -107,11 +107,12 @@ def share_scores(runs: Sequence[Plan], ready: Ready) -> bool:
 
 @contextmanager
 def claimed(base: Plan) -> Iterator[Path]:
-    """The sweep's folder, made now; if nothing has been written to it, it goes again."""
+    """The sweep's folder, made now and held; if nothing has been written to it, it goes again."""
     options = base.options
     folder = claim(base.folder, options.out is None, options.force or options.resume)
     try:
-        yield folder
+        with hold(folder):
+            yield folder
     finally:
         with suppress(OSError):  # it is not empty
             folder.rmdir()

@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from circuitfind.errors import OutputError, UsageError
+from circuitfind.errors import UsageError
 from circuitfind.methods.catalogue import CATALOGUE as METHODS
 from circuitfind.methods.neuron_options import refuse_sweep
 from circuitfind.methods.options import SIZES
 from circuitfind.preflight import Plan, RunOptions, check_numbers, inputs, make_plan, short_name
 from circuitfind.progress import Progress
 from circuitfind.record import RUN_FILE
-from circuitfind.runfolder import check_free
+from circuitfind.runfolder import check_free, what_is_in
 from circuitfind.runs.ownership import STATE_FILE, SWEEP_FILE, names_of_run, names_of_sweep
 
 if TYPE_CHECKING:
@@ -49,7 +49,10 @@ class SweepPlan:
 
     def run_at(self, size: Size, folder: Path) -> Plan:
         """The plan of the run at ``size`` in a sweep that lies in ``folder``: resumed if there is some of it."""
+        from circuitfind.resume import recover
+
         place = folder / folder_name(size, self.of)
+        recover(place)
         resume = self.base.options.resume and any((place / name).exists() for name in (STATE_FILE, RUN_FILE))
         options = replace(with_size(self.base.options, size, self.of), out=place, resume=resume)
         plan = replace(self.base, options=options, folder=place, state=None)
@@ -108,13 +111,22 @@ def make_sweep_plan(
     for size in sizes:
         check_numbers(with_size(options, size, of))
     ordered = tuple(sorted(sizes, reverse=of == "threshold"))
+    resume = options.resume or (not options.force and is_unfinished(options, sizes, of))
     # a folder that is not empty is what a resumed sweep wants
-    first = replace(with_size(options, ordered[0], of), resume=False, force=options.force or options.resume)
+    first = replace(with_size(options, ordered[0], of), resume=False, force=options.force or resume)
     base = make_plan(first, progress, writes=False)
     check_places(base, ordered, of)
-    settled = replace(base.options, resume=options.resume, force=options.force)
+    settled = replace(base.options, resume=resume, force=options.force)
     plan = SweepPlan(replace(base, options=settled), ordered, of)
-    return take_up(plan) if options.resume else plan
+    return take_up(plan, progress) if resume else plan
+
+
+def is_unfinished(options: RunOptions, sizes: Sequence[Size], of: str) -> bool:
+    """Whether the folder that the user names holds nothing but some runs of a sweep of these sizes, and no table."""
+    if options.out is None:
+        return False
+    names = {path.name for path in what_is_in(options.out)}
+    return bool(names) and names <= {STATE_FILE, *(folder_name(size, of) for size in sizes)}
 
 
 def check_places(base: Plan, sizes: Sequence[Size], of: str) -> None:
@@ -127,25 +139,28 @@ def check_places(base: Plan, sizes: Sequence[Size], of: str) -> None:
         check_free(place, options.force, names_of_run(options.formats), inputs=inputs(options))
 
 
-def take_up(plan: SweepPlan) -> SweepPlan:
-    """The plan with the scores that the sweep in its folder had come to.
+def take_up(plan: SweepPlan, progress: Progress) -> SweepPlan:
+    """The plan with the scores that the sweep in its folder had come to; where there is nothing of one, that is told.
 
-    Raises OutputError where there is no sweep, or one of something else, or another process is at work on it.
+    Raises OutputError where it is a sweep of something else, or another process is at work on it.
     """
     folder = plan.base.folder
     has_scores = METHODS[plan.base.options.method or ""].scores and (folder / STATE_FILE).exists()
     if not has_scores and not any(folder.glob(f"{plan.of}-*")):
-        raise OutputError(f"{folder} holds no sweep to resume. Leave out --resume to begin one there.")
+        progress.stage(f"{folder} holds nothing of a sweep to go on with: it begins anew")
     for size in plan.sizes:
         plan.run_at(size, folder)
     return replace(plan, base=replace(plan.base, state=state_of(plan.base))) if has_scores else plan
 
 
 def state_of(plan: Plan) -> State | None:
-    """The state in the plan's folder; None if its run is finished. Raises OutputError as ``find_state`` does."""
-    from circuitfind.resume import asked, find_state
+    """The state in the plan's folder; None if its run is finished. Raises OutputError where it is of something else, or
+    damaged, or another process is at work on it."""
+    from circuitfind.progress import Silent
+    from circuitfind.resume import asked, find_unfinished
 
-    return find_state(plan.folder, asked(plan.options, plan.task, short_name(plan.options.model)))
+    wanted = asked(plan.options, plan.task, short_name(plan.options.model))
+    return find_unfinished(plan.folder, wanted, resume=True, progress=Silent())[0]
 
 
 def folder_name(size: Size, of: str = "threshold") -> str:

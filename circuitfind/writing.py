@@ -52,7 +52,8 @@ def write_findings(findings: Findings, folder: Path, notes: Noted, clock: Clock,
     def more(place: Path) -> dict[str, bytes]:
         return write_last(findings, circuit, place, last, notes)
 
-    write_run(folder, make_files(findings, circuit, pictures, record), options.force or is_claimed, more)
+    may_replace = options.force or options.resume or is_claimed
+    write_run(folder, make_files(findings, circuit, pictures, record), may_replace, more)
     return RunResult(circuit, findings.evaluation, folder, tuple(notes.warnings), findings.record)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ import pytest
 from circuitfind import checkpoint
 from circuitfind.app import call
 from circuitfind.checkpoint import Keeper, read_state
-from circuitfind.errors import CircuitfindError, OutputError, UsageError
+from circuitfind.errors import BusyError, CircuitfindError, OutputError, UsageError
 from circuitfind.methods.sofar import SoFar
-from circuitfind.pipeline import RunOptions, run
+from circuitfind.pipeline import RunOptions, carry_out, make_plan, run
+from circuitfind.progress import Silent
 from circuitfind.resume import resume_command
 from circuitfind.runfolder import STATE_FILE
 
@@ -149,17 +152,6 @@ def test_without_a_folder_the_latest_unfinished_run_of_the_same_goes_on(whole: P
 
 
 def test_a_run_says_which_it_goes_on_with_and_how_far_it_was() -> None:
-    class Listening:
-        def __init__(self) -> None:
-            self.stages: list[str] = []
-
-        def stage(self, name: str) -> None:
-            self.stages.append(name)
-
-        def update(self, done: float, total: float, note: str = "") -> None: ...
-
-        def warn(self, message: str) -> None: ...
-
     cut_off(None, 15)
     listening = Listening()
     run(RunOptions("ioi", "tiny", n_prompts=5, threshold=0.05, formats=(), resume=True), listening)
@@ -188,12 +180,11 @@ def damage(folder: Path) -> None:
         ({"bos": True}, None, r"bos False \(now True\)"),
         ({"task": "greater-than"}, None, r"task ioi \(now greater-than\)"),
         ({}, damage, r"truncated or damaged"),
-        ({}, lambda folder: (folder / STATE_FILE).unlink(), r"holds no run to resume\. Leave out --resume"),
         ({"force": True}, None, r"--resume goes on with the run in a folder, --force replaces it"),
         (
-            {"resume": False},
+            {"resume": False, "threshold": 0.06},
             None,
-            r"holds an unfinished run\. Give --resume to go on with it, another --out, or --forc",
+            r"holds an unfinished run of something else: threshold 0\.05 \(now 0\.06\)\.\nGive another --out, or --f",
         ),
     ],
 )
@@ -228,19 +219,118 @@ def test_another_model_of_the_same_name_is_told_by_its_weights(tmp_path: Path) -
         find(Path("run"), model=str(model), resume=True)
 
 
-def test_nothing_to_resume_below_results_says_where_it_looked() -> None:
-    with pytest.raises(OutputError, match=r"no unfinished run below results/ioi/tiny/acdc\. Leave out --resume"):
-        find(None, resume=True)
+class Listening:
+    """Keeps the stages that are told."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+
+    def stage(self, name: str) -> None:
+        self.stages.append(name)
+
+    def update(self, done: float, total: float, note: str = "") -> None: ...
+
+    def warn(self, message: str) -> None: ...
+
+
+def test_resuming_where_there_is_nothing_begins_anew_and_says_so(whole: Path) -> None:
+    chosen = RunOptions("ioi", "tiny", n_prompts=5, threshold=0.05, formats=(), resume=True)
+    Path("run").mkdir()
+    Path("run/slurm.out").write_text("mine")
+    for out, says in (
+        (Path("run"), "run holds nothing of a run to go on with: it begins anew"),
+        (None, "there is no unfinished run of this below results/ioi/tiny/acdc: it begins anew"),
+    ):
+        listening = Listening()
+        folder = run(replace(chosen, out=out), listening).folder
+        assert says in listening.stages and repeatable(folder) == repeatable(whole)
+    assert Path("run/slurm.out").read_text() == "mine"
     assert cut_off(None, 5, threshold=0.9)
-    with pytest.raises(OutputError, match=r"threshold 0\.9 \(now 0\.05\)"):
-        find(None, resume=True)
+    run(replace(chosen, out=None), listening := Listening())
+    assert any("threshold 0.9 (now 0.05)): it begins anew" in stage for stage in listening.stages)
+
+
+@pytest.mark.parametrize("method", ["eap", "eap-ig"])
+def test_a_method_that_keeps_no_state_is_resumed_by_beginning_anew(method: str) -> None:
+    chosen: dict[str, Any] = {"method": method, "threshold": None, "edges": 20}
+    find(Path("whole"), **chosen)
+    for n in range(3):
+        find(Path(f"run{n}"), **chosen, resume=True)
+        assert repeatable(Path(f"run{n}")) == repeatable(Path("whole"))
+
+
+def test_the_same_command_takes_over_an_unfinished_run(whole: Path) -> None:
+    assert cut_off(Path("run"), 10)
+    n_tests = read_state(Path("run")).numbers["n_tests"]
+    listening = Listening()
+    run(RunOptions("ioi", "tiny", n_prompts=5, threshold=0.05, formats=(), out=Path("run")), listening)
+    assert n_tests > 0 and any(stage.startswith("going on with run") for stage in listening.stages)
+    assert repeatable(Path("run")) == repeatable(whole)
+    with pytest.raises(OutputError, match="is not empty"):  # a finished one is not
+        find(Path("run"))
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_cut_off_as_its_files_are_exchanged_is_ended_by_the_next_command(
+    resume: bool, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced: list[Path] = []
+    original = Path.replace
+
+    def kill(path: Path, target: Path) -> Path:
+        if path.parent.name == "ready" and len(replaced) == 2:
+            raise Killed
+        if path.parent.name == "ready":
+            replaced.append(path)
+        return original(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Path, "replace", kill)
+        find(Path("run"))
+    assert not (Path("run") / "run.json").exists()
+    if resume:
+        with pytest.raises(UsageError, match="is finished: there is nothing to resume"):
+            find(Path("run"), resume=True)
+    else:
+        with pytest.raises(OutputError, match="is not empty"):
+            find(Path("run"))
+    assert repeatable(Path("run")) == repeatable(whole)
+    assert {path.name for path in Path("run").iterdir()} == {path.name for path in whole.iterdir()}
 
 
 def test_a_run_that_another_process_is_at_work_on_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cut_off(Path("run"), 5)
+    assert cut_off(Path("run"), 5) and cut_off(None, 5)
     monkeypatch.setattr(os, "getpid", lambda: -1)  # this is now another process
-    with pytest.raises(OutputError, match=r"Process \d+ is at work on run\. Wait for it, or end it first\."):
+    says = rf"Process \d+ on {platform.node()} is at work on (run|results/.*), since \d{{4}}-.*\. Wait for it"
+    with pytest.raises(OutputError, match=says):
         find(Path("run"), resume=True)
+    with pytest.raises(OutputError, match=says):
+        find(None, resume=True)
+
+
+def test_a_folder_that_another_process_holds_is_left_to_it(whole: Path) -> None:
+    code = "import sys; from pathlib import Path; from circuitfind.runs.lock import hold\n"
+    code += "with hold(Path('run')): print('held', flush=True); sys.stdin.read()"
+    assert cut_off(Path("run"), 5)
+    before = {path: path.read_bytes() for path in Path("run").iterdir()}
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None and child.stdout.readline() == b"held\n"
+        for options in ({"resume": True}, {}, {"force": True}):
+            with pytest.raises(BusyError, match=rf"Process {child.pid} on .* is at work on run, since \d{{4}}-"):
+                find(Path("run"), **options)
+        child.kill()  # whatever it had said of itself
+    assert {path: path.read_bytes() for path in Path("run").iterdir() if path.is_file()} == before
+    find(Path("run"), resume=True)
+    assert repeatable(Path("run")) == repeatable(whole)
+    assert {path.name for path in Path("run").iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def test_a_state_that_another_process_went_on_with_meanwhile_is_not_gone_on_with() -> None:
+    assert cut_off(Path("run"), 5)
+    plan = make_plan(RunOptions("ioi", "tiny", n_prompts=5, threshold=0.05, out=Path("run"), resume=True), Silent())
+    assert cut_off(Path("run"), 5, resume=True)
+    with pytest.raises(OutputError, match="Another process has gone on with run meanwhile"):
+        carry_out(plan, Silent())
 
 
 # a finished run
@@ -382,15 +472,23 @@ def test_a_process_killed_at_random_moments_ends_with_the_same_bytes(method: str
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is sent otherwise there")
-def test_a_process_interrupted_in_its_search_exits_130_and_can_go_on(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise there")
+@pytest.mark.parametrize(
+    ("number", "code", "last"),
+    [
+        (signal.SIGINT, 130, "Interrupted."),
+        (signal.SIGTERM, 143, "Ended by SIGTERM."),
+        (signal.SIGHUP, 129, "Ended by SIGHUP."),
+    ],
+)
+def test_a_process_ended_by_a_signal_in_its_search_can_go_on(number: int, code: int, last: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = start(folder)
     assert wait_for_news(process, folder / STATE_FILE, 0.5)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate()
-    assert (process.returncode, out) == (130, "")
-    assert err.splitlines()[-1] == "Interrupted." and "--resume" in err.splitlines()[-2]
+    assert (process.returncode, out) == (code, "")
+    assert err.splitlines()[-1] == last and "--resume" in err.splitlines()[-2]
     process = start(folder, "--resume")
     _, err = process.communicate()
     assert process.returncode == 0 and f"going on with {folder}" in err

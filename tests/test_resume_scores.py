@@ -168,7 +168,6 @@ def damage(folder: Path) -> None:
         ("acdc, neurons", {"threshold": 0.02}, None, r"threshold 0\.01 \(now 0\.02\)"),
         ("exact, neurons", {"metric": "loss"}, None, r"metric kl \(now loss\)"),
         ("pruning", {}, damage, r"truncated or damaged"),
-        ("pruning", {}, lambda folder: (folder / STATE_FILE).unlink(), r"holds no run to resume\. Leave out --resume"),
     ],
 )
 def test_what_can_not_go_on_says_why_and_is_left_as_it_was(

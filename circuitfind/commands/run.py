@@ -190,8 +190,8 @@ def run(
         bool,
         typer.Option(
             "--resume",
-            help="Go on with a run that was cut off: that in --out, or the latest of the same options. acdc, exact, "
-            "learned masks, ensembles.",
+            help="Go on with a run that was cut off: that in --out, or the latest of the same options. Where there is "
+            "nothing to go on with it begins anew.",
         ),
     ] = False,
     memory: Annotated[

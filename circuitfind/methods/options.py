@@ -147,8 +147,6 @@ def _check_scoring(options: RunOptions, info: MethodInfo, has_size: bool) -> Non
         raise UsageError(
             f"--bootstrap draws prompts again, and {info.name} has no scores of single prompts here. Leave it out."
         )
-    if options.resume and not info.resumes:
-        raise UsageError(f"{info.name} keeps no state to go on from. Leave out --resume to run it anew.")
 
 
 def _has_prompts(options: RunOptions, info: MethodInfo) -> bool:

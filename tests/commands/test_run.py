@@ -136,7 +136,6 @@ def test_a_prompts_file_that_is_wrong(case: str, capsys: pytest.CaptureFixture[s
         (["ioi", "--edges", "3", "--steps", "0"], "--steps is 0; it must be 1 or more"),
         (["ioi", "--edges", "3", "--select", "topp"], "No way to select named 'topp'. Did you mean 'top'?"),
         (["ioi", "--edges", "3", "--bootstrap", "1"], "--bootstrap is 1; give it 2 resamples or more"),
-        (["ioi", "--edges", "3", "--resume"], "eap-ig keeps no state to go on from"),
         (["ioi", "--edges", "3", "--schedule", "grouped"], "eap-ig has no --schedule; it is for acdc. Leave it out."),
         (["ioi", "--method", "eap", "--edges", "3", "--steps", "2"], "eap has no --steps; it is for eap-ig"),
         (["ioi", "--bootstrap", "9"], "acdc has no --bootstrap; it is for methods that score edges"),
