@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitfind.masked import Masked, Runner
+from circuitfind.masked import Masked, Runner, Work
 from circuitfind.transformer import hidden_layer, write_heads
 
 
@@ -29,7 +29,7 @@ def attribute(
     With ``stage`` only the edges into its receivers are scored, and the sweep ends there.
     """
     sweep = _Sweep(runner, run, stage)
-    sweep.logits(slope)
+    sweep.logits(torch.cat([slope, slope.new_zeros(len(runner.prompts) - len(slope), slope.shape[1])]))
     for earlier in reversed(range(stage or 0, runner.layout.n_stages - 1)):
         sweep.mlp(earlier // 2) if earlier % 2 else sweep.heads(earlier // 2)
     return sweep.scores
@@ -40,8 +40,9 @@ class _Sweep:
 
     def __init__(self, runner: Runner, run: Masked, stage: int | None) -> None:
         self._runner, self._run, self._layout, self._stage = runner, run, runner.layout, stage
-        self._end = runner.baseline.batch.end
-        self._gradients: dict[int, Float[Tensor, "prompt _ d_model"]] = {}
+        self._end = runner.baseline.batch.end[runner.prompts]
+        self._work = Work(runner, run.plan, run.excess)
+        self._gradients: dict[int, Float[Tensor, "_ _ d_model"]] = {}
         shape = (len(run.final), *run.kept.shape)
         self.scores = torch.zeros(shape, dtype=torch.float64, device=run.final.device)
 
@@ -51,8 +52,8 @@ class _Sweep:
     def mlp(self, layer: int) -> None:
         node, rows = self._layout.mlp(layer), [self._layout.row(layer, 3)]
         if node in self._gradients:
-            run, runner, whole = self._run, self._runner, bool(self._run.reach.whole[node])
-            (x,) = runner.read(rows, run.kept, run.reach, run.excess, whole)
+            runner, whole = self._runner, bool(self._run.reach.whole[node])
+            (x,) = self._work.read(rows, whole)
             changing = runner.changing(whole)
             read = x.flatten(0, 1)[changing].requires_grad_()
             with torch.enable_grad():
@@ -72,8 +73,8 @@ class _Sweep:
 
     def _heads(self, layer: int, heads: Sequence[int], whole: bool) -> None:
         """Heads that are all looked at at the same positions."""
-        run, runner = self._run, self._runner
-        reads = [x.requires_grad_() for x in runner.read_heads(layer, heads, run.kept, run.reach, run.excess)]
+        runner = self._runner
+        reads = [x.requires_grad_() for x in self._work.read_heads(layer, heads)]
         with torch.enable_grad():
             written = write_heads(runner.model, layer, runner.gather(layer, heads, reads, whole), heads)
         given = torch.stack([self._gradients.pop(self._layout.head(layer, head)) for head in heads])
@@ -96,22 +97,22 @@ class _Sweep:
     def _products(self, gradient: Tensor, n_readable: int) -> Float[Tensor, "prompt row readable"]:
         """Each receiver's gradient times ``ablated - now`` of each sender."""
         whole = gradient.shape[-2] > 1
-        moves = self._runner.ends(self._runner.baseline.change[:n_readable], whole)
-        moved = {s: x for s, x in self._run.excess.items() if s < n_readable and (x.shape[-2] > 1 or not whole)}
-        if moved:
-            moves = moves.clone()
-        for sender, excess in moved.items():
-            moves[sender] = -self._runner.ends(excess, whole)
-        prompts = range(gradient.shape[1])
+        moves = gradient.new_zeros(n_readable, *gradient.shape[1:])
+        looked_at = self._run.reach.whole if whole else self._run.reach.live
+        for sender in looked_at[:n_readable].nonzero()[0].tolist():
+            moves[sender] = -self._work.gained(sender, whole)
+        prompts = range(len(self._run.final))
         return torch.stack([gradient[:, p].flatten(1) @ moves[:, p].flatten(1).T for p in prompts]).double()
 
     def _give(self, sender: int, part: Float[Tensor, "prompt pos d_model"]) -> None:
         """Add to the gradient of what a sender writes; a part at the answer position may meet a whole sender."""
         whole = bool(self._run.reach.whole[sender])
         if sender not in self._gradients:
-            n_pos = self._runner.baseline.batch.n_pos if whole else 1
-            self._gradients[sender] = part.new_zeros(len(part), n_pos, part.shape[-1])
+            batch = self._runner.baseline.batch
+            shape = (batch.n_prompts, batch.n_pos) if whole else (len(self._end), 1)
+            self._gradients[sender] = part.new_zeros(*shape, part.shape[-1])
         if whole and part.shape[-2] == 1:
-            self._gradients[sender][torch.arange(len(part), device=part.device), self._end] += part[:, 0]
+            # a prompt that stands there twice has no gradient the second time
+            self._gradients[sender].index_put_((self._runner.prompts, self._end), part[:, 0], accumulate=True)
         else:
             self._gradients[sender] += part

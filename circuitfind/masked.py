@@ -7,11 +7,17 @@
 - a node is computed at the answer position alone unless a kept path leaves it through a k or v input;
 - ``rerun`` takes from an earlier run every node that reads, and is looked at, as it was there.
 
+What a receiver reads is a sum over the edges that it keeps: what it reads with every edge removed, and for each kept
+edge what its sender writes beyond its ablated output. Nothing that has gone is in the sum, so that nothing of it is
+left by rounding. Where few edges are kept they are added one by one, else by one matrix product a stage. A receiver
+whose senders all write, and are kept, as in the clean run reads what it reads there, to the last bit.
+
 A mask holds the share of each edge that is kept: 1 or 0 in a circuit, one between on the way from one to another, as
 attributions take it (removing a share of every edge that leaves ``input`` is to interpolate the embedding).
 
 Every value depends on the mask alone, to the last bit, and not on the runs before it: a receiver's sum is taken in the
 order of its senders, and a row of a matrix product does not depend on how many rows stand beside it (``rerun.py``).
+The number of rows is made up to a multiple of ROWS where it is not one: that of receivers, and of answer positions.
 """
 
 from __future__ import annotations
@@ -26,18 +32,23 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitfind.graph import SLOTS, Graph
-from circuitfind.patching import Baseline, at_end, readable, visible
-from circuitfind.rerun import ROWS
+from circuitfind.patching import Baseline, readable, visible
+from circuitfind.rerun import ROWS, Rows
+from circuitfind.roles import by_role
 from circuitfind.transformer import attend, mlp, project, rotary_table, rotate, write_heads
 
-SPARSE = 4
-"""A receiver's input is summed edge by edge where at most one in so many is kept (or removed), else by one product."""
+SPARSE = 16
+"""A receiver's input is summed edge by edge where at most one in so many is kept, else by a product over all: that
+reads every sender once for all receivers of a stage, and takes about a sixteenth of an addition an edge."""
 
 Mask = Float[Tensor, "receiver sender"]
 """The share of each edge that is kept, on the CPU."""
-Inputs = dict[bool, tuple[Float[Tensor, "prompt _ d_model"], ...]]
+Inputs = dict[bool, tuple[Float[Tensor, "#prompt _ d_model"], ...]]
 """What each stage's receivers read: at all positions (True), and at the answer position alone (False)."""
-Excess = dict[int, Float[Tensor, "prompt _ d_model"]]
+Places = Int[Tensor, " row"] | slice
+"""Rows of a flattened [prompt, pos]."""
+Excess = dict[int, Float[Tensor, "_ _ d_model"]]
+"""What senders write beyond their ablated outputs, at the answer position alone unless they are whole."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,10 @@ class Layout:
 
     def mlp(self, layer: int) -> int:
         return self.head(layer, self.graph.n_heads)
+
+    def layer(self, sender: int) -> int:
+        """The layer of a head or an MLP among the senders."""
+        return (sender - 1) // (self.graph.n_heads + 1)
 
     def row(self, layer: int, slot: int, head: int = 0) -> int:
         """The number of a head's q, k or v input among the receivers; its layer's MLP stands behind the last."""
@@ -116,8 +131,11 @@ class Reach:
     moved: Bool[np.ndarray, " sender"]
 
 
-def find_reach(layout: Layout, kept: Mask) -> Reach:
-    """Live and whole from the logits back, moved from the input on."""
+def find_reach(layout: Layout, kept: Mask, least: Mask | None = None) -> Reach:
+    """Live and whole from the logits back, moved from the input on.
+
+    ``kept``: the share of each edge, where positions are told apart the largest; ``least`` then the smallest.
+    """
     some = kept.numpy() > 0
     live, whole = some[-1].copy(), np.zeros_like(some[-1])
     for layer in reversed(range(layout.graph.n_layers)):
@@ -125,18 +143,13 @@ def find_reach(layout: Layout, kept: Mask) -> Reach:
         live |= reads & live[node]
         whole |= reads & whole[node]
         q, k, v = some[layout.slots(layer)].reshape(3, layout.graph.n_heads, -1)
-        alive, everywhere = live[layout.heads(layer), None], whole[layout.heads(layer), None]
-        looked_at = (((k | v) & alive) | (q & everywhere)).any(0)
+        alive, of_whole = live[layout.heads(layer), None], whole[layout.heads(layer), None]
+        looked_at = (((k | v) & alive) | (q & of_whole)).any(0)
         whole |= looked_at
         live |= looked_at | (q & alive).any(0)
-    return Reach(live, whole, find_moved(layout, kept) & live)
-
-
-def find_moved(layout: Layout, kept: Mask) -> Bool[np.ndarray, " sender"]:
-    """Which senders lack a part of what they read, or read one that does."""
-    some = kept.numpy() > 0
-    lacks = kept.sum(1).numpy() < layout.most
-    return spread(layout, some, lacks, np.zeros_like(some[-1]), np.ones_like(some[-1]))
+    lacks = (kept if least is None else least).sum(1).numpy() < layout.most
+    moved = spread(layout, some, lacks, np.zeros_like(live), np.ones_like(live))
+    return Reach(live, whole, moved & live)
 
 
 def spread(
@@ -165,47 +178,80 @@ def _first_layer(layout: Layout, begins: Bool[np.ndarray, " receiver"], changed:
 
 
 @dataclass(frozen=True)
-class Masked:
-    """One patched run. ``excess[s]``: what sender s, live and moved, writes beyond its ablated output (at the answer
-    position alone unless it is whole). ``final``: what the logits read."""
-
-    kept: Mask
-    reach: Reach
-    excess: Excess
-    final: Float[Tensor, "prompt d_model"]
-
-
-@dataclass(frozen=True)
 class Plan:
-    """What a run under a mask must compute, whatever the prompts: ``fresh`` senders are not as they were before."""
+    """What a run under a mask must compute, whatever the prompts: ``fresh`` senders are not as they were before.
+
+    ``shares``: the mask, role by role where the prompts have some. ``most``: how many senders each receiver could read.
+    """
 
     kept: Mask
     reach: Reach
     fresh: Bool[np.ndarray, " sender"]
+    shares: Float[np.ndarray, "role base sender"]
+    most: Int[np.ndarray, " base"]
+
+    @cached_property
+    def n_kept(self) -> Int[np.ndarray, "role base"]:
+        """How many edges each receiver keeps, at least in part."""
+        counts: np.ndarray = (self.shares > 0).sum(-1)
+        return counts
+
+    @cached_property
+    def lacks(self) -> Bool[np.ndarray, "role base"]:
+        """Which receivers lack a part of what they could read, or read a sender that writes otherwise than it does in
+        the clean run."""
+        some_gone = (self.shares == 1).sum(-1) < self.most
+        reads_moved = (self.shares[..., self.reach.moved] > 0).any(-1)
+        lacks: np.ndarray = some_gone | reads_moved
+        return lacks
+
+
+@dataclass(frozen=True)
+class Masked:
+    """One patched run. ``excess``: what its moved senders write beyond their ablated outputs; the other live ones write
+    what they write in the clean run. ``final``: what the logits read."""
+
+    plan: Plan
+    excess: Excess
+    final: Float[Tensor, "prompt d_model"]
+
+    @property
+    def kept(self) -> Mask:
+        """Its mask."""
+        return self.plan.kept
+
+    @property
+    def reach(self) -> Reach:
+        """Which senders it had to compute, and where."""
+        return self.plan.reach
 
 
 class Runner:
-    """Runs one block of prompts under masks."""
+    """Runs one block of prompts under masks. Not for two threads at once: it reuses its buffers."""
 
     def __init__(self, baseline: Baseline) -> None:
         self.baseline = baseline
         self.model = baseline.model
         self.layout = Layout(baseline.graph)
-        self.edges = readable(baseline.graph)
-        self._end = baseline.batch.end
-        positions = torch.arange(baseline.batch.n_pos, device=self.model.device)
+        self.graph = baseline.batch.graph_of(baseline.graph)
+        self.edges = readable(self.graph)
+        device, batch = self.model.device, baseline.batch
+        n_filled = batch.n_prompts + -batch.n_prompts % ROWS
+        self.prompts = torch.arange(n_filled, device=device).clamp(max=batch.n_prompts - 1)
+        """Whose answer positions are computed: every prompt's, the last one's again up to a multiple of ROWS."""
+        self._end = batch.end[self.prompts]
+        positions = torch.arange(batch.n_pos, device=device)
         self._visible = {
-            True: visible(baseline.batch.n_pos, self.model.device),
+            True: visible(batch.n_pos, device),
             False: (positions <= self._end.unsqueeze(1)).unsqueeze(1),
         }
         self._rotary = {
             True: rotary_table(self.model, positions),
             False: rotary_table(self.model, self._end.unsqueeze(1)),
         }
-
-        reached = positions <= self._end.unsqueeze(1)
-        rows = (reached & (baseline.change != 0).any(-1).any(0)).flatten().nonzero().flatten()
-        self._changing = torch.cat([rows, rows[-1:].expand(-len(rows) % ROWS)])
+        self._rows = Rows(batch, baseline.ablation).places
+        self._clean_excess: dict[tuple[int, bool], Float[Tensor, "row pos d_model"]] = {}
+        self._buffers: dict[bool, Float[Tensor, "sender prompt pos d_model"]] = {}
 
     def run(self, kept: Mask) -> Masked:
         """The run under a mask."""
@@ -215,170 +261,205 @@ class Runner:
         """The same, taking from ``before`` what the two runs have in common."""
         return self.carry_out(before, self.plan(before, kept))
 
-    def carry_out(self, before: Masked | None, plan: Plan) -> Masked:
-        """The run that was planned, perhaps by another block's runner whose ``before`` has the same mask."""
-        kept, reach, fresh = plan.kept, plan.reach, plan.fresh
-        excess: Excess = (
-            {} if before is None else {s: x for s, x in before.excess.items() if reach.moved[s] and not fresh[s]}
-        )
-        for layer in range(self.baseline.graph.n_layers):
-            for whole in (False, True):
-                nodes = {head: self.layout.head(layer, head) for head in range(self.baseline.graph.n_heads)}
-                heads = [head for head, node in nodes.items() if fresh[node] and bool(reach.whole[node]) is whole]
-                self._run_heads(layer, heads, kept, reach, excess)
-            if fresh[self.layout.mlp(layer)]:
-                self._run_mlp(layer, kept, reach, excess)
-        (final,) = self.read([len(kept) - 1], kept, reach, excess, whole=False)
-        return Masked(kept, reach, excess, final.squeeze(1))
-
     def plan(self, before: Masked | None, kept: Mask) -> Plan:
         """Which senders must be computed: those that read, or are looked at, otherwise than before."""
-        reach = find_reach(self.layout, kept)
+        shares = by_role(self.graph, kept).numpy()
+        some, least = (torch.from_numpy(x) for x in (shares.max(0), shares.min(0)))
+        reach, most = find_reach(self.layout, some, least), self.layout.most
         if before is None:
-            return Plan(kept, reach, reach.moved)
-        otherwise = (before.kept != kept).any(1).numpy()
+            return Plan(kept, reach, reach.moved, shares, most)
+        otherwise = (before.plan.shares != shares).any((0, 2))
         again = (before.reach.whole != reach.whole) | (before.reach.moved != reach.moved)
-        fresh = spread(self.layout, kept.numpy() > 0, otherwise, again, reach.live)
-        return Plan(kept, reach, fresh & reach.moved)
+        fresh = spread(self.layout, some.numpy() > 0, otherwise, again, reach.live)
+        return Plan(kept, reach, fresh & reach.moved, shares, most)
 
-    def _run_mlp(self, layer: int, kept: Mask, reach: Reach, excess: Excess) -> None:
-        node = self.layout.mlp(layer)
-        whole = bool(reach.whole[node])
-        (x,) = self.read([self.layout.row(layer, 3)], kept, reach, excess, whole)
-        rows = self.changing(whole)
-        clean, change = self.ends(self.baseline.clean.mlp_out[layer], whole), self.change(whole)[node]
-        written = mlp(self.model, layer, x.flatten(0, 1)[rows])
-        excess[node] = -change
-        excess[node].flatten(0, 1)[rows] = written - clean.flatten(0, 1)[rows] - change.flatten(0, 1)[rows]
+    def carry_out(self, before: Masked | None, plan: Plan) -> Masked:
+        """The run that was planned, perhaps by another block's runner whose ``before`` has the same mask."""
+        known = {} if before is None else before.excess
+        moved, fresh = plan.reach.moved, plan.fresh
+        work = Work(self, plan, {s: x for s, x in known.items() if moved[s] and not fresh[s]})
+        for layer in range(self.baseline.graph.n_layers):
+            work.run_heads(layer)
+            work.run_mlp(layer)
+        (final,) = work.read([len(plan.most) - 1], whole=False)
+        return Masked(plan, work.excess, final[: self.baseline.batch.n_prompts, 0])
+
+    def ends(self, x: Float[Tensor, "*batch prompt pos d"]) -> Float[Tensor, "*batch row 1 d"]:
+        """The answer positions alone."""
+        return x[..., self.prompts, self._end, :].unsqueeze(-2)
+
+    def at(self, x: Float[Tensor, "*batch #prompt #pos d"], whole: bool) -> Float[Tensor, "*batch row pos2 d"]:
+        """``x``, of constants once for each prompt and position; or its answer positions alone."""
+        shape = (self.baseline.batch.n_prompts, self.baseline.batch.n_pos)
+        everywhere = x.expand(*x.shape[:-3], *shape, x.shape[-1])
+        return everywhere if whole else self.ends(everywhere)
 
     def changing(self, whole: bool) -> Int[Tensor, " row"]:
-        """Which rows of a flattened [prompt, pos] an MLP must compute: where clean and ablated run differ, up to the
-        answer. Made up to a multiple of ROWS by the last. At the answer position alone: all."""
-        return self._changing if whole else torch.arange(len(self._end), device=self._end.device)
-
-    def _run_heads(self, layer: int, heads: Sequence[int], kept: Mask, reach: Reach, excess: Excess) -> None:
-        """Heads that are all looked at at the same positions."""
-        if not heads:
-            return
-        whole = bool(reach.whole[self.layout.head(layer, heads[0])])
-        z = self.gather(layer, heads, self.read_heads(layer, heads, kept, reach, excess), whole)
-        clean = self.ends(self.baseline.clean.attention[layer].z[list(heads)], whole)
-        written = write_heads(self.model, layer, z - clean, heads)
-        for head, gained in zip(heads, written, strict=True):
-            node = self.layout.head(layer, head)
-            excess[node] = gained - self.change(whole)[node]
-
-    def read_heads(self, layer: int, heads: Sequence[int], kept: Mask, reach: Reach, excess: Excess) -> list[Tensor]:
-        """What these heads' q, k and v inputs read: q at the answer position alone unless the heads are whole."""
-        whole = bool(reach.whole[self.layout.head(layer, heads[0])])
-        return [
-            self.read([self.layout.row(layer, slot, head) for head in heads], kept, reach, excess, whole or slot > 0)
-            for slot in range(len(SLOTS))
-        ]
+        """Which rows of a flattened [prompt, pos] an MLP must compute: where clean and ablated run can differ, up to
+        the answer (``rerun.Rows``). At the answer position alone: all."""
+        return self._rows if whole else torch.arange(len(self.prompts), device=self._end.device)
 
     def gather(self, layer: int, heads: Sequence[int], reads: Sequence[Tensor], whole: bool) -> Tensor:
         """What these heads' queries gather (z), from what their inputs read."""
         q, k, v = (project(self.model, layer, slot, x, heads) for slot, x in zip(SLOTS, reads, strict=True))
         q, k = rotate(q, self._rotary[whole]), rotate(k, self._rotary[True])
+        if not whole and len(self.prompts) > k.shape[1]:
+            k, v = k[:, self.prompts], v[:, self.prompts]
         return attend(q, k, v, self._visible[whole], self.model.architecture.attention_scale[layer])
 
-    def ends(self, x: Float[Tensor, "*batch prompt pos d"], whole: bool) -> Float[Tensor, "*batch prompt pos2 d"]:
-        """``x``, or its answer positions alone."""
-        return x if whole or x.shape[-2] == 1 else at_end(x, self._end).unsqueeze(-2)
+    def write(
+        self, layer: int, heads: Sequence[int], z: Float[Tensor, "head row pos d_head"], whole: bool
+    ) -> Float[Tensor, "head row pos d_model"]:
+        """What heads that hold ``z`` write beyond their ablated outputs."""
+        ablated = self.at(self.baseline.ablated.z[layer][list(heads)], whole)
+        return write_heads(self.model, layer, z - ablated, heads)
 
-    def written(self, sender: int, excess: Excess, whole: bool) -> Float[Tensor, "prompt pos d_model"]:
-        """What a live sender writes beyond its ablated output."""
-        return self.ends(excess[sender], whole) if sender in excess else -self.change(whole)[sender]
+    def clean_excess(self, sender: int, whole: bool) -> Float[Tensor, "row pos d_model"]:
+        """What a sender writes in the clean run beyond its ablated output."""
+        if (sender, whole) not in self._clean_excess:
+            self._clean_excess[sender, whole] = self._compare(sender, whole)
+        return self._clean_excess[sender, whole]
 
-    # what a receiver reads
+    def _compare(self, sender: int, whole: bool) -> Float[Tensor, "row pos d_model"]:
+        clean, ablated, layer = self.baseline.clean, self.baseline.ablated, self.layout.layer(sender)
+        if sender == 0:
+            return self.at(clean.embedding, whole) - self.at(ablated.embedding, whole)
+        if sender == self.layout.mlp(layer):
+            return self.at(clean.mlp_out[layer], whole) - self.at(ablated.mlp_out[layer], whole)
+        heads = [sender - self.layout.head(layer)]
+        return self.write(layer, heads, self.at(clean.attention[layer].z[heads], whole), whole)[0]
 
-    def read(
-        self, rows: Sequence[int], kept: Mask, reach: Reach, excess: Excess, whole: bool
-    ) -> Float[Tensor, "row prompt pos d_model"]:
-        """What these receivers of one stage read: at all positions, or at the answer position alone."""
-        stage = self.layout.stage(rows[0])
-        n_readable = self.layout.n_readable(stage)
-        clean, ablated = (inputs[whole][stage] for inputs in (self._clean_in, self._ablated_in))
-        read, products = clean.new_empty(len(rows), *clean.shape), []
-        for place, row in enumerate(kept.numpy()[list(rows), :n_readable]):
-            few = self._few(row, reach)
-            if few is None:
-                products.append(place)
-                read[place] = clean
-            else:
-                self._add(read[place].copy_(ablated if few else clean), row, few, excess, whole)
-        if products:
-            masks = kept[list(rows), :n_readable][products]
-            read[products] += self._mix(masks, reach, excess, whole)
-        return read
-
-    def _few(self, shares: Float[np.ndarray, " readable"], reach: Reach) -> bool | None:
-        """True: few are kept, add them to the ablated input. False: few are removed, add those to the clean input."""
-        n_kept, n_removed = np.count_nonzero(shares == 1), np.count_nonzero(shares == 0)
-        if n_kept + n_removed == len(shares):
-            if n_kept * SPARSE <= len(shares):
-                return True
-            if n_removed * SPARSE <= len(shares) and not (reach.moved[: len(shares)] & (shares > 0)).any():
-                return False
-        return None
-
-    def _add(
-        self, total: Tensor, shares: Float[np.ndarray, " readable"], few_kept: bool, excess: Excess, whole: bool
-    ) -> None:
-        """Add to ``total`` what the kept senders write, or what is lost with the removed ones."""
-        change = self.change(whole)
-        for sender in (shares if few_kept else 1 - shares).nonzero()[0].tolist():
-            if few_kept and sender in excess:
-                total += self.ends(excess[sender], whole)
-            elif few_kept:
-                total -= change[sender]
-            else:
-                total += change[sender]
-
-    def _mix(
-        self, masks: Float[Tensor, "row readable"], reach: Reach, excess: Excess, whole: bool
-    ) -> Float[Tensor, "row prompt pos d_model"]:
-        """What receivers that keep many and lack many read beyond their clean input."""
-        change = self.change(whole)[: masks.shape[1]]
-        mixed = self._product(1 - masks, change)
-        moved = (reach.moved[: masks.shape[1]] & (masks.numpy() > 0).any(0)).nonzero()[0].tolist()
-        for sender in moved:  # one at a time: which of them move is not the same for every set of receivers
-            gained = self.ends(excess[sender], whole) + change[sender]
-            mixed += masks[:, sender].to(gained)[:, None, None, None] * gained
-        return mixed
-
-    def _product(
-        self, weights: Float[Tensor, "row readable"], x: Float[Tensor, "sender prompt pos d"]
-    ) -> Float[Tensor, "receiver prompt pos d"]:
-        n_rows = len(weights)
-        padded = torch.cat([weights, weights.new_zeros(-n_rows % ROWS, weights.shape[1])]).to(x)
-        return (padded @ x.flatten(1))[:n_rows].reshape(n_rows, *x.shape[1:])
-
-    def change(self, whole: bool) -> Float[Tensor, "sender prompt pos d_model"]:
-        """What every sender writes ablated, less what it writes in the clean run; or that at the answer positions."""
-        return self.baseline.change if whole else self._change_at_end
+    def buffer(self, whole: bool) -> Float[Tensor, "sender prompt pos d_model"]:
+        """Room for what every sender writes, in one piece for products; what stands in it is finite."""
+        if whole not in self._buffers:
+            clean = self.baseline.clean.final
+            shape = clean.shape if whole else (len(self.prompts), 1, clean.shape[-1])
+            self._buffers[whole] = clean.new_zeros(len(self.baseline.graph.senders), *shape)
+        return self._buffers[whole]
 
     @cached_property
-    def _change_at_end(self) -> Float[Tensor, "sender prompt 1 d_model"]:
-        return self.ends(self.baseline.change, whole=False)
+    def role_rows(self) -> list[Places]:
+        """Which rows of a flattened [prompt, pos] have each role; without roles all."""
+        roles = self.baseline.batch.roles
+        if roles is None:
+            return [slice(None)]
+        return [(roles.of == number).flatten().nonzero().flatten() for number in range(len(roles.names))]
 
     @cached_property
-    def _clean_in(self) -> Inputs:
+    def clean_in(self) -> Inputs:
         """What each stage's receivers read in the clean run."""
         clean = self.baseline.clean
         pairs = zip(clean.attention_in, clean.mlp_in, strict=True)
         return self._both((*(x for pair in pairs for x in pair), clean.final))
 
     @cached_property
-    def _ablated_in(self) -> Inputs:
+    def emptied(self) -> Inputs:
         """What each stage's receivers read when every edge is removed."""
-        total, n_added, inputs = torch.zeros_like(self.baseline.change[0]), 0, []
-        for stage, clean in enumerate(self._clean_in[True]):
-            n_readable = self.layout.n_readable(stage)
-            total = total + self.baseline.change[n_added:n_readable].sum(0)
-            n_added = n_readable
-            inputs.append(clean + total)
-        return self._both(tuple(inputs))
+        return self._both(self.baseline.emptied)
 
-    def _both(self, whole: tuple[Tensor, ...]) -> Inputs:
-        return {True: whole, False: tuple(self.ends(x, whole=False) for x in whole)}
+    def _both(self, inputs: tuple[Tensor, ...]) -> Inputs:
+        return {whole: tuple(self.at(x, whole).contiguous() for x in inputs) for whole in (True, False)}
+
+
+class Work:
+    """One run under a plan, node by node in forward order; ``excess`` grows with it."""
+
+    def __init__(self, runner: Runner, plan: Plan, excess: Excess) -> None:
+        self.excess = excess
+        self._runner, self._plan, self._layout = runner, plan, runner.layout
+        self._filled: dict[bool, set[int]] = {True: set(), False: set()}
+
+    def run_mlp(self, layer: int) -> None:
+        """What a layer's MLP writes, if it must be computed."""
+        node, runner = self._layout.mlp(layer), self._runner
+        if not self._plan.fresh[node]:
+            return
+        whole = bool(self._plan.reach.whole[node])
+        (x,) = self.read([self._layout.row(layer, len(SLOTS))], whole)
+        rows = runner.changing(whole)
+        written = mlp(runner.model, layer, x.flatten(0, 1)[rows])
+        ablated = runner.at(runner.baseline.ablated.mlp_out[layer], whole).flatten(0, 1)[rows]
+        self.excess[node] = torch.zeros_like(x)
+        self.excess[node].flatten(0, 1)[rows] = written - ablated
+
+    def run_heads(self, layer: int) -> None:
+        """What those of a layer's heads write that must be computed: in one piece those that are looked at everywhere,
+        and those at the answer position alone."""
+        plan = self._plan
+        nodes = {head: self._layout.head(layer, head) for head in range(self._layout.graph.n_heads)}
+        for whole in (False, True):
+            heads = [h for h, node in nodes.items() if plan.fresh[node] and bool(plan.reach.whole[node]) is whole]
+            if heads:
+                z = self._runner.gather(layer, heads, self.read_heads(layer, heads), whole)
+                written = self._runner.write(layer, heads, z, whole)
+                self.excess |= dict(zip([nodes[head] for head in heads], written, strict=True))
+
+    def read_heads(self, layer: int, heads: Sequence[int]) -> list[Float[Tensor, "head prompt pos d_model"]]:
+        """What the q, k and v inputs of these heads read, all looked at at the same positions: q at the answer position
+        alone unless the heads are whole."""
+        whole = bool(self._plan.reach.whole[self._layout.head(layer, heads[0])])
+        return [
+            self.read([self._layout.row(layer, slot, head) for head in heads], whole or slot > 0)
+            for slot in range(len(SLOTS))
+        ]
+
+    def read(self, rows: Sequence[int], whole: bool) -> Float[Tensor, "row prompt pos d_model"]:
+        """What these receivers of one stage read: at all positions, or at the answer position alone."""
+        runner, plan, stage = self._runner, self._plan, self._layout.stage(rows[0])
+        emptied, clean = (inputs[whole][stage].flatten(0, 1) for inputs in (runner.emptied, runner.clean_in))
+        read = clean.new_empty(len(rows), *clean.shape)
+        for role, places in enumerate(runner.role_rows) if whole else [(len(plan.shares) - 1, slice(None))]:
+            lacks = plan.lacks[role, list(rows)]
+            few = plan.n_kept[role, list(rows)] * SPARSE <= plan.most[list(rows)]
+            for at, row in enumerate(rows):
+                if not lacks[at]:
+                    read[at, places] = clean[places]
+                elif few[at]:
+                    read[at, places] = self._add(plan.shares[role, row], emptied[places], places, whole)
+            many = np.flatnonzero(lacks & ~few).tolist()
+            if many:
+                shares = plan.shares[role, [rows[at] for at in many], : self._layout.n_readable(stage)]
+                for at, sums in zip(many, self._multiply(shares, places, whole), strict=True):
+                    torch.add(emptied[places], sums, out=sums)
+                    read[at, places] = sums
+        return read.reshape(len(rows), *runner.clean_in[whole][stage].shape)
+
+    def gained(self, sender: int, whole: bool) -> Float[Tensor, "row pos d_model"]:
+        """What a live sender writes beyond its ablated output, at the positions that are asked for."""
+        if sender not in self.excess:
+            return self._runner.clean_excess(sender, whole)
+        is_whole = bool(self._plan.reach.whole[sender])
+        return self.excess[sender] if whole or not is_whole else self._buffer([sender], whole)[sender]
+
+    def _add(
+        self, shares: Float[np.ndarray, " sender"], emptied: Float[Tensor, "row d"], places: Places, whole: bool
+    ) -> Float[Tensor, "row d"]:
+        """What a receiver reads that keeps few edges, at some rows of a flattened [prompt, pos]."""
+        total = emptied.clone()
+        for sender in shares.nonzero()[0].tolist():
+            total.add_(self.gained(sender, whole).flatten(0, 1)[places], alpha=float(shares[sender]))
+        return total
+
+    def _multiply(
+        self, shares: Float[np.ndarray, "receiver readable"], places: Places, whole: bool
+    ) -> Float[Tensor, "receiver row d"]:
+        """What receivers that keep many edges read beyond what they read with all removed."""
+        written = self._buffer(np.flatnonzero(shares.sum(0)).tolist(), whole)[: shares.shape[1]].flatten(1, 2)[
+            :, places
+        ]
+        weights = np.concatenate([shares, np.zeros((-len(shares) % ROWS, shares.shape[1]))])
+        sums = torch.from_numpy(weights).to(written) @ written.flatten(1)
+        return sums[: len(shares)].reshape(len(shares), *written.shape[1:])
+
+    def _buffer(self, senders: Sequence[int], whole: bool) -> Float[Tensor, "sender prompt pos d_model"]:
+        """The runner's room with what these senders write in this run in it."""
+        buffer, filled = self._runner.buffer(whole), self._filled[whole]
+        for sender in [sender for sender in senders if sender not in filled]:
+            if sender not in self.excess:
+                buffer[sender] = self._runner.clean_excess(sender, whole)
+            elif whole or not self._plan.reach.whole[sender]:
+                buffer[sender] = self.excess[sender]
+            else:
+                buffer[sender] = self._runner.ends(self.excess[sender])
+            filled.add(sender)
+        return buffer

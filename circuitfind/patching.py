@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -35,8 +36,12 @@ from circuitfind.transformer import (
     project,
     rotary_table,
     rotate,
+    write_all_heads,
     write_heads,
 )
+
+Stream = Float[Tensor, "#prompt #pos d_model"]
+"""A residual stream; of one constant for all, prompts and positions may be 1."""
 
 AblationName = Literal["corrupted", "zero", "mean", "mean-positional", "optimal"]
 ABLATIONS: tuple[AblationName, ...] = ("corrupted", "zero", "mean", "mean-positional", "optimal")
@@ -85,9 +90,9 @@ def at_end(x: Float[Tensor, "*batch prompt pos d"], end: Int[Tensor, " prompt"])
 
 
 def run_attention(
-    model: Transformer, layer: int, reads: Sequence[Float[Tensor, "head prompt pos d_model"]]
+    model: Transformer, layer: int, reads: Sequence[Float[Tensor, "#head prompt pos d_model"]]
 ) -> Attention:
-    """All heads of a layer, from what their q, k and v inputs read."""
+    """All heads of a layer, from what their q, k and v inputs read, each its own or all the same (head of size 1)."""
     heads = range(model.architecture.n_heads)
     n_pos = reads[0].shape[-2]
     table = rotary_table(model, torch.arange(n_pos, device=model.device))
@@ -99,13 +104,13 @@ def run_attention(
 
 def trace(model: Transformer, tokens: Int[Tensor, "prompt pos"]) -> Trace:
     """The unpatched run on ``tokens``."""
-    n_heads, parallel = model.architecture.n_heads, model.architecture.parallel
+    parallel = model.architecture.parallel
     embedding = embed(model, tokens)
     stream = embedding + embed_positions(model, tokens.shape[1])
     attention_in, attentions, mlp_in, mlp_out = [], [], [], []
     for layer, weights in enumerate(model.layers):
-        attention = run_attention(model, layer, [stream.expand(n_heads, *stream.shape)] * 3)
-        after_heads = stream + write_heads(model, layer, attention.z, range(n_heads)).sum(0) + weights.b_O
+        attention = run_attention(model, layer, [stream.unsqueeze(0)] * 3)
+        after_heads = stream + write_all_heads(model, layer, attention.z) + weights.b_O
         reads_mlp = stream if parallel else after_heads
         out = mlp(model, layer, reads_mlp)
         attention_in.append(stream)
@@ -120,19 +125,31 @@ def trace(model: Transformer, tokens: Int[Tensor, "prompt pos"]) -> Trace:
 class Baseline:
     """What every patched run of one block of prompts starts from.
 
-    ``change[s]`` is what the stream gains at a receiver when its edge from sender s is removed: ablated - clean output.
-    ``graph`` is the model's, whatever the roles of the batch.
+    ``ablated``: what every sender writes when it is ablated. ``graph`` is the model's, whatever the roles of the batch.
     """
 
     model: Transformer
     batch: Batch
     clean: Trace
-    change: Float[Tensor, "sender prompt pos d_model"]
+    ablated: Outputs
     ablation: AblationName
 
     @property
     def graph(self) -> Graph:
         return self.model.architecture.graph
+
+    @cached_property
+    def change(self) -> Float[Tensor, "sender prompt pos d_model"]:
+        """What the stream gains at a receiver when its edge from each sender is removed: ablated - clean output."""
+        return ablation_changes(self.model, self.clean, self.ablated)
+
+    @cached_property
+    def emptied(self) -> tuple[Stream, ...]:
+        """What the receivers of each stage read with every edge removed: each layer's heads, its MLP, then the logits.
+
+        A sum of what is left, never of the clean stream less what goes: rounding would leave a rest of the clean one.
+        """
+        return ablated_streams(self.model, self.ablated, self.batch.n_pos)
 
     def change_at(self, receiver: Receiver, senders: Sequence[int]) -> Float[Tensor, "edge prompt pos d_model"]:
         """What the stream gains at a receiver, if it is at a role there alone, as its edge from each sender goes."""
@@ -153,10 +170,8 @@ class Baseline:
 
 
 def prepare(model: Transformer, batch: Batch, ablation: AblationName) -> Baseline:
-    """The clean run of a block of prompts and every sender's change under ablation."""
-    clean = trace(model, batch.clean)
-    change = ablation_changes(model, clean, ablated_outputs(model, batch, ablation))
-    return Baseline(model, batch, clean, change, ablation)
+    """The clean run of a block of prompts, and what every sender writes when it is ablated."""
+    return Baseline(model, batch, trace(model, batch.clean), ablated_outputs(model, batch, ablation), ablation)
 
 
 def outputs_of(run: Trace) -> Outputs:
@@ -203,6 +218,17 @@ def ablation_changes(model: Transformer, clean: Trace, ablated: Outputs) -> Floa
         change[first : first + graph.n_heads] = write_heads(model, layer, gained, range(graph.n_heads))
         change[first + graph.n_heads] = ablated.mlp_out[layer] - clean.mlp_out[layer]
     return change
+
+
+def ablated_streams(model: Transformer, ablated: Outputs, n_pos: int) -> tuple[Stream, ...]:
+    """What each stage's receivers read where every sender writes what it writes ablated, position by position."""
+    stream = embed_positions(model, n_pos) + ablated.embedding
+    stages: list[Stream] = []
+    for layer, weights in enumerate(model.layers):
+        after_heads = stream + write_all_heads(model, layer, ablated.z[layer]) + weights.b_O
+        stages += [stream, stream if model.architecture.parallel else after_heads]
+        stream = after_heads + ablated.mlp_out[layer] + weights.b_out
+    return (*stages, stream)
 
 
 def readable(graph: Graph, device: torch.device | None = None) -> Bool[Tensor, "receiver sender"]:

@@ -19,29 +19,34 @@ from torch import Tensor
 from circuitfind.batch import Batch
 from circuitfind.graph import SLOTS, Receiver
 from circuitfind.masked import Layout
-from circuitfind.patching import AblationName, Attention, Baseline, Trace, ablated_outputs, run_attention
-from circuitfind.transformer import Transformer, embed, embed_positions, mlp, write_heads
-
-Stream = Float[Tensor, "#prompt #pos d_model"]
+from circuitfind.patching import (
+    AblationName,
+    Attention,
+    Baseline,
+    Stream,
+    Trace,
+    ablated_outputs,
+    ablated_streams,
+    run_attention,
+)
+from circuitfind.transformer import Transformer, embed, mlp, write_heads
 
 
 @dataclass(frozen=True)
 class Reduced(Baseline):
     """A baseline whose ``clean`` run is one in which the ``kept`` edges alone are left.
 
-    ``change[s]`` is what s writes when it is ablated less what it writes in that run. What the heads of a layer read is
-    each input's own: it follows from ``emptied[layer]``, which they would read with every edge removed.
+    What the heads of a layer read is each input's own: it follows from what they would read with every edge removed.
     """
 
     kept: Bool[Tensor, "receiver sender"]
-    emptied: tuple[Stream, ...]
 
     def read(self, receiver: Receiver) -> Float[Tensor, "prompt pos d_model"]:
         """What the receiver reads in the reduced run."""
         if receiver.node.kind != "head":
             return super().read(receiver)
         row = self.graph.receiver_index[receiver]
-        return refill(self.emptied[receiver.node.layer], self.change, self.kept[row])
+        return refill(self.emptied[2 * receiver.node.layer], self.change, self.kept[row])
 
 
 def refill(
@@ -62,22 +67,17 @@ def prepare_reduced(
     ablated, embedding = ablated_outputs(model, batch, ablation), embed(model, batch.clean)
     change = embedding.new_empty(len(layout.graph.senders), *embedding.shape)
     change[0] = ablated.embedding - embedding
-    stream = embed_positions(model, batch.n_pos) + ablated.embedding  # of the run with every edge removed
-    emptied: list[Tensor] = []
+    emptied = ablated_streams(model, ablated, batch.n_pos)
     attentions: list[Attention] = []
     reads_mlp: list[Tensor] = []
     writes_mlp: list[Tensor] = []
-    for layer, weights in enumerate(model.layers):
-        emptied.append(stream)
-        reads = torch.stack([refill(stream, change, row) for row in kept[layout.slots(layer)]])
+    for layer in range(len(model.layers)):
+        reads = torch.stack([refill(emptied[2 * layer], change, row) for row in kept[layout.slots(layer)]])
         attentions.append(run_attention(model, layer, reads.chunk(len(SLOTS))))
         change[layout.heads(layer)] = write_heads(model, layer, ablated.z[layer] - attentions[-1].z, heads)
-        after_heads = stream + write_heads(model, layer, ablated.z[layer], heads).sum(0) + weights.b_O
-        before_mlp = stream if layout.graph.parallel else after_heads
-        reads_mlp.append(refill(before_mlp, change, kept[layout.row(layer, len(SLOTS))]))
+        reads_mlp.append(refill(emptied[2 * layer + 1], change, kept[layout.row(layer, len(SLOTS))]))
         writes_mlp.append(mlp(model, layer, reads_mlp[-1]))
         change[layout.mlp(layer)] = ablated.mlp_out[layer] - writes_mlp[-1]
-        stream = after_heads + ablated.mlp_out[layer] + weights.b_out
-    final = refill(stream, change, kept[-1])
+    final = refill(emptied[-1], change, kept[-1])
     run = Trace(embedding, (), tuple(attentions), tuple(reads_mlp), tuple(writes_mlp), final)
-    return Reduced(model, batch, run, change, ablation, kept, tuple(emptied))
+    return Reduced(model, batch, run, ablated, ablation, kept)

@@ -32,14 +32,26 @@ BYTES_IN_FLIGHT = 256 << 20
 T = TypeVar("T")
 
 
-def split(batch: Batch, batch_size: int) -> list[tuple[Batch, int]]:
-    """The batch in groups of ``batch_size`` prompts, each with how many of its prompts are real."""
+def split(batch: Batch, batch_size: int, multiple: int = ROWS) -> list[tuple[Batch, int]]:
+    """The batch in groups of ``batch_size`` prompts, each with how many of its prompts are real; the last of them again
+    up to a ``multiple``."""
     groups = []
     for first in range(0, batch.n_prompts, batch_size):
         index = list(range(first, min(first + batch_size, batch.n_prompts)))
-        filler = [index[-1]] * (-len(index) % ROWS)
+        filler = [index[-1]] * (-len(index) % multiple)
         groups.append((batch.rows(index + filler), len(index)))
     return groups
+
+
+def share_out(batch: Batch, batch_size: int, n_workers: int) -> list[tuple[Batch, int]]:
+    """The batch in groups of at most ``batch_size`` prompts, small enough that each worker has one.
+
+    For runs that fill up answer positions themselves: then all positions together make a multiple of ROWS, often with
+    fewer prompts.
+    """
+    multiple = ROWS // math.gcd(ROWS, batch.n_pos)
+    size = min(batch_size, math.ceil(batch.n_prompts / n_workers))
+    return split(batch, math.ceil(size / multiple) * multiple, multiple)
 
 
 class _BlockSearch:

@@ -28,12 +28,13 @@ class Threads:
     """Workers that each compute on one thread. Use as a context; PyTorch's own threads are back afterwards."""
 
     def __init__(self, device: torch.device) -> None:
-        self._n_threads = torch.get_num_threads() if device.type == "cpu" else 1
+        self.n = torch.get_num_threads() if device.type == "cpu" else 1
+        """How many workers there are."""
         self._before = torch.get_num_threads()
 
     def __enter__(self) -> Threads:
         torch.set_num_threads(1)
-        self._pool = ThreadPoolExecutor(self._n_threads, initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = ThreadPoolExecutor(self.n, initializer=torch.set_num_threads, initargs=(1,))
         return self
 
     def __exit__(self, *exception: object) -> None:

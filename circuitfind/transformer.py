@@ -138,15 +138,15 @@ def kv_heads(architecture: Architecture, heads: Sequence[int]) -> list[int]:
 
 
 def project(
-    model: Transformer, layer: int, slot: Slot, x: Float[Tensor, "head *rows d_model"], heads: Sequence[int]
+    model: Transformer, layer: int, slot: Slot, x: Float[Tensor, "#head *rows d_model"], heads: Sequence[int]
 ) -> Float[Tensor, "head *rows d_head"]:
-    """Query, key or value of each of ``heads`` from its own residual stream ``x``; no rotation yet."""
+    """Query, key or value of each of ``heads``, no rotation yet, from its own residual stream ``x`` or one for all."""
     weights = model.layers[layer]
     W, b = {"q": (weights.W_Q, weights.b_Q), "k": (weights.W_K, weights.b_K), "v": (weights.W_V, weights.b_V)}[slot]
     index = list(heads) if slot == "q" else kv_heads(model.architecture, heads)
-    rows = normalise(model.architecture, x).reshape(len(index), -1, x.shape[-1])
+    rows = normalise(model.architecture, x).reshape(len(x), -1, x.shape[-1]).expand(len(index), -1, -1)
     out = torch.bmm(rows, W[index]) if b is None else torch.baddbmm(b[index].unsqueeze(1), rows, W[index])
-    return out.reshape(*x.shape[:-1], W.shape[-1])
+    return out.reshape(len(index), *x.shape[1:-1], W.shape[-1])
 
 
 def rotary_table(
@@ -194,6 +194,15 @@ def write_heads(
     """What each of ``heads`` writes to the stream (without b_O, which belongs to none)."""
     W_O = model.layers[layer].W_O[list(heads)]
     return torch.bmm(z.reshape(len(heads), -1, z.shape[-1]), W_O).reshape(*z.shape[:-1], W_O.shape[-1])
+
+
+def write_all_heads(
+    model: Transformer, layer: int, z: Float[Tensor, "head *rows d_head"]
+) -> Float[Tensor, "*rows d_model"]:
+    """What all heads of a layer together write to the stream (without b_O)."""
+    W_O = model.layers[layer].W_O
+    rows = z.movedim(0, -2)
+    return (rows.reshape(-1, W_O.shape[0] * W_O.shape[1]) @ W_O.flatten(0, 1)).reshape(*z.shape[1:-1], -1)
 
 
 def activate(activation: Activation, x: Tensor) -> Tensor:

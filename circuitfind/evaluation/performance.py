@@ -11,13 +11,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from circuitfind.batch import Batch
+from circuitfind.masked import Runner
 from circuitfind.metrics import Objective, correct, kl, logit_diff, loss, measure_own, prob_diff
-from circuitfind.patching import AblationName, at_end, prepare, run_patched, trace
-from circuitfind.search import split
+from circuitfind.patching import AblationName, at_end, prepare, trace
+from circuitfind.rerun import ROWS
+from circuitfind.search import share_out
 from circuitfind.threads import Threads
 from circuitfind.transformer import Transformer, unembed
 
@@ -100,10 +102,10 @@ def task_performance(model: Transformer, batch: Batch, batch_size: int) -> Perfo
     def measure_block(group: tuple[Batch, int]) -> dict[str, Tensor]:
         block, n_real = group
         final = at_end(trace(model, block.clean).final, block.end)
-        return measure(model, block, unembed(model, final).double(), final, n_real)
+        return measure(model, block, logits_of(model, final), final, n_real)
 
     with Threads(model.device) as threads:
-        return join(threads.map(measure_block, split(batch.to(model.device), batch_size)))
+        return join(threads.map(measure_block, share_out(batch.to(model.device), batch_size, threads.n)))
 
 
 def evaluate(
@@ -118,19 +120,19 @@ def evaluate(
 
     ``known``: that of another circuit, all else the same. Then only the circuit is run, the others are taken over.
     """
-    kept = kept.to(model.device)
 
     def open_block(block: Batch) -> tuple[Final, Callable[[Tensor], Final]]:
         baseline = prepare(model, block, ablation)
-        return baseline.final, lambda mask: run_patched(baseline, mask)
+        runner = Runner(baseline)
+        return baseline.final, lambda mask: runner.run(mask).final
 
-    return evaluate_runs(model, batch, kept, open_block, batch_size, known)
+    return evaluate_runs(model, batch, kept.cpu().double(), open_block, batch_size, known)
 
 
 def evaluate_runs(
     model: Transformer,
     batch: Batch,
-    kept: Bool[Tensor, "*mask"],
+    kept: Shaped[Tensor, "*mask"],
     open_block: Callable[[Batch], tuple[Final, Callable[[Tensor], Final]]],
     batch_size: int,
     known: Evaluation | None = None,
@@ -144,13 +146,19 @@ def evaluate_runs(
         finals = {"circuit": run(kept)}
         if known is None:
             finals |= {"full": full, "ablated": run(torch.zeros_like(kept))}
-        logits = unembed(model, full).double()
+        logits = logits_of(model, full)
         return {name: measure(model, block, logits, final, n_real) for name, final in finals.items()}
 
     with Threads(model.device) as threads:
-        blocks = threads.map(measure_block, split(batch.to(model.device), batch_size))
+        blocks = threads.map(measure_block, share_out(batch.to(model.device), batch_size, threads.n))
     runs = {name: join([block[name] for block in blocks]) for name in blocks[0]}
     return Evaluation(**runs) if known is None else replace(known, **runs)
+
+
+def logits_of(model: Transformer, final: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "prompt d_vocab"]:
+    """The logits of what they read, float64; the same bits however many rows there are (``rerun.ROWS``)."""
+    filled = torch.cat([final, final[-1:].expand(-len(final) % ROWS, -1)])
+    return unembed(model, filled)[: len(final)].double()
 
 
 def measure(
@@ -167,7 +175,7 @@ def measure(
     """
     if names is not None and set(names) == {"logit-diff"}:  # the logits of the answers alone
         return {"logit-diff": -Objective("logit-diff", model, batch)(final.unsqueeze(0))[0][:n_real]}
-    logits = unembed(model, final).double()
+    logits = logits_of(model, final)
     ways: dict[str, Callable[[], Tensor]] = {
         "kl": lambda: kl(full.log_softmax(-1), logits),
         "logit-diff": lambda: logit_diff(logits, batch),

@@ -4,8 +4,7 @@ Random circuits differ from one another in most edges: each is run by itself, bu
 one that was settled on last (``masked.py``), which changes no bit of its outcome. Knock-outs and edges left out one by
 one are a circuit without a few of its edges: many such runs are made side by side from the circuit's own, of a sparse
 circuit by ``lacking.py``, of the full model without some nodes by ``onward.py``. Their numbers are those of a run by
-itself to rounding, so that they are compared with the circuit's among them. Circuits that tell positions apart are run
-as a whole.
+itself to rounding, so that they are compared with the circuit's among them.
 """
 
 from __future__ import annotations
@@ -13,24 +12,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitfind.batch import Batch
-from circuitfind.evaluation.performance import NAMES, Evaluation, Performance, join, measure
+from circuitfind.evaluation.performance import NAMES, Evaluation, Performance, join, logits_of, measure
 from circuitfind.graph import Node
 from circuitfind.lacking import Lacking
 from circuitfind.masked import Masked, Runner
 from circuitfind.onward import Onward, join_reads
 from circuitfind.packing import pack_mlps
-from circuitfind.patching import AblationName, Baseline, prepare, readable, run_patched
+from circuitfind.patching import AblationName, Baseline, prepare, readable
 from circuitfind.reduced import prepare_reduced
 from circuitfind.search import split
 from circuitfind.threads import Threads
-from circuitfind.transformer import Transformer, unembed
+from circuitfind.transformer import Transformer
 
 Kept = Bool[Tensor, "receiver sender"]
 
@@ -41,45 +39,13 @@ AT_ONCE = 8
 """How many parts of a circuit are run before it is told."""
 
 
-@runtime_checkable
-class _Runs(Protocol):
-    """Runs of a block of prompts under masks, one after another."""
-
-    def settle(self, kept: Float[Tensor, "receiver sender"]) -> None:
-        """The circuit that those to come differ little from."""
-
-    def measure(self, kept: Float[Tensor, "receiver sender"], names: Sequence[str]) -> dict[str, Tensor]:
-        """These measures of each real prompt."""
-
-    def measure_within(self, circuit: Kept, parts: Sequence[Kept], names: Sequence[str]) -> list[dict[str, Tensor]]:
-        """The same of each of these parts of a circuit."""
-
-
-class _AtRoles:
-    """One block of prompts whose edges are those at roles: every run is made anew."""
-
-    def __init__(self, baseline: Baseline, n_real: int) -> None:
-        self._baseline, self._n_real = baseline, n_real
-        self._full = unembed(baseline.model, baseline.final).double()
-
-    def settle(self, kept: Float[Tensor, "receiver sender"]) -> None:
-        """Nothing is taken over from it."""
-
-    def measure(self, kept: Float[Tensor, "receiver sender"], names: Sequence[str]) -> dict[str, Tensor]:
-        final = run_patched(self._baseline, kept.to(self._baseline.model.device) > 0)
-        return measure(self._baseline.model, self._baseline.batch, self._full, final, self._n_real, names)
-
-    def measure_within(self, circuit: Kept, parts: Sequence[Kept], names: Sequence[str]) -> list[dict[str, Tensor]]:
-        return [self.measure(part.double(), names) for part in parts]
-
-
 class _Block:
     """One block of prompts, its run that others set out from, and what runs parts of the circuit it was last asked for
     parts of."""
 
     def __init__(self, baseline: Baseline, n_real: int) -> None:
         self._runner, self._n_real = Runner(baseline), n_real
-        self._full = unembed(baseline.model, baseline.final).double()
+        self._full = logits_of(baseline.model, baseline.final)
         self._settled: Masked | None = None
         self._lacking: tuple[Kept, Lacking] | None = None
 
@@ -87,12 +53,15 @@ class _Block:
         return self._runner.rerun(self._settled, kept)
 
     def settle(self, kept: Float[Tensor, "receiver sender"]) -> None:
+        """The circuit that those to come differ little from."""
         self._settled = self.run(kept)
 
     def measure(self, kept: Float[Tensor, "receiver sender"], names: Sequence[str]) -> dict[str, Tensor]:
+        """These measures of each real prompt."""
         return self._measure(self.run(kept).final, names)
 
     def measure_within(self, circuit: Kept, parts: Sequence[Kept], names: Sequence[str]) -> list[dict[str, Tensor]]:
+        """The same of each of these parts of a circuit."""
         return [self._measure(final, names) for final in self._finals(circuit, parts)]
 
     def _measure(self, final: Float[Tensor, "prompt d_model"], names: Sequence[str]) -> dict[str, Tensor]:
@@ -102,9 +71,10 @@ class _Block:
     def _finals(self, circuit: Kept, parts: Sequence[Kept]) -> list[Float[Tensor, "prompt d_model"]]:
         """What the logits read under each of these masks."""
         n_edges, n_all = int(circuit.sum()), int(self._runner.edges.sum())
-        if n_edges == n_all and (sets := self._knocked_out(parts)) is not None:
+        at_roles = self._runner.baseline.batch.roles is not None
+        if n_edges == n_all and not at_roles and (sets := self._knocked_out(parts)) is not None:
             return list(self._onward.knock_out(sets))
-        if n_edges * SPARSE <= n_all:
+        if n_edges * SPARSE <= n_all and not at_roles:
             return list(self._lacking_of(circuit).finals([(circuit & ~part).numpy() for part in parts]))
         before = self._runner.rerun(self._settled, circuit.double())
         return [self._runner.rerun(before, part.double()).final for part in parts]
@@ -147,9 +117,8 @@ class Trials:
         self._known: dict[tuple[bytes, bytes, tuple[str, ...]], Performance] = {}
         model = pack_mlps(model)
 
-        def open_block(group: tuple[Batch, int]) -> _Runs:
-            kind = _Block if batch.roles is None else _AtRoles
-            return kind(prepare(model, group[0], ablation), group[1])
+        def open_block(group: tuple[Batch, int]) -> _Block:
+            return _Block(prepare(model, group[0], ablation), group[1])
 
         self._blocks = threads.map(open_block, split(batch.to(model.device), batch_size))
 
