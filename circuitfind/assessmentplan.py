@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitfind.circuit import Circuit
+from circuitfind.circuits.folder import keep_inside
 from circuitfind.errors import UsageError, unknown
 from circuitfind.origin import Origin, evaluation_options, find_origin
 from circuitfind.ownmetric import METRICS
@@ -135,8 +136,9 @@ def parts_of(options: EvaluateOptions) -> tuple[str, ...]:
 
 
 def default_folder(circuit: Path) -> Path:
-    """``evaluation`` in a run's folder; beside a file, a folder of its name."""
-    return circuit / "evaluation" if circuit.is_dir() else circuit.with_name(f"{circuit.stem}-evaluation")
+    """``evaluation`` in a run's folder; beside a file, a folder of its name. Raises OutputError where it is a link."""
+    folder = circuit / "evaluation" if circuit.is_dir() else circuit.with_name(f"{circuit.stem}-evaluation")
+    return keep_inside(folder, folder.parent)
 
 
 def check_words(options: EvaluateOptions) -> None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from circuitfind.circuits.folder import file_in
 from circuitfind.errors import OutputError
 from circuitfind.runfolder import claim, write
 from circuitfind.runs.lock import hold
@@ -126,6 +127,7 @@ def read_state(folder: Path) -> State:
     """The state in a run's folder. Raises OutputError where it can't be read, is not whole or of another version."""
     path = folder / STATE_FILE
     try:
+        file_in(folder, STATE_FILE)  # no link that leads out of the folder
         data = path.read_bytes()
     except OSError as error:
         raise OutputError(f"Cannot read {path}: {error.strerror}.") from None

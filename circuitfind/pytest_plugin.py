@@ -53,20 +53,24 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 
 
 def circuit_files(path: Path) -> list[Path]:
-    """The circuits at a path: the file itself, or those of the folder and below, by name.
+    """The circuits at a path: the file itself, or those of the folder and below, by name; no link out of it counts.
 
     Raises pytest.UsageError where there are none.
     """
+    from circuitfind.circuits.folder import leads_outside
+
     if path.is_file():
         return [path]
-    found = sorted(file for file in path.rglob("*.json") if _is_circuit(file))
+    found = sorted(file for file in path.rglob("*.json") if not leads_outside(file, path) and _is_circuit(file))
     if not found:
         raise pytest.UsageError(f"--circuits {path}: there is no circuit file there.")
     return found
 
 
 def _is_circuit(path: Path) -> bool:
-    """By its first line: other JSON files of a run folder are none."""
+    """By its first line: other JSON files of a run folder are none, and no pipe is."""
+    if not path.is_file():
+        return False
     with path.open(encoding="utf-8", errors="replace") as file:
         return "circuitfind.circuit" in file.read(200)
 

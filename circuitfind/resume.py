@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuitfind.checkpoint import State, check_same, differences, read_state
+from circuitfind.circuits.folder import file_in
 from circuitfind.errors import BusyError, CircuitfindError, OutputError
 from circuitfind.methods.neuron_options import NEURONS
 from circuitfind.methods.options import SIZES, spell_candidates
@@ -163,6 +164,7 @@ def find_latest(parent: Path, asked: Mapping[str, Any], progress: Progress) -> S
 def _identity_of_finished(folder: Path) -> dict[str, Any]:
     """What the run in ``folder`` was asked for, from its circuit file. Raises OutputError where that is damaged."""
     try:
+        file_in(folder, "circuit.json")  # no link that leads out of the folder
         circuit = json.loads((folder / "circuit.json").read_text(encoding="utf-8"))
         return identity(circuit["model"], circuit["task"], circuit["method"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from circuitfind.circuits.folder import keep_inside, open_new
 from circuitfind.errors import OutputError
 from circuitfind.record import RUN_FILE
 from circuitfind.runs.ownership import FILES, STATE_FILE, refuse_foreign, sha256_of, stale, written_with
@@ -64,6 +65,9 @@ def check_writable(folder: Path) -> None:
             raise OutputError(f"Cannot write to {folder}: {nearest} is {what}. Give another --out.")
         with tempfile.TemporaryFile(dir=nearest):
             pass
+        beside = keep_inside(folder / BESIDE, folder)
+        for place in beside.iterdir() if beside.is_dir() else ():
+            keep_inside(place, folder)
     except OSError as error:
         raise OutputError(f"Cannot write to {folder}: {error.strerror}. Give another --out.") from None
     except ValueError as error:  # a NUL in a name
@@ -186,7 +190,7 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
     path, data = folder / name, _encode(content) if isinstance(content, str) else content
     partial = _partial(folder, name)
     try:
-        with partial.open("wb") as file:
+        with open_new(partial) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # else a power failure may leave the new name with nothing behind it

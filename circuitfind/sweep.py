@@ -18,6 +18,7 @@ from typing import Any
 
 from circuitfind.checkpoint import Keeper, check_same
 from circuitfind.circuit import Circuit
+from circuitfind.circuits.folder import file_in
 from circuitfind.export.chart import Point, draw_sweep
 from circuitfind.export.picture import PICTURE_FORMATS
 from circuitfind.findings import Findings, Ready, method_block, task_block
@@ -173,6 +174,7 @@ def make_table(folder: Path, plan: SweepPlan) -> dict[str, Any]:
 
 def make_row(folder: Path, of: str) -> dict[str, Any]:
     """What one run found, and what it took."""
+    file_in(folder, RUN_FILE)  # no link that leads out of the folder
     circuit, record = Circuit.load(folder), json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
     counted = {block: dict(record[block]) for block in COUNTED if block in record}
     for block in counted.values():

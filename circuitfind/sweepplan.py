@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from circuitfind.circuits.folder import keep_inside
 from circuitfind.errors import UsageError
 from circuitfind.methods.catalogue import CATALOGUE as METHODS
 from circuitfind.methods.neuron_options import refuse_sweep
@@ -51,7 +52,7 @@ class SweepPlan:
         """The plan of the run at ``size`` in a sweep that lies in ``folder``: resumed if there is some of it."""
         from circuitfind.resume import recover
 
-        place = folder / folder_name(size, self.of)
+        place = keep_inside(folder / folder_name(size, self.of), folder)
         recover(place)
         resume = self.base.options.resume and any((place / name).exists() for name in (STATE_FILE, RUN_FILE))
         options = replace(with_size(self.base.options, size, self.of), out=place, resume=resume)
@@ -135,7 +136,7 @@ def check_places(base: Plan, sizes: Sequence[Size], of: str) -> None:
     options = base.options
     check_free(base.folder, options.force, names_of_sweep(options.formats), SWEEP_FILE, inputs(options))
     for size in sizes:
-        place = base.folder / folder_name(size, of)
+        place = keep_inside(base.folder / folder_name(size, of), base.folder)
         check_free(place, options.force, names_of_run(options.formats), inputs=inputs(options))
 
 

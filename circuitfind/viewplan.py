@@ -88,6 +88,8 @@ def check_target(path: Path, force: bool) -> None:
 def is_page(path: Path) -> bool:
     """Whether circuitfind made the file."""
     try:
+        if path.is_symlink():
+            return False
         with path.open("rb") as file:
             return MADE_BY.encode() in file.read(LEAST_READ)
     except OSError:

@@ -213,8 +213,8 @@ LAUGH = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("name: 2020-01-01\nprompts: []", 't.yaml: its "name" is 2020-01-01; it must be a text'),
         ("name: !!python/name:os.system x", "t.yaml, line 1: not whole YAML: could not determine a constructor"),
         (f"name: x\nprompts_file: {'a' * 300}", "Cannot read aaa"),
-        ("name: x\nprompts_file: ..", "Cannot read "),
-        ("name: x\nprompts_file: zeros", "Cannot read zeros: it is no file"),
+        ("name: x\nprompts_file: ..", "t.yaml: its prompts_file '..' is not beside it"),
+        ("name: x\nprompts_file: zeros", "t.yaml: its prompts_file 'zeros' is not beside it"),
         ("name: x\nprompts_file: [a]", "t.yaml: 'prompts_file' is ['a']; it must be a text"),
         ("null: x", "t.yaml: unknown key null"),
         ("name: ../x\nprompts: [" + json.dumps(PAIR) + "]", "t.yaml: the task's name is '../x'"),
@@ -306,7 +306,7 @@ def test_a_broken_python_task_is_told_with_its_line(write: Write, text: str, sai
 
 
 def test_a_prompts_file_whose_name_holds_a_nul_can_not_be_read(write: Write) -> None:
-    with pytest.raises(TaskError, match="Cannot read .*no file can be named so"):
+    with pytest.raises(TaskError, match=r"Cannot read .*no file can be named so"):
         load_task(str(write("t.yaml", 'name: x\nprompts_file: "a\\0b"')))
 
 

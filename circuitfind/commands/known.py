@@ -82,6 +82,7 @@ def compare(
     A run folder's scores rank all edges; of a circuit.json alone the edges that it lacks count as 0.
     """
     from circuitfind.circuit import Circuit
+    from circuitfind.circuits.folder import file_in
     from circuitfind.evaluation.reference import SCORES_FILE, read_scores
     from circuitfind.known import all_known, choose_known, find_known
     from circuitfind.known.compare import compare_with_known
@@ -89,8 +90,8 @@ def compare(
     found = Circuit.load(circuit)
     folder = folder or here()
     known = find_known(name, folder) if name else choose_known(found, all_known(folder))
-    file = circuit / SCORES_FILE
-    scores = read_scores(file, found.graph) if file.exists() else None
+    file = file_in(circuit, SCORES_FILE)
+    scores = None if file is None else read_scores(file, found.graph)
     comparison = compare_with_known(found, known, scores, "signed" if signed else "absolute")
     if as_json:
         _print_json(comparison.to_dict())

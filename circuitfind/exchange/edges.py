@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from circuitfind.circuit import Circuit, check_size, parse_edges
+from circuitfind.circuits.folder import file_in
 from circuitfind.comparison import describe_shape
 from circuitfind.errors import CircuitError
 from circuitfind.evaluation.reference import SCORES_FILE, edges_of, read_scores
@@ -146,10 +147,11 @@ def _scores_beside(
 ) -> Float[np.ndarray, "receiver sender"]:
     """The scores of all edges in a run's folder; NaN where there are none, or not those of this circuit."""
     unknown = np.full_like(scores, math.nan)
-    if folder is None or not (folder / SCORES_FILE).is_file():
+    file = None if folder is None else file_in(folder, SCORES_FILE)
+    if file is None:
         return unknown
     try:
-        known = read_scores(folder / SCORES_FILE, circuit.graph)
+        known = read_scores(file, circuit.graph)
     except CircuitError:
         return unknown
     own = scores[kept].astype(np.float32) == known[kept].astype(np.float32)

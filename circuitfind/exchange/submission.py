@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from circuitfind.circuit import Circuit
+from circuitfind.circuits.folder import leads_outside
 from circuitfind.comparison import describe_shape
 from circuitfind.errors import CircuitError, UsageError
 from circuitfind.evaluation.reference import edges_of
@@ -84,6 +85,9 @@ def check_one(place: Path) -> Iterator[str]:
         return
     read = []
     for file in files:
+        if leads_outside(file, place.parent):
+            yield f"{file.name}: it is a link that leads out of the submission"
+            continue
         try:
             read.append((file.name, _read(file)))
         except CircuitError as error:

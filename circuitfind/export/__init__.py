@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from circuitfind.circuits.folder import open_new
 from circuitfind.comparison import Comparison
 from circuitfind.errors import OutputError, UsageError
 from circuitfind.export.dot import circuit_to_dot
@@ -59,7 +60,8 @@ def _replace(path: Path, content: bytes) -> None:
     """Writes beside ``path`` first, so that a full disk or a Ctrl-C leaves no half a file there."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(content)
+        with open_new(part) as file:
+            file.write(content)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

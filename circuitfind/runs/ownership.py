@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from circuitfind.circuits.folder import leads_outside
 from circuitfind.errors import OutputError
 from circuitfind.export import FORMATS
 from circuitfind.record import RUN_FILE
@@ -78,7 +79,9 @@ def written_with(folder: Path, record: str) -> dict[str, str | None]:
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:
-    """The record, if it is one of circuitfind's."""
+    """The record, if it is one of circuitfind's, and lies there itself."""
+    if leads_outside(path, path.parent):
+        return None
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -92,7 +95,7 @@ def _read_record(path: Path) -> dict[str, Any] | None:
 
 def is_own(folder: Path, name: str, record: str) -> bool:
     """Whether the command that writes this record wrote the file, and it is as it was then."""
-    if (folder / name).is_dir():
+    if (folder / name).is_dir() or leads_outside(folder / name, folder):
         return False
     if name == STATE_FILE:
         return _has(folder / name, b"circuitfind.search")

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from circuitfind.circuits.folder import leads_outside
 from circuitfind.errors import TaskError, cut, shown
 from circuitfind.jsonfile import fit
 from circuitfind.taskfiles.prompts_file import Entry, read_entries, read_text, to_entry
@@ -41,6 +42,11 @@ def read_yaml(path: Path) -> tuple[dict[str, str], Iterable[Entry], Path]:
     texts = {key: data[key] for key in ABOUT if key in data}
     if "prompts_file" in data:
         file = path.parent / data["prompts_file"]
+        if leads_outside(file, path.parent):
+            raise TaskError(
+                f"{path}: its prompts_file {shown(data['prompts_file'])} is not beside it, and is not read.\n"
+                "Move it there, or give the prompts file itself as the task."
+            )
         return texts, read_entries(file), file
     return texts, [to_entry(line, pair) for line, pair in zip(lines, data["prompts"], strict=True)], path
 

@@ -16,6 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from circuitfind.circuit import Circuit
+from circuitfind.circuits.folder import leads_outside
 from circuitfind.errors import CircuitfindError
 from circuitfind.export.html.data import Prompt, Sureness
 from circuitfind.prompts import PromptPair
@@ -87,7 +88,7 @@ class RunFolder:
     def curve(self) -> dict[str, Any] | None:
         """Faithfulness at every size, where an evaluation of this very circuit measured it."""
         for folder in self.beside:
-            report = read_object(folder / "report.json")
+            report = read_object(folder / "report.json", folder.parent)
             if _edges_sha256(self.circuit) == report.get("circuit", {}).get("edges_sha256") and "curve" in report:
                 return dict(report["curve"])
         return None
@@ -96,7 +97,7 @@ class RunFolder:
         """The circuits of the sweep that this one is of: edges, faithfulness and KL of each."""
         if self.path is None:
             return []
-        rows = read_object(self.path.parent / "sweep.json").get("circuits", [])
+        rows = read_object(self.path.parent / "sweep.json", self.path.parent).get("circuits", [])
         if self.path.name not in [row.get("folder") for row in rows]:
             return []
         return [
@@ -104,7 +105,9 @@ class RunFolder:
         ]
 
     def _file(self, name: str) -> Path | None:
-        return self.path / name if self.path is not None and (self.path / name).is_file() else None
+        if self.path is None or leads_outside(self.path / name, self.path):
+            return None
+        return self.path / name if (self.path / name).is_file() else None
 
 
 def to_prompt(pair: PromptPair) -> Prompt:
@@ -112,8 +115,10 @@ def to_prompt(pair: PromptPair) -> Prompt:
     return Prompt(pair.clean, pair.corrupted, pair.answers, pair.wrong_answers)
 
 
-def read_object(file: Path) -> dict[str, Any]:
-    """The JSON object in a file; an empty one where there is none."""
+def read_object(file: Path, folder: Path) -> dict[str, Any]:
+    """The JSON object in a file; an empty one where there is none, or a link leads it out of ``folder``."""
+    if leads_outside(file, folder):
+        return {}
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
