@@ -122,6 +122,8 @@ def fit(value: Any, schema: Kind[T], source: str, error: Error = CircuitError, w
         return msgspec.convert(value, schema)
     except msgspec.ValidationError as problem:
         raise error(source + _explain(value, schema, str(problem), where)) from None
+    except UnicodeEncodeError:
+        raise error(f"{source} holds half a character (a lone surrogate).") from None
 
 
 class _NotJsonError(ValueError):

@@ -19,7 +19,7 @@ from circuitfind.neuron_runs import neurons_of
 from circuitfind.neurons import NeuronSelection
 from circuitfind.patching import find_ablation
 from circuitfind.preflight import RunOptions
-from circuitfind.report import recovery_warning, rounding_warning
+from circuitfind.report import empty_warning, recovery_warning, rounding_warning
 from circuitfind.scoresfile import rounded_each
 from circuitfind.sittings import Clock, Noted
 from circuitfind.size import find_select
@@ -51,7 +51,8 @@ def find_neurons(ready: Ready, options: RunOptions, notes: Noted, clock: Clock, 
         notes.stage("evaluating the circuit")
         model, size, ablation = ready.model.transformer, ready.work.batch_size, find_ablation(options.ablation)
         evaluation = evaluate_neurons(model, ready.batch, outcome.kept, ablation, size)
-        notes.warn_if(recovery_warning(evaluation, isinstance(method, ACDCNeurons), "neurons"))
+        empty = empty_warning(int(outcome.kept.sum()), "neurons", options.threshold)
+        notes.warn_if(empty or recovery_warning(evaluation, isinstance(method, ACDCNeurons), "neurons"))
         consensus = None
         if outcome.uncertainty is not None:
             often = outcome.uncertainty.consensus[0]

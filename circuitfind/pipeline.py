@@ -39,7 +39,14 @@ from circuitfind.patching import find_ablation
 from circuitfind.preflight import Plan, RunOptions, make_plan, short_name
 from circuitfind.progress import Progress, Silent
 from circuitfind.promptsets import make_prompts
-from circuitfind.report import recovery_warning, rounding_warning, shortlist_warning, task_line, task_warning
+from circuitfind.report import (
+    empty_warning,
+    recovery_warning,
+    rounding_warning,
+    shortlist_warning,
+    task_line,
+    task_warning,
+)
 from circuitfind.roles import find_roles
 from circuitfind.scoresfile import rounded, scores_file
 from circuitfind.search import default_batch_size
@@ -273,7 +280,8 @@ def evaluate_circuit(
         notes.stage("evaluating the circuit")
         size, ablation = ready.work.batch_size, find_ablation(options.ablation)
         evaluation = evaluate(ready.model.transformer, ready.batch, kept, ablation, size, known)
-        notes.warn_if(recovery_warning(evaluation, is_search=not CATALOGUE[options.method or ""].scores))
+        empty = empty_warning(int(kept.sum()), "edges", options.threshold)
+        notes.warn_if(empty or recovery_warning(evaluation, is_search=not CATALOGUE[options.method or ""].scores))
     return evaluation
 
 

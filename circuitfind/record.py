@@ -2,25 +2,72 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, field
 
 from circuitfind.circuit import Circuit
 from circuitfind.circuits.folder import file_in
+from circuitfind.circuits.schema import Count, Number, Share
+from circuitfind.errors import CircuitError
+from circuitfind.jsonfile import Name, Schema, Text, fit, parse_json, read_text
 
 RUN_FILE = "run.json"
 TASK_SHA256 = "task_file_sha256"
 """The key of the sha256 of the task's Python file, where it has one."""
+MOST_BYTES = 1 << 26
+
+
+class Command(Schema, frozen=True):
+    """What the run was asked for, as far as it is read again."""
+
+    task: Name | None = None
+    model: Name | None = None
+    metric: Name | None = None
+
+
+class Bootstrap(Schema, frozen=True):
+    """What a bootstrap found."""
+
+    resamples: Count
+    level: Share
+    jaccard: Number
+
+
+class Record(Schema, frozen=True):
+    """A run.json. ``timings`` are in seconds."""
+
+    command: Command
+    model_sha256: Name | None = None
+    task_file_sha256: Name | None = None
+    warnings: Annotated[list[Text], Meta(max_length=10_000)] = field(default_factory=list)
+    bootstrap: Bootstrap | None = None
+    search: dict[str, Any] | None = None
+    selection: dict[str, Any] | None = None
+    timings: dict[str, Number] = field(default_factory=dict)
 
 
 def read_record(folder: Path, circuit: Circuit) -> dict[str, Any]:
-    """run.json beside a circuit that is that run's; else nothing. Raises CircuitError for a link out of the folder."""
-    try:
-        file = file_in(folder, RUN_FILE)
-        record = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    """run.json beside a circuit that is that run's; else nothing.
+
+    Raises CircuitError for a link out of the folder, and for a record that is damaged, naming what is wrong with it.
+    """
+    file = file_in(folder, RUN_FILE)
+    if file is None:
         return {}
-    if not isinstance(record, dict) or not isinstance(record.get("command"), dict):
+    record = parse_json(read_text(file, CircuitError, MOST_BYTES), str(file))
+    if not isinstance(record, dict) or "command" not in record:
         return {}
-    return record if record.get("model_sha256") == circuit.model.get("sha256") else {}
+    return _checked(record, file) if record.get("model_sha256") == circuit.model.get("sha256") else {}
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The record of the run in a folder. Raises CircuitError where there is none, or it is damaged."""
+    file = folder / RUN_FILE
+    return _checked(parse_json(read_text(file, CircuitError, MOST_BYTES), str(file)), file)
+
+
+def _checked(record: Any, file: Path) -> dict[str, Any]:
+    fit(record, Record, str(file))
+    return dict(record)

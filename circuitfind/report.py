@@ -64,6 +64,14 @@ def task_warning(performance: Performance) -> str | None:
     )
 
 
+def empty_warning(n_kept: int, parts: str, threshold: float | None) -> str | None:
+    """What to tell a user whose circuit keeps nothing, by the threshold that was asked for if one was; else None."""
+    if n_kept:
+        return None
+    remedy = f"Ask for more {parts}." if threshold is None else f"Lower --threshold, which is {threshold:g}."
+    return f"the circuit is empty: no {parts} on a path from the input to the logits are kept. {remedy}"
+
+
 def recovery_warning(evaluation: Evaluation, is_search: bool = True, parts: str = "edges") -> str | None:
     """What to tell a user whose circuit does better than the full model, or no better than none; else None.
 

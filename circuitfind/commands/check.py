@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from circuitfind.commands.terminal import TerminalProgress
-from circuitfind.gate import Tolerances, exit_code, parse_tolerances
+from circuitfind.gate import Tolerances, Verdict, exit_code, parse_tolerances
 from circuitfind.gatereport import SUITE, junit, lines_of, tally, workflow_commands
 
 LEAST_READ = 4096
@@ -84,7 +84,17 @@ def check(
         typer.echo(tally(verdicts))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         print("\n".join(workflow_commands(verdicts)), file=sys.stderr)
+    else:
+        for verdict in verdicts:
+            if verdict.status == "could not run":
+                typer.echo(f"error: {said_of(verdict)}", err=True)
     raise typer.Exit(exit_code(verdicts))
+
+
+def said_of(verdict: Verdict) -> str:
+    """Why a circuit could not be run, with its name."""
+    name = str(verdict.circuit)
+    return verdict.reason if name in verdict.reason else f"{name}: {verdict.reason}"
 
 
 def is_report(path: Path) -> bool:

@@ -13,9 +13,8 @@ No torch here: scores are numpy arrays.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,10 +22,10 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError, safe_open
 from scipy.stats import rankdata
 
 from circuitfind.circuit import Circuit
+from circuitfind.circuits.tensors import names_in, read_metadata, read_tensors
 from circuitfind.comparison import Overlap, check_same_graph, describe_shape, overlap
 from circuitfind.errors import CircuitError
 from circuitfind.graph import Graph, Node
@@ -169,13 +168,14 @@ def _sizes(circuit: Circuit, scores: Scores | None, order: Order) -> Scores:
 def read_scores(path: Path, graph: Graph) -> Scores:
     """The scores in a scores.safetensors, float64. Raises CircuitError for a file that is none or of another graph."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata, scores = file.metadata() or {}, file.get_tensor("scores")
-        names = [json.loads(metadata[side]) for side in ("receivers", "senders")]
-    except (OSError, SafetensorError, KeyError, ValueError):
-        raise CircuitError(f"{path} is no file of scores. Give the run's folder, with its {SCORES_FILE}.") from None
-    if names != [[str(node) for node in nodes] for nodes in (graph.receivers, graph.senders)]:
-        raise CircuitError(f"{path}: its scores are of another graph than {describe_shape(graph)}.")
-    if scores.shape != (len(graph.receivers), len(graph.senders)):
-        raise CircuitError(f"{path}: its scores have the shape {list(scores.shape)}, not one a receiver and sender.")
-    return np.asarray(scores, np.float64)
+        if not is_of(graph, read_metadata(path), path):
+            raise CircuitError(f"{path}: its scores are of another graph than {describe_shape(graph)}.")
+        return read_tensors(path, {"scores": (len(graph.receivers), len(graph.senders))})["scores"]
+    except CircuitError as error:
+        raise CircuitError(f"{error}\nGive the run's folder, with its {SCORES_FILE}.") from None
+
+
+def is_of(graph: Graph, metadata: Mapping[str, str], path: Path) -> bool:
+    """Whether a file's rows and columns are the graph's receivers and senders. Raises CircuitError."""
+    names = [names_in(metadata, side, path) for side in ("receivers", "senders")]
+    return names == [[str(node) for node in nodes] for nodes in (graph.receivers, graph.senders)]

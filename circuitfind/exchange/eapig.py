@@ -111,7 +111,7 @@ def write_json(edges: ScoredEdges) -> bytes:
 
 def read_pt(content: Mapping[str, Any], source: str) -> Read:
     """The graph in a pt file. Raises CircuitError for tensors that are not of its shape."""
-    config = fit(content["cfg"], Config, source, where="cfg")
+    config = fit(_plain(content["cfg"]), Config, source, where="cfg")
     graph = _graph_of(config, source)
     for key, expected in (("src_nodes", graph.senders), ("dst_nodes", graph.receivers)):
         _check_names(key, content.get(key), list(map(str, expected)), source)
@@ -195,6 +195,13 @@ def _by_node(edges: ScoredEdges, scores: Float[np.ndarray, " sender"]) -> Scored
 def _graph_of(config: Config, source: str) -> Graph:
     """The graph of the model that a file's cfg describes."""
     return make_graph(config.n_layers, config.n_heads, config.parallel_attn_mlp, source)
+
+
+def _plain(config: Any) -> Any:
+    """A cfg without what is no JSON value: a file of PyTorch's may hold tensors in their place."""
+    if not isinstance(config, dict):
+        return None
+    return {key: value for key, value in config.items() if isinstance(key, str) and isinstance(value, bool | int | str)}
 
 
 def _edge(said: Said) -> tuple[bool, float]:

@@ -76,6 +76,8 @@ def import_circuit(options: ImportOptions) -> Imported:
             "--edges N, --fraction F, --threshold T or, of nodes, --nodes N."
         )
     notes = read.notes if is_ranking(edges) else (*read.notes, "the scores of the other edges are not known")
+    if not edges.kept.any():
+        notes = (*notes, "no edge of it is kept: the circuit is empty")
     model, task, method = _blocks(edges, options, format)
     circuit = Circuit(edges.graph, dict(kept_edges(edges)), model, task, method)
     return Imported(circuit, edges, options, format, notes)

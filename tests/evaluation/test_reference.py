@@ -202,15 +202,18 @@ def test_scores_are_read_as_a_run_writes_them(dtype: torch.dtype, tmp_path: Path
 
 def test_what_is_no_file_of_scores_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "scores.safetensors"
-    with pytest.raises(CircuitError, match="no file of scores"):
+    with pytest.raises(CircuitError, match="no file of tensors"):
         read_scores(path, SMALL)
     path.write_bytes(b"scores")
-    with pytest.raises(CircuitError, match="no file of scores"):
+    with pytest.raises(CircuitError, match="no file of tensors"):
         read_scores(path, SMALL)
     names = {key: json.dumps(list(map(str, getattr(SMALL, key)))) for key in ("receivers", "senders")}
     save_file({"scores": np.zeros((2, 2))}, path)
-    with pytest.raises(CircuitError, match="no file of scores"):
+    with pytest.raises(CircuitError, match="of another graph"):
         read_scores(path, SMALL)
     save_file({"scores": np.zeros((2, 2))}, path, names)
     with pytest.raises(CircuitError, match=r"shape \[2, 2\]"):
+        read_scores(path, SMALL)
+    save_file({"scores": np.zeros((8, 4), bool)}, path, names)
+    with pytest.raises(CircuitError, match="its 'scores' are BOOL; they must be F16, F32, F64"):
         read_scores(path, SMALL)

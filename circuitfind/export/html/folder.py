@@ -6,25 +6,88 @@ All of it may be missing, and what is damaged, or of another circuit, counts as 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from msgspec import Meta
 
 from circuitfind.circuit import Circuit
 from circuitfind.circuits.folder import leads_outside
-from circuitfind.errors import CircuitfindError
+from circuitfind.circuits.schema import Count, Metrics, Number
+from circuitfind.circuits.tensors import read_metadata, read_tensors
+from circuitfind.errors import CircuitError, CircuitfindError
+from circuitfind.evaluation.reference import edges_of, is_of
 from circuitfind.export.html.data import Prompt, Sureness
+from circuitfind.jsonfile import Name, Schema, read_json
 from circuitfind.prompts import PromptPair
 from circuitfind.record import read_record
 
 MOST_PROMPTS = 64
 """So many prompts of more are shown, and run."""
 BOOTSTRAP_FILE = "bootstrap.safetensors"
+
+
+T = TypeVar("T")
+
+
+class Point(Schema, frozen=True):
+    """A circuit of some size in an evaluation's curve."""
+
+    budget: Number
+    chosen_edges: Count
+    edges: Count
+    value: Number | None = None
+    kl: Number | None = None
+    faithfulness: Number | None = None
+
+
+Points = Annotated[list[Point], Meta(max_length=10_000)]
+
+
+class StoredCurve(Schema, frozen=True):
+    """An evaluation's curve over sizes."""
+
+    metric: Name
+    graph_edges: Count
+    signed: Points
+    absolute: Points
+    cpr: Number | None = None
+    cmd: Number | None = None
+    full: Number | None = None
+    ablated: Number | None = None
+    ablated_kl: Number | None = None
+
+
+class Judged(Schema, frozen=True):
+    """Which circuit an evaluation is of."""
+
+    edges_sha256: Name
+
+
+class Report(Schema, frozen=True):
+    """An evaluation's report.json, as far as a page shows it."""
+
+    circuit: Judged
+    curve: StoredCurve | None = None
+
+
+class Row(Schema, frozen=True):
+    """One circuit of a sweep."""
+
+    folder: Name
+    n_edges: Count
+    metrics: Metrics
+    faithfulness: Number | None
+
+
+class Sweep(Schema, frozen=True):
+    """A sweep.json, as far as a page shows it."""
+
+    circuits: Annotated[list[Row], Meta(max_length=10_000)]
 
 
 @dataclass(frozen=True)
@@ -39,15 +102,19 @@ class RunFolder:
     @staticmethod
     def of(circuit: Circuit, folder: Path | None) -> RunFolder:
         """What lies in ``folder``, if it is the run's that found the circuit."""
-        record = {} if folder is None else read_record(folder, circuit)
-        beside = () if folder is None else (folder / "evaluation", *sorted(folder.glob("*-evaluation")))
+        if folder is None:
+            return RunFolder(circuit, None, {}, ())
+        beside = (folder / "evaluation", *sorted(folder.glob("*-evaluation")))
+        try:
+            record = read_record(folder, circuit)
+        except CircuitError as error:
+            return RunFolder(circuit, None, {"warnings": [f"what the run left is not shown: {error}"]}, beside)
         return RunFolder(circuit, folder if record else None, record, beside)
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the run warned of."""
-        said = self.record.get("warnings", [])
-        return tuple(map(str, said)) if isinstance(said, list) else ()
+        return tuple(self.record.get("warnings", ()))
 
     @property
     def scores(self) -> Path | None:
@@ -70,38 +137,34 @@ class RunFolder:
         file = self._file(BOOTSTRAP_FILE)
         if file is None:
             return None
+        graph, neurons = self.circuit.graph, self.circuit.neurons is not None
+        shape = (len(self.circuit.all_neurons),) if neurons else (len(graph.receivers), len(graph.senders))
         try:
-            with safe_open(file, framework="numpy") as tensors:
-                metadata = tensors.metadata() or {}
-                found = {name: tensors.get_tensor(name) for name in ("lower", "upper", "inclusion")}
-        except (OSError, SafetensorError, ValueError):
+            is_its = neurons or is_of(graph, read_metadata(file), file)
+            found = read_tensors(file, dict.fromkeys(("lower", "upper", "inclusion"), shape))
+        except CircuitError:
             return None
-        return found if self._fits(metadata, found) else None
-
-    def _fits(self, metadata: Mapping[str, str], found: Mapping[str, np.ndarray]) -> bool:
-        if self.circuit.neurons is not None:
-            return all(values.shape == (len(self.circuit.all_neurons),) for values in found.values())
-        graph = self.circuit.graph
-        sides = [json.loads(metadata.get(side, "[]")) for side in ("receivers", "senders")]
-        return sides == [[str(node) for node in nodes] for nodes in (graph.receivers, graph.senders)]
+        real = np.ones(shape, bool) if neurons else edges_of(graph)
+        return found if is_its and all(np.isfinite(values[real]).all() for values in found.values()) else None
 
     def curve(self) -> dict[str, Any] | None:
         """Faithfulness at every size, where an evaluation of this very circuit measured it."""
         for folder in self.beside:
-            report = read_object(folder / "report.json", folder.parent)
-            if _edges_sha256(self.circuit) == report.get("circuit", {}).get("edges_sha256") and "curve" in report:
-                return dict(report["curve"])
+            report = read_file(folder / "report.json", folder.parent, Report)
+            if report is not None and report.curve and _edges_sha256(self.circuit) == report.circuit.edges_sha256:
+                return msgspec.to_builtins(report.curve)  # type: ignore[no-any-return]
         return None
 
     def sweep(self) -> list[dict[str, Any]]:
         """The circuits of the sweep that this one is of: edges, faithfulness and KL of each."""
         if self.path is None:
             return []
-        rows = read_object(self.path.parent / "sweep.json", self.path.parent).get("circuits", [])
-        if self.path.name not in [row.get("folder") for row in rows]:
+        table = read_file(self.path.parent / "sweep.json", self.path.parent, Sweep)
+        if table is None or self.path.name not in [row.folder for row in table.circuits]:
             return []
         return [
-            {"edges": row["n_edges"], "faithfulness": row["faithfulness"], "kl": row["metrics"]["kl"]} for row in rows
+            {"edges": row.n_edges, "faithfulness": row.faithfulness, "kl": row.metrics.get("kl")}
+            for row in table.circuits
         ]
 
     def _file(self, name: str) -> Path | None:
@@ -115,15 +178,12 @@ def to_prompt(pair: PromptPair) -> Prompt:
     return Prompt(pair.clean, pair.corrupted, pair.answers, pair.wrong_answers)
 
 
-def read_object(file: Path, folder: Path) -> dict[str, Any]:
-    """The JSON object in a file; an empty one where there is none, or a link leads it out of ``folder``."""
-    if leads_outside(file, folder):
-        return {}
+def read_file(file: Path, folder: Path, schema: type[T]) -> T | None:
+    """What a JSON file holds; None where there is none, or another, or a link leads it out of ``folder``."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return None if leads_outside(file, folder) else read_json(file, schema)
+    except CircuitError:
+        return None
 
 
 def pick(found: Mapping[str, np.ndarray], place: tuple[int, ...]) -> Sureness:
