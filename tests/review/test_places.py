@@ -236,6 +236,20 @@ def test_a_submission_is_checked_without_what_a_link_leads_to(received: Path, tm
     assert f"ioi_gpt2: {file.name}: it is a link that leads out of the submission" in submission.check(tmp_path / "mib")
 
 
+def test_a_submission_is_packed_into_no_folder_that_a_link_or_a_name_leads_to(received: Path, tmp_path: Path) -> None:
+    (mine := tmp_path / "mine").mkdir()
+    (mine / "notes.json").write_text("mine", encoding="utf-8")
+    (tmp_path / "mib").mkdir()
+    (tmp_path / "mib/ioi_gpt2").symlink_to(mine)
+    pack = ["submit", "mib", "--out", str(tmp_path / "mib"), "--force"]
+    assert call([*pack, f"ioi_gpt2={received}"], debug=False) == 2
+    data = json.loads((received / "circuit.json").read_text(encoding="utf-8"))
+    data["task"]["name"] = "../mine"
+    (received / "circuit.json").write_text(json.dumps(data), encoding="utf-8")
+    assert call([*pack, str(received)], debug=False) == 2
+    assert [file.read_text(encoding="utf-8") for file in mine.iterdir()] == ["mine"]
+
+
 @pytest.mark.parametrize("name", ["{folder}/../secret.jsonl", "../secret.jsonl", "link.jsonl"])
 def test_a_task_in_yaml_reads_no_prompts_elsewhere(name: str, tmp_path: Path) -> None:
     (folder := tmp_path / "task").mkdir()
