@@ -20,12 +20,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import psutil
+from msgspec import Meta
 
 from circuitfind.circuits.folder import file_in
-from circuitfind.errors import OutputError
+from circuitfind.errors import OutputError, StateError, cut, shown
+from circuitfind.jsonfile import Schema, fit
 from circuitfind.runfolder import claim, write
 from circuitfind.runs.lock import hold
 from circuitfind.runs.ownership import STATE_FILE
@@ -94,11 +96,15 @@ class State:
 
     def so_far(self) -> SoFar:
         """What the method had come to."""
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
         from circuitfind.methods.sofar import SoFar
 
-        return SoFar(load(self.data), self.numbers, self.told)
+        try:
+            return SoFar(load(self.data), self.numbers, self.told)
+        except (SafetensorError, ValueError, KeyError, AttributeError) as error:  # a dtype that this torch has not
+            raise StateError(f"{self.folder / STATE_FILE}: {error}") from None
 
 
 def encode_state(so_far: SoFar, identity: Mapping[str, Any], spent: Spent, worker: Worker) -> bytes:
@@ -136,24 +142,57 @@ def read_state(folder: Path) -> State:
         metadata = head.pop("__metadata__")
         state = json.loads(metadata["state"])
         is_whole = metadata["sha256"] == _checksum(head, metadata["state"], body)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         is_whole = False
     if not is_whole:
         raise OutputError(
             f"{path} is truncated or damaged; its search can't go on.\nBegin anew with --force instead of --resume."
         )
-    if (state["format"], state["version"]) != (FORMAT, VERSION):
+    if isinstance(state, dict) and (state.get("format"), state.get("version")) != (FORMAT, VERSION):
         raise OutputError(
-            f"{path} is of version {state['version']}; this circuitfind reads {VERSION}.\n"
+            f"{path} is of version {shown(state.get('version'))}; this circuitfind reads {VERSION}.\n"
             "Take the circuitfind that wrote it, or begin anew with --force instead of --resume."
         )
-    spent, worker = Spent(**state["spent"]), Worker(**state["worker"])
-    return State(folder, state["identity"], spent, worker, state["numbers"], state["told"], data)
+    said = fit(state, _Said, str(path), _DamagedError)
+    spent = Spent(said.spent.seconds, said.spent.peak_memory, said.spent.sittings)
+    worker = Worker(said.worker.host, said.worker.pid, said.worker.began)
+    return State(folder, said.identity, spent, worker, said.numbers, said.told, data)
+
+
+class _DamagedError(OutputError):
+    """The state's metadata do not fit their schema."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"The saved state is damaged: {message}\nBegin anew with --force in place of --resume.")
+
+
+class _Spent(Schema, frozen=True):
+    seconds: dict[str, Annotated[float, Meta(ge=0, le=1e12)]]
+    peak_memory: Annotated[int, Meta(ge=0, le=1 << 53)]
+    sittings: Annotated[int, Meta(ge=1, le=1 << 31)]
+
+
+class _Worker(Schema, frozen=True):
+    host: Annotated[str, Meta(max_length=256)]
+    pid: Annotated[int, Meta(ge=0, lt=1 << 31)]
+    began: Annotated[float, Meta(ge=0, le=1e11)]
+
+
+class _Said(Schema, frozen=True):
+    """The metadata ``state``, behind its format and version."""
+
+    identity: dict[str, Any]
+    spent: _Spent
+    worker: _Worker
+    numbers: dict[str, int | float]
+    told: Annotated[str, Meta(max_length=1000)]
 
 
 def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
     """A safetensors file's head, which is JSON behind its length, and the tensors. Raises ValueError."""
     size = int.from_bytes(data[:8], "little")
+    if size > len(data):
+        raise ValueError("the head is longer than the file")
     return json.loads(data[8 : 8 + size]), memoryview(data)[8 + size :]
 
 
@@ -176,7 +215,7 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _short(value: Any) -> str:
     """A hash is told from another by its beginning."""
-    text = str(value)
+    text = cut(str(value))
     return f"{text[:12]}..." if len(text) == 64 else text
 
 

@@ -7,7 +7,8 @@
     │   └── DivergedError  learned masks that became NaN, with the last scores that were sound (methods/learned.py)
     ├── CircuitError   a circuit file that is unreadable or impossible
     └── OutputError    a place that can't be written, or that holds something already
-        └── BusyError      another process is at work there
+        ├── BusyError      another process is at work there
+        └── StateError     what a run was to go on from does not fit it
 
 A message is one or two lines: what was wrong, the value, what to do. Of a value it shows no more than LONGEST_VALUE
 characters, whoever made the message.
@@ -61,6 +62,13 @@ class OutputError(CircuitfindError):
 
 class BusyError(OutputError):
     """A place that another process writes to."""
+
+
+class StateError(OutputError):
+    """What was saved of a run is not what such a run can have come to."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"The saved state is damaged: {cut(what)}.\nBegin anew with --force in place of --resume.")
 
 
 def cut(text: str, most: int = LONGEST_VALUE) -> str:

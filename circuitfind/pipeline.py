@@ -150,7 +150,9 @@ def search_circuit(
     """The outcome of a search, from where an earlier one was cut off, and its evaluation."""
     transformer, units = ready.model.transformer, find_units(ready, options)
     so_far = go_on(keeper, ready, options, method, clock, notes)
-    earlier, choosing = (None, None) if so_far is None else (Found.from_so_far(so_far), so_far.part(CANDIDATES))
+    earlier, choosing = None, None
+    if so_far is not None:
+        earlier, choosing = Found.from_so_far(so_far, ready.graph), so_far.part(CANDIDATES)
     shortlist = find_shortlist(ready, method, notes, clock, keeper, taken_over, choosing)
     edges, known = (None, taken_over.evaluation) if shortlist is None else (shortlist.edges, shortlist.evaluation)
     with clock.time("search"):
@@ -193,7 +195,7 @@ def find_shortlist(
     if shortlist is None:
         with clock.time(CANDIDATES):
             name, size = method.candidates.method.name, ready.work.batch_size
-            if chosen_before(start) is None:
+            if chosen_before(start, model.architecture.graph) is None:
                 if start is not None:
                     notes.stage(taken_up(keeper, clock, start.told, CANDIDATES))
                 notes.stage(f"{name} chooses candidates of the {model.architecture.graph.n_edges:,} edges")

@@ -53,7 +53,7 @@ def same(one: Found, other: Found) -> bool:
 
 
 def found_in(folder: Path) -> Found:
-    found = Found.from_so_far(read_state(folder).so_far())
+    found = Found.from_so_far(read_state(folder).so_far(), GRAPH)
     assert found is not None
     return found
 
@@ -234,7 +234,7 @@ def test_a_search_that_goes_on_says_at_once_whose_it_is(folder: Path) -> None:
     keeper = Keeper(folder, state=left)
     start = keeper.start(IDENTITY, lambda: replace(SPENT, sittings=3), print)
     assert start is not None
-    found = Found.from_so_far(start)
+    found = Found.from_so_far(start, GRAPH)
     assert found is not None and same(found, some_found())
     assert read_state(folder).worker == Worker.this() and read_state(folder).spent.sittings == 3
 

@@ -38,6 +38,7 @@ from circuitfind.methods.grouped import Grouped
 from circuitfind.methods.nodes import NodeSearch
 from circuitfind.methods.rule import Judge, make_judge
 from circuitfind.methods.screened import make_screen
+from circuitfind.methods.sofar import require
 from circuitfind.metrics import MetricName, check_answers
 from circuitfind.patching import AblationName
 from circuitfind.progress import Progress
@@ -135,6 +136,7 @@ class ACDC:
         units = Units.of(model.architecture, self.level, self.kv).at_roles(batch.graph_of(model.architecture.graph))
         graph = units.graph
         among, found = in_question(graph, shortlist), take_up(graph, start, shortlist)
+        require_in_order(found, among)
         n_edges, tolerance = int(among.sum()), self.tolerance(model.dtype)
         with Threads(model.device) as threads:
             match = self.objective == "match"
@@ -203,6 +205,12 @@ class ACDC:
             found = replace(found, n_tests=n_tests, n_evaluated=n_evaluated)
             yield found
         search.leave(receiver, [graph.senders[sender] for sender in kept])
+
+
+def require_in_order(found: Found, among: Bool[Tensor, "receiver sender"]) -> None:
+    """Raises StateError where an edge into a receiver is decided and one of a later sender is not."""
+    waiting = (among & ~found.decided).flip(1).int().cummax(1).values.flip(1).bool()
+    require(not bool((waiting & among & found.decided).any()), "it has decided on edges out of their order")
 
 
 def chain_length(since: int, has_kept: bool) -> int:

@@ -26,7 +26,7 @@ from circuitfind.errors import UsageError
 from circuitfind.methods.acdc import chain_length
 from circuitfind.methods.exact import ROWS_AT_ONCE, ROWS_ON_GPU
 from circuitfind.methods.rule import judge
-from circuitfind.methods.sofar import Save, SoFar, save_nothing
+from circuitfind.methods.sofar import Save, SoFar, require, save_nothing
 from circuitfind.metrics import MetricName, check_answers, make_objective
 from circuitfind.neuron_runs import Mask, NeuronRunner, neurons_of
 from circuitfind.patching import AblationName
@@ -57,11 +57,14 @@ class FoundNeurons:
         return SoFar({"kept": self.kept, "scores": self.scores}, numbers, f"{self.summary}, {metric} {self.value:.4g}")
 
     @staticmethod
-    def from_so_far(so_far: SoFar) -> FoundNeurons:
-        """What ``to_so_far`` was made of."""
-        tensors, numbers = so_far.copy().tensors, so_far.numbers
-        n_evaluated, n_decided = int(numbers["n_evaluated"]), int(numbers["n_decided"])
-        return FoundNeurons(tensors["kept"], tensors["scores"], n_evaluated, n_decided, numbers["value"])
+    def from_so_far(so_far: SoFar, n_neurons: int) -> FoundNeurons:
+        """What ``to_so_far`` was made of. Raises StateError for what no search of so many neurons comes to."""
+        like = nothing_decided(n_neurons, 0.0)
+        kept, scores = so_far.tensor("kept", like.kept), so_far.tensor("scores", like.scores)
+        n_decided = so_far.count("n_decided", n_neurons)
+        require(bool(kept[: n_neurons - n_decided].all()), "it has removed neurons that are not decided on")
+        require(not bool(scores.isnan().any()), "a score in it is NaN")
+        return FoundNeurons(kept, scores, so_far.count("n_evaluated"), n_decided, so_far.number("value"))
 
     @property
     def summary(self) -> str:
@@ -106,7 +109,9 @@ class ACDCNeurons:
         neurons, match = neurons_of(model), self.objective == "match"
         with Threads(model.device) as threads:
             search = _Search(model, batch.to(model.device), batch_size, self.metric, self.ablation, match, threads)
-            found = nothing_decided(len(neurons), search.value) if start is None else FoundNeurons.from_so_far(start)
+            found = nothing_decided(len(neurons), search.value)
+            if start is not None:
+                found = FoundNeurons.from_so_far(start, len(neurons))
             search.go_on_from(found)
             for stage in reversed(range(2 * neurons.graph.n_layers)):
                 own = neurons.stage(stage)

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from circuitfind.batch import Batch
 from circuitfind.evaluation.performance import Evaluation
+from circuitfind.graph import Graph
 from circuitfind.methods.scorer import Scorer, score_on
-from circuitfind.methods.sofar import Save, SoFar, save_nothing
+from circuitfind.methods.sofar import Save, SoFar, require, save_nothing
+from circuitfind.patching import readable
 from circuitfind.progress import Progress
 from circuitfind.selection import select
 from circuitfind.size import Selection
@@ -46,16 +48,20 @@ class Candidates:
 
         What is so far is the method's own; once they are chosen they are all there is to know.
         """
-        chosen = chosen_before(start)
+        chosen = chosen_before(start, model.architecture.graph)
         if chosen is not None:
             return chosen
         scores = score_on(self.method, model, batch, batch_size, progress, start, save).double().mean(0)
         return select(model.architecture.graph, scores, Selection(edges=self.n_edges)).kept
 
 
-def chosen_before(start: SoFar | None) -> Bool[Tensor, "receiver sender"] | None:
-    """The candidates, where what there is so far has them."""
-    return None if start is None else start.tensors.get("edges")
+def chosen_before(start: SoFar | None, graph: Graph) -> Bool[Tensor, "receiver sender"] | None:
+    """The candidates, where what there is so far has them. Raises StateError where they are no edges of the graph."""
+    if start is None or "edges" not in start.tensors:
+        return None
+    chosen = start.tensor("edges", readable(graph))
+    require(not bool((chosen & ~readable(graph)).any()), "its candidates are no edges of this model")
+    return chosen
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,12 @@ from torch import Tensor
 
 from circuitfind.batch import Batch
 from circuitfind.errors import UsageError, unknown
+from circuitfind.graph import Graph
 from circuitfind.methods.catalogue import COMBINE
 from circuitfind.methods.learned import Learned
 from circuitfind.methods.scorer import Scorer, score_on
-from circuitfind.methods.sofar import Save, SoFar, save_nothing, save_part
+from circuitfind.methods.sofar import Save, SoFar, require, save_nothing, save_part
+from circuitfind.patching import readable
 from circuitfind.progress import Progress
 from circuitfind.transformer import Transformer
 from circuitfind.units import KvName, LevelName, Units, without_defaults
@@ -85,11 +87,23 @@ class Ensemble:
                 progress.stage(f"{method.name}, of the ensemble")
                 scores = score_on(method, model, batch, batch_size, progress, own, save_part(save, part, done))
                 own = SoFar({"scores": scores}, {"done": 1}, f"{number + 1} of {len(self.of)} methods")
-            each.append(own.tensors["scores"])
+            each.append(own.tensors["scores"] if not is_done else scores_before(own, batch.n_prompts, graph))
             done |= own.as_part(part)
             if not is_done:
                 save(done)
         return units.spread(combine(each, units.leaders, self.combine)).masked_fill(~units.edges, math.nan)
+
+
+def scores_before(done: SoFar, n_prompts: int, graph: Graph) -> Scores:
+    """The scores of a method that was done. Raises StateError for what no method comes to."""
+    found = done.tensors.get("scores", torch.empty(0))
+    n_rows = len(found) if found.ndim == 3 else 0
+    require(n_rows in (1, n_prompts), f"it has scores of {n_rows} prompts")
+    dtype = found.dtype if found.dtype == torch.float64 else torch.float32
+    scores = done.tensor("scores", torch.empty(n_rows, len(graph.receivers), len(graph.senders), dtype=dtype))
+    edges = readable(graph).expand_as(scores)
+    require(bool((scores.isfinite() == edges).all()), "a score in it is of no edge, or NaN or infinite")
+    return scores
 
 
 def combine(each: list[Scores], edges: Bool[Tensor, "receiver sender"], how: str) -> Scores:

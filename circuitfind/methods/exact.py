@@ -29,7 +29,7 @@ from circuitfind.batch import Batch
 from circuitfind.errors import ModelError
 from circuitfind.graph import Graph, Receiver
 from circuitfind.methods import nodes
-from circuitfind.methods.sofar import Save, SoFar, save_nothing
+from circuitfind.methods.sofar import Save, SoFar, require, require_even, save_nothing
 from circuitfind.metrics import MetricName, check_answers, make_objective
 from circuitfind.onward import Onward, join_reads
 from circuitfind.packing import pack_model
@@ -87,7 +87,8 @@ class Exact:
             return self._score_nodes(model, batch, batch_size, progress, start, save)
         units = Units.of(model.architecture, self.level, self.kv).at_roles(batch.graph_of(model.architecture.graph))
         graph, total = units.graph, sum(work(units.graph, receivers[0]) for receivers in units.receivers())
-        scores = start.tensors["scores"].clone() if start else nothing_scored(graph, model.dtype, batch.n_prompts)
+        scores = nothing_scored(graph, model.dtype, batch.n_prompts)
+        scores = scores_before(start, scores, units) if start else scores
         groups = list(waiting(units, scores))
         done = total - sum(work(graph, receivers[0], len(senders)) for receivers, senders in groups)
         with Threads(model.device) as threads:
@@ -185,6 +186,18 @@ def nothing_scored(graph: Graph, dtype: torch.dtype, n_prompts: int) -> Scores:
     """The beginning of every run: NaN everywhere, in float32 or better."""
     shape = (n_prompts, len(graph.receivers), len(graph.senders))
     return torch.full(shape, math.nan, dtype=torch.promote_types(dtype, torch.float32))
+
+
+def scores_before(start: SoFar, like: Scores, units: Units) -> Scores:
+    """The scores that there were. Raises StateError for what no run of the same edges comes to."""
+    scores = start.tensor("scores", like)
+    require_even(scores, "scores")
+    known = ~scores[0].isnan()
+    require(not bool((known & ~units.edges).any()), "it has scores where there is no edge")
+    for receivers in units.receivers():
+        rows = known[[units.graph.receiver_index[receiver] for receiver in receivers]]
+        require(bool((rows == rows[:1]).all()), "it has scores of some inputs that are one and not of others")
+    return scores
 
 
 def waiting(units: Units, scores: Scores) -> Iterator[tuple[tuple[Receiver, ...], list[int]]]:

@@ -21,7 +21,7 @@ from circuitfind.batch import Batch
 from circuitfind.graph import Node
 from circuitfind.methods.by_neuron import neuron_moves
 from circuitfind.methods.exact import TESTS_AT_ONCE, OneByOne, finite
-from circuitfind.methods.sofar import Save, SoFar, save_nothing
+from circuitfind.methods.sofar import Save, SoFar, require_even, save_nothing
 from circuitfind.metrics import MetricName, check_answers
 from circuitfind.neuron_runs import ablated_neurons, neurons_of
 from circuitfind.neurons import Neurons
@@ -88,7 +88,8 @@ class ExactNeurons:
         neurons, reads = neurons_of(model), join_reads(model)
         dtype = torch.promote_types(model.dtype, torch.float32)
         unknown = torch.full((batch.n_prompts, len(neurons)), math.nan, dtype=dtype)
-        scores = unknown if start is None else start.tensors["scores"].clone()
+        scores = unknown if start is None else start.tensor("scores", unknown)
+        require_even(scores, "scores")
         with Threads(model.device) as threads:
             opened = partial(NeuronRemoval, model, self.ablation, reads)
             tests = OneByOne[Node](model, batch.to(model.device), batch_size, self.metric, threads, opened)

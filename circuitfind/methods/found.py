@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitfind.graph import Graph
-from circuitfind.methods.sofar import SoFar
+from circuitfind.methods.sofar import SoFar, require
 from circuitfind.patching import readable
 
 
@@ -40,12 +40,19 @@ class Found:
         return SoFar(tensors, {"n_tests": self.n_tests, "n_evaluated": self.n_evaluated}, self.summary)
 
     @staticmethod
-    def from_so_far(so_far: SoFar) -> Found | None:
-        """What ``to_so_far`` was made of; None where the search had not begun."""
-        if "decided" not in so_far.tensors:
+    def from_so_far(so_far: SoFar, graph: Graph) -> Found | None:
+        """What ``to_so_far`` was made of; None where the search had not begun.
+
+        Raises StateError for what no search of this graph comes to.
+        """
+        if not {"kept", "scores", "decided"} & so_far.tensors.keys():
             return None
-        tensors, (n_tests, n_evaluated) = so_far.tensors, (int(so_far.numbers[x]) for x in ("n_tests", "n_evaluated"))
-        return Found(tensors["kept"], tensors["scores"], tensors["decided"], n_tests, n_evaluated)
+        like = nothing_decided(graph)
+        kept, decided = (so_far.tensor(name, like.kept) for name in ("kept", "decided"))
+        scores, edges = so_far.tensor("scores", like.scores), readable(graph)
+        require(not bool((kept & ~decided | decided & ~edges).any()), "it keeps what is not decided, or is no edge")
+        require(bool((scores.isnan() == ~edges).all()), "it has a score where there is no edge, or none at one")
+        return Found(kept, scores, decided, so_far.count("n_tests"), so_far.count("n_evaluated"))
 
     def n_decided(self, among: Bool[Tensor, "receiver sender"]) -> int:
         """On how many of these edges the search has decided."""

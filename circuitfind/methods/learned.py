@@ -23,10 +23,10 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from circuitfind.batch import Batch
-from circuitfind.errors import ModelError, UsageError
+from circuitfind.errors import ModelError, StateError, UsageError
 from circuitfind.graph import Graph
 from circuitfind.methods.settings import check_settings
-from circuitfind.methods.sofar import Save, SoFar, save_nothing
+from circuitfind.methods.sofar import Save, SoFar, require, save_nothing
 from circuitfind.metrics import MetricName, check_answers
 from circuitfind.mixing import Mixer, Workspace
 from circuitfind.mixing_block import BLOCK, Block, deal, prepare_block
@@ -69,13 +69,27 @@ class Masks(ABC):
         }
         return {**self.parameters, **known, "draws": self.generator.get_state()}
 
-    def take_up(self, tensors: Mapping[str, Tensor]) -> None:
-        """Be as those masks were that ``tensors`` was made of."""
+    def take_up(self, so_far: SoFar) -> None:
+        """Be as those masks were that ``so_far`` was made of. Raises StateError for what these masks can't come to."""
         for name, parameter in self.parameters.items():
-            parameter.copy_(tensors[name])
-            known = {key for key in tensors if key.startswith(f"{name}.")}
-            self.optimiser.state[parameter] = {key.removeprefix(f"{name}."): tensors[key].clone() for key in known}
-        self.generator.set_state(tensors["draws"])
+            parameter.copy_(so_far.tensor(name, parameter))
+            if any(key.startswith(f"{name}.") for key in so_far.tensors):
+                self.optimiser.state[parameter] = self._moments(so_far, name, parameter)
+        draws = so_far.tensor("draws", self.generator.get_state())
+        try:
+            self.generator.set_state(draws)
+        except RuntimeError:
+            raise StateError("its draws are no state of random numbers") from None
+        require(self.is_sound(), "a mask in it is NaN or infinite")
+
+    def _moments(self, so_far: SoFar, name: str, parameter: Tensor) -> dict[str, Tensor]:
+        """What Adam knows of a parameter."""
+        step = so_far.tensor(f"{name}.step", torch.zeros((), dtype=torch.float32))
+        mean, square = (so_far.tensor(f"{name}.{key}", parameter) for key in ("exp_avg", "exp_avg_sq"))
+        require(bool(step.isfinite() & (step >= 1)), f"its {name}.step is {float(step):g}")
+        sound = mean.isfinite().all() & square.isfinite().all() & (square >= 0).all()
+        require(bool(sound), f"what its optimiser knows of {name} is no mean of finite gradients")
+        return {"step": step, "exp_avg": mean, "exp_avg_sq": square}
 
     @abstractmethod
     def sample(self) -> tuple[Shares, Bool[Tensor, "receiver sender"]]:
@@ -151,8 +165,8 @@ class Learned(ABC):
         masks = self._masks(graph, None if initial is None else _of_edges(initial, graph))
         numbers: Mapping[str, float] = {"step": 0, "objective": math.nan}
         if start is not None:
-            masks.take_up(start.tensors)
-            numbers = start.numbers
+            masks.take_up(start)
+            numbers = {"step": start.count("step", self.steps), "objective": start.numbers.get("objective", math.nan)}
         dtype = torch.promote_types(model.dtype, torch.float32)
         with Threads(model.device) as threads:
             data = _Data(self, model, batch.to(model.device), batch_size, threads)

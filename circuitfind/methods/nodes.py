@@ -130,7 +130,8 @@ def rises(
 
         full = values(units.edges)
         unknown = torch.full((batch.n_prompts, n_senders), math.nan, dtype=torch.float64)
-        scores = unknown if start is None else start.tensors["rises"].clone()
+        scores = unknown if start is None else start.tensor("rises", unknown)
+        sofar.require_even(scores, "rises")
         for sender in scores[0].isnan().nonzero().flatten().tolist():
             kept = units.edges.clone()
             kept[:, sender] = False
