@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from circuitfind.batch import Batch
@@ -150,6 +150,20 @@ class Baseline:
         A sum of what is left, never of the clean stream less what goes: rounding would leave a rest of the clean one.
         """
         return ablated_streams(self.model, self.ablated, self.batch.n_pos)
+
+    def senders_of(self, receiver: Receiver) -> Sequence[int]:
+        """Whose outputs the receiver reads in the clean run."""
+        return range(self.graph.n_readable(receiver))
+
+    def summed(self, stage: int, senders: Sequence[int]) -> Float64[Tensor, "prompt pos d_model"]:
+        """What a stage's receiver reads of these senders in the clean run, summed in float64.
+
+        The clean stream less all that goes leaves what rounding makes of it, which a norm blows up; this leaves nothing.
+        """
+        total = self.emptied[stage].double().expand(self.clean.final.shape).clone()
+        for sender in senders:
+            total -= self.change[sender]
+        return total
 
     def change_at(self, receiver: Receiver, senders: Sequence[int]) -> Float[Tensor, "edge prompt pos d_model"]:
         """What the stream gains at a receiver, if it is at a role there alone, as its edge from each sender goes."""

@@ -10,6 +10,7 @@ what comes before it still reads as it does here, and removing its edge from sen
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +48,10 @@ class Reduced(Baseline):
             return super().read(receiver)
         row = self.graph.receiver_index[receiver]
         return refill(self.emptied[2 * receiver.node.layer], self.change, self.kept[row])
+
+    def senders_of(self, receiver: Receiver) -> Sequence[int]:
+        """Whose outputs the receiver reads in the reduced run."""
+        return self.kept[self.graph.receiver_index[receiver]].nonzero().flatten().tolist()
 
 
 def refill(

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from circuitfind.batch import Batch
@@ -129,6 +129,8 @@ class Rerun:
         self._heads: dict[Node, Head] = {}
         self._mlps: dict[Node, Mlp] = {}
         self._inputs: dict[Receiver, Float[Tensor, "row d_model"]] = {}
+        self._sums: dict[Receiver, Float64[Tensor, "row d_model"]] = {}
+        self._summed: tuple[tuple[int, ...], Float64[Tensor, "prompt pos d_model"]] | None = None
         self._reads: dict[Receiver, dict[Node, tuple[str, ...]]] = {}
         self._carries: dict[tuple[str, ...], Float[Tensor, "row 1"]] = {}
         self._feeds: dict[Node, list[Receiver]] = {}
@@ -151,6 +153,17 @@ class Rerun:
         for one in self._together[receiver.base]:
             if one not in self._inputs:
                 self._open(one)
+            if self.baseline.ablation == "zero" and one not in self._sums:
+                self._sums[one] = self._looked_at(self._sum(one), self._end_only(one))
+
+    def _sum(self, receiver: Receiver) -> Float64[Tensor, "prompt pos d_model"]:
+        """What the receiver reads before any of its edges goes; most of a stage's receivers read the same."""
+        stage = self._stage(receiver)
+        senders = self.baseline.senders_of(receiver)
+        key = (stage, *senders)
+        if self._summed is None or self._summed[0] != key:
+            self._summed = key, self.baseline.summed(stage, senders)
+        return self._summed[1]
 
     def _open(self, receiver: Receiver) -> None:
         node = receiver.node
@@ -165,7 +178,7 @@ class Rerun:
 
     def zero_change(self, receiver: Receiver) -> Float[Tensor, "row d_model"]:
         """The change of the visited receiver's input when nothing is removed."""
-        return torch.zeros_like(self._inputs[receiver.base])
+        return torch.zeros_like(self._sums.get(receiver.base, self._inputs[receiver.base]))
 
     def removal(self, receiver: Receiver, sender: int) -> Float[Tensor, "row d_model"]:
         """What the visited receiver's input gains when its edge from that sender is removed."""
@@ -178,6 +191,7 @@ class Rerun:
         ``gradient`` is that of the numbers' sum with respect to what the receiver reads.
         """
         changes, ends = self.baseline.change[: self.graph.n_readable(receiver)], self._end.tolist()
+        gradient = gradient.to(changes.dtype)
         if self._end_only(receiver):
             pairs = [(changes[:, prompt, end], gradient[prompt]) for prompt, end in enumerate(ends)]
         else:
@@ -197,6 +211,9 @@ class Rerun:
     ) -> Float[Tensor, "prompt d_model"]:
         """Make ``change`` part of the run, with the edges from ``kept`` alone left; what the logits then read."""
         final = self._run(receiver, change.unsqueeze(0), keep=True)[0]
+        for one in self._together[receiver.base]:
+            if one in self._sums:
+                self._sums[one] = self._sums[one] + change
         self.keep(receiver, kept)
         return final
 
@@ -250,7 +267,7 @@ class Rerun:
 
     def _run(self, receiver: Receiver, changes: Tensor, keep: bool) -> Float[Tensor, "test prompt d_model"]:
         """What the logits read in each test; with ``keep`` the one test becomes the present run."""
-        moved = {one: self._inputs[one] + changes for one in self._together[receiver.base]}
+        moved = {one: self._changed(one, changes) for one in self._together[receiver.base]}
         gained: Gained = {}
         first = self._stage(receiver)
         for stage in range(first, len(self._stages)):
@@ -261,6 +278,13 @@ class Rerun:
             gained.update(self._compute(moved, keep))
         logits = Receiver(Node("logits"))
         return moved[logits] if logits in moved else self._inputs[logits].expand(len(changes), -1, -1)
+
+    def _changed(self, receiver: Receiver, changes: Tensor) -> Float[Tensor, "test row d_model"]:
+        """What the visited receiver reads as its input changes so. Where nothing takes the place of what goes, it is
+        summed in float64: little may be left of much (``Baseline.summed``)."""
+        if receiver not in self._sums:
+            return self._inputs[receiver] + changes
+        return (self._sums[receiver] + changes).to(self.model.dtype)
 
     def _stage(self, receiver: Receiver) -> int:
         """Stages in forward order: each layer's heads, then its MLP; the logits last."""

@@ -137,7 +137,7 @@ def agrees_with_oracle(seed: int, shape: tuple[int, int, int], batch: Batch, thr
     search = literally.Search(literal, batch, threshold, **given, match=match)
     order = literally.visits(graph, shape[2])
     tested = search.run(order, search.leaves_nothing)
-    rounding = ROUNDING[given["ablation"]]
+    rounding = ROUNDING
     if search.margin <= rounding:
         return False
     method = ACDC(threshold, kv="grouped", **options)  # type: ignore[arg-type]
