@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,9 @@ def load_model(name: str, folder: Path, batch: Batch, device: str, dtype: torch.
 
     Raises ModelError where it isn't whole, isn't supported, or isn't reproduced.
     """
-    bridge = load_bridge(folder, device, dtype)
-    transformer = read_transformer(bridge, batch.n_pos)
-    difference = verify(bridge, transformer, batch)
-    return Model(name, weights_sha256(folder), transformer, difference)
+    with ThreadPoolExecutor(1) as beside:  # the weights are hashed while they are read
+        sha256 = beside.submit(weights_sha256, folder)
+        bridge = load_bridge(folder, device, dtype)
+        transformer = read_transformer(bridge, batch.n_pos)
+        difference = verify(bridge, transformer, batch)
+        return Model(name, sha256.result(), transformer, difference)
