@@ -407,7 +407,7 @@ class Work:
         """What these receivers of one stage read: at all positions, or at the answer position alone."""
         runner, plan, stage = self._runner, self._plan, self._layout.stage(rows[0])
         emptied, clean = (inputs[whole][stage].flatten(0, 1) for inputs in (runner.emptied, runner.clean_in))
-        read = clean.new_empty(len(rows), *clean.shape)
+        read = clean.new_zeros(len(rows), *clean.shape)  # behind the answer there is no role: a NaN there would spread
         for role, places in enumerate(runner.role_rows) if whole else [(len(plan.shares) - 1, slice(None))]:
             lacks = plan.lacks[role, list(rows)]
             few = plan.n_kept[role, list(rows)] * SPARSE <= plan.most[list(rows)]
