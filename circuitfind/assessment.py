@@ -28,9 +28,10 @@ from circuitfind.evaluation import completeness, hypotheses, minimality, randoms
 from circuitfind.evaluation.completeness import measure_completeness
 from circuitfind.evaluation.curve import Curve, measure_curve
 from circuitfind.evaluation.hypotheses import run_tests
+from circuitfind.evaluation.intervals import promise
 from circuitfind.evaluation.minimality import measure_minimality
 from circuitfind.evaluation.options import HypothesisOptions, KnockOuts, LeaveOneOut, RandomCircuits
-from circuitfind.evaluation.performance import Evaluation
+from circuitfind.evaluation.performance import LEVEL, Evaluation
 from circuitfind.evaluation.randoms import measure_against_random
 from circuitfind.evaluation.reference import agree_with_circuit, read_scores
 from circuitfind.evaluation.spread import measure_spread
@@ -39,18 +40,20 @@ from circuitfind.evaluation.work import CURVE, EVALUATION, LEARNING, MEANS, tota
 from circuitfind.export.curvechart import draw_curve
 from circuitfind.findings import Ready, kept_of, task_block
 from circuitfind.judged import evaluate_kept
+from circuitfind.methods.catalogue import CATALOGUE
 from circuitfind.patching import ABLATIONS, OF_MEANS, find_ablation
 from circuitfind.pipeline import make_ready
 from circuitfind.progress import Progress
 from circuitfind.prompts import PromptPair
 from circuitfind.promptsets import other_prompts
-from circuitfind.report import markdown_table
+from circuitfind.report import markdown_table, parts_of, recovery_warning
 from circuitfind.review.parts import Assessment, Part, Section, check_same
 from circuitfind.roles import find_roles
 from circuitfind.runfolder import json_file, write_run
 from circuitfind.sittings import Clock, Noted
 from circuitfind.taskfiles import load_task
 from circuitfind.threads import Threads
+from circuitfind.units import Units
 
 
 def assess(
@@ -120,17 +123,27 @@ def on_its_prompts(plan: AssessmentPlan, ready: Ready, metric: str, notes: Progr
     """The circuit on the prompts that it was found on, as a mean and prompt by prompt."""
     evaluation = evaluate_kept(plan.origin.circuit, ready)
     metric = plan.options.metric or ("kl" if evaluation.faithfulness("logit-diff") is None else "logit-diff")
+    if warning := recovery_warning(evaluation, *_found_by(plan.origin.circuit)):
+        notes.warn(warning)
     spread = measure_spread(evaluation, metric)
     values = {**evaluation.to_dict(), "spread": spread.to_dict()}
     return [Section(OWN, TITLES[OWN], values, (_interval_line(evaluation, metric), *spread.lines()))]
 
 
+def _found_by(circuit: Circuit) -> tuple[bool, str, str]:
+    """Whether a search found it, what it is made of, and the metric it was found by, as far as it is said."""
+    info = CATALOGUE.get(str(circuit.method.get("name")))
+    return info is not None and not info.scores, parts_of(circuit), str(circuit.method.get("metric") or "")
+
+
 def _interval_line(evaluation: Evaluation, metric: str) -> str:
     value, interval = evaluation.faithfulness(metric), evaluation.interval(metric)
-    if value is None or interval is None:
+    if value is None:
         return f"Faithfulness ({metric}): none; full and fully ablated model do not differ enough."
-    said = f"{interval[0]:.3f} to {interval[1]:.3f}"
-    return f"Faithfulness ({metric}) of the means: {value:.3f}; 95% of resampled prompts: {said}."
+    said = "no interval"
+    if interval is not None:
+        said = f"{promise(LEVEL, evaluation.n_prompts)}: {interval[0]:.3f} to {interval[1]:.3f}"
+    return f"Faithfulness ({metric}) of the means: {value:.3f} ({said})."
 
 
 HEAD = ("", "faithfulness", "KL, nats", "logit diff", "accuracy", "full accuracy")
@@ -267,7 +280,7 @@ class Judge:
             if name in ON_OTHER_RUNS:
                 sections = ON_OTHER_RUNS[name](self._plan, self._ready, metric, notes)
             elif name == "curve":
-                curve = find_curve(self._plan, self._trials, metric, notes)
+                curve = find_curve(self._plan, self._ready, self._trials, metric, notes)
                 sections = [] if curve is None else [curve_section(curve)]
                 pictures = {} if curve is None else draw_pictures(curve, self._plan.origin.circuit, self._ready)
             else:
@@ -343,13 +356,14 @@ def cost_of_ablation(ablation: str, ready: Ready) -> float:
     return EVALUATION + means + learning
 
 
-def find_curve(plan: AssessmentPlan, trials: Trials, metric: str, notes: Noted) -> Curve | None:
+def find_curve(plan: AssessmentPlan, ready: Ready, trials: Trials, metric: str, notes: Noted) -> Curve | None:
     """CPR and CMD, where there are scores of all edges."""
     if plan.origin.scores is None:
         return None
     scores = torch.from_numpy(read_scores(plan.origin.scores, trials.graph))
+    units = Units.of_record(ready.model.transformer.architecture, trials.graph, plan.origin.circuit.method)
     try:
-        return measure_curve(trials, scores, metric, progress=notes)
+        return measure_curve(trials, scores, metric, progress=notes, units=units)
     except UsageError as error:
         notes.warn(f"no curve over sizes: {error}")
         return None
@@ -358,7 +372,8 @@ def find_curve(plan: AssessmentPlan, trials: Trials, metric: str, notes: Noted) 
 def curve_line(curve: Curve) -> str:
     """Both areas, side by side."""
     areas = ["-" if area is None or math.isnan(area) else f"{area:.3f}" for area in (curve.cpr, curve.cmd)]
-    return f"CPR {areas[0]} (more is better; above 1 is over-recovery), CMD {areas[1]} (0 is best), {curve.metric}."
+    of = f"{curve.metric}, shares of {curve.units}"
+    return f"CPR {areas[0]} (more is better; above 1 is over-recovery), CMD {areas[1]} (0 is best), {of}."
 
 
 def curve_section(curve: Curve) -> Section:

@@ -163,15 +163,16 @@ def stays(
 ) -> Finding:
     """Holds unless the number has moved by more than the tolerance, and that is more than noise.
 
-    ``intervals``: pairs of a confidence interval and a number; a move is noise where one holds its number.
+    ``intervals``: pairs of a confidence interval and a number; a move is noise where each that there is holds its own.
     """
     if stored is None or now is None:
         return Finding(name, stored, now, tolerance, (stored is None) == (now is None))
     if abs(now - stored) <= tolerance:
         return Finding(name, stored, now, tolerance, True)
-    inside = [i for i, number in intervals if i is not None and number is not None and i[0] <= number <= i[1]]
-    note = f"inside its confidence interval, {inside[0][0]:.3g} to {inside[0][1]:.3g}" if inside else ""
-    return Finding(name, stored, now, tolerance, bool(inside), note)
+    known = [(interval, number) for interval, number in intervals if interval is not None and number is not None]
+    is_noise = bool(known) and all(low <= number <= high for (low, high), number in known)
+    note = f"inside its confidence interval, {known[0][0][0]:.3g} to {known[0][0][1]:.3g}" if is_noise else ""
+    return Finding(name, stored, now, tolerance, is_noise, note)
 
 
 def _no_more(change: float | None, tolerance: float) -> bool:

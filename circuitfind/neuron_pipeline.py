@@ -52,7 +52,8 @@ def find_neurons(ready: Ready, options: RunOptions, notes: Noted, clock: Clock, 
         model, size, ablation = ready.model.transformer, ready.work.batch_size, find_ablation(options.ablation)
         evaluation = evaluate_neurons(model, ready.batch, outcome.kept, ablation, size)
         empty = empty_warning(int(outcome.kept.sum()), "neurons", options.threshold)
-        notes.warn_if(empty or recovery_warning(evaluation, isinstance(method, ACDCNeurons), "neurons"))
+        is_search = isinstance(method, ACDCNeurons)
+        notes.warn_if(empty or recovery_warning(evaluation, is_search, "neurons", options.metric or ""))
         consensus = None
         if outcome.uncertainty is not None:
             often = outcome.uncertainty.consensus[0]

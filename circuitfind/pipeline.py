@@ -283,7 +283,8 @@ def evaluate_circuit(
         size, ablation = ready.work.batch_size, find_ablation(options.ablation)
         evaluation = evaluate(ready.model.transformer, ready.batch, kept, ablation, size, known)
         empty = empty_warning(int(kept.sum()), "edges", options.threshold)
-        notes.warn_if(empty or recovery_warning(evaluation, is_search=not CATALOGUE[options.method or ""].scores))
+        is_search = not CATALOGUE[options.method or ""].scores
+        notes.warn_if(empty or recovery_warning(evaluation, is_search, metric=options.metric or ""))
     return evaluation
 
 

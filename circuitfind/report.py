@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from typing import Any
 import networkx
 
 from circuitfind.circuit import Circuit
-from circuitfind.evaluation.performance import Evaluation, Performance
+from circuitfind.evaluation.intervals import promise
+from circuitfind.evaluation.performance import LEVEL, Evaluation, Performance
 from circuitfind.graph import SLOTS, Edge, Node, Receiver
 from circuitfind.memory import gigabytes
 from circuitfind.methods.found import Found
@@ -24,6 +26,9 @@ from circuitfind.uncertainty import Uncertainty
 
 FAILS_BELOW = 0.75
 OVER_RECOVERS, NO_BETTER_THAN_NOTHING = 1.2, 0.1
+HARDLY = 0.05
+"""Where ablating everything changes the logit difference by less than this share of it, nothing is a share of that."""
+SHARES = {"logit-diff": "logit difference", "kl": "KL"}
 N_STRONGEST, N_NAMED = 10, 3
 SHORTLIST_LOSES_BELOW = 0.8
 EMPTY = {
@@ -72,21 +77,77 @@ def empty_warning(n_kept: int, parts: str, threshold: float | None) -> str | Non
     return f"the circuit is empty: no {parts} on a path from the input to the logits are kept. {remedy}"
 
 
-def recovery_warning(evaluation: Evaluation, is_search: bool = True, parts: str = "edges") -> str | None:
+def recovery_warning(
+    evaluation: Evaluation, is_search: bool = True, parts: str = "edges", metric: str = ""
+) -> str | None:
     """What to tell a user whose circuit does better than the full model, or no better than none; else None.
 
-    The bounds are on the faithfulness of the logit difference: OVER_RECOVERS and NO_BETTER_THAN_NOTHING. ``is_search``:
-    it comes from a search, not from a number of edges (``parts``: or neurons) that was asked for.
+    ``is_search``: it comes from a search by ``metric``, not from a number of edges (``parts``: or neurons) that was
+    asked for. Bounds are on the faithfulness of the logit difference where there is one, else of the KL. Where the two
+    runs that it compares hardly differ, nothing else is said.
     """
-    faithfulness = evaluation.faithfulness("logit-diff")
-    if faithfulness is None or NO_BETTER_THAN_NOTHING < faithfulness <= OVER_RECOVERS:
+    name = next((name for name in SHARES if evaluation.faithfulness(name) is not None), None)
+    if name is None:
         return None
-    share = f"its faithfulness (logit difference) is {faithfulness:.0%}"
+    if (indistinct := _indistinct(evaluation, name)) is not None:
+        return indistinct
+    faithfulness = evaluation.faithfulness(name) or 0.0
+    share = f"its faithfulness ({SHARES[name]}) is {faithfulness:.0%}"
     if faithfulness > OVER_RECOVERS:
-        remedy = "Use --metric kl, or --objective match." if is_search else f"Keep more {parts}, or another method's."
-        return f"the circuit over-recovers: {share}, because what speaks against the answer was removed too. {remedy}"
+        return f"the circuit over-recovers: {share}, {_why_more(evaluation, is_search, parts, metric)}"
     remedy = "Lower --threshold to keep more of it." if is_search else f"Keep more {parts}."
-    return f"the circuit does hardly more than the fully ablated model: {share}. {remedy}"
+    if faithfulness <= NO_BETTER_THAN_NOTHING:
+        return f"the circuit does hardly more than the fully ablated model: {share}. {remedy}"
+    if (interval := evaluation.interval(name)) is not None and interval[0] <= 0 <= interval[1]:
+        sure = promise(LEVEL, evaluation.n_prompts)
+        return (
+            f"the circuit may do no more than the fully ablated model: {share}, and may be anything from "
+            f"{interval[0]:.0%} to {interval[1]:.0%} ({sure}). Give more --prompts."
+        )
+    full, circuit, ablated = (run.mean("accuracy") or 0.0 for run in _runs(evaluation))
+    if full > ablated >= circuit:
+        return (
+            f"the circuit answers no better than the fully ablated model: {circuit:.0%} right, ablated {ablated:.0%} "
+            f"(full {full:.0%}), though {share}. {remedy}"
+        )
+    return None
+
+
+def _indistinct(evaluation: Evaluation, name: str) -> str | None:
+    """What to tell where ablating everything hardly changes the metric, so that a share of that is noise; else None.
+
+    Hardly: the mean change is less than HARDLY of the full model's mean, or of what a prompt changes either way.
+    """
+    if name != "logit-diff":
+        return None
+    full, ablated = evaluation.full, evaluation.ablated
+    changes = [x - y for x, y in zip(full.values[name], ablated.values[name], strict=True)]
+    mean = math.fsum(changes) / len(changes)
+    typical = math.fsum(map(abs, changes)) / len(changes)
+    if abs(mean) >= HARDLY * max(typical, abs(full.mean(name) or 0.0)):
+        return None
+    of_kl = evaluation.faithfulness("kl")
+    instead = "" if of_kl is None else f" By KL it is {of_kl:.0%}."
+    return (
+        f"ablating everything changes the logit difference by {mean:.2g} only (a prompt's by {typical:.2g}): its "
+        f"faithfulness in that, {evaluation.faithfulness(name):.0%}, says nothing.{instead} Take other corrupted "
+        "prompts, or another --ablation."
+    )
+
+
+def _why_more(evaluation: Evaluation, is_search: bool, parts: str, metric: str) -> str:
+    """Why a circuit goes beyond the full model's logit difference, and what to do about it."""
+    full, circuit, ablated = (run.mean("logit-diff") or 0.0 for run in _runs(evaluation))
+    if ablated > full:
+        return (
+            f"and that is no good sign: ablating everything raises the logit difference ({full:.3g} to "
+            f"{ablated:.3g}), the circuit lowers it to {circuit:.3g}, because what speaks for the answer was removed. "
+            "Take prompts that the full model answers better than the ablated one, or another --ablation."
+        )
+    remedy = f"Keep more {parts}, or another method's."
+    if is_search:
+        remedy = "Lower --threshold to keep more of it." if metric == "kl" else "Use --metric kl, or --objective match."
+    return f"because what speaks against the answer was removed too. {remedy}"
 
 
 def shortlist_warning(evaluation: Evaluation, n_edges: int, metric: str) -> str | None:
@@ -377,13 +438,14 @@ def _sureness(circuit: Circuit, record: dict[str, Any], uncertainty: Uncertainty
     places = [_place(circuit, part) for part in (circuit.edges if circuit.neurons is None else circuit.neurons)]
     inclusions = [float(uncertainty.inclusion[place]) for place in places]
     parts = "edges" if circuit.neurons is None else "neurons"
+    n_prompts = circuit.task.get("n_prompts")
     n_sure = sum(inclusion >= said["bar"] for inclusion in inclusions)
     rows = [
         ("resamples", f"{said['resamples']:,} of the prompts, with replacement, seed {said['seed']}"),
         ("two resampled circuits share", f"{said['jaccard']:.0%} of their {parts} (mean Jaccard)"),
         (f"{parts} in {said['bar']:.0%} of them or more", f"{n_sure:,} of the circuit's {len(places):,}"),
         ("consensus circuit", f"{said['n_consensus']:,} {parts}, in `consensus.json`"),
-        ("intervals", f"{said['level']:.0%}, percentiles of the resampled means; all are in `bootstrap.safetensors`"),
+        ("intervals", f"{promise(said['level'], n_prompts)}; all are in `bootstrap.safetensors`"),
     ]
     return ["## How sure it is", markdown_table(("", ""), rows)]
 

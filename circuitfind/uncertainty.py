@@ -5,8 +5,8 @@ circuit. What they would have given is estimated by drawing as many prompts from
 (the nonparametric bootstrap, Efron 1979). Each resample has a mean score for every edge, and from them a circuit, made
 by the same rule as the circuit itself. From all resamples come
 
-- a confidence interval of each edge's score: the percentiles of its resampled means (Efron 1981). It takes in no
-  correction for bias or skew, and with few prompts it is too narrow, by a factor of about sqrt(1 - 1/n_prompts);
+- a confidence interval of each edge's score, by the studentised bootstrap and Student's t (``evaluation/intervals.py``,
+  which says from how many prompts on it holds);
 - the inclusion probability of each edge: the share of the resamples whose circuit has it;
 - the consensus circuit: the edges (or nodes, with all edges among them) whose inclusion probability reaches a bar,
   pruned as every circuit is;
@@ -29,6 +29,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitfind.errors import UsageError
+from circuitfind.evaluation.intervals import mean_intervals
 from circuitfind.graph import Graph
 from circuitfind.selection import check_finite, prune, select
 from circuitfind.size import Selection
@@ -108,6 +109,13 @@ class Scores:
         sums = self.flat[:, places].double().T @ draws.double().T
         return sums / len(self.flat)
 
+    def deviations(
+        self, mean: Float[Tensor, " some"], places: Int[Tensor, " some"]
+    ) -> Float[np.ndarray, "some prompt"]:
+        """How far each prompt's score lies from the ``mean``, of some edges, float64."""
+        deviations: Float[np.ndarray, "some prompt"] = (self.flat[:, places].double() - mean).T.contiguous().numpy()
+        return deviations
+
     def means(self, draws: Int[Tensor, "resample prompt"]) -> Float[Tensor, "resample edge"]:
         """The mean scores of all edges in some resamples, float64."""
         means = torch.empty(len(draws), len(self.places), dtype=torch.float64)
@@ -168,26 +176,14 @@ def estimate(
 def intervals(
     table: Scores, draws: Int[Tensor, "resample prompt"], level: float
 ) -> tuple[Float[Tensor, "receiver sender"], Float[Tensor, "receiver sender"], Float[Tensor, "receiver sender"]]:
-    """Each edge's mean score, and the percentiles of its resampled means at (1 - level) / 2 and 1 - that.
-
-    Between two resamples a percentile is interpolated linearly (numpy's default, Hyndman and Fan's type 7).
-    """
-    tail = (1 - level) / 2
-    every = torch.ones_like(draws[:1])
+    """Each edge's mean score, and the lower and upper ends of its confidence interval (``evaluation/intervals.py``)."""
+    every, counts = torch.ones_like(draws[:1]), draws.double().numpy()
     found = torch.empty(3, len(table.places), dtype=torch.float64)  # first, lest it be strewn among what is freed
     for into, places in zip(torch.split(found, EDGES, 1), torch.split(table.places, EDGES), strict=True):
-        ordered = np.sort(table.resampled(draws, places).numpy(), axis=1)
         into[0] = table.resampled(every, places)[:, 0]
-        into[1], into[2] = percentile(ordered, tail), percentile(ordered, 1 - tail)
+        ends = mean_intervals(table.deviations(into[0], places), counts, level)
+        into[1], into[2] = (into[0] + torch.from_numpy(end) for end in ends)
     return table.spread(found[0]), table.spread(found[1]), table.spread(found[2])
-
-
-def percentile(ordered: Float[np.ndarray, "edge resample"], share: float) -> Float[Tensor, " edge"]:
-    """The value below which a share of each sorted row lies."""
-    place = share * (ordered.shape[1] - 1)
-    below = min(int(place), ordered.shape[1] - 2)
-    low, high = ordered[:, below], ordered[:, below + 1]
-    return torch.from_numpy(low + (place - below) * (high - low))
 
 
 def resample_circuits(

@@ -95,6 +95,12 @@ class Units:
         group = architecture.n_heads // architecture.n_kv_heads if kv == "grouped" else 1
         return Units(architecture.graph, level, group)
 
+    @staticmethod
+    def of_record(architecture: Architecture, graph: Graph, method: Mapping[str, Any]) -> Units:
+        """The units that the block ``method`` of a circuit file names, in the model's graph (with roles)."""
+        level, kv = (method.get(name) or default for name, default in DEFAULTS.items())
+        return Units.of(architecture, find_level(level), find_kv(kv)).at_roles(graph)
+
     def at_roles(self, graph: Graph) -> Units:
         """The units of the same graph with roles, where single edges are units."""
         return replace(self, graph=graph)

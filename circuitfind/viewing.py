@@ -19,6 +19,7 @@ from circuitfind.pipeline import make_ready
 from circuitfind.progress import Progress
 from circuitfind.sittings import Clock, Noted
 from circuitfind.threads import Threads
+from circuitfind.units import Units
 from circuitfind.viewplan import ViewPlan
 
 
@@ -47,7 +48,8 @@ def find_curve(plan: ViewPlan, ready: Ready, notes: Noted) -> Curve | None:
         ablation = find_ablation(ready.options.ablation)
         trials = Trials(ready.model.transformer, ready.batch, ablation, ready.work.batch_size, threads)
         try:
-            return measure_curve(trials, scores, metric, progress=notes)
+            units = Units.of_record(ready.model.transformer.architecture, trials.graph, circuit.method)
+            return measure_curve(trials, scores, metric, progress=notes, units=units)
         except UsageError as error:
             notes.warn(f"no curve over sizes: {error}")
             return None

@@ -207,3 +207,52 @@ def test_a_circuit_that_does_too_much_or_nothing_is_warned_of(difference: float,
     warning = recovery_warning(Evaluation(FULL, performance(0.5, difference), ABLATED))
     assert (warning is not None) is (warned is not None)
     assert warning is None or (str(warned) in warning and f"{(difference + 1) / 5:.0%}" in warning)
+
+
+def runs(full: list[float], circuit: list[float], ablated: list[float], right: tuple[float, ...] = ()) -> Evaluation:
+    """Three runs of these logit differences, right as often as ``right`` says."""
+    kls = (0.0, 0.2, 1.0)
+    shares = right or (1.0, 1.0, 0.0)
+    each = [
+        Performance({**performance(kl, 0).values, "kl": (kl,) * len(values), "logit-diff": tuple(values)}
+                    | {"accuracy": (share,) * len(values)})
+        for kl, values, share in zip(kls, (full, circuit, ablated), shares, strict=True)
+    ]  # fmt: skip
+    return Evaluation(*each)
+
+
+def test_a_faithfulness_whose_interval_holds_zero_is_warned_of() -> None:
+    warning = recovery_warning(runs([4.0] * 4, [5.0, -3.0, 4.0, 0.0], [0.0] * 4))
+    assert warning is not None and "may do no more than the fully ablated model" in warning
+    assert "is 38%" in warning and "nominally 95%, which 4 prompts are too few for" in warning
+    assert recovery_warning(runs([4.0] * 4, [3.0, 2.9, 3.1, 3.0], [0.0] * 4)) is None
+
+
+def test_a_circuit_that_answers_no_better_than_the_ablated_model_is_warned_of() -> None:
+    said = {right: recovery_warning(runs([4.0] * 3, [3.0] * 3, [0.0] * 3, right))
+            for right in ((0.9, 0.5, 0.56), (0.9, 0.6, 0.56), (0.9, 0.9, 0.9))}  # fmt: skip
+    first, *others = said.values()
+    assert first is not None and "answers no better than the fully ablated model: 50% right, ablated 56%" in first
+    assert others == [None, None]
+
+
+@pytest.mark.parametrize(("full", "ablated"), [([3.0, 3.02], [3.0, 2.98]), ([3.0, -1.0], [0.98, 0.98])])
+def test_a_share_of_next_to_nothing_is_called_that_and_no_over_recovery(
+    full: list[float], ablated: list[float]
+) -> None:
+    warning = recovery_warning(runs(full, [3.1, 3.1], ablated), metric="kl")
+    assert warning is not None and "by 0.02 only" in warning and "says nothing" in warning
+    assert "over-recovers" not in warning and "--metric kl" not in warning and "By KL it is 80%" in warning
+
+
+def test_what_to_do_about_over_recovery_depends_on_what_the_search_went_by() -> None:
+    too_much = runs([4.0] * 3, [6.0] * 3, [0.0] * 3)
+    by_kl, by_difference = (recovery_warning(too_much, metric=metric) for metric in ("kl", "logit-diff"))
+    assert by_kl is not None and "over-recovers" in by_kl and "--metric kl" not in by_kl
+    assert by_difference is not None and by_difference.endswith("Use --metric kl, or --objective match.")
+
+
+def test_where_ablation_helps_over_recovery_is_put_down_to_what_speaks_for_the_answer() -> None:
+    warning = recovery_warning(runs([1.0] * 3, [0.0] * 3, [3.0] * 3))
+    assert warning is not None and "raises the logit difference (1 to 3)" in warning
+    assert "lowers it to 0" in warning and "what speaks against" not in warning and "--metric kl" not in warning

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from circuitfind import uncertainty
 from circuitfind.errors import UsageError
+from circuitfind.evaluation.intervals import ratio_interval
 from circuitfind.graph import Edge, Graph
 from circuitfind.patching import readable
 from circuitfind.selection import select
@@ -58,10 +59,9 @@ def test_the_bootstrap_is_that_of_a_literal_loop(name: SelectName, dtype: torch.
     circuits = [literal.prune(literal.choose(graph, mean, selection)) for mean in means]
     for edge in edges:
         place = graph.order(edge)
-        resampled = [mean[edge] for mean in means]
         assert float(found.mean[place]) == pytest.approx(math.fsum(table[edge]) / 5, rel=1e-12)
-        assert float(found.lower[place]) == pytest.approx(np.quantile(resampled, 0.1), rel=1e-9, abs=1e-12)
-        assert float(found.upper[place]) == pytest.approx(np.quantile(resampled, 0.9), rel=1e-9, abs=1e-12)
+        ends = ratio_interval(np.array(table[edge]), np.ones(5), np.array(drawn), FEW.level, 0)
+        assert (float(found.lower[place]), float(found.upper[place])) == pytest.approx(ends, rel=1e-5, abs=1e-5)
         assert float(found.inclusion[place]) == sum(edge in circuit for circuit in circuits) / FEW.resamples
     often = {edge for edge in edges if sum(edge in circuit for circuit in circuits) >= 0.6 * FEW.resamples}
     assert {edge for edge in edges if found.consensus[graph.order(edge)]} == literal.prune(often)
@@ -80,17 +80,17 @@ def test_what_is_no_edge_is_nan_and_in_no_circuit() -> None:
 
 
 def test_the_interval_of_gaussian_scores_covers_the_truth_as_often_as_it_says() -> None:
-    """A percentile interval of n normal prompts covers like a normal one with the standard deviation over n."""
+    """An interval of n normal prompts is that of Student's t or a little wider: of 48 nearly a normal one."""
     graph, n_prompts, generator = Graph(12, 4), 48, torch.Generator().manual_seed(5)
     noise = torch.randn(n_prompts, *readable(graph).shape, generator=generator)
     truth = 3.0
     for level in (0.95, 0.8):
         found = bootstrap(graph, truth + noise, Selection(edges=100), Bootstrap(resamples=400, level=level, seed=1))
         covered = ((found.lower <= truth) & (found.upper >= truth))[readable(graph)].double().mean()
-        assert float(covered) == pytest.approx(level, abs=0.02)
+        assert level - 0.01 <= float(covered) <= level + 0.04
         width = (found.upper - found.lower)[readable(graph)].mean()
         z = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor((1 + level) / 2))
-        assert float(width) == pytest.approx(2 * float(z) / math.sqrt(n_prompts), rel=0.04)
+        assert float(width) == pytest.approx(2 * float(z) / math.sqrt(n_prompts), rel=0.1)
 
 
 def test_the_inclusion_probability_is_the_chance_that_the_mean_passes_the_threshold() -> None:
@@ -145,8 +145,7 @@ def test_bounds_stand_in_order_and_a_higher_level_is_wider(
     narrow, wide = (bootstrap(GRAPH, scores, selection, Bootstrap(20, at)) for at in (level, (level + 1) / 2))
     assert (narrow.lower <= narrow.upper)[edges].all()
     assert (wide.lower <= narrow.lower)[edges].all() and (narrow.upper <= wide.upper)[edges].all()
-    least, most = scores.amin(0).double(), scores.amax(0).double()
-    assert (least <= wide.lower + 1e-9)[edges].all() and (wide.upper - 1e-9 <= most)[edges].all()
+    assert (narrow.lower <= narrow.mean)[edges].all() and (narrow.mean <= narrow.upper)[edges].all()
     assert 0 <= narrow.jaccard <= 1
     assert ((narrow.inclusion >= 0) & (narrow.inclusion <= 1))[edges].all()
 

@@ -1,7 +1,9 @@
 """How a circuit fares as it grows: faithfulness and KL at each of MIB's sizes, and two areas that sum them up.
 
 Of the same scores two families of circuits are made, of ten sizes each (a share of all edges, before pruning): of the
-edges with the highest score, and of those with the highest |score|. With f the faithfulness,
+edges with the highest score, and of those with the highest |score|. Where a method decides on whole nodes, or on edges
+that go together, the shares are of these (``units.py``): a circuit of nodes has all edges among them and the input,
+which is always in, as MIB's circuits of nodes. With f the faithfulness,
 
 - CPR, the circuit performance ratio, is the area under f of the first family: how much of the behaviour small circuits
   recover. More than 1 is over-recovery, so that it is never to be read without
@@ -29,6 +31,7 @@ from circuitfind.evaluation.trials import Kept, Trials
 from circuitfind.progress import Progress, Silent
 from circuitfind.selection import select
 from circuitfind.size import Selection, SelectName
+from circuitfind.units import Units
 
 BUDGETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """MIB's sizes, as shares of all edges."""
@@ -36,7 +39,7 @@ BUDGETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class Point:
-    """A circuit of one size: ``n_chosen`` edges, of which pruning kept ``n_kept``.
+    """A circuit of one size: ``n_chosen`` edges (or other units), of which pruning kept ``n_kept`` edges.
 
     ``value``: its metric, ``kl``: in nats, both means over prompts. What is undefined is None.
     """
@@ -51,7 +54,7 @@ class Point:
     def to_dict(self) -> dict[str, Any]:
         return {
             "budget": self.budget,
-            "chosen_edges": self.n_chosen,
+            "chosen": self.n_chosen,
             "edges": self.n_kept,
             "value": self.value,
             "kl": self.kl,
@@ -74,6 +77,8 @@ class Curve:
     ablated_kl: float | None
     signed: tuple[Point, ...]
     absolute: tuple[Point, ...]
+    units: str = "edges"
+    """What the shares are of."""
 
     @property
     def cpr(self) -> float | None:
@@ -95,6 +100,7 @@ class Curve:
             "metric": self.metric,
             "cpr": self.cpr,
             "cmd": self.cmd,
+            "shares_of": self.units,
             "graph_edges": self.n_edges,
             "full": self.full,
             "ablated": self.ablated,
@@ -118,29 +124,32 @@ def measure_curve(
     metric: str = "logit-diff",
     budgets: Sequence[float] = BUDGETS,
     progress: Progress | None = None,
+    units: Units | None = None,
 ) -> Curve:
     """The circuits that the scores make at each of the ``budgets`` (rising, in (0, 1]), run on the trials' prompts.
 
-    A circuit that comes up twice is run once. Raises UsageError for an unknown metric, for budgets that do not rise,
-    and for a score that is no finite number.
+    ``units``: what is chosen, and the budgets are shares of; single edges by default. A circuit that comes up twice is
+    run once. Raises UsageError for an unknown metric, for budgets that do not rise, and for a score that is no finite
+    number.
     """
     if metric not in trials.full.values:
         raise UsageError(unknown("metric", metric, trials.full.values))
     if any(left >= right for left, right in pairwise(budgets)):
         raise UsageError(f"The budgets are {', '.join(f'{b:g}' for b in budgets)}; give each once, the smallest first.")
-    runs = _Runs(trials, metric)
+    units, runs = units or Units(trials.graph), _Runs(trials, metric)
     progress, families = progress or Silent(), []
     progress.stage("running circuits of every size")
     ways: tuple[SelectName, ...] = ("top-signed", "top")
     for number, way in enumerate(ways):
         points = []
         for budget in budgets:
-            points.append(_measure(runs, scores, Selection(fraction=budget, select=way)))
+            points.append(_measure(runs, scores, Selection(fraction=budget, select=way), units))
             progress.update(number * len(budgets) + len(points), len(ways) * len(budgets))
         families.append(tuple(points))
     full, ablated = trials.full, trials.ablated
     n_edges = trials.graph.n_edges
-    return Curve(metric, n_edges, full.mean(metric), ablated.mean(metric), ablated.mean("kl"), *families)
+    outer = (full.mean(metric), ablated.mean(metric), ablated.mean("kl"))
+    return Curve(metric, n_edges, *outer, signed=families[0], absolute=families[1], units=units.noun)
 
 
 class _Runs:
@@ -163,10 +172,10 @@ def _key(kept: Kept) -> bytes:
     return kept.numpy().tobytes()
 
 
-def _measure(runs: _Runs, scores: Float[Tensor, "receiver sender"], selection: Selection) -> Point:
+def _measure(runs: _Runs, scores: Float[Tensor, "receiver sender"], selection: Selection, units: Units) -> Point:
     """The circuit of one size."""
     trials = runs.trials
-    selected = select(trials.graph, scores, selection)
+    selected = select(trials.graph, scores, selection, units)
     run = runs.run(selected.kept)
     faithfulness = Evaluation(trials.full, run, trials.ablated).faithfulness(runs.metric)
     assert selection.fraction is not None

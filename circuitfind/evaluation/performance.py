@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from circuitfind.batch import Batch
+from circuitfind.evaluation.intervals import ratio_interval
 from circuitfind.masked import Runner
 from circuitfind.metrics import Objective, correct, kl, logit_diff, loss, measure_own, prob_diff
 from circuitfind.patching import AblationName, at_end, prepare, trace
@@ -69,17 +70,17 @@ class Evaluation:
 
     def interval(self, metric: str) -> tuple[float, float] | None:
         """A 95% confidence interval of the faithfulness, from the prompts drawn again RESAMPLES times with replacement
-        (percentiles, seed 0); None where there is no faithfulness, or in too many of the draws."""
+        (seed 0; ``intervals.py``); None where there is no faithfulness, of one prompt, or in too many of the draws."""
         if self.faithfulness(metric) is None:
             return None
         full, circuit, ablated = (np.array(run.values[metric]) for run in (self.full, self.circuit, self.ablated))
         draws = np.random.default_rng(0).integers(len(full), size=(RESAMPLES, len(full)))
-        above, below = ((run - ablated)[draws].sum(1) for run in (circuit, full))
-        sound = np.abs(below) > ZERO * len(full)
-        if sound.mean() < LEVEL:
-            return None
-        low, high = np.quantile(above[sound] / below[sound], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return float(low), float(high)
+        return ratio_interval(circuit - ablated, full - ablated, draws, LEVEL, ZERO)
+
+    @property
+    def n_prompts(self) -> int:
+        """How many prompts were run."""
+        return len(self.full.values["kl"])
 
     def to_dict(self) -> dict[str, object]:
         """The block ``metrics`` of a circuit file; ``faithfulness`` is the logit difference's where there is one."""

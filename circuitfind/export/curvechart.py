@@ -51,7 +51,7 @@ def make_curve_figure(curve: Curve, title: str) -> Figure:
     _draw_faithfulness(left, curve)
     _draw_kl(right, curve)
     for axes in (left, right):
-        axes.set_xlabel("edges chosen, before pruning")
+        axes.set_xlabel(f"{curve.units} chosen, before pruning")
         sizes = [point.n_chosen for point in (*curve.signed, *curve.absolute)]
         scale_edges(axes, min(sizes), max(sizes))
     handles, labels = left.get_legend_handles_labels()

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from circuitfind.circuit import Circuit
+from circuitfind.evaluation.intervals import promise
 from circuitfind.graph import Node
 from circuitfind.neurons import by_node
 
@@ -37,7 +38,7 @@ def facts(circuit: Circuit) -> dict[str, str]:
     metrics = circuit.metrics
     faithfulness, interval = number(metrics.get("faithfulness")), metrics.get("faithfulness_interval")
     if faithfulness is not None:
-        said["faithfulness"] = f"{faithfulness:.1%}{_interval(interval)}"
+        said["faithfulness"] = f"{faithfulness:.1%}{_interval(interval, circuit.task.get('n_prompts'))}"
     kl, ablated = (number(_block(metrics, name).get("kl")) for name in ("circuit", "ablated"))
     if kl is not None:
         worst = "" if ablated is None else f" (everything ablated: {ablated:.4g})"
@@ -91,8 +92,8 @@ def _block(metrics: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return block if isinstance(block, dict) else {}
 
 
-def _interval(interval: object) -> str:
+def _interval(interval: object, n_prompts: object) -> str:
     if not isinstance(interval, list) or len(interval) != 2:
         return ""
     low, high = (number(value) for value in interval)
-    return "" if low is None or high is None else f" ({low:.1%} to {high:.1%})"
+    return "" if low is None or high is None else f" ({promise(0.95, n_prompts)}: {low:.1%} to {high:.1%})"

@@ -19,7 +19,9 @@ from circuitfind.evaluation.curve import BUDGETS, Curve, Point, area, measure_cu
 from circuitfind.evaluation.trials import Kept, Trials
 from circuitfind.patching import AblationName, readable
 from circuitfind.threads import Threads
+from circuitfind.units import Units
 from tests.oracles import curve as oracle
+from tests.oracles import selection as literal_selection
 from tests.oracles.literal import Literal
 from tests.random_models import random_batch, random_model, random_transformer, with_means
 
@@ -114,6 +116,29 @@ def test_every_circuit_fares_as_in_whole_literal_runs(family: str, ablation: Abl
         assert [point.faithfulness for point in points] == pytest.approx(heights[select], rel=1e-8, abs=1e-8)
     assert curve.cpr == pytest.approx(oracle.area(heights["top-signed"]), rel=1e-8)
     assert curve.cmd == pytest.approx(oracle.area([abs(1 - f) for f in heights["top"]]), rel=1e-8)
+
+
+def test_circuits_of_nodes_have_shares_of_whole_nodes_and_the_input() -> None:
+    literal, batch = Literal(random_model("gpt2", 3)), random_batch(4, LENGTHS)
+    units, names = Units(literal.graph, "node"), ("logit-diff", "kl")
+    heads_and_mlps = [node for node in literal.graph.senders if node.kind != "input"]
+    everything = set(literal.graph.edges())
+    full, empty = (oracle.measured(literal, batch, kept, names, "corrupted") for kept in (everything, set()))
+    with trials_of() as trials:
+        scores = units.spread(draw_scores(trials))
+        curve = measure_curve(trials, scores, units=units)
+    for signed, points in ((True, curve.signed), (False, curve.absolute)):
+        size = {node: float(scores[-1, literal.graph.sender_index[node]]) for node in heads_and_mlps}
+        best = sorted(heads_and_mlps, key=lambda node: -size[node] if signed else -abs(size[node]))
+        for point, budget in zip(points, BUDGETS, strict=True):
+            inside = {"input", "logits", *map(str, best[: int(budget * len(best))])}
+            among = {e for e in everything if str(e.sender) in inside and str(e.receiver.node) in inside}
+            run = oracle.measured(literal, batch, literal_selection.prune(among), names, "corrupted")
+            expected = oracle.faithfulness(run["logit-diff"], full["logit-diff"], empty["logit-diff"])
+            assert point.n_chosen == int(budget * 6)
+            assert (point.faithfulness, point.kl) == pytest.approx((expected, run["kl"]), rel=1e-8, abs=1e-8)
+    assert (curve.units, curve.to_dict()["shares_of"]) == ("nodes", "nodes")
+    assert curve.signed[0].n_kept == 1  # the input alone, into the logits
 
 
 def test_the_last_size_is_the_full_model_and_the_first_of_a_small_graph_no_edge() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from circuitfind.circuit import Circuit
+from circuitfind.evaluation.intervals import promise
 from circuitfind.export.html.beside import compare, roles_of
 from circuitfind.export.html.data import Neurons, Observations, Page, Pattern, Prompt
 from circuitfind.export.html.folder import RunFolder, pick
@@ -140,7 +141,8 @@ def _summary(circuit: Circuit, folder: RunFolder) -> tuple[tuple[str, str], ...]
     ]
     share, interval = metrics.get("faithfulness"), metrics.get("faithfulness_interval")
     if isinstance(share, float | int):
-        said = f" (95%: {interval[0]:z.0%} to {interval[1]:z.0%})" if interval else ""
+        sure = promise(0.95, circuit.task.get("n_prompts"))
+        said = f" ({sure}: {interval[0]:z.0%} to {interval[1]:z.0%})" if interval else ""
         rows.append(("Faithfulness", f"{share:z.1%}{said}".replace("-", "−")))
     if boot := folder.record.get("bootstrap"):
         rows.append(("Bootstrap", f"{boot['resamples']:,} resamples; two circuits share {boot['jaccard']:.0%}"))
