@@ -23,11 +23,14 @@ of all removed edges add up to what the circuit costs. An edge that stays has th
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from random import Random
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitfind.graph import Receiver
@@ -45,29 +48,50 @@ SAFE = 0.75
 CALM = 0.25
 """Where estimate and unexplained rest come to fewer thresholds, a receiver's last chain needs no second gradient."""
 
+UNSEEN = 0.25
+"""A range is looked into where what halves of it tell lies so many thresholds from the estimates, in the mean."""
+HALVES = 16
+LOOKS = int(__import__("os").environ.get("LOOKS","1"))
+"""So many halves of a range are drawn at least: one for each prompt in a look, and as many looks as that takes."""
+
+Gap = tuple[int, int]
 Slopes = Float[Tensor, "prompt sender"]
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """What each edge of a chain is thought to raise the objective by, on each prompt, and how far that may drift."""
+    """What each edge of a chain is thought to raise the objective by, on each prompt, where its turn comes; and how
+    that bends, from the beginning of the chain to its end."""
 
     rises: Float[Tensor, "edge prompt"]
-    drift: Float[Tensor, " edge"]
+    bend: Float[Tensor, "edge prompt"]
 
     @classmethod
     def at_start(cls, first: Float[Tensor, "edge prompt"]) -> Estimates:
-        return cls(first, first.new_zeros(len(first)))
+        return cls(first, torch.zeros_like(first))
 
     @classmethod
     def between(cls, first: Float[Tensor, "edge prompt"], last: Float[Tensor, "edge prompt"]) -> Estimates:
         """From the first-order rises at both ends of the chain."""
-        passed = ((torch.arange(len(first), dtype=first.dtype) + 0.5) / len(first)).unsqueeze(1)
-        return cls((1 - passed) * first + passed * last, (last - first).mean(1).abs())
+        return cls(first + turns(len(first)) * (last - first), last - first)
+
+    @cached_property
+    def drift(self) -> Float[Tensor, " edge"]:
+        """How far an estimate may be off."""
+        return self.bend.mean(1).abs()
 
     def sizes(self, threshold: float) -> Float[Tensor, " edge"]:
         """What each edge counts for where a chain is divided."""
         return (self.rises.mean(1).abs() + self.drift).clamp_min(max(LEAST * threshold, 1e-12))
+
+    def fitted(self, chain: Chain, n_edges: int) -> Float[Tensor, "edge prompt"]:
+        """The rises with an even part of what they leave unexplained between two looks: they add up to what was
+        measured."""
+        rises = self.rises[:n_edges].clone()
+        for first, last in itertools.pairwise(looks(chain, n_edges)):
+            measured = chain.prompts[last] - chain.prompts[first]
+            rises[first:last] += (measured - rises[first:last].sum(0)) / (last - first)
+        return rises
 
     def worst(self, chain: Chain, first: int, last: int) -> float:
         """By how much an edge between two cuts may raise the objective: its estimate, its drift, and all of what the
@@ -99,24 +123,28 @@ class Screen:
         chain.reach(cuts)
         first = slopes[:, senders[: cuts[-1]]].T
         estimates, n_removed, stays, known = Estimates.at_start(first), cuts[-1], False, 0
+        halves = Halves(chain, self._threshold, (str(receiver), senders[0]))
         while True:
             n_removed, found_one = self._look_closer(chain, estimates, n_removed)
             stays |= found_one
             is_last = not stays and n_removed == len(waiting)
-            if n_removed == known or self._needs_no_gradient(chain, estimates, n_removed, is_last):
+            if n_removed != known and not self._needs_no_gradient(chain, estimates, n_removed, is_last):
+                known, last = n_removed, chain.slopes(n_removed)
+                estimates = Estimates.between(first[:known], last[:, senders[:known]].T)
+                self._slopes, self._receiver = last, receiver
+            elif wanted := halves.doubtful(estimates, n_removed):
+                chain.reach(wanted)
+            else:
                 break
-            known, last = n_removed, chain.slopes(n_removed)
-            estimates = Estimates.between(first[:known], last[:, senders[:known]].T)
-            self._slopes, self._receiver = last, receiver
         if not n_removed:
             self._slopes, self._receiver = slopes, receiver
         elif n_removed != known:
             self._slopes = None
-        scores = self._scores(chain, estimates, n_removed)
+        scores = estimates.fitted(chain, n_removed).mean(1).tolist()
         if stays:
             scores.append(rise(chain, n_removed + 1, self._threshold))
         chain.settle(n_removed)
-        return Verdict(scores, n_removed, len(chain.values) - 1)
+        return Verdict(scores, n_removed, len(chain.values) - 1 + halves.n_looks)
 
     def _first_looks(self, rises: Float[Tensor, " edge"], n_looks: int) -> list[int]:
         """Where a chain is looked at first: before its estimates add up to more than a threshold, and at its end.
@@ -154,18 +182,95 @@ class Screen:
 
     def _needs_no_gradient(self, chain: Chain, estimates: Estimates, n_removed: int, is_last: bool) -> bool:
         """Whether the gradient at the end of what is removed would tell nothing that matters."""
-        gaps = [(first, last) for first, last in itertools.pairwise(looks(chain, n_removed)) if last - first > 1]
+        gaps = gaps_of(chain, n_removed)
         bar = CALM * self._threshold
         return not gaps or (is_last and all(estimates.worst(chain, first, last) < bar for first, last in gaps))
 
-    def _scores(self, chain: Chain, estimates: Estimates, n_removed: int) -> list[float]:
-        """What was measured where an edge stands alone between two looks; else estimates that add up to it."""
-        scores, means = [], estimates.rises.mean(1)
-        for first, last in itertools.pairwise(looks(chain, n_removed)):
-            measured = chain.values[last] - chain.values[first]
-            own = means[first:last]
-            scores += (own + (measured - own.sum()) / (last - first)).tolist()
-        return scores
+
+class Halves:
+    """Looks at a chain with random halves of the edges between looks gone, others in each prompt.
+
+    Edges that undo each other when they go together are apart in half of all halves. A look is at a range of gaps:
+    each prompt sets out from one of the range's cuts, and of the edges in the gaps half go or come back, by chance.
+    """
+
+    def __init__(self, chain: Chain, threshold: float, seed: tuple[str, int]) -> None:
+        self._chain, self._threshold, self._seed = chain, threshold, seed
+        self._sound: list[Gap] = []
+        self.n_looks = 0
+
+    def doubtful(self, estimates: Estimates, n_edges: int) -> list[int]:
+        """The cuts to be looked at, ascending, as halves tell something else there than the estimates do."""
+        fitted, wanted, waiting = estimates.fitted(self._chain, n_edges), [], [self._unseen(n_edges)]
+        while waiting:
+            gaps = waiting.pop()
+            if sum(end - begin - 1 for begin, end in gaps) <= self._n_each:
+                wanted += [cut for begin, end in gaps for cut in range(begin + 1, end)]
+            elif self._are_as_estimated(estimates, fitted, gaps):
+                self._sound += gaps
+            elif len(gaps) == 1:
+                begin, end = gaps[0]
+                wanted.append(begin + middle(estimates.sizes(self._threshold)[begin:end]))
+            else:
+                half = len(gaps) // 2
+                waiting += [gaps[half:], gaps[:half]]
+        return sorted(wanted)
+
+    @property
+    def _n_each(self) -> int:
+        """How many looks a range takes."""
+        return max(LOOKS, -(-HALVES // len(self._chain.prompts[0])))
+
+    def _unseen(self, n_edges: int) -> list[Gap]:
+        """The gaps that do not lie in one that has been found sound."""
+        return [
+            gap
+            for gap in gaps_of(self._chain, n_edges)
+            if not any(begin <= gap[0] and gap[1] <= end for begin, end in self._sound)
+        ]
+
+    def _are_as_estimated(
+        self, estimates: Estimates, fitted: Float[Tensor, "edge prompt"], gaps: Sequence[Gap]
+    ) -> bool:
+        """Whether in every look at these gaps the objective is what the estimates make of it, from the cut on that each
+        prompt sets out from."""
+        chain, (n_edges, n_prompts) = self._chain, fitted.shape
+        cuts = [cut for cut in looks(chain, n_edges) if gaps[0][0] <= cut <= gaps[-1][1]]
+        seed = " ".join(map(str, (*self._seed, gaps[0][0], gaps[-1][1])))
+        places, turned = draw(Random(seed), cuts, gaps, (self._n_each, n_edges, n_prompts))
+        gone = torch.arange(n_edges).unsqueeze(1) < places.unsqueeze(1)
+        self.n_looks += self._n_each
+        told = chain.without((gone ^ turned).to(fitted))
+        start = torch.stack([chain.prompts[cut][prompt] for row in places.tolist() for prompt, cut in enumerate(row)])
+        along = places.unsqueeze(1) / len(estimates.rises) - turns(len(estimates.rises))[:n_edges]
+        there = torch.where(gone, -1, 1) * turned * (fitted + along * estimates.bend[:n_edges])
+        off = (told - start.reshape(told.shape) - there.sum(1)).abs().mean(1)
+        return bool((off < UNSEEN * self._threshold).all())
+
+
+def draw(
+    rng: Random, cuts: Sequence[int], gaps: Sequence[Gap], shape: tuple[int, int, int]
+) -> tuple[Int[Tensor, "look prompt"], Bool[Tensor, "look edge prompt"]]:
+    """From which of the cuts each prompt of each look sets out, and which edges of the gaps are turned there: half of
+    them, by chance. Those before the cut come back, and those behind it go."""
+    n_looks, _, n_prompts = shape
+    evenly = [cuts[(2 * place + 1) * len(cuts) // (2 * n_prompts)] for place in range(n_prompts)]
+    places = torch.tensor([rng.sample(evenly, n_prompts) for _ in range(n_looks)])
+    turned = torch.zeros(shape, dtype=torch.bool)
+    for begin, end in gaps:
+        size = (n_looks, end - begin, n_prompts)
+        turned[:, begin:end] = torch.tensor([rng.random() < 0.5 for _ in range(math.prod(size))]).reshape(size)
+    return places, turned
+
+
+def turns(n_edges: int) -> Float[Tensor, "edge 1"]:
+    """How far along the chain each edge's turn comes, between 0 and 1."""
+    return ((torch.arange(n_edges, dtype=torch.float64) + 0.5) / n_edges).unsqueeze(1)
+
+
+def gaps_of(chain: Chain, n_edges: int) -> list[Gap]:
+    """The looks between which there are several edges."""
+    return [(first, last) for first, last in itertools.pairwise(looks(chain, n_edges)) if last - first > 1]
 
 
 def looks(chain: Chain, n_edges: int) -> list[int]:
