@@ -153,7 +153,8 @@ def _weights(work: Workload) -> int:
     """The weights as loaded and as read, and the file they come from while that is mapped."""
     stored, in_dtype = work.stored, work.stored.n_numbers * work.itemsize
     is_converted = stored.n_bytes // max(1, stored.n_numbers) != work.itemsize  # a file's head is short
-    return 2 * in_dtype + (stored.n_bytes if is_converted else 0)
+    wider = (_head_itemsize(work) - work.itemsize) * work.shape.d_model * work.shape.d_vocab
+    return 2 * in_dtype + wider + (stored.n_bytes if is_converted else 0)
 
 
 def _search(work: Workload) -> int:
@@ -205,7 +206,20 @@ def _scores_at_once(work: Workload) -> int:
 def _comparing(work: Workload) -> int:
     """What the comparison with TransformerLens at load takes: the streams that are compared, and a few patterns."""
     n_prompts = min(work.n_prompts, compared_together(work.n_pos))
-    return n_prompts * (2 * 10 * work.shape.n_layers * _stream(work) + COMPARED_PATTERNS * _pattern(work))
+    return _rounding(work) + n_prompts * (
+        2 * 10 * work.shape.n_layers * _stream(work) + COMPARED_PATTERNS * _pattern(work)
+    )
+
+
+def _rounding(work: Workload) -> int:
+    """What a model that is compared in float32 and then rounded (``models/model.py``) takes beyond its two copies."""
+    wide = _head_itemsize(work)
+    return (2 * wide - work.itemsize) * work.stored.n_numbers if wide > work.itemsize else 0
+
+
+def _head_itemsize(work: Workload) -> int:
+    """That of what lies behind the last block, which is float32 at least (``transformer.py``)."""
+    return max(work.itemsize, ITEMSIZES["float32"])
 
 
 def _writing(work: Workload) -> int:
@@ -255,12 +269,13 @@ def _opening(work: Workload) -> int:
 
 def _yardstick(work: Workload) -> int:
     """The unembedding about its mean, and once more in another norm (``partition.py``): gone before any test."""
-    return 2 * work.shape.d_model * work.shape.d_vocab * work.itemsize
+    return 2 * work.shape.d_model * work.shape.d_vocab * _head_itemsize(work)
 
 
 def _packed_unembedding(work: Workload) -> int:
     """The unembedding once more, in order for products of few rows (``packing.py``)."""
-    return work.shape.d_model * work.shape.d_vocab * work.itemsize if _is_packed(work) else 0
+    is_packed = _head_itemsize(work) == ITEMSIZES["float32"]
+    return work.shape.d_model * work.shape.d_vocab * ITEMSIZES["float32"] if is_packed else 0
 
 
 def _packed_mlps(work: Workload) -> int:

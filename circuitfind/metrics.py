@@ -293,7 +293,7 @@ def _full_model(
     log_probs = unembed(model, padded).double().log_softmax(-1)
     probs = log_probs.exp()
     bias = 0.0 if model.b_U is None else (probs * model.b_U).sum(-1)
-    expected = (probs.to(model.dtype) @ model.W_U.T).double()
+    expected = (probs.to(model.W_U) @ model.W_U.T).double()
     return expected[: len(final)], ((probs * log_probs).sum(-1) - bias)[: len(final)]
 
 

@@ -75,6 +75,7 @@ def of_search(neurons: Neurons, found: FoundNeurons, threshold: float, margin: f
         "tested": len(neurons),
         "computed": found.n_evaluated,
         "taken_over": 0,
+        "margin": margin,
         "n_undecidable": len(near),
         "undecidable": [str(neurons.at(place)) for place in near],
     }

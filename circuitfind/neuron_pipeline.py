@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
 from circuitfind.checkpoint import Keeper
 from circuitfind.eta import WithEvenTimeLeft
 from circuitfind.evaluation.neurons import evaluate_neurons
 from circuitfind.findings import Findings, Ready
 from circuitfind.going_on import go_on, taken_up
 from circuitfind.methods.acdc_neurons import ACDCNeurons
-from circuitfind.methods.decisions import MARGINS
 from circuitfind.methods.make import make_neuron_method
+from circuitfind.methods.noise import margin_of
 from circuitfind.methods.scorer import Scorer, score_on
 from circuitfind.methods.sofar import SoFar
 from circuitfind.neuron_circuit import NeuronOutcome, bootstrap_neurons, of_scores, of_search
 from circuitfind.neuron_runs import neurons_of
 from circuitfind.neurons import NeuronSelection
-from circuitfind.patching import find_ablation
+from circuitfind.patching import find_ablation, readable
 from circuitfind.preflight import RunOptions
 from circuitfind.report import empty_warning, recovery_warning, rounding_warning
 from circuitfind.scoresfile import rounded_each
@@ -67,9 +69,12 @@ def _selection(options: RunOptions) -> NeuronSelection:
 
 def _search(ready: Ready, method: ACDCNeurons, notes: Noted, keeper: Keeper, start: SoFar | None) -> NeuronOutcome:
     model = ready.model.transformer
-    neurons, margin = neurons_of(model), MARGINS[model.dtype]
+    neurons = neurons_of(model)
     notes.stage(f"{method.name} on the {len(neurons):,} neurons of {ready.model.name}, threshold {method.threshold:g}")
     found = method.find(model, ready.batch, ready.work.batch_size, WithEvenTimeLeft(notes), start, keeper.save)
+    measured = (method.metric, method.ablation, method.objective == "match")
+    nothing = torch.zeros_like(readable(model.architecture.graph))
+    margin = margin_of(model, ready.batch, ready.work.batch_size, measured, nothing)
     outcome = of_search(neurons, found, method.threshold, margin)
     notes.warn_if(rounding_warning(outcome.blocks["search"]["undecidable"], method.threshold, margin))
     return outcome

@@ -149,12 +149,12 @@ def make_yardstick(model: Transformer) -> Yardstick:
     Whatever the rounding, root and dual_root are inverses in float64; only the reach must be no shorter than it is.
     """
     mean = model.W_U.double().mean(1)
-    centred = model.W_U - mean.to(model.dtype).unsqueeze(1)
+    centred = model.W_U - mean.to(model.W_U).unsqueeze(1)
     covariance = (centred @ centred.T).double() / centred.shape[1]
     plain = covariance.diagonal().mean().clamp_min(1e-30) * torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
     root = torch.linalg.cholesky(covariance + 1e-6 * plain)
     dual_root = torch.linalg.inv(root).T
-    lengths = (dual_root.T.to(model.dtype) @ centred).norm(dim=0)
+    lengths = (dual_root.T.to(model.W_U) @ centred).norm(dim=0)
     return Yardstick(mean, root, dual_root, float(lengths.max()) * (1 + ROUNDING))
 
 

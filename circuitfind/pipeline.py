@@ -21,11 +21,12 @@ from circuitfind.memory import Shape, Workload, n_edges, plan_memory, stored_wei
 from circuitfind.methods.acdc import ACDC
 from circuitfind.methods.candidates import Shortlist, chosen_before
 from circuitfind.methods.catalogue import CATALOGUE
-from circuitfind.methods.decisions import MARGINS, undecidable
+from circuitfind.methods.decisions import undecidable
 from circuitfind.methods.exact import Exact
 from circuitfind.methods.found import Found
 from circuitfind.methods.learned import DivergedError
 from circuitfind.methods.make import default_threshold, make_method
+from circuitfind.methods.noise import margin_of
 from circuitfind.methods.scored import Scored
 from circuitfind.methods.scorer import Scorer, score_on
 from circuitfind.methods.sofar import SoFar, save_part
@@ -161,12 +162,15 @@ def search_circuit(
         start = earlier or taken_over.start
         found = search(ready, method, units, start, notes, keeper, shortlist)
     evaluation = evaluate_circuit(ready, options, found.kept, notes, clock, known)
-    near = undecidable(units, found, method.threshold, transformer.dtype, edges)
-    notes.warn_if(rounding_warning(near, method.threshold, MARGINS[transformer.dtype]))
+    measured = (method.metric, method.ablation, method.objective == "match")
+    margin = margin_of(transformer, ready.batch, ready.work.batch_size, measured, found.kept, edges)
+    near = undecidable(units, found, method.threshold, margin, edges)
+    notes.warn_if(rounding_warning(near, method.threshold, margin))
     tests = {
         "tested": found.n_tests,
         "computed": found.n_evaluated,
         "taken_over": start.n_tests if start is not None and start is taken_over.start else 0,
+        "margin": margin,
         "n_undecidable": len(near),
         "undecidable": list(map(str, near)),
     }

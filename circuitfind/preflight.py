@@ -205,8 +205,8 @@ def cautions(options: RunOptions) -> tuple[str, ...]:
         )
     if options.dtype == "bfloat16":
         found.append(
-            "bfloat16 keeps 8 bits (logits near 16 come in steps of 0.1): scores near the threshold are rounding. "
-            "Use float32 unless memory is short."
+            "bfloat16 keeps 8 bits: what it decides near the threshold is rounding, and run.json lists it. Use float32 "
+            "unless memory is short."
         )
     return tuple(found)
 

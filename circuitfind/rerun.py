@@ -185,9 +185,7 @@ class Rerun:
         (change,) = self.baseline.change_at(receiver, [sender])
         return self._looked_at(change, self._end_only(receiver))
 
-    def at_rows(
-        self, receiver: Receiver, numbers: Float[Tensor, "*batch prompt"]
-    ) -> Float[Tensor, "*batch row 1"]:
+    def at_rows(self, receiver: Receiver, numbers: Float[Tensor, "*batch prompt"]) -> Float[Tensor, "*batch row 1"]:
         """A number of each prompt at those rows of the visited receiver's input that are the prompt's."""
         return (numbers if self._end_only(receiver) else numbers[..., self._rows.prompts]).unsqueeze(-1)
 

@@ -96,9 +96,7 @@ class _BlockSearch:
         whole = torch.cat([slope, slope.new_zeros(len(self._final) - len(slope), slope.shape[1])])
         return self.path.slopes(cut, whole)[: self._n_real]
 
-    def without(
-        self, gone: Float[Tensor, "look edge prompt"], at_once: int
-    ) -> Float[Tensor, "look prompt d_model"]:
+    def without(self, gone: Float[Tensor, "look edge prompt"], at_once: int) -> Float[Tensor, "look prompt d_model"]:
         whole = torch.cat([gone, gone.new_zeros(*gone.shape[:2], len(self._final) - gone.shape[2])], dim=2)
         return self.path.without(whole, at_once)[:, : self._n_real]
 
@@ -164,15 +162,13 @@ class _Path:
         """The input's change at a cut that was reached, and what the logits then read."""
         return self._changes[cut], self._finals[cut]
 
-    def without(
-        self, gone: Float[Tensor, "look edge prompt"], at_once: int
-    ) -> Float[Tensor, "look prompt d_model"]:
+    def without(self, gone: Float[Tensor, "look edge prompt"], at_once: int) -> Float[Tensor, "look prompt d_model"]:
         """What the logits read in each look as of the first edges others have gone in each prompt (1: gone, 0: not)."""
         changes = self._changes[0].repeat(len(gone), 1, 1)
         rows = self._rerun.at_rows(self._receiver, gone.to(changes)).unbind(1)
         for sender, goes in zip(self._senders, rows, strict=False):
             changes += goes * self._rerun.removal(self._receiver, sender)
-        groups = changes.split(at_once)
+        groups = torch.split(changes, at_once)
         return torch.cat([self._rerun.what_if(self._receiver, group) for group in groups])
 
     def slopes(self, cut: int, slope: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "prompt sender"]:
@@ -340,7 +336,7 @@ class Search:
 
     def without(self, gone: Float[Tensor, "look edge prompt"]) -> Float[Tensor, "look prompt"]:
         """The exact objective in looks at which of the chain's first edges others have gone in each prompt."""
-        at_once, parts = self.at_once, torch.split(gone, [len(block.final) for block in self._blocks], dim=2)
+        at_once, parts = self.at_once, torch.split(gone, [len(block.final) for block in self._blocks], 2)
         pairs = list(zip(self._blocks, parts, strict=True))
         finals = self._threads.map(lambda pair: pair[0].without(pair[1], at_once), pairs)
         return self._objective(torch.cat(finals, dim=1)).cpu()

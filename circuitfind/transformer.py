@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,6 +28,7 @@ from circuitfind.graph import Graph, Slot
 from circuitfind.memory import MOST_SCORES
 from circuitfind.packed import PackedMlp, product
 
+T = TypeVar("T", "Transformer", "Layer")
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
 
@@ -112,6 +113,32 @@ class Transformer:
         """How many positions a prompt may have."""
         table = self.W_pos if self.rotary_cos is None else self.rotary_cos
         return self.architecture.n_ctx if table is None else len(table)
+
+
+def in_dtype(model: Transformer, dtype: torch.dtype) -> Transformer:
+    """The model with its weights rounded to another dtype, or the model itself where they are in it.
+
+    What lies behind the last block stays in float32 at least: logits near 16 come in steps of 0.1 in bfloat16, which is
+    most of what it would add to the rounding of a metric.
+    """
+    if model.dtype == dtype:
+        return model
+    wide = torch.promote_types(dtype, torch.float32)
+    return replace(
+        _cast(model, dtype),
+        layers=tuple(_cast(layer, dtype) for layer in model.layers),
+        final_gain=model.final_gain.to(wide),
+        final_bias=model.final_bias.to(wide),
+        W_U=model.W_U.to(wide),
+        b_U=None if model.b_U is None else model.b_U.to(wide),
+    )
+
+
+def _cast(part: T, dtype: torch.dtype) -> T:
+    """A dataclass with its own tensors in another dtype."""
+    own = {field.name: getattr(part, field.name) for field in fields(part)}
+    cast: Any = {name: x.to(dtype) for name, x in own.items() if isinstance(x, Tensor)}
+    return replace(part, **cast)
 
 
 def embed(model: Transformer, tokens: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt pos d_model"]:
@@ -244,7 +271,7 @@ def mlp(model: Transformer, layer: int, x: Float[Tensor, "*rows d_model"]) -> Fl
 
 def final_norm(model: Transformer, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
     """The norm before the unembedding, gain and bias included."""
-    return normalise(model.architecture, x) * model.final_gain + model.final_bias
+    return normalise(model.architecture, x.to(model.final_gain)) * model.final_gain + model.final_bias
 
 
 def unembed(model: Transformer, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_vocab"]:

@@ -57,7 +57,9 @@ class Gate:
         """Those that carry the gate."""
         mlp, ends = Node("mlp", self.n_layers - 1), {Edge(Node("mlp", self.n_layers - 1), Receiver(Node("logits")))}
         nodes = [Node("head", *place) for place in self.heads]
-        return ends | {edge for head in nodes for edge in (Edge(head, Receiver(mlp)), Edge(Node("input"), Receiver(head, "v")))}
+        return ends | {
+            edge for head in nodes for edge in (Edge(head, Receiver(mlp)), Edge(Node("input"), Receiver(head, "v")))
+        }
 
 
 def table_of(n_bits: int, answer: Callable[..., bool]) -> tuple[int, ...]:
@@ -89,7 +91,7 @@ def _with_nothing_else(made: Blueprint) -> Blueprint:
     used, nothing = {part.node for part in made.parts}, {"bit": np.zeros((2, 1))}
     free = [node for node in made.graph.senders[1:] if node not in used]
     silent = [
-        Part(node, {slot: nothing for slot in ("q", "k", "v")} if node.kind == "head" else {None: nothing}, {}, {}, True)
+        Part(node, dict.fromkeys(("q", "k", "v"), nothing) if node.kind == "head" else {None: nothing}, {}, {}, True)
         for node in free
     ]
     return Blueprint(made.n_layers, made.n_heads, made.tokens, made.positions, (*made.parts, *silent), made.answers)

@@ -134,8 +134,9 @@ def run(
     schedule: Annotated[
         str,
         typer.Option(
-            help="sequential: a test for every edge, as published. screened: gradients decide what is far from the "
-            "threshold; faster. grouped: many edges a test; another circuit."
+            help="sequential: a test for every edge, as published. screened: approximate; gradients decide what "
+            "is far from the threshold, and edges that undo each other may by a small chance go together. "
+            "grouped: many edges a test; another circuit."
         ),
     ] = "sequential",
     candidates: Annotated[

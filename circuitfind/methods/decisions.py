@@ -19,10 +19,6 @@ from circuitfind.methods.rule import ROUNDING
 from circuitfind.sites import live_receivers
 from circuitfind.units import Units
 
-MARGINS = {torch.float32: 1e-6, torch.float64: 1e-12, torch.bfloat16: 1e-3}
-"""How far from the threshold a score must be for a dtype to tell the side, in the metric's unit."""
-
-
 Shortlist = Bool[Tensor, "receiver sender"] | None
 """The only edges that a search tested; None: all."""
 
@@ -34,14 +30,14 @@ def is_tested(graph: Graph, found: Found, shortlist: Shortlist = None) -> Bool[T
 
 
 def undecidable(
-    units: Units, found: Found, threshold: float, dtype: torch.dtype, shortlist: Shortlist = None
+    units: Units, found: Found, threshold: float, margin: float, shortlist: Shortlist = None
 ) -> list[Edge] | list[Node]:
-    """What was tested and came out so near the threshold that rounding in ``dtype`` decided, in graph order.
+    """What was tested and came out so near the threshold, within ``margin``, that rounding decided, in graph order.
 
     Of edges that go together the first is named.
     """
     graph = units.graph
-    near = is_tested(graph, found, shortlist) & ((found.scores - threshold).abs() < MARGINS[dtype])
+    near = is_tested(graph, found, shortlist) & ((found.scores - threshold).abs() < margin)
     if units.level == "node":
         return [graph.senders[sender] for sender in (near & units.choosable).any(0).nonzero().flatten().tolist()]
     first: dict[int, Edge] = {}

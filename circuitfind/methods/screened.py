@@ -12,9 +12,17 @@ come to less than SAFE thresholds together. Otherwise the chain is looked at in 
 middle, until one edge lies between two looks: that is a test, and the published rule decides. So every edge that stays
 was tested alone, in the run as it then was, and so was each that goes and is anywhere near the threshold.
 
-It is not certain that the circuit is the published schedule's: two edges of which the one raises the objective by the
-threshold and the other lowers it by as much, on every prompt alike, while the gradient shows neither at either end of
-the chain, would go together unseen. What has been measured stands in docs/performance.md.
+Edges can undo each other when they go together: of equality in an MLP neither a gradient at the ends nor a test of both
+inputs tells anything. So before a chain is settled, what goes without a test of its own is looked at in random halves,
+another half in each prompt (``Halves``). Where they tell something else than the estimates, in the mean over prompts by
+UNSEEN thresholds, the range is divided, down to single edges.
+
+It is not certain that the circuit is the published schedule's, but the chance is known. Say h edges hide a rise from
+their ends: it shows only while some of them are gone and others are not, and then on n prompts by so much that one of
+them makes up UNSEEN thresholds of the mean. A look shows it on each of these prompts with a chance of 2^-h at least,
+two that undo each other either way with 1/2. So m looks at a range miss it with a chance of (1 - 2^-h)^(n m) at most;
+m is 16 for one prompt and 1 from 16 prompts on. A range is looked at whenever the one that it is a part of was divided,
+eight times at most in a chain of 256. What has been measured stands in docs/performance.md.
 
 A removed edge's score is its estimate and an even part of what its neighbours' estimates leave unexplained: the scores
 of all removed edges add up to what the circuit costs. An edge that stays has the rise of its test.
@@ -51,7 +59,6 @@ CALM = 0.25
 UNSEEN = 0.25
 """A range is looked into where what halves of it tell lies so many thresholds from the estimates, in the mean."""
 HALVES = 16
-LOOKS = int(__import__("os").environ.get("LOOKS","1"))
 """So many halves of a range are drawn at least: one for each prompt in a look, and as many looks as that takes."""
 
 Gap = tuple[int, int]
@@ -219,7 +226,7 @@ class Halves:
     @property
     def _n_each(self) -> int:
         """How many looks a range takes."""
-        return max(LOOKS, -(-HALVES // len(self._chain.prompts[0])))
+        return -(-HALVES // len(self._chain.prompts[0]))
 
     def _unseen(self, n_edges: int) -> list[Gap]:
         """The gaps that do not lie in one that has been found sound."""

@@ -13,7 +13,10 @@ from circuitfind.batch import Batch
 from circuitfind.models.families import read_transformer
 from circuitfind.models.load import load_bridge, weights_sha256
 from circuitfind.models.verify import verify
-from circuitfind.transformer import Transformer
+from circuitfind.transformer import Transformer, in_dtype
+
+COMPARED_IN = {torch.bfloat16: torch.float32}
+"""In which dtype a model that runs in another one is loaded and compared."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,13 @@ class Model:
 def load_model(name: str, folder: Path, batch: Batch, device: str, dtype: torch.dtype) -> Model:
     """The model in ``folder``, compared with TransformerLens on the batch's first prompts.
 
-    Raises ModelError where it isn't whole, isn't supported, or isn't reproduced.
+    In bfloat16 two ways to the same number are a tenth apart and more after some layers, by rounding alone. So a model
+    that is to run in it is compared in float32, and rounded then. Raises ModelError where it isn't whole, isn't
+    supported, or isn't reproduced.
     """
     with ThreadPoolExecutor(1) as beside:  # the weights are hashed while they are read
         sha256 = beside.submit(weights_sha256, folder)
-        bridge = load_bridge(folder, device, dtype)
+        bridge = load_bridge(folder, device, COMPARED_IN.get(dtype, dtype))
         transformer = read_transformer(bridge, batch.n_pos)
         difference = verify(bridge, transformer, batch)
-        return Model(name, sha256.result(), transformer, difference)
+        return Model(name, sha256.result(), in_dtype(transformer, dtype), difference)

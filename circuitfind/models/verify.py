@@ -1,8 +1,8 @@
 """Whether circuitfind computes the model that TransformerLens loaded: compared at every load, on the task's prompts.
 
 Every residual stream that a receiver reads must be the sum of its senders (plus what is never ablated), and the logits
-must come out, each to 1e-4 relative in float32. A model that differs anywhere is refused with the place named: whatever
-was found in it would be about another model.
+must come out, each to 1e-4 relative, in float32 at least (``model.py``). A model that differs anywhere is refused with
+the place named: whatever was found in it would be about another model.
 
 TransformerLens unembeds the answer positions alone, and is given few tokens at a time: the logits of every position of
 long prompts, and their attention patterns, would take more memory than the search (``memory.py``).
@@ -24,7 +24,7 @@ from circuitfind.memory import PROMPTS_COMPARED, compared_together
 from circuitfind.patching import Trace, at_end, trace
 from circuitfind.transformer import Transformer, unembed
 
-TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 5e-2}
+TOLERANCE = 1e-4
 
 
 @torch.inference_mode()
@@ -48,8 +48,8 @@ def _verify_some(bridge: Any, model: Transformer, few: Batch) -> float:
     real = torch.arange(few.n_pos, device=model.device) <= few.end.unsqueeze(1)
     worst = 0.0
     for place, stream, hook in _places(ours):
-        worst = max(worst, _check(place, stream[real], streams[hook][real], model.dtype))
-    return max(worst, _check("the logits", unembed(model, at_end(ours.final, few.end)), reference, model.dtype))
+        worst = max(worst, _check(place, stream[real], streams[hook][real]))
+    return max(worst, _check("the logits", unembed(model, at_end(ours.final, few.end)), reference))
 
 
 @contextmanager
@@ -78,12 +78,12 @@ def _places(ours: Trace) -> Iterator[tuple[str, Float[Tensor, "prompt pos d_mode
     yield "what the logits read", ours.final, "ln_final.hook_in"
 
 
-def _check(place: str, ours: Tensor, reference: Tensor, dtype: torch.dtype) -> float:
+def _check(place: str, ours: Tensor, reference: Tensor) -> float:
     difference = float((ours - reference).abs().max() / reference.abs().max().clamp_min(1e-30))
-    if not difference <= TOLERANCE[dtype]:
+    if not difference <= TOLERANCE:
         raise ModelError(
             f"circuitfind does not reproduce this model: {place} differs from TransformerLens by {difference:.1e} "
-            f"relative (allowed: {TOLERANCE[dtype]:.0e}).\n"
+            f"relative (allowed: {TOLERANCE:.0e}).\n"
             "Its architecture has a part that is not supported yet; use another model."
         )
     return difference

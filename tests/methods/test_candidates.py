@@ -259,8 +259,8 @@ def test_only_candidates_count_as_tested_or_undecidable() -> None:
     found = find(model, batch, shortlist, threshold=0.0)
     assert int(is_tested(graph, found, shortlist).sum()) == found.n_tests < int(is_tested(graph, found).sum())
     units = Units(graph)
-    near = undecidable(units, found, 0.0, torch.float64, shortlist)
-    assert set(near) <= edges_of(graph, shortlist) and len(near) < len(undecidable(units, found, 0.0, torch.float64))
+    near = undecidable(units, found, 0.0, 1e-12, shortlist)
+    assert set(near) <= edges_of(graph, shortlist) and len(near) < len(undecidable(units, found, 0.0, 1e-12))
 
 
 def test_chains_are_of_candidates_where_another_threshold_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:

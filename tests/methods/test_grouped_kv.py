@@ -299,7 +299,7 @@ def test_of_edges_that_go_together_at_the_threshold_one_is_named() -> None:
     graph = units.graph
     row = next(r for r, receiver in enumerate(graph.receivers) if receiver.slot == "k" and found.kept[r].any())
     column = int(found.kept[row].nonzero()[0])
-    named = undecidable(units, found, float(found.scores[row, column]), torch.float64)
+    named = undecidable(units, found, float(found.scores[row, column]), 1e-12)
     assert len(named) == 1 and named[0] in units_of(graph, row, column)
     assert torch.equal(found.kept & ~readable(graph), torch.zeros_like(found.kept))
 

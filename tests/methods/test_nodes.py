@@ -261,7 +261,7 @@ def test_a_node_whose_test_comes_out_at_the_threshold_is_named() -> None:
     model, batch = random_transformer("gpt2", 3), random_batch(3)
     units, found = Units(model.architecture.graph, "node"), find(model, batch, threshold=1e9)
     score_of_m0 = float(found.scores[-1, units.graph.sender_index[Node("mlp", 0)]])
-    assert list(map(str, undecidable(units, found, score_of_m0, torch.float64))) == ["m0"]
+    assert list(map(str, undecidable(units, found, score_of_m0, 1e-12))) == ["m0"]
 
 
 @pytest.mark.parametrize("options", [{"schedule": "grouped"}, {"schedule": "screened"}, {"kv": "grouped"}])

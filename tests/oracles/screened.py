@@ -6,13 +6,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from random import Random
 from statistics import fmean
 
 import torch
 
 from circuitfind.graph import Edge
+from circuitfind.methods import screened
 from tests.oracles.acdc import order
 from tests.oracles.grouped import blended, differentiable
+from tests.oracles.literal import run
+from tests.oracles.metrics import objective
 from tests.oracles.state import State
 
 EXACT = 1e-15
@@ -21,10 +25,12 @@ EXACT = 1e-15
 
 @dataclass
 class Screened(State):
-    """``n_looks``: how many runs were computed; ``n_together``: how many edges went without a test of their own."""
+    """``n_looks``: how many runs were computed; ``n_together``: how many edges went without a test of their own;
+    ``n_found_out``: how many looks halves of a range asked for."""
 
     n_looks: int = 0
     n_together: int = 0
+    n_found_out: int = 0
 
     def less(self, a: float, b: float) -> bool:
         if abs(a - b) > EXACT:
@@ -94,6 +100,8 @@ class Screened(State):
         for cut in cuts:
             look(cut)
         rises, drift, n_removed, stays, known = rises[: cuts[-1]], drift[: cuts[-1]], cuts[-1], False, 0
+        bend = [[0.0 for _ in prompts] for _ in rises]
+        sound: list[tuple[int, int]] = []
         while True:
             again = True
             while again:
@@ -108,19 +116,94 @@ class Screened(State):
                     look(cut)
                     again = True
             gaps = [p for p in pairwise(sorted(cut for cut in looks if cut <= n_removed)) if p[1] - p[0] > 1]
-            if n_removed == known or not gaps:
-                break
-            if not stays and n_removed == len(waiting) and all(self.less(worst(*gap), 0.25 * tau) for gap in gaps):
-                break
+            is_calm = not stays and n_removed == len(waiting)
+            is_calm = is_calm and all(self.less(worst(*gap), 0.25 * tau) for gap in gaps)
+            if n_removed == known or not gaps or is_calm:
+                unseen = [gap for gap in gaps if not inside(gap, sound)]
+                wanted = self.doubtful(waiting, looks, rises, bend, unseen, sound)
+                self.n_found_out += len(wanted)
+                if not wanted:
+                    break
+                for cut in wanted:
+                    look(cut)
+                continue
             known = n_removed
             last = self.slopes(self.kept - set(waiting[:known]), waiting[:known])
             way = [(place + 0.5) / known for place in range(known)]
             rises = [
                 [(1 - way[i]) * a + way[i] * b for a, b in zip(first[i], last[i], strict=True)] for i in range(known)
             ]
+            bend = [[b - a for a, b in zip(first[i], last[i], strict=True)] for i in range(known)]
             drift = [abs(fmean(last[i]) - fmean(first[i])) for i in range(known)]
         self.settle(waiting, looks, rises, n_removed, stays)
         return n_removed, stays
+
+    def doubtful(
+        self,
+        waiting: list[Edge],
+        looks: dict[int, list[float]],
+        rises: list[list[float]],
+        bend: list[list[float]],
+        gaps: list[tuple[int, int]],
+        sound: list[tuple[int, int]],
+    ) -> list[int]:
+        """Where the chain must be looked at, as random halves of these gaps tell something else than estimates do."""
+        n_each = -(-screened.HALVES // len(self.prompts))
+        if sum(end - begin - 1 for begin, end in gaps) <= n_each:
+            return [cut for begin, end in gaps for cut in range(begin + 1, end)]
+        found = [self.is_sound(waiting, looks, rises, bend, gaps, number) for number in range(n_each)]  # all are made
+        if all(found):
+            sound += gaps
+            return []
+        if len(gaps) == 1:
+            begin, end = gaps[0]
+            sizes = [max(abs(fmean(rises[i])) + abs(fmean(bend[i])), self.threshold / 64) for i in range(begin, end)]
+            return [begin + self.middle(sizes)]
+        half = len(gaps) // 2
+        parts = (gaps[:half], gaps[half:])
+        return [cut for part in parts for cut in self.doubtful(waiting, looks, rises, bend, part, sound)]
+
+    def is_sound(
+        self,
+        waiting: list[Edge],
+        looks: dict[int, list[float]],
+        rises: list[list[float]],
+        bend: list[list[float]],
+        gaps: list[tuple[int, int]],
+        number: int,
+    ) -> bool:
+        """Whether one look at these gaps tells what the estimates do."""
+        n_each, n_prompts, n_edges = (
+            -(-screened.HALVES // len(self.prompts)),
+            len(self.prompts),
+            max(end for _, end in gaps),
+        )
+        self.n_looks += 1
+        graph = self.literal.graph
+        names = (waiting[0].receiver, graph.senders.index(waiting[0].sender), gaps[0][0], gaps[-1][1])
+        cuts = sorted(cut for cut in looks if gaps[0][0] <= cut <= gaps[-1][1])
+        places, turned = screened.draw(Random(" ".join(map(str, names))), cuts, gaps, (n_each, n_edges, n_prompts))
+        off = []
+        for prompt in range(n_prompts):
+            cut = int(places[number, prompt])
+            expected, kept = looks[cut][prompt], self.kept - set(waiting[:cut])
+            for begin, end in pairwise(sorted(look for look in looks if look <= n_edges)):
+                rest = looks[end][prompt] - looks[begin][prompt] - sum(rises[i][prompt] for i in range(begin, end))
+                for i in range(begin, end):
+                    if not turned[number, i, prompt]:
+                        continue
+                    along = cut / len(rises) - (i + 0.5) / len(rises)
+                    rise = rises[i][prompt] + rest / (end - begin) + along * bend[i][prompt]
+                    expected += -rise if i < cut else rise
+                    kept = kept | {waiting[i]} if i < cut else kept - {waiting[i]}
+            off.append(abs(self.value(prompt, kept) - expected))
+        return self.less(fmean(off), 0.25 * self.threshold)
+
+    def value(self, prompt: int, kept: set[Edge]) -> float:
+        """One prompt's objective with these edges kept."""
+        (clean, _, right, wrong), ablated, full = self.prompts[prompt], self.ablated[prompt], self.full[prompt]
+        number = objective(self.metric, full, run(self.literal, clean, kept, ablated)[0], right, wrong)
+        return abs(number - objective(self.metric, full, full, right, wrong)) if self.match else number
 
     def settle(
         self, waiting: list[Edge], looks: dict[int, list[float]], rises: list[list[float]], n_removed: int, stays: bool
@@ -145,3 +228,8 @@ class Screened(State):
                 break
             half += 1
         return min(max(half, 1), len(sizes) - 1)
+
+
+def inside(gap: tuple[int, int], others: list[tuple[int, int]]) -> bool:
+    """Whether it lies in one of them."""
+    return any(begin <= gap[0] and gap[1] <= end for begin, end in others)
