@@ -146,7 +146,7 @@ def observe(circuit: Circuit) -> Observations:
     said = Prediction(((" Mary", 0.75), (" John", 0.2), (" <b>x</b>", 0.01)), 0.75, 0.2, 3.5)
     wrong = Prediction(((" John", 0.6), (" Mary", 0.3)), 0.3, 0.6, -1.0)
     runs = {"clean": said, "circuit": wrong, "corrupted": wrong}
-    prompt = Prompt("".join(TOKENS), "".join(TOKENS[::-1]), (" Mary",), (" John",), TOKENS, TOKENS[::-1], runs)
+    prompt = Prompt("".join(TOKENS), "".join(TOKENS[::-1]), (" Mary",), (" John", " Tom"), TOKENS, TOKENS[::-1], runs)
     heads = {node: (Pattern(pattern(1), pattern(3)),) * 2 for node in circuit.nodes if node.kind == "head"}
     written = (Written((2.0, 0.5), (-1.0, 0.25)),) * 2
     writes = {node: written for node in circuit.nodes if node.kind != "logits"}
@@ -251,9 +251,10 @@ def test_a_head_that_is_clicked_shows_its_edges_intervals_role_attention_and_wri
     assert "90%" in browser.text("#panel .edges") and "95% interval" in browser.text("#panel .edges")
     assert browser.text("#cell") == "␣to (5) to ␣Mary (1): 1.0"
     assert [bar.text.split("\n") for bar in browser.all(".bar")] == [
-        ["clean", "Mary", "+2.00"], ["clean", "John", "−1.00"], ["corrupted", "Mary", "+0.500"],
-        ["corrupted", "John", "+0.250"],
+        ["clean", "Mary", "+2.00"], ["clean", "mean of 2", "−1.00"], ["corrupted", "Mary", "+0.500"],
+        ["corrupted", "mean of 2", "+0.250"],
     ]  # fmt: skip
+    assert browser.all(".bar .what")[1].get_attribute("title") == "John, Tom"
     browser.run("document.querySelector('input[value=difference]').click()")
     browser.settle()
     assert browser.text("#cell") == "␣to (5) to ␣Mary (1): +1.0"
