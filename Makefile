@@ -1,10 +1,11 @@
-# `make demo` finds a circuit and draws it; `make test` runs the tests. Both set up .venv first, from constraints.txt.
+# `make demo` finds a circuit and draws it; `make test` runs the tests. Both set up .venv first, from requirements.lock.
 
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 INSTALLED := .venv/.installed
 
-.PHONY: demo install test test-slow lint golden bench clean
+.PHONY: demo install lock test test-slow lint golden bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/circuitfind models pull smollm2-135m
@@ -12,14 +13,25 @@ demo: $(INSTALLED)
 
 install: $(INSTALLED)
 
-# The constraints stand in the environment, so that they hold for the build backend too.
-$(INSTALLED): pyproject.toml constraints.txt
+# Every file but torch's is held against its sha256. torch comes as whichever wheel of its version pip finds, for the CPU
+# or with CUDA; its other dependencies are there by then. The build backend is one of the locked packages.
+$(INSTALLED): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "circuitfind needs Python 3.11 or later. Name one: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	PIP_BUILD_CONSTRAINT=constraints.txt $(PIP) install --no-deps --require-hashes --requirement requirements.lock
+	PIP_CONSTRAINT=constraints.txt $(PIP) install torch
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	$(PIP) check
 	touch $@
+
+# From the versions in constraints.txt; uv knows the hashes of all files of a release without fetching them.
+lock:
+	$(PYTHON) -m venv .venv/lock
+	.venv/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
+	UV_CUSTOM_COMPILE_COMMAND="make lock" .venv/lock/bin/uv pip compile --quiet --no-deps --no-annotate \
+		--generate-hashes --no-emit-package torch --output-file requirements.lock constraints.txt
+	rm -r .venv/lock
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile

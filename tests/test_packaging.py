@@ -24,6 +24,7 @@ PYPROJECT = tomllib.loads(PYPROJECT_TEXT)
 PROJECT = PYPROJECT["project"]
 IMPORTED_AS = {"pyyaml": "yaml"}
 NOT_IMPORTED = {"gguf", "pygraphviz"}  # transformers reads GGUF files with the one, the process that draws the other
+LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 INFO = f"circuitfind-{circuitfind.__version__}.dist-info"
 FONT_LICENCE = "circuitfind/export/fonts/SourceSansPro-OFL.txt"
 
@@ -81,6 +82,14 @@ def test_every_dependency_is_pinned_to_a_version_that_any_index_has() -> None:
     ]
     assert names(requirements) - pins().keys() == set()
     assert {name: version for name, version in pins().items() if not re.fullmatch(r"[\w.]+", version)} == {}
+
+
+def test_the_lock_has_the_pinned_versions_of_all_but_torch_each_with_hashes() -> None:
+    entries = re.findall(r"^([^#\s].*?)==(\S+)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", LOCK, re.MULTILINE)
+    assert {normal(name): version for name, version, _ in entries} == {
+        name: pin for name, pin in pins().items() if name != "torch"
+    }
+    assert sum(line.startswith("    ") for line in LOCK.splitlines()) == LOCK.count("--hash=sha256:")
 
 
 def test_the_pinned_versions_agree_with_what_transformer_lens_needs() -> None:
@@ -167,7 +176,12 @@ def test_the_sdist_holds_the_sources_and_builds_the_same_wheel(
         archive.extractall(tmp_path / "unpacked", filter="data")
     source = tmp_path / "unpacked" / f"circuitfind-{circuitfind.__version__}"
     held = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
-    assert tracked(clone, "circuitfind", "tasks", "tests", "docs", "cli.py", "Makefile", "constraints.txt") <= held
+    assert (
+        tracked(
+            clone, "circuitfind", "tasks", "tests", "docs", "cli.py", "Makefile", "constraints.txt", "requirements.lock"
+        )
+        <= held
+    )
     assert {"LICENSE", "README.md", "CHANGELOG.md", FONT_LICENCE} <= held
     rebuilt = hatchling(builder, source, "wheel", tmp_path / "wheel")
     assert set(zipfile.ZipFile(rebuilt).namelist()) == set(zipfile.ZipFile(wheel).namelist())

@@ -22,7 +22,7 @@ from circuitfind.usercode import contained, report_errors
 
 Make = Callable[[Tokenizer, int, int], Iterable[PromptPair]]
 ABOUT = ("name", "title", "paper", "metric")
-MOST_BYTES = 1 << 24
+MOST_BYTES = 1 << 20
 
 
 def load_python(path: Path) -> Task:

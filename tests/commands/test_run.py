@@ -95,6 +95,11 @@ PROMPTS: dict[str, tuple[Callable[[dict[str, Any]], list[object]], str]] = {
     "key": (lambda pair: [{key: pair[key] for key in pair if key != "answers"}], "the key 'answers' is missing"),
     "no-answer": (lambda pair: [pair | {"answers": []}], "'answers' is empty"),
     "empty-answer": (lambda pair: [pair | {"answers": [""]}], "is empty"),
+    "too-long": (
+        lambda pair: [pair | {key: " and".join([pair[key]] * 8) for key in ("clean", "corrupted")}],
+        "tokens; this model knows 64 positions",
+    ),
+    "too-long-text": (lambda pair: [pair | {"clean": "a " * 100_000}], "of at most 131"),
     "same-token": (lambda pair: [pair | {"wrong_answers": pair["answers"]}], "begin with the same token"),
 }
 

@@ -329,6 +329,19 @@ class TestTokenizer:
         assert tokenizer.encode("a b") == tokenizer.continuation("a b") == [3, 7]
         assert tokenizer.unknown_token == 2
 
+    @pytest.mark.parametrize(
+        ("config", "n_ctx"),
+        [({"n_positions": 64}, 64), ({"max_position_embeddings": 128}, 128), ({}, None), ({"n_positions": "x"}, None)],
+    )
+    def test_it_knows_how_many_positions_the_model_has(
+        self, folder: Path, config: dict[str, object], n_ctx: int | None
+    ) -> None:
+        stated = json.loads((folder / "config.json").read_text())
+        keys = ("n_positions", "max_position_embeddings")
+        left = {key: value for key, value in stated.items() if key not in keys}
+        (folder / "config.json").write_text(json.dumps(left | config))
+        assert load_tokenizer(str(folder)).with_bos(None).n_ctx == n_ctx
+
     def test_prompts_begin_as_the_models_own_tokenizer_begins_them(self) -> None:
         assert HubTokenizer(byte_level(adds_bos=False)).encode("a") == [3]
         assert HubTokenizer(byte_level(adds_bos=True)).encode("a") == [0, 3]
