@@ -324,9 +324,8 @@ def foreign_json_files() -> Iterator[Wrong]:
     for number, row in enumerate(ROWS):
         for what, changed in _changed(row):
             yield f"row {number}, {what}", "f.jsonl", json.dumps(changed).encode()
-        whole = {"prompts": [row], "word_idxs": {"IO": 2}}
-        for what, changed in _changed(whole):
-            yield f"under prompts {number}, {what}", "f.json", json.dumps(changed).encode()
+    for what, changed in _changed({"prompts": list(ROWS), "word_idxs": {"IO": 2}}):
+        yield f"under prompts, {what}", "f.json", json.dumps(changed).encode()
     yield from of_bytes(json.dumps({"prompts": list(ROWS)}).encode(), "f.jsonl")
 
 
@@ -355,11 +354,11 @@ KINDS: Mapping[str, tuple[Callable[[], Iterator[Wrong]], tuple[tuple[str, ...], 
         ),
         "other tools' prompts (.csv)": (
             foreign_csv_files,
-            (("import", "FILE", "--model", "tiny", "--out", "OUT.jsonl", "--force"),),
+            (("import", "FILE", "--model", "tiny", "--out", "OUT", "--force"),),
         ),
         "other tools' prompts (.json)": (
             foreign_json_files,
-            (("import", "FILE", "--model", "tiny", "--out", "OUT.jsonl", "--force"),),
+            (("import", "FILE", "--model", "tiny", "--out", "OUT", "--force"),),
         ),
     }
 )

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import bad_prompts
 from circuitfind.app import call
 
 MOST_SECONDS = 5.0
@@ -372,6 +373,20 @@ def _saved(value: Any) -> bytes:
     return file.getvalue()
 
 
+def of_prompts(
+    make: Callable[[], Iterator[bad_prompts.Wrong]], commands: tuple[tuple[str, ...], ...]
+) -> Callable[[Path], Iterator[Input]]:
+    """Inputs of a kind of prompts or task files."""
+
+    def inputs(folder: Path) -> Iterator[Input]:
+        for what, name, content in make():
+            file = folder / "wrong" / name
+            told = {"FILE": str(file), "OUT": str(folder / "out.prompts.jsonl")}
+            yield Input(what, file, content, tuple(tuple(told.get(word, word) for word in one) for one in commands))
+
+    return inputs
+
+
 KINDS = (
     Kind("circuit.json", of_circuit("acdc")),
     Kind("circuit.json of positions", of_circuit("roles")),
@@ -402,6 +417,7 @@ KINDS = (
     Kind("ACDC's pth", imported("acdc-pth", ".pth")),
     Kind("AutoCircuit's pt", imported("autocircuit", ".pt", "--edges", "20")),
     Kind("Edge-Pruning's json", imported("edge-pruning", ".json", "--shape", "3x4")),
+    *(Kind(name, of_prompts(*of)) for name, of in bad_prompts.KINDS.items()),
 )
 """Every kind of file that is tried; more go to the end."""
 

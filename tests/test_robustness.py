@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import robustness
+from benchmarks import bad_prompts, robustness
 from benchmarks.robustness import KINDS, Kind, changes, failures, judge, make_runs, paths
 from circuitfind.app import call
 
 RUNS_THE_MODEL = ("circuit.json, run again", "run.json")
+LONG = (*RUNS_THE_MODEL, *bad_prompts.KINDS)
 SAMPLE = 6
 WITHOUT_THE_MODEL = [kind for kind in KINDS if kind.name not in RUNS_THE_MODEL]
 
@@ -33,7 +34,7 @@ def test_some_wrong_files_of_every_kind_are_read_or_refused_in_a_line(kind: Kind
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_every_wrong_file_is_read_or_refused_in_a_line(kind: Kind, runs: Path) -> None:
-    n_inputs, found = failures(kind, runs, 400 if kind.name in RUNS_THE_MODEL else None)
+    n_inputs, found = failures(kind, runs, 400 if kind.name in LONG else None)
     assert n_inputs >= 60
     assert found == []
 
