@@ -158,7 +158,8 @@ class Baseline:
     def summed(self, stage: int, senders: Sequence[int]) -> Float64[Tensor, "prompt pos d_model"]:
         """What a stage's receiver reads of these senders in the clean run, summed in float64.
 
-        The clean stream less all that goes leaves what rounding makes of it, which a norm blows up; this leaves nothing.
+        The clean stream less all that goes leaves what rounding makes of it, which a norm blows up; this leaves
+        nothing.
         """
         total = self.emptied[stage].double().expand(self.clean.final.shape).clone()
         for sender in senders:
