@@ -10,31 +10,32 @@ import json
 from pathlib import Path
 from typing import Any
 
-from circuitfind.errors import ModelError
+from circuitfind.errors import ModelError, cut
 from circuitfind.models.cache import cache_dir, make_once
 from circuitfind.models.folder import file_sha256
+from circuitfind.models.gguf_head import read_floats, read_gguf_head
+from circuitfind.models.gguf_model import GgufModel, judge_gguf
 from circuitfind.progress import Progress
+
+# llama.cpp's patterns for a byte-level vocabulary that says "default", each applied to the parts the one before left.
+_DEFAULT = (
+    r"[\p{P}\$\+<=>\^~\|]+",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+    r"\p{N}+",
+    r"[0-9][0-9][0-9]",
+)
+
+CONVERSION = 2
+"""Counted up where the same file comes out otherwise than before: what an older version kept is not taken."""
 
 
 def fetch_gguf(gguf: Path, progress: Progress) -> Path:
-    """The folder of a .gguf file's model, converted now if it was not before. Raises ModelError if it can't be read."""
-    check_magic(gguf)
+    """The folder of a .gguf file's model, converted now if it was not before. Raises ModelError if it can't be read or
+    run: its head is judged before anything else of it is read."""
     progress.stage(f"reading {gguf.name}")
-    folder = cache_dir() / "gguf" / file_sha256(gguf)[:32]
+    judge_gguf(read_gguf_head(gguf), str(gguf))
+    folder = cache_dir() / "gguf" / f"{file_sha256(gguf)[:32]}-{CONVERSION}"
     return make_once(folder, lambda part: gguf_to_folder(gguf, part, progress), progress)
-
-
-def check_magic(gguf: Path) -> None:
-    """Raises ModelError for a file that does not begin as every GGUF file does."""
-    try:
-        with gguf.open("rb") as file:
-            start = file.read(4)
-    except OSError as error:
-        raise ModelError(f"Can't read {gguf}: {error.strerror}.") from error
-    if start != b"GGUF":
-        raise ModelError(
-            f"{gguf} is no GGUF file: it begins with {start!r}, not b'GGUF'. Download or convert it again."
-        )
 
 
 def gguf_to_folder(gguf: Path, folder: Path, progress: Progress) -> None:
@@ -43,34 +44,104 @@ def gguf_to_folder(gguf: Path, folder: Path, progress: Progress) -> None:
     from circuitfind.models.quiet import quiet
 
     with quiet():
-        model, tokenizer = _read(gguf)
+        head = read_gguf_head(gguf)
+        says = judge_gguf(head, str(gguf))
+        factors = read_floats(gguf, head.tensors["rope_freqs.weight"]) if says.has_factors else None
+        model, tokenizer = _read(gguf, says, factors)
         _save(model, folder)
         tokenizer.save_pretrained(folder)
     _forget_version(folder / "config.json")
 
 
-def _read(gguf: Path) -> tuple[Any, Any]:
+def _read(gguf: Path, says: GgufModel, factors: list[float] | None) -> tuple[Any, Any]:
     """The file's model, dequantised, and its tokenizer. Raises ModelError if the file is damaged or lacks tensors."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     source: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
     try:
+        config = _complete(AutoConfig.from_pretrained(gguf.parent, **source), says, factors)
         model, info = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, dtype=torch.float32, output_loading_info=True, **source
+            gguf.parent, config=config, dtype=torch.float32, output_loading_info=True, **source
         )
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+        tokenizer = _split_as_said(AutoTokenizer.from_pretrained(gguf.parent, **source), says)
     except Exception as error:  # a damaged file makes its readers raise anything
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = cut(str(error).strip().partition("\n")[0] or type(error).__name__)
         raise ModelError(
-            f"Can't read {gguf}: {reason[:200]}\nThe file is truncated or damaged, or of a kind that can't be read."
+            f"Can't read {gguf}: {reason}\nThe file is truncated or damaged, or of a kind that can't be read."
         ) from error
-    missing = sorted(info["missing_keys"])
+    missing = sorted(set(info["missing_keys"]) - _set_to_zero(model, says))
     if missing:  # transformers has made them up
         raise ModelError(
             f"{gguf} lacks {len(missing)} of its model's tensors: {', '.join(missing[:3])}. Download it again."
         )
     return model, tokenizer
+
+
+def _complete(config: Any, says: GgufModel, factors: list[float] | None) -> Any:
+    """transformers' config of the file with what it leaves out put back."""
+    if says.name == "gpt2":
+        config.n_positions, config.n_inner = says.sizes.max_position_embeddings, says.sizes.intermediate_size
+        return config
+    if says.rotation["rope_type"] != "default":
+        config.rope_parameters = dict(says.rotation)
+    if factors is not None:
+        config.rope_parameters = _divided(config, says, factors)
+    if says.d_head != config.hidden_size // config.num_attention_heads:
+        config.head_dim = says.d_head
+    if says.name == "llama":
+        config.attention_bias = bool(says.biases & {"attn_q", "attn_k", "attn_v", "attn_output"})
+        config.mlp_bias = bool(says.biases & {"ffn_gate", "ffn_up", "ffn_down"})
+    return config
+
+
+def _divided(config: Any, says: GgufModel, factors: list[float]) -> dict[str, Any]:
+    """Rotary frequencies, each divided by a factor of its own: what longrope is, the same at every length."""
+    if says.rotation["rope_type"] != "default" or len(factors) != says.d_head // 2:
+        raise ValueError(f"its {len(factors)} rotary factors don't fit heads of {says.d_head}")
+    return {
+        "rope_type": "longrope",
+        "rope_theta": says.rotation["rope_theta"],
+        "short_factor": factors,
+        "long_factor": factors,
+        "attention_factor": 1.0,
+        "original_max_position_embeddings": config.max_position_embeddings,
+    }
+
+
+def _set_to_zero(model: Any, says: GgufModel) -> set[str]:
+    """Sets the biases that no layer of the file has to 0; returns their names. Llama has all of attention's or none."""
+    theirs = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output"}
+    theirs |= {"gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down"}
+    unsaid = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if name.endswith(".bias") and theirs.get(name.split(".")[-2]) not in {None, *says.biases}
+    }
+    for parameter in unsaid.values():
+        parameter.data.zero_()
+    return set(unsaid)
+
+
+def _split_as_said(tokenizer: Any, says: GgufModel) -> Any:
+    """The tokenizer, which splits texts and puts BOS before them as the file says."""
+    from tokenizers import Regex, decoders, pre_tokenizers
+
+    backend, by_bytes = tokenizer.backend_tokenizer, pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if says.splitting == "digits":
+        backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), by_bytes])
+    if says.splitting == "default":
+        splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in _DEFAULT]
+        bytes_alone = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, bytes_alone])
+    if says.takes_whole:
+        backend.model.ignore_merges = True
+    if says.splitting == "sentencepiece" and not says.puts_space:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="never", split=False)
+        backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    if says.puts_bos is not None and tokenizer.bos_token is not None:
+        tokenizer.add_bos_token = says.puts_bos
+    return tokenizer
 
 
 def _save(model: Any, folder: Path) -> None:
