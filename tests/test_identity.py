@@ -60,7 +60,7 @@ def other_tokens(patch: Patch) -> None:
 
 def other_config(patch: Patch) -> None:
     path = Path("model/config.json")
-    path.write_text(path.read_text().replace("{", '{ "layer_norm_epsilon": 1e-3,', 1))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "layer_norm_epsilon": 1e-3}))
 
 
 def write_file(seed: int) -> None:

@@ -35,7 +35,7 @@ Heads = Annotated[int, Meta(ge=1, le=100_000)]
 Width = Annotated[int, Meta(ge=1, le=1 << 24)]
 Tokens = Annotated[int, Meta(ge=1, le=1 << 27)]
 Positions = Annotated[int, Meta(ge=1, le=1 << 31)]
-Epsilon = Annotated[float, Meta(ge=0, le=1)]
+Epsilon = Annotated[float, Meta(ge=0)]
 
 
 class Config(Schema, frozen=True):

@@ -42,11 +42,33 @@ def read_transformer(bridge: Any, n_pos: int) -> Transformer:
     if name not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
         raise ModelError(f"The architecture {name} is not supported yet. Supported: {known}.")
+    n_ctx, why = _longest(bridge.original_model.config)
+    if n_pos > n_ctx:
+        raise ModelError(f"A prompt has {n_pos} tokens; {why}.")
     with torch.no_grad():
-        transformer = FAMILIES[name](bridge, n_pos)
-    if n_pos > transformer.architecture.n_ctx:
-        raise ModelError(f"A prompt has {n_pos} tokens; this model knows {transformer.architecture.n_ctx} positions.")
-    return transformer
+        return FAMILIES[name](bridge, n_pos)
+
+
+def _longest(config: Any) -> tuple[int, str]:
+    """How many tokens a prompt may have, and why no more."""
+    bounds = [(config.max_position_embeddings, f"this model knows {config.max_position_embeddings} positions")]
+    if window := _window(config):
+        why = f"this model looks back {window} tokens alone (sliding attention), which is supported up to there"
+        bounds.append((window, why))
+    rotation = getattr(config, "rope_parameters", None) or {}
+    if rotation.get("rope_type") == "longrope":
+        original = rotation["original_max_position_embeddings"]
+        why = f"beyond {original} this model rotates all positions otherwise (longrope), which is not supported yet"
+        bounds.append((original, why))
+    return min(bounds)
+
+
+def _window(config: Any) -> int | None:
+    """How many tokens a position of a sliding layer sees, itself included; None where every layer sees all."""
+    slides = getattr(config, "use_sliding_window", True)
+    layers = getattr(config, "layer_types", None) or ["sliding_attention"]
+    window: int | None = getattr(config, "sliding_window", None)
+    return window if slides and "sliding_attention" in layers else None
 
 
 @dataclass(frozen=True)
@@ -85,7 +107,7 @@ def gpt2(bridge: Any, n_pos: int) -> Transformer:
         activation=_activation(config.activation_function),
         parallel=False,
         attention_scale=tuple(scale / (layer + 1 if by_layer else 1) for layer in range(config.n_layer)),
-        n_ctx=config.n_positions,
+        n_ctx=_longest(config)[0],
     )
     layers = tuple(_layer(architecture, block) for block in bridge.blocks)
     body = bridge.original_model.transformer
@@ -93,10 +115,11 @@ def gpt2(bridge: Any, n_pos: int) -> Transformer:
 
 
 def llama(bridge: Any, n_pos: int) -> Transformer:
-    """Llama and its likes (Mistral without a sliding window, Qwen2): RMSNorm, rotary, grouped queries, gated MLP."""
+    """Llama and its likes (Mistral, Qwen2): RMSNorm, rotary, grouped queries, gated MLP.
+
+    A sliding layer sees all of a prompt that is no longer than its window.
+    """
     config = bridge.original_model.config
-    window = getattr(config, "sliding_window", None)
-    _refuse("a sliding attention window", window is not None and getattr(config, "use_sliding_window", True))
     d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     body = bridge.original_model.model
     architecture = Architecture(
@@ -111,10 +134,10 @@ def llama(bridge: Any, n_pos: int) -> Transformer:
         activation=_activation(config.hidden_act),
         parallel=False,
         attention_scale=(d_head**-0.5,) * config.num_hidden_layers,
-        n_ctx=config.max_position_embeddings,
+        n_ctx=_longest(config)[0],
     )
     layers = tuple(_layer(architecture, block) for block in bridge.blocks)
-    rotary = _rotary_tables(body.rotary_emb, n_pos, config.max_position_embeddings)
+    rotary = _rotary_tables(body.rotary_emb, n_pos, architecture.n_ctx)
     return _assemble(bridge, architecture, layers, W_E=body.embed_tokens, norm=body.norm, rotary=rotary)
 
 
@@ -123,7 +146,7 @@ def pythia(bridge: Any, n_pos: int) -> Transformer:
     config = bridge.original_model.config
     d_head = config.hidden_size // config.num_attention_heads
     body = bridge.original_model.gpt_neox
-    rotary = _rotary_tables(body.rotary_emb, n_pos, config.max_position_embeddings)
+    rotary = _rotary_tables(body.rotary_emb, n_pos, _longest(config)[0])
     architecture = Architecture(
         name=bridge.cfg.architecture,
         n_layers=config.num_hidden_layers,
@@ -136,7 +159,7 @@ def pythia(bridge: Any, n_pos: int) -> Transformer:
         activation=_activation(config.hidden_act),
         parallel=config.use_parallel_residual,
         attention_scale=(d_head**-0.5,) * config.num_hidden_layers,
-        n_ctx=config.max_position_embeddings,
+        n_ctx=_longest(config)[0],
     )
     layers = tuple(_layer(architecture, block) for block in bridge.blocks)
     return _assemble(bridge, architecture, layers, W_E=body.embed_in, norm=body.final_layer_norm, rotary=rotary)

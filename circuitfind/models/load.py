@@ -25,6 +25,7 @@ from circuitfind.models.folder import (
     weights_sha256,
 )
 from circuitfind.models.locate import locate
+from circuitfind.models.plain import make_plain
 from circuitfind.models.quiet import quiet
 from circuitfind.models.tokenizer import read_tokenizer
 from circuitfind.progress import Progress, Silent
@@ -267,7 +268,11 @@ def _boot(folder: Path, device: str, dtype: torch.dtype) -> TransformerBridge:
     _refuse_random_weights(folder, info)
     _refuse_left_over(folder, info)
     return TransformerBridge.boot_transformers(
-        str(folder), hf_model=model.to(device), tokenizer=_placeholder_tokenizer(), device=device, dtype=dtype
+        str(folder),
+        hf_model=make_plain(model).to(device),
+        tokenizer=_placeholder_tokenizer(),
+        device=device,
+        dtype=dtype,
     )
 
 

@@ -57,7 +57,7 @@ def test_what_can_be_run_passes(fields: dict[str, Any]) -> None:
         ({"n_head": 0}, 'its "n_head" is 0; it must be a whole number of at least 1'),
         ({"n_embd": 0}, 'its "n_embd" is 0'),
         ({"n_layer": -2}, 'its "n_layer" is -2'),
-        ({"n_layer": 2_000_000_000}, 'its "n_layer" is 2000000000; it must be a whole number of at most 10000'),
+        ({"n_layer": 2_000_000_000}, 'its "n_layer" is 2000000000; it must be a whole number of at most 10,000'),
         ({"n_head": 3}, "a width of 16 can't be divided among 3 heads"),
         ({"n_head": "two"}, "its \"n_head\" is 'two'; it must be a whole number"),
         ({"vocab_size": 1e30}, 'its "vocab_size" is 1e+30'),
@@ -104,3 +104,7 @@ def test_a_config_that_is_none_is_refused_at_no_cost(content: str, says: str, tm
     tracemalloc.stop()
     assert says in str(caught.value)
     assert peak < 200e6
+
+
+def test_a_norms_epsilon_may_be_large() -> None:
+    assert judge(GPT2 | {"layer_norm_epsilon": 2.0**30}, "c").layer_norm_epsilon == 2**30

@@ -22,6 +22,13 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8,
 }
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 500.0,
+    "short_factor": [1.0, 1.5, 2.0, 3.0],
+    "long_factor": [4.0, 5.0, 6.0, 7.0],
+    "factor": 2.0,
+}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", {}),
     "gpt2, scores also divided by the layer": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
@@ -35,7 +42,17 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, biases everywhere": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "llama, wide heads": ("llama", {"head_dim": 12}),
     "llama 3's rotation": ("llama", {"rope_parameters": LLAMA3}),
+    "llama, linear scaling": (
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}},
+    ),
+    "llama, longrope": ("llama", {"rope_parameters": LONGROPE | {"original_max_position_embeddings": 16}}),
     "mistral": ("mistral", {}),
+    "mistral, a window as long as the prompts": ("mistral", {"sliding_window": N_CTX}),
+    "qwen2, a window as long as the prompts": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": N_CTX, "max_window_layers": 0},
+    ),
     "qwen2, biases of q, k and v": ("qwen2", {}),
     "pythia": ("pythia", {}),
     "pythia, sequential": ("pythia-sequential", {}),
@@ -109,12 +126,6 @@ def test_rotary_tables_turn_the_models_share_of_a_heads_dimensions() -> None:
 @pytest.mark.parametrize(
     ("family", "options", "reason"),
     [
-        ("mistral", {"sliding_window": 4}, "a sliding attention window"),
-        (
-            "qwen2",
-            {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0},
-            "a sliding attention window",
-        ),
         ("gpt2", {"activation_function": "tanh"}, "The activation 'tanh' is not supported yet. Supported: gelu"),
         ("pythia", {"hidden_act": "mish"}, "The activation 'mish' is not supported"),
     ],
@@ -122,6 +133,40 @@ def test_rotary_tables_turn_the_models_share_of_a_heads_dimensions() -> None:
 def test_a_variant_that_is_not_computed_is_refused(family: str, options: dict[str, Any], reason: str) -> None:
     with pytest.raises(ModelError, match=reason):
         read_transformer(bridge(make_model(family, 0, **options)), 5)
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "reason"),
+    [
+        ("mistral", {"sliding_window": 4}, "looks back 4 tokens alone"),
+        (
+            "qwen2",
+            {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+            "looks back 4 tokens alone",
+        ),
+        (
+            "llama",
+            {"rope_parameters": LONGROPE | {"original_max_position_embeddings": 4}},
+            "beyond 4 this model rotates all positions otherwise",
+        ),
+    ],
+)
+def test_a_prompt_that_reaches_beyond_what_is_computed_is_refused(
+    family: str, options: dict[str, Any], reason: str
+) -> None:
+    booted = bridge(make_model(family, 0, **options))
+    read = read_transformer(booted, 4)
+    assert (read.most_pos, read.architecture.n_ctx) == (4, 4)
+    with pytest.raises(ModelError, match=f"A prompt has 5 tokens; .*{reason}"):
+        read_transformer(booted, 5)
+
+
+@pytest.mark.parametrize(
+    "options", [{"use_sliding_window": False}, {"use_sliding_window": True, "max_window_layers": 2}]
+)
+def test_a_window_that_no_layer_has_bounds_nothing(options: dict[str, Any]) -> None:
+    booted = bridge(make_model("qwen2", 0, sliding_window=4, **options))
+    assert read_transformer(booted, 5).architecture.n_ctx == N_CTX
 
 
 def test_cross_attention_is_refused() -> None:
