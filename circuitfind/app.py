@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
 from circuitfind.commands.interrupt import exit_code, leave, leaving_at_once, leaving_soon
+from circuitfind.commands.streams import finish_stdout, open_closed, say, silence
 
 with leaving_at_once():
     import typer
@@ -43,7 +43,7 @@ class Commands(typer.core.TyperGroup):
         except KeyboardInterrupt as error:
             raise typer.Exit(exit_code(error)) from None  # the parser would make 130 of any
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            silence(sys.stdout)
             raise typer.Exit(COULD_NOT_RUN) from None
         return result
 
@@ -98,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line and exits: 0 done, 1 below the bar asked for, 2 could not run, 128 + n by signal n."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in given  # wherever it stands: the one who needs it adds it to the end of a line
+    if not open_closed():
+        say("error: stdout is closed, and results go there. Send it somewhere, to /dev/null for instance.")
+        sys.exit(COULD_NOT_RUN)
     with leaving_soon():
         code = call([argument for argument in given if argument != DEBUG], debug)
         if code > ENDED:
@@ -113,18 +116,21 @@ def call(arguments: list[str], debug: bool) -> int:
 
 def _call(arguments: list[str], debug: bool) -> int:
     try:
-        return int(app(arguments, prog_name="circuitfind", standalone_mode=False) or 0)
+        code = int(app(arguments, prog_name="circuitfind", standalone_mode=False) or 0)
+        return COULD_NOT_RUN if code == 0 and finish_stdout() else code  # a reader that went away before the help's end
     except KeyboardInterrupt as error:
         return exit_code(error)
     except Exception as error:
         if debug:
             import traceback
 
-            traceback.print_exc()
+            say(traceback.format_exc().rstrip())
         elif isinstance(error, typer.TyperException):
-            print(explain_usage(error), file=sys.stderr)
+            say(explain_usage(error))
+        elif failed := finish_stdout():
+            say(f"error: Cannot write to stdout: {failed.strerror}.")
         else:
-            print(f"error: {explain(error)}", file=sys.stderr)
+            say(f"error: {explain(error)}")
         return COULD_NOT_RUN
 
 

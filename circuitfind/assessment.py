@@ -390,7 +390,7 @@ def draw_pictures(curve: Curve, circuit: Circuit, ready: Ready) -> dict[str, byt
 def write_report(assessment: Assessment, plan: AssessmentPlan) -> None:
     """What there is so far takes the place of what there was after the part before."""
     is_first = plan.earlier is None and len(assessment.parts) == 1
-    write_run(plan.folder, make_files(assessment), plan.options.force or not is_first)
+    write_run(plan.folder, make_files(assessment), plan.options.force or plan.options.resume or not is_first)
 
 
 def make_files(assessment: Assessment) -> dict[str, str | bytes]:

@@ -15,6 +15,7 @@ from circuitfind.origin import Origin, evaluation_options, find_origin
 from circuitfind.ownmetric import METRICS
 from circuitfind.preflight import CHOICES, Plan, RunOptions, make_plan
 from circuitfind.progress import Progress
+from circuitfind.resume import recover
 from circuitfind.review.opening import AS_STORED, Named
 from circuitfind.review.parts import Assessment, check_same, read_assessment
 from circuitfind.runfolder import check_free
@@ -88,8 +89,9 @@ def make_assessment_plan(options: EvaluateOptions, progress: Progress) -> Assess
         load_task(name)
     folder = options.out or default_folder(options.circuit)
     inputs = (options.circuit, *([options.reference] if options.reference else []), *map(Path, options.also))
+    recover(folder)
     earlier = read_assessment(folder, origin.circuit) if options.resume else None
-    check_free(folder, options.force or earlier is not None, FILES[REPORT_FILE], REPORT_FILE, inputs)
+    check_free(folder, options.force or options.resume, FILES[REPORT_FILE], REPORT_FILE, inputs)
     of_run = replace(evaluation_options(origin), device=options.device, batch_size=options.batch_size)
     run = make_plan(replace(of_run, out=folder, force=True), progress, origin.opened, writes=False)
     if options.metric is not None:

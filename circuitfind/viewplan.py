@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from circuitfind.errors import OutputError, UsageError
+from circuitfind.errors import UsageError
 from circuitfind.export.html.folder import MOST_PROMPTS, RunFolder
 from circuitfind.export.html.page import MADE_BY
 from circuitfind.origin import Origin, evaluation_options, find_origin
 from circuitfind.preflight import Plan, RunOptions, make_plan
 from circuitfind.progress import Progress
 from circuitfind.review.opening import AS_STORED, Named
-from circuitfind.runfolder import check_writable
+from circuitfind.runs.target import check_target
 
 DEFAULT_PAIRS = 4
 LEAST_READ = 4096
@@ -74,15 +74,10 @@ def page_path(circuit: Path, out: Path | None) -> Path:
     return circuit / "circuit.html" if circuit.is_dir() else circuit.with_suffix(".html")
 
 
-def check_target(path: Path, force: bool) -> None:
-    """Raises OutputError where ``path`` is a folder, or a file that is no page of circuitfind's, unless ``force``."""
-    if path.is_dir():
-        raise OutputError(f"Cannot write {path}: it is a folder. Name a file, for instance {path / 'circuit.html'}.")
-    if path.exists() and not force and not is_page(path):
-        raise OutputError(f"{path} is there already. Add --force to replace it, or give another place with --out.")
-    if not path.parent.is_dir():
-        raise OutputError(f"Cannot write {path}: there is no folder {path.parent}. Give another place with --out.")
-    check_writable(path.parent)
+def check_page(path: Path, circuit: Path, force: bool) -> None:
+    """Raises OutputError where ``path`` is what the command reads, or no page of circuitfind's, unless ``force``."""
+    instead = "Add --force to replace it, or give another place with --out."
+    check_target(path, [circuit], force or is_page(path), instead)
 
 
 def is_page(path: Path) -> bool:

@@ -59,7 +59,7 @@ def diff(
         raise UsageError(f"--min-jaccard is {min_jaccard}; it goes with --fail and is a number from 0 to 1.")
     comparison = compare(Circuit.load(before), Circuit.load(after), tolerance)
     if dot is not None:
-        draw(comparison, dot, force)
+        draw(comparison, dot, force, (before, after))
     if as_json:
         typer.echo(json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
     else:
@@ -68,13 +68,12 @@ def diff(
         raise typer.Exit(BELOW_THE_BAR)
 
 
-def draw(comparison: Comparison, path: Path, force: bool) -> None:
+def draw(comparison: Comparison, path: Path, force: bool, inputs: tuple[Path, ...] = ()) -> None:
     """Both circuits in one picture. Raises OutputError where something else is there."""
-    from circuitfind.errors import OutputError
     from circuitfind.export import export_comparison
+    from circuitfind.runs.target import check_target
 
-    if path.exists() and not force:
-        raise OutputError(f"{path} is there already. Add --force to replace it, or name another file.")
+    check_target(path, inputs, force, "Add --force to replace it, or name another file.")
     export_comparison(comparison, path)
 
 

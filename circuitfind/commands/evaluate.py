@@ -109,8 +109,10 @@ def evaluate(
     with TerminalProgress(quiet) as progress:
         plan = make_assessment_plan(options, progress)
         from circuitfind.assessment import assess, write_report
+        from circuitfind.runs.lock import hold
 
-        assessment = assess(plan, progress, lambda so_far: write_report(so_far, plan))
+        with hold(plan.folder):
+            assessment = assess(plan, progress, lambda so_far: write_report(so_far, plan))
     if as_json:
         typer.echo(json.dumps(assessment.to_dict(), indent=2, ensure_ascii=False))
     else:

@@ -161,8 +161,9 @@ def _formats(format: str | None, out: Path | None) -> list[str]:
 
 def _targets(circuit: Path, formats: list[str], out: Path | None, force: bool) -> dict[str, Path]:
     """The file of each format. Raises UsageError or OutputError before anything is written."""
-    from circuitfind.errors import OutputError, UsageError
+    from circuitfind.errors import UsageError
     from circuitfind.export import FORMATS
+    from circuitfind.runs.target import check_target
 
     if out and len(formats) > 1:
         raise UsageError(f"--out {out} names one file, but --format asks for {len(formats)}. Leave one of them out.")
@@ -175,8 +176,5 @@ def _targets(circuit: Path, formats: list[str], out: Path | None, force: bool) -
     stem = circuit / "circuit" if circuit.is_dir() else circuit.with_suffix("")
     targets = {name: out or stem.with_name(f"{stem.name}.{FORMATS[name].suffix}") for name in formats}
     for path in targets.values():
-        if path.is_dir():
-            raise OutputError(f"Cannot write {path}: it is a folder. Name a file, for instance {path / 'circuit.svg'}.")
-        if path.exists() and not force:
-            raise OutputError(f"{path} is there already. Add --force to replace it, or give another place with --out.")
+        check_target(path, [circuit], force, "Add --force to replace it, or give another place with --out.")
     return targets

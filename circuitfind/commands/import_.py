@@ -126,18 +126,14 @@ def _selection(
 
 def _check_place(file: Path, place: Path, is_alone: bool, force: bool) -> None:
     """Raises OutputError where something lies already, or nothing can be written; before anything is read."""
-    from circuitfind.errors import OutputError
     from circuitfind.record import RUN_FILE
-    from circuitfind.runfolder import check_free, check_writable
+    from circuitfind.runfolder import check_free
+    from circuitfind.runs.target import check_target
 
     if not is_alone:
         check_free(place, force, ("circuit.json", "scores.safetensors", RUN_FILE), inputs=(file,))
-    elif place.is_dir():
-        raise OutputError(f"Cannot write {place}: it is a folder. Name a file.")
-    elif place.exists() and not force:
-        raise OutputError(f"{place} is there already. Add --force to replace it, or give another place with --out.")
     else:
-        check_writable(place.parent)
+        check_target(place, [file], force, "Add --force to replace it, or give another place with --out.")
 
 
 def _write(place: Path, files: dict[str, str | bytes], is_alone: bool, force: bool) -> None:

@@ -260,6 +260,7 @@ def carry_out_safely(plan: Plan, options: RunOptions, progress: Progress) -> Run
 def resumably(save: Callable[[], None], how_to_go_on: Callable[[], str]) -> Iterator[None]:
     """Inside, a Ctrl-C saves what has been decided so far, and whatever ends the work tells how to go on with it."""
     from circuitfind.commands.interrupt import leaving_soon
+    from circuitfind.commands.streams import say
     from circuitfind.printable import printable
 
     def last_words() -> str:
@@ -273,7 +274,7 @@ def resumably(save: Callable[[], None], how_to_go_on: Callable[[], str]) -> Iter
             if isinstance(error, KeyboardInterrupt):
                 save()
             if said := how_to_go_on():
-                typer.echo(said, err=True, nl=False)
+                say(said.rstrip("\n"))
             raise
 
 

@@ -71,24 +71,39 @@ def _pack(runs: list[str], out: Path, kind: str, suffix: str, force: bool) -> li
         if folder in folders:
             raise UsageError(f"Two runs are of {folder}. Give one, or name the other's folder: ioi_gpt2=RUN.")
         check_free(keep_inside(out / folder, out), force)
+        refuse_others(out / folder, Path(path))
         folders[folder] = files
     return [path for folder, files in folders.items() for path in _write(out / folder, files)]
 
 
-def _write(place: Path, files: dict[str, bytes]) -> Iterator[Path]:
-    """Writes the files of one folder; older ones like them go."""
+def refuse_others(place: Path, run: Path) -> None:
+    """Raises OutputError, by name, for a file in a submission's folder that MIB would read and no submission has, or
+    that is of the run that is packed."""
     from circuitfind.errors import OutputError
+    from circuitfind.exchange.submission import FILES
+    from circuitfind.runs.ownership import refuse_inputs
+
+    there = sorted(place.iterdir()) if place.is_dir() else []
+    refuse_inputs(there, [run])
+    for file in there:
+        if file.suffix in (".json", ".pt") and (file.name not in FILES or not file.is_file()):
+            raise OutputError(f"{file} is of no submission, and is not replaced. Move it away, or give another --out.")
+
+
+def _write(place: Path, files: dict[str, bytes]) -> Iterator[Path]:
+    """Writes the files of one folder; those of an older submission go when the new ones are there."""
+    from circuitfind.errors import OutputError
+    from circuitfind.exchange.submission import FILES
     from circuitfind.runfolder import write
 
     try:
         place.mkdir(parents=True, exist_ok=True)
-        for older in place.iterdir():
-            if older.suffix in (".json", ".pt"):
-                older.unlink()
+        for name, content in files.items():
+            yield write(place, name, content)
+        for name in FILES - files.keys():
+            (place / name).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"Cannot write to {place}: {error.strerror}. Give another --out.") from None
-    for name, content in files.items():
-        yield write(place, name, content)
 
 
 def _tell_problems(folder: Path) -> None:

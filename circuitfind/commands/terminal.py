@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from circuitfind.commands.streams import silence
 from circuitfind.printable import encodable, printable
 
 if TYPE_CHECKING:
@@ -136,11 +137,15 @@ class TerminalProgress:
         self._line(f"warning: {message}")
 
     def _line(self, text: str) -> None:
+        """A line; where stderr is full, or its reader gone, the work goes on without."""
         self._last_line = time.monotonic()
-        if self._bar:
-            self._bar.console.print(text, soft_wrap=True)
-        else:
-            print(text, file=self._stream, flush=True)
+        try:
+            if self._bar:
+                self._bar.console.print(text, soft_wrap=True)
+            else:
+                print(text, file=self._stream, flush=True)
+        except OSError:
+            silence(self._stream)
 
     def _new_bar(self) -> RichProgress:
         from rich.progress import BarColumn, Progress, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn

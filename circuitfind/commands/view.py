@@ -65,10 +65,10 @@ def view(
     """
     from circuitfind.export import export_subject
     from circuitfind.review.opening import Named
-    from circuitfind.viewplan import ViewOptions, check_target, page_path
+    from circuitfind.viewplan import ViewOptions, check_page, page_path
 
     path = page_path(circuit, out)
-    check_target(path, force)
+    check_page(path, circuit, force)
     options = ViewOptions(circuit, Named(model, task, trust), pairs, curve, device)
     with TerminalProgress(quiet) as progress:
         subject = find_subject(options, known, path.parent, runs_model, progress)

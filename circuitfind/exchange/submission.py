@@ -36,6 +36,8 @@ from circuitfind.graph import Graph
 from circuitfind.size import Selection
 
 WRITERS = {"json": write_json, "pt": write_pt}
+FILES = frozenset(f"{stem}.{suffix}" for stem in (IMPORTANCES, *(f"{b:g}" for b in BUDGETS)) for suffix in WRITERS)
+"""Every file that a folder of a submission may have."""
 ReadFiles = Sequence[tuple[str, ScoredEdges]]
 
 

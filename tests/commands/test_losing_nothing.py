@@ -20,8 +20,16 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ran") / "scored"
+    command = "run ioi --model tiny --prompts 4 --method eap --edges 20 --format dot -q --out"
+    assert call([*command.split(), str(folder)], debug=False) == 0
+    return folder
+
+
 @pytest.fixture
-def here(ran: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(ran: Path, scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with a run in ``run`` and files of the user's that are called as a run's are."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ran, "run")
@@ -29,6 +37,9 @@ def here(ran: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("prompts.jsonl").write_text("\n".join(lines * 12) + "\n")
     for name in FOREIGN:
         Path(name).write_text("mine")
+    shutil.copytree(scored, "scored")
+    Path("link.json").symlink_to("run/circuit.json")
+    assert call(["export", "run", "--format", "eap-ig-json", "--out", "theirs.json"], debug=False) == 0
     return tmp_path
 
 
@@ -49,12 +60,22 @@ def contents(folder: Path) -> dict[Path, bytes]:
         ("check run --evaluate-only --junit run/circuit.json", "circuit.json"),
         ("check run --evaluate-only --junit run/run.json", "run.json"),
         ("check run --evaluate-only --junit report.md", "report.md"),
+        ("export run --format dot --out run/circuit.json --force", "circuit.json"),
+        ("export run/circuit.json --format eap-ig-json --out link.json --force", "link.json"),
+        ("export run/circuit.json --format dot --out run/prompts.jsonl --force", "prompts.jsonl"),
+        ("diff run run --dot run/scores.safetensors --force", "scores.safetensors"),
+        ("view run --no-model --out run/run.json --force --no-open", "run.json"),
+        ("import theirs.json --out theirs.json --force", "theirs.json"),
+        ("import run/prompts.jsonl --out run/prompts.jsonl --force", "prompts.jsonl"),
+        ("submit mib run=scored --out . --force", "circuit.json"),
+        ("submit mib scored=scored --out . --force", "circuit.json"),
     ],
 )
 def test_nothing_of_the_users_is_written_over(
     command: str, names: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = contents(here)
+    capsys.readouterr()
     assert call(command.split(), debug=False) == 2
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("error: ") and names in said[0] and len(said) <= 2
