@@ -69,7 +69,14 @@ def assess(
     ready = make_ready(plan.run, notes, clock)
     check(plan.origin.circuit, ready, notes)
     plan = for_neurons(plan, notes)
-    asked = {**plan.asked, "model": ready.model.sha256, "prompts": task_block(ready)["prompts_sha256"]}
+    task = task_block(ready)
+    asked = {
+        **plan.asked,
+        "model": ready.model.sha256,
+        "tokenizer": ready.tokenizer.sha256,
+        "prompts": task["prompts_sha256"],
+        "bos": task["bos"],
+    }
     if plan.earlier is not None:
         check_same(plan.earlier, asked, plan.folder)
     so_far = begun(plan, ready, asked, notes, clock)
@@ -146,6 +153,12 @@ def _interval_line(evaluation: Evaluation, metric: str) -> str:
     return f"Faithfulness ({metric}) of the means: {value:.3f} ({said})."
 
 
+MOST_LEARNED = 30_000_000
+"""Of larger models, in weights, the constants of optimal ablation are not learned unasked."""
+LEFT_OUT = (
+    f"Optimal ablation is left out by default of models of more than {MOST_LEARNED:,} weights, since learning its "
+    "constants takes minutes: `--ablations all` has it."
+)
 HEAD = ("", "faithfulness", "KL, nats", "logit diff", "accuracy", "full accuracy")
 
 
@@ -160,7 +173,7 @@ def under_ablations(plan: AssessmentPlan, ready: Ready, metric: str, notes: Note
     """The same circuit where removed edges carry something else: how much the verdict depends on that choice."""
     rows: list[tuple[str, ...]] = [HEAD]
     values = {}
-    ablations = plan.options.ablations or ABLATIONS
+    ablations = ablations_of(plan, ready)
     steps = slices(notes, [cost_of_ablation(ablation, ready) for ablation in ablations])
     for ablation, step in zip(ablations, steps, strict=True):
         if ablation == "optimal" and plan.origin.circuit.neurons is not None:
@@ -170,7 +183,17 @@ def under_ablations(plan: AssessmentPlan, ready: Ready, metric: str, notes: Note
         step.update(1, 1)
         values[ablation] = evaluation.to_dict()
         rows.append(_row(ablation, evaluation, metric))
-    return [Section("ablations", TITLES["ablations"], values, rows=tuple(rows))]
+    lines = () if plan.options.ablations or "optimal" in ablations else (LEFT_OUT,)
+    return [Section("ablations", TITLES["ablations"], values, lines, rows=tuple(rows))]
+
+
+def ablations_of(plan: AssessmentPlan, ready: Ready) -> tuple[str, ...]:
+    """Those that were asked for; by default every one, but optimal ablation of a large model, which takes longer than
+    all the rest, only where the circuit was found under it."""
+    if plan.options.ablations:
+        return plan.options.ablations
+    learns = ready.work.stored.n_numbers <= MOST_LEARNED or ready.options.ablation == "optimal"
+    return ABLATIONS if learns else tuple(ablation for ablation in ABLATIONS if ablation != "optimal")
 
 
 def on_other_prompts(plan: AssessmentPlan, ready: Ready, metric: str, notes: Noted) -> list[Section]:
@@ -332,7 +355,7 @@ def cost_of(part: str, plan: AssessmentPlan, ready: Ready) -> float:
     if part == OWN:
         return EVALUATION
     if part == "ablations":
-        return fsum(cost_of_ablation(ablation, ready) for ablation in plan.options.ablations or ABLATIONS)
+        return fsum(cost_of_ablation(ablation, ready) for ablation in ablations_of(plan, ready))
     if part == "held-out":
         return EVALUATION * (2 + len(plan.options.also)) * (plan.options.n_held_out or n_own) / n_own
     if part == "reference":

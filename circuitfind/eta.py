@@ -46,6 +46,10 @@ class Left:
     expected: float
     longest: float
 
+    def with_more(self, seconds: float) -> Left:
+        """The same with what comes behind the search."""
+        return Left(self.expected + seconds, self.longest + seconds)
+
     def __str__(self) -> str:
         """For people, e.g. ``about 3 min left, at most 20 min``."""
         about, most = duration(self.expected), duration(self.longest)
@@ -121,16 +125,16 @@ class Eta:
 
 
 class WithTimeLeft:
-    """Progress whose notes say how long the search still takes."""
+    """Progress whose notes say how long the search still takes, with what comes ``after`` it, in seconds."""
 
-    def __init__(self, progress: Progress, eta: Eta) -> None:
-        self._progress, self._eta = progress, eta
+    def __init__(self, progress: Progress, eta: Eta, after: float = 0.0) -> None:
+        self._progress, self._eta, self._after = progress, eta, after
 
     def stage(self, name: str) -> None:
         self._progress.stage(name)
 
     def update(self, done: float, total: float, note: str = "") -> None:
-        left = "" if self._eta.left is None else str(self._eta.left)
+        left = "" if self._eta.left is None else str(self._eta.left.with_more(self._after))
         self._progress.update(done, total, ", ".join(filter(None, (note, left))))
 
     def warn(self, message: str) -> None:
@@ -138,13 +142,14 @@ class WithTimeLeft:
 
 
 class WithEvenTimeLeft:
-    """Progress of work that goes on evenly: its notes say how long it still takes at the pace of this sitting.
+    """Progress of work that goes on evenly: its notes say how long it still takes at the pace of this sitting, and with
+    what comes ``after`` it, in seconds.
 
     What was done before the first news is of an earlier sitting, or too little to matter.
     """
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, progress: Progress, after: float = 0.0) -> None:
+        self._progress, self._after = progress, after
         self._first: tuple[float, float] | None = None
 
     def stage(self, name: str) -> None:
@@ -156,7 +161,7 @@ class WithEvenTimeLeft:
         self._first = self._first or (now, done)
         seconds, grown = now - self._first[0], done - self._first[1]
         known = seconds >= FEWEST_SECONDS and grown > 0 and done < total
-        left = f"about {duration(seconds * (total - done) / grown)} left" if known else ""
+        left = f"about {duration(seconds * (total - done) / grown + self._after)} left" if known else ""
         self._progress.update(done, total, ", ".join(filter(None, (note, left))))
 
     def warn(self, message: str) -> None:

@@ -52,7 +52,8 @@ def find_neurons(ready: Ready, options: RunOptions, notes: Noted, clock: Clock, 
     with clock.time("evaluation"):
         notes.stage("evaluating the circuit")
         model, size, ablation = ready.model.transformer, ready.work.batch_size, find_ablation(options.ablation)
-        evaluation = evaluate_neurons(model, ready.batch, outcome.kept, ablation, size)
+        progress = WithEvenTimeLeft(notes)
+        evaluation = evaluate_neurons(model, ready.batch, outcome.kept, ablation, size, progress=progress)
         empty = empty_warning(int(outcome.kept.sum()), "neurons", options.threshold)
         is_search = isinstance(method, ACDCNeurons)
         notes.warn_if(empty or recovery_warning(evaluation, is_search, "neurons", options.metric or ""))

@@ -14,6 +14,7 @@ from circuitfind.constants import with_constants
 from circuitfind.errors import ModelError, UsageError
 from circuitfind.eta import Eta, WithEvenTimeLeft, WithTimeLeft
 from circuitfind.evaluation.performance import Evaluation, evaluate, task_performance
+from circuitfind.evaluation.work import EVALUATION
 from circuitfind.findings import Findings, Ready
 from circuitfind.going_on import go_on, taken_up
 from circuitfind.graph import Graph
@@ -160,7 +161,7 @@ def search_circuit(
         if earlier is not None:
             notes.stage(taken_up(keeper, clock, f"{share_decided(earlier, edges):.0%} decided, {earlier.summary}"))
         start = earlier or taken_over.start
-        found = search(ready, method, units, start, notes, keeper, shortlist)
+        found = search(ready, method, units, start, notes, keeper, shortlist, seconds_of_evaluation(clock))
     evaluation = evaluate_circuit(ready, options, found.kept, notes, clock, known)
     measured = (method.metric, method.ablation, method.objective == "match")
     margin = margin_of(transformer, ready.batch, ready.work.batch_size, measured, found.kept, edges)
@@ -263,7 +264,7 @@ def score(
         notes.stage(taken_up(keeper, clock, start.told))
     notes.stage(f"{method.name} scores the {units.n:,} {units.noun} of {ready.model.name}{_at_roles(ready.graph)}")
     try:
-        progress = WithEvenTimeLeft(notes)
+        progress = WithEvenTimeLeft(notes, seconds_of_evaluation(clock))
         scores = score_on(method, model, ready.batch, ready.work.batch_size, progress, start, keeper.save)
         keeper.finish()
         return scores
@@ -271,6 +272,11 @@ def score(
         data = scores_file(ready.graph, error.scores.double().mean(0), model.dtype)
         path = keeper.rescue("scores.safetensors", data)
         raise ModelError(f"{error}\nThe scores after the last sound step are in {path}.") from None
+
+
+def seconds_of_evaluation(clock: Clock) -> float:
+    """About how long the circuit's evaluation will take, from what the full model took on the same prompts."""
+    return EVALUATION * clock.seconds.get("task", 0.0)
 
 
 def evaluate_circuit(
@@ -285,7 +291,8 @@ def evaluate_circuit(
     with clock.time("evaluation"):
         notes.stage("evaluating the circuit")
         size, ablation = ready.work.batch_size, find_ablation(options.ablation)
-        evaluation = evaluate(ready.model.transformer, ready.batch, kept, ablation, size, known)
+        progress = WithEvenTimeLeft(notes)
+        evaluation = evaluate(ready.model.transformer, ready.batch, kept, ablation, size, known, progress)
         empty = empty_warning(int(kept.sum()), "edges", options.threshold)
         is_search = not CATALOGUE[options.method or ""].scores
         notes.warn_if(empty or recovery_warning(evaluation, is_search, metric=options.metric or ""))
@@ -300,8 +307,10 @@ def search(
     notes: Noted,
     keeper: Keeper,
     shortlist: Shortlist | None,
+    after: float = 0.0,
 ) -> Found:
-    """The method's outcome; what it has decided so far is kept all the while, and how long it still takes is told.
+    """The method's outcome; what it has decided so far is kept all the while, and how long it still takes is told, with
+    what comes ``after`` it.
 
     At node level every test is made and takes about as long, so that the share of them that are done tells enough.
     """
@@ -322,7 +331,7 @@ def search(
         keeper.save(chosen | start.to_so_far())
         keeper.save_now()  # the run of a sweep that it was taken over from has no state any more
     size, in_flight = ready.work.batch_size, ready.work.bytes_in_flight
-    progress = WithTimeLeft(notes, eta)
+    progress = WithTimeLeft(notes, eta, after)
     found = method.find(ready.model.transformer, ready.batch, size, progress, start, save, in_flight, edges)
     keeper.save(chosen | found.to_so_far())
     keeper.finish()

@@ -30,3 +30,6 @@ class Silent:
 
     def warn(self, message: str) -> None:
         pass
+
+
+SILENT = Silent()

@@ -41,11 +41,18 @@ class Threads:
         self._pool.shutdown(wait=True, cancel_futures=True)
         torch.set_num_threads(self._before)
 
-    def map(self, function: Callable[[T], U], items: Sequence[T], /) -> list[U]:
-        """``function`` of each item, in order; autograd may take up the tensors that it makes."""
+    def map(
+        self, function: Callable[[T], U], items: Sequence[T], /, tell: Callable[[int], None] = lambda n_done: None
+    ) -> list[U]:
+        """``function`` of each item, in order; autograd may take up the tensors that it makes. ``tell`` hears, in the
+        caller's thread, how many are done."""
 
         def called(item: T) -> U:
             with torch.inference_mode(False), torch.no_grad():
                 return function(item)
 
-        return list(self._pool.map(called, items))
+        found = []
+        for outcome in self._pool.map(called, items):
+            found.append(outcome)
+            tell(len(found))
+        return found

@@ -203,3 +203,18 @@ def test_steps_of_a_part_are_as_long_as_they_cost() -> None:
         step.update(2, 4)
         step.update(4, 4)
     assert [share for _, share in steps.told] == pytest.approx([0.0, 0.125, 0.25, 0.25, 0.625, 1.0])
+
+
+def test_the_time_left_has_what_comes_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    listening, clock = Listening(), SimpleNamespace(now=0.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    progress = WithEvenTimeLeft(listening, after=600.0)
+    progress.update(0, 10)
+    clock.now = 10.0
+    progress.update(5, 10)
+    assert listening.notes[-1] == "about 10 min left"  # 10 s and 600
+    monkeypatch.undo()
+    eta = Eta(GRAPH)
+    eta.left = Left(60.0, 120.0)
+    WithTimeLeft(listening, eta, after=600.0).update(1, 2)
+    assert listening.notes[-1] == "about 11 min left, at most 12 min"

@@ -28,8 +28,13 @@ def evaluate(
         ),
     ] = "",
     ablations: Annotated[
-        str, typer.Option(metavar="A,A...", help="Under which ablations; all for each that there is.")
-    ] = "all",
+        str,
+        typer.Option(
+            metavar="A,A...",
+            help="Under which ablations, or all. Default: all, but optimal only of small models.",
+            show_default=False,
+        ),
+    ] = "",
     held_out: Annotated[
         int | None,
         typer.Option(
@@ -82,6 +87,7 @@ def evaluate(
     """Judge a circuit: under every ablation, on other prompts, without parts of it, against chance and a reference."""
     from circuitfind.assessmentplan import PARTS, QUICK, EvaluateOptions, make_assessment_plan
     from circuitfind.commands.run import parse_names
+    from circuitfind.preflight import CHOICES
     from circuitfind.review.opening import Named
 
     asked = parse_names(parts)
@@ -90,7 +96,7 @@ def evaluate(
         named=Named(model, task, trust),
         metric=metric,
         parts=QUICK if asked == ("quick",) else asked or PARTS,
-        ablations=() if ablations == "all" else parse_names(ablations),
+        ablations=tuple(CHOICES["ablation"]) if ablations == "all" else parse_names(ablations),
         n_held_out=held_out,
         also=tuple(also or ()),
         reference=reference,

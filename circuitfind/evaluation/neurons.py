@@ -10,6 +10,7 @@ from circuitfind.batch import Batch
 from circuitfind.evaluation.performance import Evaluation, Final, evaluate_runs
 from circuitfind.neuron_runs import Mask, NeuronRunner
 from circuitfind.patching import AblationName
+from circuitfind.progress import SILENT, Progress
 from circuitfind.transformer import Transformer
 
 
@@ -20,6 +21,7 @@ def evaluate_neurons(
     ablation: AblationName,
     batch_size: int,
     known: Evaluation | None = None,
+    progress: Progress = SILENT,
 ) -> Evaluation:
     """The full model, the circuit of the ``kept`` neurons, and the model with every neuron ablated (its input is not).
 
@@ -30,4 +32,4 @@ def evaluate_neurons(
         runner = NeuronRunner(model, block, ablation)
         return runner.final, runner.run
 
-    return evaluate_runs(model, batch, kept.to(model.device), open_block, batch_size, known)
+    return evaluate_runs(model, batch, kept.to(model.device), open_block, batch_size, known, progress)

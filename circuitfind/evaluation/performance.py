@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from circuitfind.evaluation.intervals import ratio_interval
 from circuitfind.masked import Runner
 from circuitfind.metrics import Objective, correct, kl, logit_diff, loss, measure_own, prob_diff
 from circuitfind.patching import AblationName, at_end, prepare, trace
+from circuitfind.progress import SILENT, Progress
 from circuitfind.rerun import ROWS
 from circuitfind.search import share_out
 from circuitfind.threads import Threads
@@ -116,10 +118,12 @@ def evaluate(
     ablation: AblationName,
     batch_size: int,
     known: Evaluation | None = None,
+    progress: Progress = SILENT,
 ) -> Evaluation:
     """The full model, the circuit of the ``kept`` edges, and the model with every edge ablated, on the same prompts.
 
     ``known``: that of another circuit, all else the same. Then only the circuit is run, the others are taken over.
+    Progress is told in prompts.
     """
 
     def open_block(block: Batch) -> tuple[Final, Callable[[Tensor], Final]]:
@@ -127,7 +131,7 @@ def evaluate(
         runner = Runner(baseline)
         return baseline.final, lambda mask: runner.run(mask).final
 
-    return evaluate_runs(model, batch, kept.cpu().double(), open_block, batch_size, known)
+    return evaluate_runs(model, batch, kept.cpu().double(), open_block, batch_size, known, progress)
 
 
 def evaluate_runs(
@@ -137,6 +141,7 @@ def evaluate_runs(
     open_block: Callable[[Batch], tuple[Final, Callable[[Tensor], Final]]],
     batch_size: int,
     known: Evaluation | None = None,
+    progress: Progress = SILENT,
 ) -> Evaluation:
     """The same for whatever a mask is over. ``open_block``: what the logits of some prompts read in the full model, and
     what makes of a mask what they then read."""
@@ -151,7 +156,9 @@ def evaluate_runs(
         return {name: measure(model, block, logits, final, n_real) for name, final in finals.items()}
 
     with Threads(model.device) as threads:
-        blocks = threads.map(measure_block, share_out(batch.to(model.device), batch_size, threads.n))
+        groups = share_out(batch.to(model.device), batch_size, threads.n)
+        ends = list(accumulate(n_real for _, n_real in groups))
+        blocks = threads.map(measure_block, groups, tell=lambda n: progress.update(ends[n - 1], ends[-1]))
     runs = {name: join([block[name] for block in blocks]) for name in blocks[0]}
     return Evaluation(**runs) if known is None else replace(known, **runs)
 

@@ -13,25 +13,25 @@ from math import fsum
 
 import numpy as np
 
-KNOCKED_OUT = 0.6
+KNOCKED_OUT = 0.4
 """The full model without half of its nodes."""
-WITHOUT_ONE = 0.35
+WITHOUT_ONE = 0.2
 """The full model without one node."""
-PART = 0.25
+PART = 0.2
 """A sparse circuit without an edge or a node."""
-HALF = 0.55
+HALF = 0.45
 """A sparse circuit without half of its nodes."""
-GROWN = 0.8
+GROWN = 1.0
 """A sparse circuit and a path more."""
-ALONE = 1.5
+ALONE = 1.1
 """Another sparse circuit."""
-DENSE = 3.0
+DENSE = 2.7
 """The model without the edges of a sparse circuit."""
-EVALUATION = 6.0
+EVALUATION = 4.0
 """The full model, a circuit and the ablated model, from the start."""
 CURVE = 30.0
 """Circuits of ten sizes, twice."""
-MEANS = 3.0
+MEANS = 1.5
 """The means over as many other prompts."""
 LEARNING = 6000.0
 """The constants of optimal ablation, times the number of the circuit's own prompts."""

@@ -12,6 +12,7 @@ import torch
 from circuitfind.evaluation.performance import NAMES, Evaluation, Performance, evaluate, task_performance
 from circuitfind.patching import AblationName, prepare, readable
 from circuitfind.transformer import unembed
+from tests.evaluation.made import Counting
 from tests.oracles.metrics import objective as literal
 from tests.random_models import FAMILIES, random_batch, random_model, random_transformer
 
@@ -21,6 +22,13 @@ LENGTHS = (5, 7, 4, 6, 7, 3, 5)
 def measured(*differences: float) -> Performance:
     """A run with these logit differences, a prompt each; the rest does not matter."""
     return Performance({name: tuple(differences) for name in NAMES})
+
+
+def test_an_evaluation_tells_how_many_prompts_are_done() -> None:
+    model, batch, progress = random_transformer("gpt2", seed=3), random_batch(4, LENGTHS), Counting()
+    evaluate(model, batch, readable(model.architecture.graph), "corrupted", 4, progress=progress)
+    assert progress.told[-1] == (7, 7) and len(progress.told) > 1
+    assert [done for done, _ in progress.told] == sorted(done for done, _ in progress.told)
 
 
 def evaluation(full: float, circuit: float, ablated: float) -> Evaluation:
