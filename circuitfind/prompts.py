@@ -26,6 +26,8 @@ LONGEST_ANSWER = 1000
 MOST_ANSWERS = 10_000
 MOST_TRIED = 100
 """So many answers of a prompt are tried behind it: of years and verbs any will do."""
+MOST_PIECES = 1000
+"""So many different words of a prompt are tried alone, to name those that a model does not know."""
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
@@ -291,7 +293,10 @@ def is_broken(text: str) -> bool:
 def _check_tokens(pair: PromptPair, tokenizer: Tokenizer) -> list[str]:
     """Everything wrong with the tokens of a pair."""
     clean, corrupted = tokenizer.encode(pair.clean), tokenizer.encode(pair.corrupted)
-    problems = list(_check_sequences(clean, corrupted, tokenizer))
+    n_tokens, n_ctx = max(len(clean), len(corrupted)), getattr(tokenizer, "n_ctx", None)
+    if n_ctx is not None and n_tokens > n_ctx:
+        return [f"it has {n_tokens:,} tokens; this model knows {n_ctx:,} positions. Shorten it."]
+    problems = list(_check_sequences(clean, corrupted))
     for text in (pair.clean, pair.corrupted):
         problems += [
             f"the model does not know {shown(word)}. Choose another word." for word in unknown_words(tokenizer, text)
@@ -299,7 +304,7 @@ def _check_tokens(pair: PromptPair, tokenizer: Tokenizer) -> list[str]:
     return list(dict.fromkeys([*problems, *_check_answers(pair, clean, tokenizer)]))
 
 
-def _check_sequences(clean: Sequence[int], corrupted: Sequence[int], tokenizer: Tokenizer) -> Iterator[str]:
+def _check_sequences(clean: Sequence[int], corrupted: Sequence[int]) -> Iterator[str]:
     """What is wrong with clean and corrupted as tokens side by side."""
     if len(clean) != len(corrupted):
         yield (
@@ -310,9 +315,6 @@ def _check_sequences(clean: Sequence[int], corrupted: Sequence[int], tokenizer: 
             "clean and corrupted are the same tokens in this model. Change what the answer depends on in the "
             "corrupted one."
         )
-    n_ctx: int | None = getattr(tokenizer, "n_ctx", None)
-    if n_ctx is not None and max(len(clean), len(corrupted)) > n_ctx:
-        yield f"it has {max(len(clean), len(corrupted)):,} tokens; this model knows {n_ctx:,} positions. Shorten it."
 
 
 def _check_answers(pair: PromptPair, clean: Sequence[int], tokenizer: Tokenizer) -> list[str]:
@@ -362,8 +364,8 @@ def unknown_words(tokenizer: Tokenizer, text: str) -> list[str]:
     """The words of ``text`` that this tokenizer spells with its unknown token only."""
     if _knows(tokenizer, text):
         return []
-    pieces = re.findall(r"\s*\w+|\s*[^\w\s]+|\s+", text)
-    found = [piece.strip() for piece in pieces if not _knows(tokenizer, piece)]
+    pieces = list(dict.fromkeys(re.findall(r"\s*\w+|\s*[^\w\s]+|\s+", text)))[:MOST_PIECES]
+    found = [piece.strip() or piece for piece in pieces if not _knows(tokenizer, piece)]
     return list(dict.fromkeys(found)) or [text]
 
 

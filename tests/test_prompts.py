@@ -125,6 +125,28 @@ def test_a_prompt_longer_than_the_models_context_is_told() -> None:
     assert check_pair(replace(GOOD, clean="a b c d e f", corrupted="b b c d e f"), Short()) == []
 
 
+def test_of_a_prompt_beyond_the_context_nothing_else_is_looked_at() -> None:
+    class Short(ToyTokenizer):
+        n_ctx = 6
+
+    unknown = Short(known=frozenset(), unknown_token=0)
+    assert len(check_pair(replace(GOOD, answers=("Mary",)), unknown)) == 1
+
+
+def test_each_unknown_word_is_tried_once_and_no_more_than_a_few_of_them() -> None:
+    class Counting(ToyTokenizer):
+        n_asked = 0
+
+        def continuation(self, text: str) -> list[int]:
+            self.n_asked += 1
+            return super().continuation(text)
+
+    tokenizer = Counting(known=frozenset({"a"}), unknown_token=0)
+    assert unknown_words(tokenizer, "b a " * 5000) == ["b", " "]
+    assert tokenizer.n_asked < 10
+    assert len(unknown_words(tokenizer, " ".join(map(str, range(2000))))) == 1000
+
+
 def test_no_more_problems_are_looked_for_than_asked() -> None:
     assert len(check_pairs([replace(GOOD, answers=())] * 9, ToyTokenizer(), 3)) == 3
 
