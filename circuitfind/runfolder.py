@@ -196,7 +196,8 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
             os.fsync(file.fileno())  # else a power failure may leave the new name with nothing behind it
         partial.replace(path)
     except OSError as error:
-        raise OutputError(f"Cannot write {path}: {error.strerror}. Free some space or give another --out.") from None
+        shown = folder.parent.parent / name if folder.parent.name == BESIDE else path  # where it was to end up
+        raise OutputError(f"Cannot write {shown}: {error.strerror}. Free some space or give another --out.") from None
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
