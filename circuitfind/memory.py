@@ -370,7 +370,7 @@ def _what_to_lower(work: Workload) -> str:
     """The largest part decides: the model, the circuit's files, or the prompts."""
     main = max(_search(work), _scoring(work) if work.of_scores else 0)
     if _weights(work) > max(main, _writing(work)):
-        return "the memory that other programs use, or take a smaller --model (or --dtype bfloat16)"
+        return "the memory that other programs use, or take a smaller --model"
     if _writing(work) > main:
         n_kept = int(work.n_roles * n_edges(work.shape) * work.share_kept)
         return f"--edges or --fraction (the circuit may have {n_kept:,} edges), or take a smaller --model"

@@ -206,7 +206,7 @@ def cautions(options: RunOptions) -> tuple[str, ...]:
     if options.dtype == "bfloat16":
         found.append(
             "bfloat16 keeps 8 bits: what it decides near the threshold is rounding, and run.json lists it. Use float32 "
-            "unless memory is short."
+            "unless the search itself is short of memory."
         )
     return tuple(found)
 

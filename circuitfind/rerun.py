@@ -56,7 +56,7 @@ class Rows:
         places += [places[-1]] * (-len(places) % ROWS)
         self.places = torch.tensor(places, device=batch.end.device)
         self.ends = (lengths.cumsum(0) - 1).to(batch.end.device)
-        self.positions, self.prompts = self.places % batch.n_pos, self.places // batch.n_pos
+        self.positions = self.places % batch.n_pos
 
     def __len__(self) -> int:
         return len(self.places)
@@ -185,9 +185,14 @@ class Rerun:
         (change,) = self.baseline.change_at(receiver, [sender])
         return self._looked_at(change, self._end_only(receiver))
 
-    def at_rows(self, receiver: Receiver, numbers: Float[Tensor, "*batch prompt"]) -> Float[Tensor, "*batch row 1"]:
-        """A number of each prompt at those rows of the visited receiver's input that are the prompt's."""
-        return (numbers if self._end_only(receiver) else numbers[..., self._rows.prompts]).unsqueeze(-1)
+    def removals(self, receiver: Receiver, gone: Float[Tensor, "prompt sender"]) -> Float[Tensor, "row d_model"]:
+        """What the visited receiver's input gains when in each prompt the edges from other senders are removed (1:
+        gone, 0: not)."""
+        changes, ends = self.baseline.change[: gone.shape[1]], self._end.tolist()
+        if self._end_only(receiver):
+            return torch.stack([torch.mv(changes[:, i, end].T, gone[i]) for i, end in enumerate(ends)])
+        sums = [torch.mv(changes[:, i].flatten(1).T, row) for i, row in enumerate(gone)]
+        return self._rows.take(torch.stack(sums).reshape(changes.shape[1:]))
 
     def rises(self, receiver: Receiver, gradient: Float[Tensor, "row d_model"]) -> Float[Tensor, "prompt sender"]:
         """By how much a number of each prompt rises as each edge into the receiver is removed, to first order; float64.

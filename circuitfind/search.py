@@ -164,10 +164,10 @@ class _Path:
 
     def without(self, gone: Float[Tensor, "look edge prompt"], at_once: int) -> Float[Tensor, "look prompt d_model"]:
         """What the logits read in each look as of the first edges others have gone in each prompt (1: gone, 0: not)."""
-        changes = self._changes[0].repeat(len(gone), 1, 1)
-        rows = self._rerun.at_rows(self._receiver, gone.to(changes)).unbind(1)
-        for sender, goes in zip(self._senders, rows, strict=False):
-            changes += goes * self._rerun.removal(self._receiver, sender)
+        change = self._changes[0]
+        senders = gone.new_zeros(len(gone), gone.shape[2], max(self._senders) + 1).to(change)
+        senders[:, :, self._senders[: gone.shape[1]]] = gone.transpose(1, 2).to(change)
+        changes = torch.stack([change + self._rerun.removals(self._receiver, look) for look in senders])
         groups = torch.split(changes, at_once)
         return torch.cat([self._rerun.what_if(self._receiver, group) for group in groups])
 

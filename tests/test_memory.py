@@ -132,6 +132,13 @@ def test_weights_stored_in_another_type_are_mapped_beside_their_two_copies() -> 
     assert needed(half) - needed(WORK) == 250_000_000
 
 
+def test_a_model_in_bfloat16_is_loaded_and_read_in_float32_and_then_rounded() -> None:
+    stored = Stored(20 * 10**9, 10**10)
+    half = needed(replace(WORK, stored=stored, itemsize=2))
+    assert 0 <= half - LIBRARIES - (4 + 4 + 2) * 10**10 < 10**9
+    assert half > needed(replace(WORK, stored=Stored(40 * 10**9, 10**10)))  # it is held for the time of loading alone
+
+
 def test_what_the_tests_of_each_thread_hold_counts_for_each() -> None:
     less = replace(WORK, bytes_in_flight=BYTES_IN_FLIGHT // 2)
     one, two, four, nine = (replace(WORK, n_threads=n) for n in (1, 2, 4, 9))
@@ -226,7 +233,7 @@ def test_smaller_blocks_are_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> 
     ("work", "lower"),
     [
         (replace(WORK, n_prompts=1000), ["--prompts (now 1000)", "now 20 tokens", "a smaller --model"]),
-        (replace(WORK, stored=Stored(8 * 10**10, 2 * 10**10)), ["a smaller --model", "--dtype bfloat16"]),
+        (replace(WORK, stored=Stored(8 * 10**10, 2 * 10**10)), ["a smaller --model"]),
     ],
 )
 @pytest.mark.parametrize(

@@ -208,20 +208,26 @@ class Halves:
 
     def doubtful(self, estimates: Estimates, n_edges: int) -> list[int]:
         """The cuts to be looked at, ascending, as halves tell something else there than the estimates do."""
-        fitted, wanted, waiting = estimates.fitted(self._chain, n_edges), [], [self._unseen(n_edges)]
-        while waiting:
-            gaps = waiting.pop()
-            if sum(end - begin - 1 for begin, end in gaps) <= self._n_each:
-                wanted += [cut for begin, end in gaps for cut in range(begin + 1, end)]
-            elif self._are_as_estimated(estimates, fitted, gaps):
-                self._sound += gaps
-            elif len(gaps) == 1:
-                begin, end = gaps[0]
-                wanted.append(begin + middle(estimates.sizes(self._threshold)[begin:end]))
-            else:
-                half = len(gaps) // 2
-                waiting += [gaps[half:], gaps[:half]]
+        wanted: list[int] = []
+        ranges = [self._unseen(n_edges)]
+        while ranges:
+            short = [gaps for gaps in ranges if self._n_hidden(gaps) <= self._n_each]
+            wanted += [cut for gaps in short for begin, end in gaps for cut in range(begin + 1, end)]
+            long = [gaps for gaps in ranges if gaps not in short]
+            ranges = []
+            for gaps, is_sound in zip(long, self._are_sound(estimates, long, n_edges), strict=True):
+                if is_sound:
+                    self._sound += gaps
+                elif len(gaps) == 1:
+                    begin, end = gaps[0]
+                    wanted.append(begin + middle(estimates.sizes(self._threshold)[begin:end]))
+                else:
+                    ranges += [gaps[: len(gaps) // 2], gaps[len(gaps) // 2 :]]
         return sorted(wanted)
+
+    def _n_hidden(self, gaps: Sequence[Gap]) -> int:
+        """How many cuts they have inside."""
+        return sum(end - begin - 1 for begin, end in gaps)
 
     @property
     def _n_each(self) -> int:
@@ -236,23 +242,32 @@ class Halves:
             if not any(begin <= gap[0] and gap[1] <= end for begin, end in self._sound)
         ]
 
-    def _are_as_estimated(
-        self, estimates: Estimates, fitted: Float[Tensor, "edge prompt"], gaps: Sequence[Gap]
-    ) -> bool:
-        """Whether in every look at these gaps the objective is what the estimates make of it, from the cut on that each
-        prompt sets out from."""
-        chain, (n_edges, n_prompts) = self._chain, fitted.shape
-        cuts = [cut for cut in looks(chain, n_edges) if gaps[0][0] <= cut <= gaps[-1][1]]
-        seed = " ".join(map(str, (*self._seed, gaps[0][0], gaps[-1][1])))
-        places, turned = draw(Random(seed), cuts, gaps, (self._n_each, n_edges, n_prompts))
+    def _are_sound(self, estimates: Estimates, ranges: Sequence[Sequence[Gap]], n_edges: int) -> list[bool]:
+        """Of each range whether in every look at it the objective is what the estimates make of it, from the cut on
+        that each prompt sets out from."""
+        if not ranges:
+            return []
+        fitted = estimates.fitted(self._chain, n_edges)
+        drawn = [self._draw(gaps, n_edges) for gaps in ranges]
+        places, turned = torch.cat([cuts for cuts, _ in drawn]), torch.cat([edges for _, edges in drawn])
         gone = torch.arange(n_edges).unsqueeze(1) < places.unsqueeze(1)
-        self.n_looks += self._n_each
-        told = chain.without((gone ^ turned).to(fitted))
-        start = torch.stack([chain.prompts[cut][prompt] for row in places.tolist() for prompt, cut in enumerate(row)])
-        along = places.unsqueeze(1) / len(estimates.rises) - turns(len(estimates.rises))[:n_edges]
-        there = torch.where(gone, -1, 1) * turned * (fitted + along * estimates.bend[:n_edges])
-        off = (told - start.reshape(told.shape) - there.sum(1)).abs().mean(1)
-        return bool((off < UNSEEN * self._threshold).all())
+        told = self._chain.without((gone ^ turned).to(fitted))
+        self.n_looks += len(told)
+        start = [[self._chain.prompts[cut][prompt] for prompt, cut in enumerate(row)] for row in places.tolist()]
+        n_known = len(estimates.rises)
+        along = places.unsqueeze(1) / n_known - turns(n_known)[:n_edges]
+        steps = torch.where(gone, -1, 1) * turned * (fitted + along * estimates.bend[:n_edges])
+        off = (told - torch.tensor(start).to(told) - steps.sum(1)).abs().mean(1)
+        within = off < UNSEEN * self._threshold
+        return [bool(looks_at_one.all()) for looks_at_one in torch.split(within, self._n_each)]
+
+    def _draw(
+        self, gaps: Sequence[Gap], n_edges: int
+    ) -> tuple[Int[Tensor, "look prompt"], Bool[Tensor, "look edge prompt"]]:
+        """What the looks at a range are at."""
+        cuts = [cut for cut in looks(self._chain, n_edges) if gaps[0][0] <= cut <= gaps[-1][1]]
+        seed = " ".join(map(str, (*self._seed, gaps[0][0], gaps[-1][1])))
+        return draw(Random(seed), cuts, gaps, (self._n_each, n_edges, len(self._chain.prompts[0])))
 
 
 def draw(
