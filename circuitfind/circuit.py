@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -51,18 +54,23 @@ class Circuit:
     """How far a later run may be from what is stored (``gate.py``); most files have none."""
 
     def __post_init__(self) -> None:
-        for edge, score in self.edges.items():
-            if edge not in self.graph:
+        edges, places = self.edges, list(self.graph.places(self.edges))
+        for (edge, score), place in zip(edges.items(), places, strict=True):
+            if place is None:
                 shape = f"{self.graph.n_layers} layers of {self.graph.n_heads} heads"
-                places = f" at {', '.join(self.graph.roles)}" if self.graph.roles else ""
+                roles = f" at {', '.join(self.graph.roles)}" if self.graph.roles else ""
                 raise CircuitError(
-                    f"Edge '{edge}' cannot exist in a model of {shape}{places}: no such node"
-                    f"{' or role' if places else ''}, or it reads what comes later."
+                    f"Edge '{edge}' cannot exist in a model of {shape}{roles}: no such node"
+                    f"{' or role' if roles else ''}, or it reads what comes later."
                 )
             if not abs(score) <= LARGEST:
                 raise CircuitError(f"Edge '{edge}' has the score {score}; {A_SCORE}.")
-        ordered = sorted(self.edges.items(), key=lambda item: self.graph.order(item[0]))
-        object.__setattr__(self, "edges", {edge: float(score) for edge, score in ordered})
+        if not all(one < other for one, other in pairwise(filter(None, places))):
+            ordered = sorted(zip(filter(None, places), edges.items(), strict=True), key=itemgetter(0))
+            edges = {edge: score for _, (edge, score) in ordered}
+        if not all(type(score) is float for score in edges.values()):
+            edges = {edge: float(score) for edge, score in edges.items()}
+        object.__setattr__(self, "edges", dict(edges))
         if self.neurons is not None:
             object.__setattr__(self, "neurons", check_neurons(self.all_neurons, self.neurons))
 
@@ -76,10 +84,17 @@ class Circuit:
         """How many edges it has, or neurons, in words."""
         return f"{len(self.edges):,} edges" if self.neurons is None else f"{len(self.neurons):,} neurons"
 
-    @property
+    def places(self) -> Iterator[tuple[tuple[int, int], float]]:
+        """The kept edges' places in a [receiver, sender] matrix, with their scores."""
+        places = self.graph.places(self.edges)
+        return ((place, score) for place, score in zip(places, self.edges.values(), strict=True) if place is not None)
+
+    @cached_property
     def nodes(self) -> tuple[Node, ...]:
         """The nodes that kept edges touch, in forward order, the logits last."""
-        touched = {node for edge in self.edges for node in (edge.sender, edge.receiver.node)}
+        senders = {id(edge.sender): edge.sender for edge in self.edges}  # most are one object: of these one is hashed
+        receivers = {id(edge.receiver): edge.receiver for edge in self.edges}
+        touched = {*senders.values(), *(receiver.node for receiver in receivers.values())}
         return tuple(node for node in (*self.graph.senders, Node("logits")) if node in touched)
 
     def to_json(self) -> str:

@@ -6,7 +6,8 @@ not in their layers, heads and blocks. Scores are comparable where the same meth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,6 +24,7 @@ ROLES = ("q", "k", "v", "head", "mlp", "logits")
 
 Part = Edge | Neuron
 """What a circuit keeps: edges, or at neuron level neurons."""
+Placed = Mapping[int, tuple[Part, float]]
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Overlap:
 
 def overlap(before: Collection[Any], after: Collection[Any]) -> Overlap:
     """Of two sets of anything."""
-    return Overlap(len(before), len(after), len(set(before) & set(after)))
+    return Overlap(len(before), len(after), len(set(before).intersection(after)))
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,15 @@ class Comparison:
         return "edges" if self.before.neurons is None else "neurons"
 
     @cached_property
+    def _sides(self) -> tuple[Placed, Placed]:
+        """Both circuits by the places of what they keep: numbers, of which a million are compared at once."""
+        return place(self.before), place(self.after)
+
+    @cached_property
     def kept(self) -> Overlap:
         """Of the edges, or at neuron level of the neurons."""
-        return overlap(*map(parts_of, (self.before, self.after)))
+        before, after = self._sides
+        return Overlap(len(before), len(after), len(before.keys() & after.keys()))
 
     @cached_property
     def nodes(self) -> Overlap:
@@ -90,30 +98,30 @@ class Comparison:
     @cached_property
     def lost(self) -> Mapping[Part, float]:
         """Edges that are no longer there with the score that they had, the largest first."""
-        now = parts_of(self.after)
-        return _largest_first({part: score for part, score in parts_of(self.before).items() if part not in now})
+        before, after = self._sides
+        return _largest_first(dict(part for at, part in before.items() if at not in after))
 
     @cached_property
     def gained(self) -> Mapping[Part, float]:
         """New edges with their score, the largest first."""
-        once = parts_of(self.before)
-        return _largest_first({part: score for part, score in parts_of(self.after).items() if part not in once})
+        before, after = self._sides
+        return _largest_first(dict(part for at, part in after.items() if at not in before))
 
     @cached_property
     def changed(self) -> Mapping[Part, tuple[float, float]]:
         """Edges of both whose score has changed, before and after; the largest change first."""
-        now = parts_of(self.after)
-        pairs = {part: (score, now[part]) for part, score in parts_of(self.before).items() if part in now}
-        changed = {e: (x, y) for e, (x, y) in pairs.items() if abs(x - y) > self.tolerance * max(abs(x), abs(y))}
+        before, after = self._sides
+        pairs = ((part, score, after[at][1]) for at, (part, score) in before.items() if at in after)
+        changed = {part: (x, y) for part, x, y in pairs if abs(x - y) > self.tolerance * max(abs(x), abs(y))}
         return dict(sorted(changed.items(), key=lambda item: -abs(item[1][0] - item[1][1])))
 
     @property
     def lost_nodes(self) -> tuple[Node, ...]:
-        return tuple(node for node in self.before.nodes if node not in self.after.nodes)
+        return tuple(_without(self.before.nodes, self.after.nodes))
 
     @property
     def gained_nodes(self) -> tuple[Node, ...]:
-        return tuple(node for node in self.after.nodes if node not in self.before.nodes)
+        return tuple(_without(self.after.nodes, self.before.nodes))
 
     @property
     def is_same(self) -> bool:
@@ -130,13 +138,11 @@ class Comparison:
         return self._by(ROLES, lambda part: (part.receiver.slot if isinstance(part, Edge) else "") or _node(part).kind)
 
     def _by(self, names: Collection[str], name: Callable[[Part], str]) -> dict[str, Overlap]:
-        parts = {}
-        for wanted in names:
-            sides = ([part for part in parts_of(c) if name(part) == wanted] for c in (self.before, self.after))
-            part = overlap(*sides)
-            if part.n_before or part.n_after:
-                parts[wanted] = part
-        return parts
+        before, after = self._sides
+        sides = (before.values(), after.values(), (part for at, part in before.items() if at in after))
+        counts = [Counter(name(part) for part, _ in side) for side in sides]
+        parts = {wanted: Overlap(*(count[wanted] for count in counts)) for wanted in names}
+        return {wanted: part for wanted, part in parts.items() if part.n_before or part.n_after}
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values, edges and nodes by their names."""
@@ -167,9 +173,13 @@ def compare(before: Circuit, after: Circuit, tolerance: float = CHANGED) -> Comp
     return Comparison(before, after, tolerance)
 
 
-def parts_of(circuit: Circuit) -> Mapping[Part, float]:
-    """What the circuit keeps, with scores."""
-    return dict(circuit.edges.items()) if circuit.neurons is None else dict(circuit.neurons.items())
+def place(circuit: Circuit) -> Placed:
+    """What the circuit keeps, with scores, by its place in graph or forward order."""
+    if circuit.neurons is not None:
+        return {circuit.all_neurons.place(neuron): (neuron, score) for neuron, score in circuit.neurons.items()}
+    n_senders = len(circuit.graph.senders)
+    places = (row * n_senders + sender for (row, sender), _ in circuit.places())
+    return dict(zip(places, circuit.edges.items(), strict=True))
 
 
 def _node(part: Part) -> Node:
@@ -191,6 +201,12 @@ def describe_shape(graph: Graph) -> str:
     blocks = "parallel" if graph.parallel else "sequential"
     places = f" at {', '.join(graph.roles)}" if graph.roles else ""
     return f"{graph.n_layers} layers of {graph.n_heads} heads in {blocks} blocks{places}"
+
+
+def _without(nodes: Collection[Node], others: Collection[Node]) -> Iterator[Node]:
+    """Those that are not among the others, as they stand."""
+    known = set(others)
+    return (node for node in nodes if node not in known)
 
 
 def _identity(circuit: Circuit) -> dict[str, Any]:

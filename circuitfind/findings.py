@@ -151,8 +151,8 @@ def _circuit_of(
 def kept_of(circuit: Circuit) -> Bool[Tensor, "receiver sender"]:
     """The circuit's edges as a mask."""
     kept = torch.zeros(len(circuit.graph.receivers), len(circuit.graph.senders), dtype=torch.bool)
-    for edge in circuit.edges:
-        kept[circuit.graph.order(edge)] = True
+    for place, _ in circuit.places():
+        kept[place] = True
     return kept
 
 

@@ -188,3 +188,14 @@ def test_receivers_stand_in_forward_order_with_slots_outside_heads() -> None:
         "m0",
         "logits",
     ]
+
+
+@pytest.mark.parametrize("graph", [Graph(2, 3), Graph(2, 2, parallel=True), Graph(1, 2, roles=("S", "END"))])
+def test_places_are_those_of_graph_order_and_none_where_there_is_no_edge(graph: Graph) -> None:
+    edges = list(graph.edges())
+    again = [Edge.parse(str(edge)) for edge in edges]  # none shares its nodes with another
+    for same in (edges, again):
+        assert list(graph.places(same)) == list(map(graph.order, edges))
+    wrong = ["m9->logits", "a0.h0->m9", "logits->m0", "m1->m0", "input->m0@OTHER"]
+    assert list(graph.places([Edge.parse(name) for name in wrong])) == [None] * len(wrong)
+    assert len(set(edges) | set(again)) == graph.n_edges == len(edges)

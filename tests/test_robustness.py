@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -11,10 +14,13 @@ import pytest
 from benchmarks import bad_prompts, robustness
 from benchmarks.robustness import KINDS, Kind, changes, failures, judge, make_runs, paths
 from circuitfind.app import call
+from circuitfind.graph import Graph
 
 RUNS_THE_MODEL = ("circuit.json, run again", "run.json")
 LONG = (*RUNS_THE_MODEL, *bad_prompts.KINDS)
 SAMPLE = 6
+MOST_FOR_A_MILLION = 20.0
+"""Seconds of a processor that others use too; alone it takes a third of that."""
 WITHOUT_THE_MODEL = [kind for kind in KINDS if kind.name not in RUNS_THE_MODEL]
 
 
@@ -82,6 +88,43 @@ def test_an_acdc_list_with_a_hundred_thousand_spaces_is_refused_at_once(tmp_path
     assert (
         robustness.try_out(("import", str(tmp_path / "x.txt"), "--shape", "2x2", "--out", str(tmp_path / "o"))) is None
     )
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A circuit of a million edges."""
+    graph = Graph(32, 26)
+    edges = {str(edge): number % 1009 / 1009 - 0.5 for number, edge in enumerate(islice(graph.edges(), 1_000_000))}
+    model = {"n_layers": 32, "n_heads": 26, "parallel_attn_mlp": False}
+    blocks = {"model": model, "task": {}, "method": {}, "graph": graph.to_dict(), "edges": edges, "metrics": {}}
+    file = tmp_path_factory.mktemp("large") / "circuit.json"
+    file.write_text(json.dumps({"format": "circuitfind.circuit", "version": 1, **blocks}))
+    return file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("show", "FILE"),
+        ("diff", "FILE", "FILE"),
+        ("export", "FILE", "--format", "dot", "--out", "-"),
+        ("export", "FILE", "--format", "graphml", "--out", "-"),
+        ("view", "FILE", "--no-model", "--no-open", "--force", "--out", "PAGE"),
+    ],
+    ids=lambda command: " ".join(command[:4]),
+)
+def test_a_circuit_of_a_million_edges_is_shown_in_seconds_and_within_a_gigabyte(
+    command: tuple[str, ...], large: Path
+) -> None:
+    told = {"FILE": str(large), "PAGE": str(large.with_name("page.html"))}
+    code = "import resource, sys; from circuitfind.app import call; code = call(sys.argv[1:], False); "
+    code += "used = resource.getrusage(resource.RUSAGE_SELF); print(used.ru_utime, used.ru_maxrss, file=sys.stderr); "
+    words = [sys.executable, "-c", code + "sys.exit(code)", *(told.get(word, word) for word in command)]
+    done = subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    seconds, kilobytes = map(float, done.stderr.split()[-2:])
+    assert done.returncode == 0
+    assert seconds < MOST_FOR_A_MILLION and kilobytes < 1 << 20
 
 
 def test_check_says_on_stderr_why_it_could_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

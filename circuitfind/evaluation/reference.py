@@ -151,8 +151,8 @@ def scores_of(circuit: Circuit, value: float | None = None) -> Scores:
     """The circuit's scores (or one ``value`` for each), 0 at the edges that it lacks."""
     graph = circuit.graph
     scores = np.zeros((len(graph.receivers), len(graph.senders)))
-    for edge, score in circuit.edges.items():
-        scores[graph.order(edge)] = score if value is None else value
+    for place, score in circuit.places():
+        scores[place] = score if value is None else value
     return scores
 
 

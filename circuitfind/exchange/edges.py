@@ -47,7 +47,8 @@ class ScoredEdges:
     def is_single(self) -> bool:
         """Whether float32 holds every score as it is."""
         known = self.scores[np.isfinite(self.scores)]
-        return bool((known.astype(np.float32) == known).all())
+        with np.errstate(over="ignore"):  # what float32 can't hold becomes infinite, which is not the same
+            return bool((known.astype(np.float32) == known).all())
 
 
 def make_graph(n_layers: int, n_heads: int, parallel: bool, source: str) -> Graph:
@@ -112,8 +113,7 @@ def of_circuit(circuit: Circuit, folder: Path | None = None) -> ScoredEdges:
     """
     refuse_finer(circuit)
     kept, scores = empty(circuit.graph)
-    for edge, score in circuit.edges.items():
-        place = circuit.graph.order(edge)
+    for place, score in circuit.places():
         kept[place], scores[place] = True, score
     known = _scores_beside(circuit, folder, kept, scores)
     by_node = circuit.method.get("level") == "node"
@@ -154,5 +154,6 @@ def _scores_beside(
         known = read_scores(file, circuit.graph)
     except CircuitError:
         return unknown
-    own = scores[kept].astype(np.float32) == known[kept].astype(np.float32)
+    with np.errstate(over="ignore"):
+        own = scores[kept].astype(np.float32) == known[kept].astype(np.float32)
     return np.where(edges_of(circuit.graph), known, math.nan) if own.all() else unknown

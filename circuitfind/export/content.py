@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from circuitfind.circuit import Circuit
 from circuitfind.errors import UsageError
@@ -70,8 +72,10 @@ def ends(graph: Graph, edge: Edge) -> tuple[Node, Node]:
 
 def strongest(edges: Mapping[Edge, float], most: int) -> dict[Edge, float]:
     """The ``most`` edges of largest |score| (of equals the first in graph order), in graph order."""
-    kept = set(sorted(edges, key=lambda edge: -abs(edges[edge]))[:most])
-    return {edge: score for edge, score in edges.items() if edge in kept}
+    if len(edges) <= most:
+        return dict(edges)
+    kept = heapq.nsmallest(most, enumerate(edges.items()), key=lambda item: (-abs(item[1][1]), item[0]))
+    return dict(item for _, item in sorted(kept, key=itemgetter(0)))
 
 
 def _ours_or_all(parts: Mapping[Edge, float], circuit: Circuit) -> list[float]:

@@ -51,8 +51,12 @@ def strengths(circuit: Circuit) -> dict[Node, list[float]]:
     if circuit.neurons is not None:
         return by_node(circuit.neurons)
     found: dict[Node, list[float]] = {node: [] for node in circuit.nodes}
+    known: dict[int, list[float]] = {}  # by the node's id: edges that were read together share their nodes
     for edge, score in circuit.edges.items():
-        found[edge.sender].append(score)
+        scores = known.get(id(edge.sender))
+        if scores is None:
+            scores = known[id(edge.sender)] = found[edge.sender]
+        scores.append(score)
     return found
 
 
@@ -81,7 +85,8 @@ def _size(circuit: Circuit) -> str:
 
 
 def _nodes(circuit: Circuit) -> str:
-    counts, graph = Counter(node.kind for node in strengths(circuit)), circuit.graph
+    nodes = circuit.nodes if circuit.neurons is None else by_node(circuit.neurons)
+    counts, graph = Counter(node.kind for node in nodes), circuit.graph
     return (
         f"{counts['head']:,} of {graph.n_layers * graph.n_heads:,} heads, {counts['mlp']:,} of {graph.n_layers:,} MLPs"
     )

@@ -11,7 +11,7 @@ from circuitfind.errors import UsageError, unknown
 from circuitfind.exchange import writers
 from circuitfind.export.dot import circuit_to_dot
 from circuitfind.export.mermaid import circuit_to_mermaid
-from circuitfind.export.network import circuit_to_gexf, circuit_to_graphml
+from circuitfind.export.network import circuit_to_gexf, circuit_to_graphml, what_is_cut
 from circuitfind.export.picture import PICTURE_FORMATS, render
 from circuitfind.export.subject import Subject
 from circuitfind.export.tikz import circuit_to_tikz
@@ -64,6 +64,10 @@ def _gexf(subject: Subject) -> bytes:
     return circuit_to_gexf(subject.circuit)
 
 
+def _cut_network(subject: Subject) -> Sequence[str]:
+    return what_is_cut(subject.circuit)
+
+
 def _html(subject: Subject) -> bytes:
     from circuitfind.export.html import circuit_to_html
 
@@ -85,8 +89,8 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         },
         "tikz": Format("TikZ: LaTeX that compiles alone and inside a paper", "tex", _tikz),
         "mermaid": Format("a Mermaid flowchart, for Markdown", "mmd", _mermaid),
-        "graphml": Format("GraphML, for programs that analyse networks", "graphml", _graphml),
-        "gexf": Format("GEXF, for Gephi", "gexf", _gexf),
+        "graphml": Format("GraphML, for programs that analyse networks", "graphml", _graphml, told=_cut_network),
+        "gexf": Format("GEXF, for Gephi", "gexf", _gexf, told=_cut_network),
         **{name: _of_another_tool(name) for name in writers.WRITERS},
         "html": Format("a page to explore in a browser", "html", _html, of_folder=True, observes=True, told=_cut),
     }

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from circuitfind.circuit import Circuit
+from circuitfind.export.content import strongest
 from circuitfind.export.layout import ROOMY, lay_out
 from circuitfind.graph import Edge, Node
 from circuitfind.neurons import by_node
@@ -21,6 +23,23 @@ if TYPE_CHECKING:
 _DATE = re.compile(rb' lastmodifieddate="[^"]*"')
 _CREATOR = re.compile(rb"<creator>[^<]*</creator>")
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+MOST_IN_FILE = 50_000
+"""Edges of a file: so many of more, the strongest; a program for networks does not show more, and it takes seconds."""
+
+
+def cut_for_file(circuit: Circuit) -> Circuit:
+    """The circuit as a file holds it."""
+    edges = strongest(circuit.edges, MOST_IN_FILE)
+    return circuit if len(edges) == len(circuit.edges) else replace(circuit, edges=edges)
+
+
+def what_is_cut(circuit: Circuit) -> tuple[str, ...]:
+    """What a user should know of the file: that it has less than there is."""
+    if len(circuit.edges) <= MOST_IN_FILE:
+        return ()
+    return (f"the circuit has {len(circuit.edges):,} edges; the file has the {MOST_IN_FILE:,} strongest by |score|.",)
 
 
 def circuit_to_networkx(circuit: Circuit) -> MultiDiGraph[str]:
@@ -52,7 +71,7 @@ def circuit_to_graphml(circuit: Circuit) -> bytes:
     edges their ``name``, by which they are read back."""
     import networkx
 
-    network, file = _placed(circuit), io.BytesIO()
+    network, file = _placed(cut_for_file(circuit)), io.BytesIO()
     named: MultiDiGraph[str] = networkx.MultiDiGraph()  # edges under the names that are to be their ids
     named.graph = network.graph
     for node, data in network.nodes(data=True):
@@ -70,7 +89,7 @@ def circuit_to_gexf(circuit: Circuit) -> bytes:
     """GEXF 1.2, without the day that it was written on. Nodes have a place, in which Gephi shows them."""
     import networkx
 
-    network, file = _placed(circuit), io.BytesIO()
+    network, file = _placed(cut_for_file(circuit)), io.BytesIO()
     for _, data in network.nodes(data=True):
         x, y = data.pop("place")
         data["viz"] = {"position": {"x": x, "y": y, "z": 0.0}}

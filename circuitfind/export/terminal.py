@@ -5,6 +5,7 @@ Colours only repeat what the letters say, so that plain text has it all.
 
 from __future__ import annotations
 
+import heapq
 import math
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -44,7 +45,7 @@ def show(circuit: Circuit, view: View) -> Iterator[Text]:
     yield Text()
     yield from layer_lines(circuit, view.width, view.glyphs)
     if circuit.neurons is None:
-        yield from _table("edge", _named(circuit.edges), view)
+        yield from _table("edge", circuit.edges, view)
     else:
         widths = {node: circuit.all_neurons.width(node) for node in strengths(circuit)}
         kept = {f"{n}  {len(s):,} of {widths[n]:,} neurons": sum(s) for n, s in strengths(circuit).items()}
@@ -56,10 +57,10 @@ def show_node(circuit: Circuit, node: Node, view: View) -> Iterator[Text]:
     _scores_of(circuit, node)
     yield Text.assemble((str(node), "bold"), f" in {title(circuit)}")
     if circuit.neurons is not None:
-        yield from _table("neuron", _named(neurons_of(circuit, node)), view)
+        yield from _table("neuron", neurons_of(circuit, node), view)
         return
-    yield from _table("edge", _named(out_of(circuit, node)), view, " out")
-    yield from _table("edge", _named(into(circuit, node)), view, " in")
+    yield from _table("edge", out_of(circuit, node), view, " out")
+    yield from _table("edge", into(circuit, node), view, " in")
 
 
 def out_of(circuit: Circuit, node: Node) -> dict[Edge, float]:
@@ -79,7 +80,7 @@ def neurons_of(circuit: Circuit, node: Node) -> dict[Neuron, float]:
 
 def ranked(scores: Mapping[Any, float], most: int) -> dict[Any, float]:
     """The first so many by |score|, of equals the first as they stand."""
-    return dict(sorted(scores.items(), key=lambda item: -abs(item[1]))[:most])
+    return dict(heapq.nlargest(most, scores.items(), key=lambda item: abs(item[1])))
 
 
 def to_dict(circuit: Circuit, n_edges: int) -> dict[str, Any]:
@@ -124,9 +125,9 @@ def _named(scores: Mapping[Any, float]) -> dict[str, float]:
     return {str(name): score for name, score in scores.items()}
 
 
-def _table(noun: str, scores: Mapping[str, float], view: View, where: str = "") -> Iterator[Text]:
+def _table(noun: str, scores: Mapping[Any, float], view: View, where: str = "") -> Iterator[Text]:
     """Names with their scores, the largest |score| first, and a bar each."""
-    rows = ranked(scores, view.n_rows)
+    rows = _named(ranked(scores, view.n_rows))
     if not view.n_rows:
         return
     yield Text()

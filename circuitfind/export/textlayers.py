@@ -103,7 +103,8 @@ def layer_lines(circuit: Circuit, width: int, glyphs: Glyphs) -> Iterator[Text]:
     counts = _counts(circuit)
     yield Text(f"{'':{grid.label}} {grid.header()} mlp {'in' if circuit.neurons is None else 'kept':>5}", FAINT)
     yield _line("logits", Text(" " * grid.width), Text("  "), counts[-1], grid)
-    layers = [(layer, any(node.layer == layer for node in scores)) for layer in reversed(range(graph.n_layers))]
+    taking_part = {node.layer for node in scores}
+    layers = [(layer, layer in taking_part) for layer in reversed(range(graph.n_layers))]
     for is_there, members in groupby(layers, key=lambda item: item[1]):
         numbers = [layer for layer, _ in members]
         if is_there or len(numbers) < LEAST_EMPTY:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitfind.circuit import Circuit
+from circuitfind.export import network
 from circuitfind.export.network import circuit_to_gexf, circuit_to_graphml
 from circuitfind.graph import Edge, Graph
 from circuitfind.neurons import Neuron, edges_among
@@ -136,3 +137,14 @@ def test_a_circuit_needs_no_networkx_and_no_export():
     code = "import sys, circuitfind.circuit; print({'networkx', 'torch', 'circuitfind.export'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_file_has_the_strongest_edges_of_a_circuit_that_has_too_many_and_says_so(monkeypatch):
+    edges = list(Graph(2, 2).edges())
+    circuit = Circuit(Graph(2, 2), {edge: float(number) for number, edge in enumerate(edges)})
+    assert network.what_is_cut(circuit) == () and network.cut_for_file(circuit) is circuit
+    monkeypatch.setattr(network, "MOST_IN_FILE", 5)
+    said = "the circuit has 46 edges; the file has the 5 strongest by |score|."
+    assert network.what_is_cut(circuit) == (said,)
+    assert networkx.read_graphml(io.BytesIO(circuit_to_graphml(circuit))).number_of_edges() == 5
+    assert networkx.read_gexf(io.BytesIO(circuit_to_gexf(circuit))).number_of_edges() == 5

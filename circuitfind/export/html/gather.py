@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -82,7 +83,7 @@ def _sureness(circuit: Circuit, folder: RunFolder, edges: Sequence[tuple[Edge, f
 
 def strongest(circuit: Circuit, most: int) -> tuple[tuple[Edge, float], ...]:
     """The ``most`` edges with the largest |score|, the strongest first; of equal ones the first in graph order."""
-    return tuple(sorted(circuit.edges.items(), key=lambda item: -abs(item[1]))[:most])
+    return tuple(heapq.nlargest(most, circuit.edges.items(), key=lambda item: abs(item[1])))
 
 
 def what_was_cut(subject: Subject) -> tuple[str, ...]:
