@@ -369,7 +369,7 @@ def cost_of(part: str, plan: AssessmentPlan, ready: Ready) -> float:
         return total(minimality.phases(graph, kept, options))
     if isinstance(options, RandomCircuits):
         return total(randoms.phases(options))
-    return total(hypotheses.phases(graph, kept, options))
+    return total(hypotheses.phases(graph, kept, options, "minimality" in plan.waiting))
 
 
 def cost_of_ablation(ablation: str, ready: Ready) -> float:

@@ -147,10 +147,11 @@ def score_of(metric: MetricName) -> MetricName:
     return "loss" if metric == "kl" else metric
 
 
-def phases(graph: Graph, kept: Kept, options: HypothesisOptions) -> tuple[Phase, ...]:
-    """The runs that ``run_tests`` takes, in its order; fewer where a test cannot be run."""
+def phases(graph: Graph, kept: Kept, options: HypothesisOptions, are_known: bool = False) -> tuple[Phase, ...]:
+    """The runs that ``run_tests`` takes, in its order; fewer where a test cannot be run. ``are_known``: those without
+    an edge have been made for another judgement."""
     n_edges, n = min(options.most, int(kept.sum())), options.n_random
-    edges = (Phase(1 + n_edges, PART), Phase(2 * n, GROWN))
+    edges = (Phase(1 + n_edges, 0.0 if are_known else PART), Phase(2 * n, GROWN))
     return (Phase(2, DENSE), Phase(2, ALONE), *edges, Phase(n, ALONE), Phase(1 + n, DENSE))
 
 
@@ -166,7 +167,8 @@ def run_tests(
 
     Raises UsageError where a prompt has no value of the metric.
     """
-    meter = Meter(trials, metric, phases(trials.graph, kept, options), progress)
+    are_known = trials.knows(kept, draw_parts(trials.graph, kept, options).values(), (metric,))
+    meter = Meter(trials, metric, phases(trials.graph, kept, options, are_known), progress)
     bench = Bench(meter, kept, options)
     tests = (
         judge_equivalence(bench.scores(bench.circuit), bench.scores(trials.full), bench.score, options),
@@ -177,6 +179,12 @@ def run_tests(
     )
     meter.finish()
     return Hypotheses(options, correct_together(tests))
+
+
+def draw_parts(graph: Graph, kept: Kept, options: HypothesisOptions, draw: Draw | None = None) -> dict[Edge, Kept]:
+    """The circuit without each of its edges that are tested for minimality: all, or the first of the draws."""
+    edges, draw = edges_of(graph, kept), draw or Draw(options.seed)
+    return {edges[i]: leave_out(graph, kept, edges[i]) for i in draw.some(len(edges), options.most)}
 
 
 def correct_together(tests: Sequence[Outcome]) -> tuple[Outcome, ...]:
@@ -254,22 +262,21 @@ class Bench:
     def judge_minimality(self) -> Outcome:
         """A sample of the edges where there are more than ``most``."""
         options, draw = self._options, Draw(self._options.seed)
-        outside, edges = Paths(self._graph, self._edges & ~self._kept), edges_of(self._graph, self._kept)
-        chosen = [edges[i] for i in draw.some(len(edges), options.most)]
+        outside = Paths(self._graph, self._edges & ~self._kept)
+        parts = draw_parts(self._graph, self._kept, options, draw)
         outcome = self._outcome(
             "minimality",
             f"each edge changes the metric more than {options.quantile:.0%} of random edges do",
             "share of the tested edges that are needless",
         )
-        if not edges or not len(outside):
-            reason = "no path lies outside of the circuit" if edges else "the circuit has no edge"
+        if not parts or not len(outside):
+            reason = "no path lies outside of the circuit" if parts else "the circuit has no edge"
             return replace(outcome, why_not=reason)
-        parts = [leave_out(self._graph, self._kept, edge) for edge in chosen]
-        whole, *without = self._meter.values_within(self._kept, [self._kept, *parts])
-        changes = {edge: mean_change(whole, values) for edge, values in zip(chosen, without, strict=True)}
+        whole, *without = self._meter.values_within(self._kept, [self._kept, *parts.values()])
+        changes = {edge: mean_change(whole, values) for edge, values in zip(parts, without, strict=True)}
         tests = judge_edges(changes, [self._inflate(outside, draw) for _ in range(options.n_random)], options.quantile)
         n_needless = sum(test.corrected <= options.alpha for test in tests)
-        found = f"{n_needless:,} of {count_of(len(tests), len(edges), 'edges')} matter less than random ones"
+        found = f"{n_needless:,} of {count_of(len(tests), self._n_edges, 'edges')} matter less than random ones"
         return replace(
             outcome,
             rejected_says=f"{found}, so the circuit is not minimal",

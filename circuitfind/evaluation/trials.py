@@ -10,7 +10,7 @@ itself to rounding, so that they are compared with the circuit's among them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 
 import torch
@@ -151,6 +151,11 @@ class Trials:
                 self._known |= zip(new, self._run_parts(circuit, list(new.values()), names), strict=True)
             tell(len(parts[i : i + AT_ONCE]))
         return [self._known[key] for key in keys]
+
+    def knows(self, circuit: Kept, parts: Iterable[Kept], names: Sequence[str]) -> bool:
+        """Whether all these parts of a circuit have been run."""
+        key = _key(circuit.cpu())
+        return all((key, _key(part.cpu()), tuple(names)) in self._known for part in parts)
 
     def _run_parts(self, circuit: Kept, parts: Sequence[Kept], names: Sequence[str]) -> list[Performance]:
         blocks = self._threads.map(lambda block: block.measure_within(circuit, parts, names), self._blocks)

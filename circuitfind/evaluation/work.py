@@ -13,25 +13,25 @@ from math import fsum
 
 import numpy as np
 
-KNOCKED_OUT = 0.4
+KNOCKED_OUT = 0.45
 """The full model without half of its nodes."""
-WITHOUT_ONE = 0.2
+WITHOUT_ONE = 0.25
 """The full model without one node."""
-PART = 0.2
+PART = 0.17
 """A sparse circuit without an edge or a node."""
-HALF = 0.45
+HALF = 0.5
 """A sparse circuit without half of its nodes."""
-GROWN = 1.0
+GROWN = 1.2
 """A sparse circuit and a path more."""
-ALONE = 1.1
+ALONE = 1.3
 """Another sparse circuit."""
 DENSE = 2.7
 """The model without the edges of a sparse circuit."""
-EVALUATION = 4.0
+EVALUATION = 4.3
 """The full model, a circuit and the ablated model, from the start."""
-CURVE = 30.0
+CURVE = 28.0
 """Circuits of ten sizes, twice."""
-MEANS = 1.5
+MEANS = 0.7
 """The means over as many other prompts."""
 LEARNING = 6000.0
 """The constants of optimal ablation, times the number of the circuit's own prompts."""

@@ -21,6 +21,7 @@ class Made(Trials):
     def __init__(self, graph: Graph, values: Values) -> None:
         self.graph, self.edges = graph, readable(graph)
         self._values, self.n_runs = values, 0
+        self._known: dict[tuple[bytes, bytes, tuple[str, ...]], Performance] = {}
 
     def settle(self, kept: Kept) -> None:
         self.n_runs += 1

@@ -98,3 +98,17 @@ def test_only_what_is_asked_for_is_measured() -> None:
         trials = Trials(model, batch, "corrupted", 4, threads)
         assert tuple(trials.run(trials.edges, ("kl",)).values) == ("kl",)
         assert trials.run(trials.edges, ("kl",)).values["kl"] == pytest.approx([0.0] * len(LENGTHS), abs=1e-12)
+
+
+def test_what_one_judgement_has_run_another_has_for_nothing() -> None:
+    model, batch, told = random_transformer("gpt2", seed=5), random_batch(6, LENGTHS), list[int]()
+    with Threads(model.device) as threads:
+        trials = Trials(model, batch, "corrupted", 4, threads)
+        circuit = some(trials.edges, 0.5, 1)
+        parts = [some(circuit, 0.9, seed) for seed in range(3)]
+        assert not trials.knows(circuit, parts, ("kl",))
+        first = trials.run_within(circuit, parts, ("kl",), told.append)
+        assert trials.knows(circuit, parts, ("kl",)) and not trials.knows(circuit, parts, ("loss",))
+        threads.map = None  # type: ignore[assignment, method-assign]  # nothing can be run any more
+        assert trials.run_within(circuit, parts, ("kl",), told.append) == first
+    assert told == [3, 3]
