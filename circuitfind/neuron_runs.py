@@ -29,7 +29,7 @@ from circuitfind.patching import (
     trace,
     with_hidden,
 )
-from circuitfind.transformer import Transformer, hidden_layer, write_heads
+from circuitfind.transformer import Transformer, hidden_layer, write_all_heads
 
 Mask = Bool[Tensor, " neuron"]
 Stream = Float[Tensor, "prompt pos d_model"]
@@ -86,8 +86,7 @@ class NeuronRunner:
         return at_end(stream.reshape(n_tests, -1, *stream.shape[1:]), self.batch.end)
 
     def _layer(self, layer: int, stream: Stream, kept: Mask) -> Stream:
-        n_heads = self.model.architecture.n_heads
-        attention: Attention = run_attention(self.model, layer, [stream.expand(n_heads, *stream.shape)] * 3)
+        attention: Attention = run_attention(self.model, layer, [stream.unsqueeze(0)] * 3)
         z = self._blend_heads(layer, attention.z, kept[self.neurons.heads(layer)].unsqueeze(0))
         return self._behind_heads(layer, stream, z, kept)
 
@@ -102,7 +101,7 @@ class NeuronRunner:
         return self._after_mlp(layer, after, self._blend_hidden(layer, hidden, own))
 
     def _after_heads(self, layer: int, stream: Stream, z: Float[Tensor, "head prompt pos d_head"]) -> Stream:
-        return stream + write_heads(self.model, layer, z, range(len(z))).sum(0) + self.model.layers[layer].b_O
+        return stream + write_all_heads(self.model, layer, z) + self.model.layers[layer].b_O
 
     def _after_mlp(self, layer: int, after_heads: Stream, hidden: Float[Tensor, "prompt pos d_mlp"]) -> Stream:
         weights = self.model.layers[layer]
