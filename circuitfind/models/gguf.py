@@ -32,8 +32,8 @@ CONVERSION = 2
 def fetch_gguf(gguf: Path, progress: Progress) -> Path:
     """The folder of a .gguf file's model, converted now if it was not before. Raises ModelError if it can't be read or
     run: its head is judged before anything else of it is read."""
-    progress.stage(f"reading {gguf.name}")
     judge_gguf(read_gguf_head(gguf), str(gguf))
+    progress.stage(f"reading {gguf.name}")
     folder = cache_dir() / "gguf" / f"{file_sha256(gguf)[:32]}-{CONVERSION}"
     return make_once(folder, lambda part: gguf_to_folder(gguf, part, progress), progress)
 
