@@ -264,8 +264,7 @@ def test_a_folder_filled_while_the_run_went_on_is_not_overwritten(
     from circuitfind import pipeline
 
     def evaluate(*arguments: Any) -> Any:
-        (tmp_path / "run").mkdir()
-        (tmp_path / "run" / "circuit.json").write_text("another's")
+        (tmp_path / "run" / "circuit.json").write_text("another's")  # the folder is there, for the lock
         return original(*arguments)
 
     original = pipeline.evaluate
