@@ -213,6 +213,10 @@ def _product(shape: list[int]) -> int:
 # kinds
 
 
+SWEEP = ("sweep", "ioi", "--model", "tiny", "--prompts", "4", "--quiet", "--method", "eap-ig", "--edges", "10,20")
+RESUMED = (*SWEEP, "--resume", "--out", "PARENT")
+
+
 def make_runs(folder: Path) -> Path:
     """Small runs of the bundled model, and what is made of them: what the kinds change."""
     run = ("run", "ioi", "--model", "tiny", "--prompts", "4", "--quiet", "--format", "dot", "--out")
@@ -223,8 +227,7 @@ def make_runs(folder: Path) -> Path:
         ("neurons", "--method", "eap-ig", "--level", "neuron", "--neurons", "40", "--bootstrap", "20"),
     ):
         _do(*run, str(folder / name), *options)
-    sweep = ("sweep", "ioi", "--model", "tiny", "--prompts", "4", "--quiet", "--method", "eap-ig", "--edges", "10,20")
-    _do(*sweep, "--out", str(folder / "sweep"))
+    _do(*SWEEP, "--out", str(folder / "sweep"))
     _do("evaluate", str(folder / "scored"), "--parts", "curve", "--quiet", "--out", str(folder / "scored-evaluation"))
     for format in ("eap-ig-json", "eap-ig-pt", "acdc-json", "acdc-text", "acdc-pth", "autocircuit", "edge-pruning"):
         _do("export", str(folder / "scored"), "--format", format, "--out", str(folder / f"{format}.file"))
@@ -283,8 +286,14 @@ def beside(run: str, name: str, *commands: tuple[str, ...]) -> Callable[[Path], 
         file = (place / name).resolve()
         good = file.read_bytes()
         texts = safetensors_files(good) if name.endswith(".safetensors") else json_texts(json.loads(good))
-        told = {"FOLDER": str(place), "FILE": str(file), "GOOD": str(folder / "scored"), "OUT": str(folder / "out")}
-        made = tuple(tuple(told.get(word, word) for word in command) for command in commands)
+        told = {
+            "FOLDER": str(place),
+            "PARENT": str(place.parent),
+            "FILE": str(file),
+            "GOOD": str(folder / "scored"),
+            "OUT": str(folder / "out"),
+        }
+        made = tuple(tuple(str(told.get(word, word)) for word in command) for command in commands)
         for what, content in texts:
             yield Input(what, file, content, made)
 
@@ -395,6 +404,8 @@ KINDS = (
     Kind("consensus.json", beside("scored", "consensus.json", ("show", "FILE"))),
     Kind("run.json", beside("scored", "run.json", VIEW, ("check", "FOLDER", "--evaluate-only", "--quiet"))),
     Kind("sweep.json", beside("sweep/edges-10", "../sweep.json", VIEW)),
+    Kind("run.json, of a sweep gone on with", beside("sweep/edges-10", "run.json", RESUMED)),
+    Kind("circuit.json, of a sweep gone on with", beside("sweep/edges-10", "circuit.json", RESUMED)),
     Kind("an evaluation's report.json", beside("scored", "../scored-evaluation/report.json", VIEW)),
     Kind(
         "scores.safetensors",

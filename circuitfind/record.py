@@ -35,17 +35,28 @@ class Bootstrap(Schema, frozen=True):
     jaccard: Number
 
 
+class Searched(Schema, frozen=True):
+    """What a search counted."""
+
+    tested: Count
+
+
+class Selected(Schema, frozen=True):
+    """What a selection counted."""
+
+    nominal: Count
+
+
 class Record(Schema, frozen=True):
-    """A run.json. ``timings`` are in seconds."""
+    """A run.json, as far as it is read again."""
 
     command: Command
     model_sha256: Name | None = None
     task_file_sha256: Name | None = None
     warnings: Annotated[list[Text], Meta(max_length=10_000)] = field(default_factory=list)
     bootstrap: Bootstrap | None = None
-    search: dict[str, Any] | None = None
-    selection: dict[str, Any] | None = None
-    timings: dict[str, Number] = field(default_factory=dict)
+    search: Searched | None = None
+    selection: Selected | None = None
 
 
 def read_record(folder: Path, circuit: Circuit) -> dict[str, Any]:
@@ -62,12 +73,11 @@ def read_record(folder: Path, circuit: Circuit) -> dict[str, Any]:
     return _checked(record, file) if record.get("model_sha256") == circuit.model.get("sha256") else {}
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """The record of the run in a folder. Raises CircuitError where there is none, or it is damaged."""
-    file = folder / RUN_FILE
-    return _checked(parse_json(read_text(file, CircuitError, MOST_BYTES), str(file)), file)
+def read_run(file: Path, schema: type[Record] = Record) -> dict[str, Any]:
+    """The record of a run. Raises CircuitError where there is none, or it is damaged."""
+    return _checked(parse_json(read_text(file, CircuitError, MOST_BYTES), str(file)), file, schema)
 
 
-def _checked(record: Any, file: Path) -> dict[str, Any]:
-    fit(record, Record, str(file))
-    return dict(record)
+def _checked(record: Any, file: Path, schema: type[Record] = Record) -> dict[str, Any]:
+    read = fit(record, schema, str(file))
+    return {**record, "warnings": read.warnings}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import fields
@@ -10,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuitfind.checkpoint import State, check_same, differences, read_state
-from circuitfind.circuits.folder import file_in
-from circuitfind.errors import BusyError, CircuitfindError, OutputError
+from circuitfind.circuit import Circuit
+from circuitfind.errors import BusyError, CircuitError, CircuitfindError, OutputError
 from circuitfind.methods.neuron_options import NEURONS
 from circuitfind.methods.options import SIZES, spell_candidates
 from circuitfind.record import RUN_FILE
@@ -164,14 +163,11 @@ def find_latest(parent: Path, asked: Mapping[str, Any], progress: Progress) -> S
 def _identity_of_finished(folder: Path) -> dict[str, Any]:
     """What the run in ``folder`` was asked for, from its circuit file. Raises OutputError where that is damaged."""
     try:
-        file_in(folder, "circuit.json")  # no link that leads out of the folder
-        circuit = json.loads((folder / "circuit.json").read_text(encoding="utf-8"))
-        return identity(circuit["model"], circuit["task"], circuit["method"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise OutputError(
-            f"{folder} holds a finished run whose circuit.json can't be read.\n"
-            "Give --force in place of --resume to redo it."
-        ) from None
+        circuit = Circuit.load(folder)
+        return identity(circuit.model, circuit.task, circuit.method)
+    except (CircuitError, KeyError, TypeError) as error:
+        why = str(error) if isinstance(error, CircuitError) else f"{folder} has no circuit that a run wrote."
+        raise OutputError(f"{why}\nGive --force in place of --resume to redo it.") from None
 
 
 def resume_command(options: RunOptions, folder: Path) -> str:

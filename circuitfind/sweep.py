@@ -9,19 +9,23 @@ run alone. (Learned masks are trained anew for each size that is their target.)
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import field
+
 from circuitfind.checkpoint import Keeper, check_same
 from circuitfind.circuit import Circuit
 from circuitfind.circuits.folder import file_in
+from circuitfind.circuits.schema import Number
+from circuitfind.errors import CircuitError
 from circuitfind.export.chart import Point, draw_sweep
 from circuitfind.export.picture import PICTURE_FORMATS
 from circuitfind.findings import Findings, Ready, method_block, task_block
+from circuitfind.jsonfile import Schema, fit
 from circuitfind.methods.acdc import ACDC
 from circuitfind.methods.decisions import start_from
 from circuitfind.methods.found import Found
@@ -31,7 +35,7 @@ from circuitfind.methods.scored import Scored
 from circuitfind.pipeline import TakenOver, find_circuit, make_keeper, make_ready, settle
 from circuitfind.preflight import Plan, RunOptions
 from circuitfind.progress import Progress, Silent
-from circuitfind.record import RUN_FILE
+from circuitfind.record import RUN_FILE, Record, read_run
 from circuitfind.report import markdown_table, options_line, show
 from circuitfind.resume import identity
 from circuitfind.runfolder import claim, json_file, write_run
@@ -172,11 +176,43 @@ def make_table(folder: Path, plan: SweepPlan) -> dict[str, Any]:
     }
 
 
+class SweptMeans(Schema, frozen=True):
+    """What a table shows of a run under one mask."""
+
+    kl: Number
+    accuracy: Number
+    logit_diff: Number | None = field(name="logit-diff")
+
+
+class SweptMetrics(Schema, frozen=True):
+    """What a table shows of a circuit's metrics."""
+
+    full: SweptMeans
+    circuit: SweptMeans
+    ablated: SweptMeans
+    faithfulness: Number | None
+
+
+class SweptTimings(Schema, frozen=True):
+    """What a run took, in seconds."""
+
+    search: Number
+
+
+class SweptRecord(Record, frozen=True, kw_only=True):
+    """The record of a finished run, as far as a table shows it."""
+
+    timings: SweptTimings
+
+
 def make_row(folder: Path, of: str) -> dict[str, Any]:
-    """What one run found, and what it took."""
-    file_in(folder, RUN_FILE)  # no link that leads out of the folder
-    circuit, record = Circuit.load(folder), json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    counted = {block: dict(record[block]) for block in COUNTED if block in record}
+    """What one run found, and what it took. Raises CircuitError where its files lack what a run writes."""
+    file = file_in(folder, RUN_FILE) or folder / RUN_FILE  # no link that leads out of the folder
+    circuit, record = Circuit.load(folder), read_run(file, SweptRecord)
+    fit(circuit.metrics, SweptMetrics, str(folder / "circuit.json"), where="metrics")
+    counted = {block: dict(record[block]) for block in COUNTED if record.get(block)}
+    if of not in circuit.method or not counted:
+        raise CircuitError(f"{folder} is no finished run of this sweep. Give --force in place of --resume to redo it.")
     for block in counted.values():
         block.pop("undecidable", None)
     return {

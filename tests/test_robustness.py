@@ -16,7 +16,8 @@ from benchmarks.robustness import KINDS, Kind, changes, failures, judge, make_ru
 from circuitfind.app import call
 from circuitfind.graph import Graph
 
-RUNS_THE_MODEL = ("circuit.json, run again", "run.json")
+GONE_ON_WITH = "{}.json, of a sweep gone on with"
+RUNS_THE_MODEL = ("circuit.json, run again", "run.json", *map(GONE_ON_WITH.format, ("run", "circuit")))
 LONG = (*RUNS_THE_MODEL, *bad_prompts.KINDS)
 SAMPLE = 6
 MOST_FOR_A_MILLION = 20.0

@@ -54,6 +54,7 @@ class Task(Schema, frozen=True):
     seed: Seed | None = None
     prompts_sha256: Name | None = None
     bos: bool | None = None
+    tokenizer_sha256: Name | None = None
     file_sha256: Name | None = None
 
 

@@ -347,13 +347,13 @@ def print_finished(folder: Path, as_json: bool) -> None:
     """What there is of a run that was to be resumed and had nothing left to do."""
     from circuitfind.circuit import Circuit
     from circuitfind.circuits.folder import file_in
-    from circuitfind.record import RUN_FILE
+    from circuitfind.record import RUN_FILE, read_run
 
     typer.echo(f"The run in {folder} is finished: there is nothing to resume.", err=True)
     if as_json:
         file_in(folder, RUN_FILE)  # no link that leads out of the folder
-        record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-        found = {block: record[block] for block in ("search", "selection", "bootstrap") if block in record}
+        record = read_run(folder / RUN_FILE)
+        found: dict[str, Any] = {key: record[key] for key in ("search", "selection", "bootstrap") if record.get(key)}
         typer.echo(result_json(Circuit.load(folder), folder, record["warnings"], found))
     else:
         print_places(folder)
