@@ -216,7 +216,7 @@ BAD = {
     ),
     "10^12 prompts": (
         changed(task={"n_prompts": 10**12}),
-        '"task.n_prompts" is 1000000000000; .* at most 1,000,000',
+        '"task.n_prompts" is 1000000000000; .* at most 100,000',
     ),
     "a word as seed": (changed(task={"seed": "x"}), "\"task.seed\" is 'x'; it must be a whole number"),
     "a seed of 30 digits": (changed(task={"seed": 10**30}), '"task.seed" is 10*; it must be a whole number of at most'),

@@ -18,7 +18,8 @@ MOST_NODES = 200_000
 MOST_IN_A_NODE = 10_000_000
 """Likewise of neurons: the widest MLPs have some hundred thousand."""
 MOST_ROLES = 10_000
-MOST_PROMPTS = 1_000_000
+MOST_PROMPTS = 100_000
+"""As many as a prompts file may hold (taskfiles/prompts_file.py)."""
 LARGEST = 1e100
 """Of scores and metrics: sums of squares of such numbers stay finite."""
 

@@ -10,6 +10,9 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
 
 from circuitfind.circuit import Circuit
 from circuitfind.comparison import describe_shape
@@ -17,9 +20,11 @@ from circuitfind.errors import UsageError
 from circuitfind.export.collapse import at_layer
 from circuitfind.export.subject import Collapse
 from circuitfind.graph import Graph, Node
-from circuitfind.jsonfile import Text, decode_json, read_text
+from circuitfind.jsonfile import decode_json, read_text
 from circuitfind.known import published_for
 
+LONGEST = 1000
+Label = Annotated[str, Meta(max_length=LONGEST)]
 NEXT = re.compile(r",(?=\s*[^\s,=]+\s*=)")
 """A comma before another NODE=; any other is part of a label."""
 
@@ -41,6 +46,8 @@ def read_labels(given: Iterable[str], graph: Graph, collapse: Collapse | None = 
     for name, label in (pair for text in given for pair in _pairs(text)):
         if name not in nodes:
             raise UsageError(_unknown(name, nodes, graph, collapse))
+        if len(label) > LONGEST:
+            raise UsageError(f"--labels: the label of {name} has {len(label):,} characters; it may have {LONGEST:,}.")
         labels[nodes[name]] = label
     return labels
 
@@ -62,7 +69,7 @@ def _read_file(path: str) -> Iterator[tuple[str, str]]:
         raise UsageError(
             f"--labels '{path}' is no label and no file of labels. Give NODE=LABEL, such as \"a9.h9=Name mover\"."
         ) from None
-    yield from decode_json(text, dict[str, Text], f"--labels {path}", UsageError).items()
+    yield from decode_json(text, dict[str, Label], f"--labels {path}", UsageError).items()
 
 
 def _unknown(name: str, names: Iterable[str], graph: Graph, collapse: Collapse | None) -> str:

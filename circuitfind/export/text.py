@@ -5,12 +5,15 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 FONT = Path(__file__).parent / "fonts" / "SourceSansPro-Regular.ttf"
 SPARE = 1.25
 """A viewer without the shipped font takes another: Arial is 1.1 times as wide, DejaVu Sans 1.25 times."""
 ELLIPSIS = "\u2026"
+LONGEST = 10_000
+"""Letters of a text that are looked at: no picture has room for so many."""
 STEPS = 8  # how many widths are tried, from the least to the most
 
 
@@ -28,11 +31,15 @@ def measure(text: str, size: float) -> float:
 
 def shorten(text: str, most: float, size: float) -> str:
     """``text`` if it fits into ``most`` points, else its beginning and an ellipsis."""
-    if measure(text, size) <= most:
+    if len(text) <= LONGEST and measure(text, size) <= most:
         return text
-    while text and measure(text + ELLIPSIS, size) > most:
-        text = text[:-1]
-    return text.rstrip() + ELLIPSIS
+    widths, fits = _widths(), 0
+    room = most / (SPARE * size) - widths.get(ord(ELLIPSIS), _foreign(ELLIPSIS))
+    for width in accumulate(widths.get(ord(letter), _foreign(letter)) for letter in text[:LONGEST]):
+        if width > room:
+            break
+        fits += 1
+    return text[:fits].rstrip() + ELLIPSIS
 
 
 def wrap(text: str, least: float, most: float, size: float, n_lines: int) -> tuple[str, ...]:
@@ -55,7 +62,7 @@ def _widest(lines: Iterable[str], size: float) -> float:
 def fill(text: str, most: float, size: float) -> Iterator[str]:
     """Lines with as many words as fit; a word that is too long has one for itself."""
     line = ""
-    for word in clean(text).split(" "):
+    for word in clean(text[:LONGEST]).split(" "):
         longer = f"{line} {word}".strip()
         if line and measure(longer, size) > most:
             yield line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from circuitfind.export import Look, circuit_to_dot, render
 from circuitfind.export.drawing import draw
 from circuitfind.export.labels import published_roles, read_labels
 from circuitfind.export.legend import entries
-from circuitfind.export.text import clean
+from circuitfind.export.text import clean, measure, shorten
 from circuitfind.graph import Edge, Graph, Node
 
 GPT2 = Graph(12, 12)
@@ -104,6 +105,27 @@ def test_a_file_that_holds_no_labels_is_an_error(text, error, tmp_path):
     (tmp_path / "labels.json").write_text(text, encoding="utf-8")
     with pytest.raises(error, match=r"labels"):
         read_labels([str(tmp_path / "labels.json")], GPT2)
+
+
+def test_a_label_of_megabytes_is_refused_and_a_long_text_is_shortened_at_once(tmp_path):
+    (tmp_path / "labels.json").write_text('{"a9.h9": "%s"}' % ("long " * 10**6), encoding="utf-8")
+    for text in ("a9.h9=" + "x" * 2000, str(tmp_path / "labels.json")):
+        with pytest.raises(UsageError, match=r"1,000"):
+            read_labels([text], GPT2)
+    begun = time.process_time()
+    assert shorten("x" * 10**6, 100, 9).startswith("xxx")
+    assert time.process_time() - begun < 1
+
+
+@pytest.mark.parametrize("text", ["Name mover", "x" * 500, "a b " * 99, "\u4e2d\u6587" * 40])
+def test_a_text_is_shortened_to_as_much_as_fits(text):
+    for most in (5.0, 31.5, 100.0, 1e5):
+        short = shorten(text, most, 9)
+        if measure(text, 9) <= most:
+            assert short == text
+        else:
+            letters = next(n for n in range(len(text), -1, -1) if n == 0 or measure(text[:n] + "\u2026", 9) <= most)
+            assert short == text[:letters].rstrip() + "\u2026"
 
 
 def texts_of(svg: bytes) -> tuple[dict[str, list[str]], list[str]]:
