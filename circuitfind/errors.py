@@ -80,8 +80,11 @@ def cut(text: str, most: int = LONGEST_VALUE) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
+_LINE_BREAKS = str.maketrans({"\n": "\\n", "\r": "\\r", "\u2028": "\\u2028", "\u2029": "\\u2029"})
+
+
 def shown(value: object, quote: bool = True) -> str:
-    """A value as a message shows it: as JSON spells it, texts in single quotes, cut where it is long.
+    """A value as a message shows it: on one line, texts in single quotes, cut where it is long.
 
     >>> shown("ioi"), shown(None), shown([1, "x"]), shown({})
     ("'ioi'", 'null', "[1, 'x']", 'an empty object')
@@ -91,7 +94,8 @@ def shown(value: object, quote: bool = True) -> str:
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, str):
-        return f"'{cut(value)}'" if quote else cut(value)
+        text = cut(value).translate(_LINE_BREAKS)
+        return f"'{text}'" if quote else text
     return cut(_head(value)) if isinstance(value, dict | list) else cut(str(value), LONGEST_NUMBER)
 
 
