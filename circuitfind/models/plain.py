@@ -9,16 +9,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 
-
-@torch.no_grad()
 def make_plain(model: Any) -> Any:
     """The Hugging Face model itself, its weights rewritten where its config is one that the bridges don't know."""
-    if model.config.model_type == "gpt2" and not model.config.scale_attn_weights:
-        _scale_scores(model)
-    if model.config.model_type == "gpt_neox" and not model.config.attention_bias:
-        _add_biases(model)
+    import torch
+
+    with torch.no_grad():
+        if model.config.model_type == "gpt2" and not model.config.scale_attn_weights:
+            _scale_scores(model)
+        if model.config.model_type == "gpt_neox" and not model.config.attention_bias:
+            _add_biases(model)
     return model
 
 
@@ -35,6 +35,8 @@ def _scale_scores(model: Any) -> None:
 
 def _add_biases(model: Any) -> None:
     """Biases of 0 for queries, keys and values."""
+    import torch
+
     for layer in model.gpt_neox.layers:
         joint = layer.attention.query_key_value
         joint.bias = torch.nn.Parameter(joint.weight.new_zeros(joint.out_features))

@@ -138,7 +138,7 @@ def test_scores_of_another_graph_are_refused(tmp_path: Path, capsys: Printed) ->
     folder = write_run(tmp_path / "run")
     (folder / "scores.safetensors").write_bytes(b"nothing")
     assert call(["known", "compare", str(folder)], debug=False) == 2
-    assert "scores.safetensors is no file of scores" in capsys.readouterr().err
+    assert "scores.safetensors is damaged, or no file of tensors" in capsys.readouterr().err
 
 
 def test_a_comparison_needs_no_torch(tmp_path: Path) -> None:

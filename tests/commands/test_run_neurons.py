@@ -128,7 +128,6 @@ def test_what_the_command_prints(capsys: pytest.CaptureFixture[str], tmp_path: P
         ("--level neuron --neurons 5 --select greedy", "--select greedy follows edges"),
         ("--level neuron --method acdc --neurons 5", "acdc finds its own number. Give --threshold"),
         ("--level neuron --schedule grouped", "--schedule grouped goes through the edges"),
-        ("--level neuron --resume", "holds no run to resume"),
         ("--level neuron --fraction 0.1,0.2", "give one size a run"),
         ("--level neuron --threshold 0.1,0.2", "give one size a run"),
         ("--level neuron --neurons 5 --method eap --metric kl", "zero: every score would be"),
