@@ -80,11 +80,8 @@ def cut(text: str, most: int = LONGEST_VALUE) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
-_LINE_BREAKS = str.maketrans({"\n": "\\n", "\r": "\\r", "\u2028": "\\u2028", "\u2029": "\\u2029"})
-
-
 def shown(value: object, quote: bool = True) -> str:
-    """A value as a message shows it: on one line, texts in single quotes, cut where it is long.
+    """A value as a message shows it, on one line: as JSON spells it, texts in single quotes, cut where it is long.
 
     >>> shown("ioi"), shown(None), shown([1, "x"]), shown({})
     ("'ioi'", 'null', "[1, 'x']", 'an empty object')
@@ -94,8 +91,9 @@ def shown(value: object, quote: bool = True) -> str:
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, str):
-        text = cut(value).translate(_LINE_BREAKS)
-        return f"'{text}'" if quote else text
+        text = cut(value)
+        line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+        return f"'{line}'" if quote else line
     return cut(_head(value)) if isinstance(value, dict | list) else cut(str(value), LONGEST_NUMBER)
 
 

@@ -28,7 +28,7 @@ import msgspec
 import msgspec.inspect
 from msgspec import Meta
 
-from circuitfind.errors import CircuitError, CircuitfindError, cut, shown
+from circuitfind.errors import CircuitError, CircuitfindError, shown
 
 MOST_BYTES = 1 << 28
 MOST_OBJECTS = 3_000_000
@@ -184,7 +184,7 @@ def _explain(value: Any, schema: Any, problem: str, where: str) -> str:
     missing = re.fullmatch(r"Object missing required field `(.*)`", found["said"])
     if missing:
         return f' lacks "{key + "." if key else ""}{missing[1]}".'
-    subject = f'its "{cut(key)}"' if key else "it"
+    subject = f'its "{shown(key, quote=False)}"' if key else "it"
     must = _requirement(found["said"], _choices(schema, names))
     return f": {subject} is {shown(inner)}; it must be {must}."
 

@@ -49,6 +49,7 @@ def test_a_plural_that_is_not_regular_can_be_given() -> None:
         ({"a": [1, True]}, "{'a': [1, true]}"),
         ([[[[1]]]], "[[...]]"),
         (list(range(99)), "[0, 1, 2, 3, 4, ...]"),
+        ("a\nb\x1b[31m\ud800 größer", "'a\\nb\\x1b[31m\\ud800 größer'"),
         ("x y " * 999, "'" + "x y " * 50 + "...'"),
     ],
 )

@@ -49,7 +49,7 @@ def test_what_fits_is_read_and_other_keys_are_left_alone() -> None:
         ('{"name": "a", "inner": 5}', 'f.json: its "inner" is 5; it must be an object.'),
         ('{"name": "a", "inner": {"share": 2}}', 'f.json: its "inner.share" is 2; it must be a number of at most 1.0.'),
         ('{"name": null}', 'f.json: its "name" is null; it must be a text.'),
-        ('{"name": "a\\u0000b"}', "f.json: its \"name\" is 'a\0b'; it must be a text of other characters."),
+        ('{"name": "a\\u0000b"}', "f.json: its \"name\" is 'a\\x00b'; it must be a text of other characters."),
         ('{"name": "a", "number": true}', 'f.json: its "number" is true; it must be a whole number.'),
         ('{"name": "a", "number": 1.5}', 'f.json: its "number" is 1.5; it must be a whole number.'),
         ('{"name": "a", "pair": [1, "x"]}', "f.json: its \"pair.1\" is 'x'; it must be a number."),
