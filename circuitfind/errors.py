@@ -90,11 +90,11 @@ def shown(value: object, quote: bool = True) -> str:
         return "an empty object" if isinstance(value, dict) else "an empty list"
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    if isinstance(value, str):
-        text = cut(value)
-        line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
-        return f"'{line}'" if quote else line
-    return cut(_head(value)) if isinstance(value, dict | list) else cut(str(value), LONGEST_NUMBER)
+    if isinstance(value, dict | list):
+        return cut(_head(value))
+    text = cut(value) if isinstance(value, str) else cut(str(value), LONGEST_NUMBER)
+    line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    return f"'{line}'" if quote and isinstance(value, str) else line
 
 
 def _head(value: dict[Any, Any] | list[Any], deeper: int = 2) -> str:

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from circuitfind.errors import CircuitError
+from circuitfind.errors import CircuitError, shown
 from circuitfind.exchange.acdc_names import EMBEDDINGS, Index, Key, all_keys, edge_of, key_of, within
 from circuitfind.exchange.edges import ScoredEdges, check_scores, empty, kept_edges, make_graph, place_of
 from circuitfind.exchange.reading import Read
@@ -80,9 +80,9 @@ def read_text(content: str, source: str, shape: Graph | None = None) -> Read:
 
 def read_subgraph(content: Mapping[Any, Any], source: str, shape: Graph | None = None) -> Read:
     """The kept edges of a subgraph, whose list of all edges tells the shape of its model. Raises CircuitError."""
-    wrong = next((key for key, kept in content.items() if not _is_key(key) or not isinstance(kept, bool)), None)
-    if wrong is not None:
-        raise CircuitError(f"{source}: {str(wrong)[:80]} is no edge of ACDC's that is said to be kept or not.")
+    for key, kept in content.items():
+        if not _is_key(key) or not isinstance(kept, bool):
+            raise CircuitError(f"{source}: {shown(key)} is no edge of ACDC's that is said to be kept or not.")
     entries = [Entry(_as_key(key), kept) for key, kept in content.items()]
     told = None if shape is not None else _shape_of(entries, source)
     return _from_entries(entries, settle_shape(shape, told, source), source)

@@ -230,7 +230,7 @@ def _check_names(key: str, names: Any, expected: list[str], source: str) -> None
         raise CircuitError(f"{source} lacks {key}, the names that its tensors are in the order of.")
     if given != expected:
         where = next((i for i, (one, other) in enumerate(zip(given, expected, strict=False)) if one != other), None)
-        what = f"{len(given):,} names" if where is None else f"'{given[where]}' where '{expected[where]}' belongs"
+        what = f"{len(given):,} names" if where is None else f"{shown(given[where])} where '{expected[where]}' belongs"
         raise CircuitError(
             f"{source}: its {key} have {what}; a model of its cfg has {len(expected):,}, in forward order."
         )

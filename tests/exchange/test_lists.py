@@ -108,6 +108,12 @@ def test_an_edge_that_acdc_has_not_is_refused(names, says):
         acdc.read_list([[list(names), 1.0]], "file", SHAPE)
 
 
+@pytest.mark.parametrize("key", [None, 5, ("x",), (*HEAD[:3], 0)])
+def test_a_subgraph_whose_keys_are_no_edges_is_refused(key):
+    with pytest.raises(CircuitError, match="is no edge of ACDC's"):
+        acdc.read_subgraph({HEAD: True, key: True}, "file")
+
+
 def test_acdc_lists_that_are_wrong_are_refused():
     entry = [list(HEAD), 0.5]
     with pytest.raises(CircuitError, match=r"'a0\.h1->a1\.h0<k>' stands in it twice"):
