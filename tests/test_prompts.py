@@ -73,7 +73,7 @@ def test_an_answer_without_a_token_is_told() -> None:
         def continuation(self, text: str) -> list[int]:
             return [] if text == "\u200b" else super().continuation(text)
 
-    assert "the answer '\u200b' has no token" in problem(replace(GOOD, answers=("\u200b",)), Mute())
+    assert "the answer '\\u200b' has no token" in problem(replace(GOOD, answers=("\u200b",)), Mute())
 
 
 def test_unknown_words_are_named() -> None:
