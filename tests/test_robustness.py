@@ -18,7 +18,7 @@ from circuitfind.graph import Graph
 
 GONE_ON_WITH = "{}.json, of a sweep gone on with"
 RUNS_THE_MODEL = ("circuit.json, run again", "run.json", *map(GONE_ON_WITH.format, ("run", "circuit")))
-SAMPLE, MANY = 6, 150
+SAMPLE, MANY = 6, 60
 """Inputs of a kind: all of them, some 40,000, take python -m benchmarks.robustness an hour or two."""
 MOST_FOR_A_MILLION = 20.0
 """Seconds of a processor that others use too."""
