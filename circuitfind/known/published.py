@@ -19,12 +19,13 @@ from circuitfind.circuit import Circuit, check_size, circuit_of
 from circuitfind.circuits.folder import file_in
 from circuitfind.circuits.schema import Model
 from circuitfind.comparison import describe_shape
-from circuitfind.errors import CircuitError, unknown
+from circuitfind.errors import CircuitError, shown, unknown
 from circuitfind.graph import Graph, Node
 from circuitfind.jsonfile import Name, Schema, fit, parse_json, read_text
 
 FORMAT, VERSION = "circuitfind.known", 1
-Given = Annotated[str, Meta(min_length=1, max_length=4096)]
+Given = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"\A[^\x00-\x1f\x7f\u2028-\u202e]*\Z")]
+"""A text on one line."""
 FOLDER = Path(__file__).parent / "circuits"
 Level = Literal["heads", "nodes", "edges"]
 KINDS: Mapping[Level, tuple[Literal["head", "mlp"], ...]] = {
@@ -141,7 +142,7 @@ def choose_known(circuit: Circuit, known: Collection[KnownCircuit]) -> KnownCirc
     names = ", ".join(one.name for one in fitting or known)
     number = f"{len(fitting)} known circuits are" if fitting else "No known circuit is"
     raise CircuitError(
-        f"{number} of the task '{task}' in a model of {describe_shape(circuit.graph)}. Name one: {names}."
+        f"{number} of the task {shown(task)} in a model of {describe_shape(circuit.graph)}. Name one: {names}."
     )
 
 

@@ -93,6 +93,7 @@ def written(folder: Path, data: Any, name: str = "mine.json") -> Path:
         ({"model": {**GOOD["model"], "n_layers": 0}}, '"model.n_layers" is 0'),
         ({"model": []}, '"model" is an empty list; it must be an object'),
         ({"task": ""}, "\"task\" is ''; it must be a text of at least 1"),
+        ({"task": "a\nb"}, "\"task\" is 'a\\nb'; it must be a text of other characters"),
         ({"paper": {"id": 7, "title": "A title"}}, '"paper.id" is 7; it must be a text'),
         ({"level": "edges"}, "\"level\" is 'edges'; it must be 'heads' or 'nodes'"),
         ({"level": "heads"}, "'m0' is none of the heads"),
