@@ -7,6 +7,7 @@ tensors and plain values (``torch.load(weights_only=True)``). What a file unpack
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,8 @@ def _load_tensors(data: bytes, path: Path) -> Any:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             n_bytes = sum(part.file_size for part in archive.infolist())
-    except (zipfile.BadZipFile, ValueError):
+    except (zipfile.BadZipFile, ValueError, RuntimeError, OSError, EOFError, OverflowError, struct.error):
+        # RuntimeError: NotImplementedError, a version of zip files that there is not
         raise CircuitError(f"{path} is damaged: it is no whole file of torch.save.") from None
     if n_bytes > MOST_BYTES:
         raise CircuitError(f"{path} unpacks to {n_bytes:,} bytes; no file of a circuit has so many.")

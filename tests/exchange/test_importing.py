@@ -215,3 +215,14 @@ def test_a_damaged_file_is_an_error_of_ours_or_read(tmp_path_factory, place, noi
     file.write_bytes(data[:place] + noise + data[place + len(noise) :])
     with contextlib.suppress(CircuitfindError):
         read_circuit(file)
+
+
+def test_a_zip_file_of_a_version_that_there_is_not_is_damaged(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("data.pkl", b"x")
+    data = bytearray(file.getvalue())
+    data[data.index(b"PK\x01\x02") + 6] = 200  # the version that is needed to read it
+    (tmp_path / "x.pt").write_bytes(data)
+    with pytest.raises(CircuitError, match=r"x\.pt is damaged: it is no whole file of torch\.save"):
+        content.read_content(tmp_path / "x.pt")
