@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from circuitfind.circuit import Circuit
 from circuitfind.commands import view as module
+from circuitfind.commands.evaluate import evaluate
 from circuitfind.commands.export import export
 from circuitfind.commands.view import view
 from circuitfind.errors import CircuitfindError, OutputError, UsageError
@@ -78,6 +80,14 @@ def test_view_of_the_run_shows_the_same_and_a_curve_and_replaces_its_own_page(ra
     after = data(ran / "circuit.html")
     assert [p["edges"] for p in after["curve"]["absolute"]][-1] == 262 and after["curve"]["cmd"] > 0
     assert {**after, "curve": None} == before
+
+
+def test_a_page_of_a_run_that_was_evaluated_shows_the_curve_that_its_report_has(ran: Path, tmp_path: Path) -> None:
+    shutil.copytree(ran, tmp_path / "run")
+    call(evaluate, tmp_path / "run", "--parts", "curve", "--quiet")
+    call(view, tmp_path / "run", "--no-open", "--no-model")
+    report = json.loads((tmp_path / "run" / "evaluation" / "report.json").read_text(encoding="utf-8"))
+    assert data(tmp_path / "run" / "circuit.html")["curve"] == report["curve"]
 
 
 def test_export_makes_the_page_of_what_the_run_left_without_torch(ran: Path, tmp_path: Path) -> None:

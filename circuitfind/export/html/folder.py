@@ -38,7 +38,7 @@ class Point(Schema, frozen=True):
     """A circuit of some size in an evaluation's curve."""
 
     budget: Number
-    chosen_edges: Count
+    chosen: Count
     edges: Count
     value: Number | None = None
     kl: Number | None = None
@@ -52,6 +52,7 @@ class StoredCurve(Schema, frozen=True):
     """An evaluation's curve over sizes."""
 
     metric: Name
+    shares_of: Name
     graph_edges: Count
     signed: Points
     absolute: Points
