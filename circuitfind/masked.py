@@ -420,8 +420,7 @@ class Work:
             if many:
                 shares = plan.shares[role, [rows[at] for at in many], : self._layout.n_readable(stage)]
                 for at, sums in zip(many, self._multiply(shares, places, whole), strict=True):
-                    torch.add(emptied[places], sums, out=sums)
-                    read[at, places] = sums
+                    read[at, places] = sums.add_(emptied[places])
         return read.reshape(len(rows), *runner.clean_in[whole][stage].shape)
 
     def gained(self, sender: int, whole: bool) -> Float[Tensor, "row pos d_model"]:
@@ -444,9 +443,9 @@ class Work:
         self, shares: Float[np.ndarray, "receiver readable"], places: Places, whole: bool
     ) -> Float[Tensor, "receiver row d"]:
         """What receivers that keep many edges read beyond what they read with all removed."""
-        written = self._buffer(np.flatnonzero(shares.sum(0)).tolist(), whole)[: shares.shape[1]].flatten(1, 2)[
-            :, places
-        ]
+        kept = np.flatnonzero(shares.sum(0)).tolist()
+        readable = self._buffer(kept, whole)[: shares.shape[1]]
+        written = readable.flatten(1, 2)[:, places]
         weights = np.concatenate([shares, np.zeros((-len(shares) % ROWS, shares.shape[1]))])
         sums = torch.from_numpy(weights).to(written) @ written.flatten(1)
         return sums[: len(shares)].reshape(len(shares), *written.shape[1:])
