@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from xml.etree import ElementTree
 
 from circuitfind.gate import Verdict
+from circuitfind.printable import printable
 
 SUITE = "circuitfind check"
 """The name of JUnit's test suite, by which a report is known as one of this command's."""
@@ -63,7 +64,8 @@ def workflow_commands(verdicts: Sequence[Verdict]) -> Iterator[str]:
 
 
 def _message(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    """The text on one line, as GitHub escapes it."""
+    return printable(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:

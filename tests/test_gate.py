@@ -104,3 +104,7 @@ def test_github_is_told_on_one_line_with_nothing_that_ends_it_early() -> None:
     assert "\n" not in command
     assert "%0A" in command
     assert "100%25 not JSON" in next(iter(workflow_commands([BROKEN])))
+    hostile = Verdict(Path("a\r\n::error::.json"), "drifted", reason="x\r\n::stop-commands::t\x1b[31m")
+    (command,) = workflow_commands([hostile])
+    assert not {"\r", "\n", "\x1b"} & {*command}
+    assert command.count("::error") == 1

@@ -32,11 +32,31 @@ class Terminal(io.StringIO):
         return True
 
 
-@given(st.text())
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("ioi\n::set-output name=a::b", "ioi\n\\u003a:set-output name=a::b"),
+        (" \t ::error::x", " \t \\u003a:error::x"),
+        ("\n\n ::stop-commands::x", "\n\n \\u003a:stop-commands::x"),
+        ("a ##[error]x", "a \\u0023#[error]x"),
+        ("std::vector, a::b, ::", "std::vector, a::b, ::"),
+    ],
+)
+def test_no_line_is_a_command_to_a_ci_system(text: str, shown: str) -> None:
+    stream = io.StringIO()
+    print(text, file=Printed(stream))
+    assert stream.getvalue() == shown + "\n"
+    assert json.loads(printable(json.dumps([text]))) == [text]
+
+
+@given(st.text() | st.text(st.sampled_from("#[:\n\t a")))
 def test_nothing_that_a_terminal_obeys_is_left_and_all_else_is_as_it_was(text: str) -> None:
     shown = printable(text)
     assert not OBEYED.search(shown)
-    assert shown == "".join(f"\\u{ord(x):04x}" if OBEYED.match(x) else x for x in text)
+    assert not any(line.lstrip().startswith("::") or "##[" in line for line in shown.split("\n"))
+    plain = re.sub(r"\\u003a(?=:)", ":", re.sub(r"\\u0023(?=#\[)", "#", shown))
+    if "\\u00" not in text:
+        assert plain == "".join(f"\\u{ord(x):04x}" if OBEYED.match(x) else x for x in text)
     assert printable(shown) == shown
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from circuitfind.commands.terminal import TerminalProgress
+from circuitfind.commands.terminal import TerminalProgress, behind
 from circuitfind.gate import Tolerances, Verdict, exit_code, parse_tolerances
 from circuitfind.gatereport import SUITE, junit, lines_of, tally, workflow_commands
 
@@ -83,7 +83,8 @@ def check(
         typer.echo("\n".join(line for verdict in verdicts for line in lines_of(verdict)))
         typer.echo(tally(verdicts))
     if os.environ.get("GITHUB_ACTIONS") == "true":
-        print("\n".join(workflow_commands(verdicts)), file=sys.stderr)
+        for command in workflow_commands(verdicts):
+            print(command, file=behind(sys.stderr))  # ``printable`` would make it a mere line
     else:
         for verdict in verdicts:
             if verdict.status == "could not run":
