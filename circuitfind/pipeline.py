@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import count, takewhile
 
 import torch
 from jaxtyping import Bool, Float
@@ -40,7 +41,8 @@ from circuitfind.ownmetric import own_metrics
 from circuitfind.patching import find_ablation
 from circuitfind.preflight import Plan, RunOptions, make_plan, short_name
 from circuitfind.progress import Progress, Silent
-from circuitfind.promptsets import make_prompts
+from circuitfind.prompts import Tokenizer
+from circuitfind.promptsets import draw, make_prompts
 from circuitfind.report import (
     empty_warning,
     recovery_warning,
@@ -60,6 +62,8 @@ from circuitfind.writing import RunResult, write_findings
 
 __all__ = ["Plan", "RunOptions", "RunResult", "carry_out", "make_plan", "run"]
 
+MANY = 1000
+"""Of more prompts than this it is seen first whether there is memory for them."""
 MOST_SHOWN = 10
 """So many roles of more are named."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
@@ -110,6 +114,7 @@ def make_ready(plan: Plan, notes: Noted, clock: Clock) -> Ready:
     with clock.time("load"):
         notes.stage(f"loading {options.model}")
         tokenizer = load_tokenizer(str(plan.model_folder), notes).with_bos(options.bos)
+        refuse_too_many(plan, options, tokenizer)
         pairs = make_prompts(plan.task, tokenizer, options, notes)
         batch = replace(tokenise(pairs, tokenizer), metrics=own_metrics(plan.task))
         if options.positions:
@@ -373,6 +378,29 @@ def fit_memory(work: Workload, options: RunOptions) -> Workload:
     """The workload made to fit what --memory allows and what there is; a batch size that was given stays."""
     smaller = [size for size in BATCH_SIZES if size < work.batch_size and options.batch_size is None]
     return plan_memory(work, options.device, options.memory, smaller)
+
+
+def refuse_too_many(plan: Plan, options: RunOptions, tokenizer: Tokenizer) -> None:
+    """Raises UsageError where more prompts are asked for than there is memory for, before they are all drawn.
+
+    As many are drawn as would be too many if each were as short as the first: a task may have fewer than that.
+    """
+    asked = options.n_prompts or 0
+    first = draw(plan.task, tokenizer, 1, options.seed, options) if asked > MANY else []
+    if not first:
+        return
+    one = workload(plan, options, tokenise(first, tokenizer))
+
+    def fit(n_prompts: int) -> Workload:
+        return fit_memory(replace(one, n_prompts=n_prompts), options)
+
+    for n_prompts in [*takewhile(lambda n: n < asked, (MANY << bits for bits in count())), asked]:
+        try:
+            fit(n_prompts)
+        except UsageError:
+            if len(draw(plan.task, tokenizer, n_prompts, options.seed, options)) == n_prompts:
+                fit(asked)
+            return
 
 
 def workload(plan: Plan, options: RunOptions, batch: Batch) -> Workload:
