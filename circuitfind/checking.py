@@ -13,7 +13,7 @@ from circuitfind.circuit import Circuit
 from circuitfind.comparison import Comparison, check_same_graph, compare
 from circuitfind.errors import CircuitfindError
 from circuitfind.evaluation.performance import Evaluation
-from circuitfind.findings import Ready, make_circuit, task_block
+from circuitfind.findings import Ready, make_circuit, make_consensus, task_block
 from circuitfind.gate import Finding, Status, Tolerances, Verdict, at_least, falls_by, rises_by, stays
 from circuitfind.judged import evaluate_kept
 from circuitfind.origin import Origin, evaluation_options, find_origin, search_options
@@ -79,8 +79,10 @@ def what_to_run(origin: Origin, options: CheckOptions, folder: Path) -> RunOptio
 
 
 def discover(plan: Plan, ready: Ready, notes: Noted, clock: Clock) -> Circuit:
-    """The circuit that the same search finds now."""
-    return make_circuit(find_circuit(ready, ready.options, notes, clock, make_keeper(plan)))
+    """The circuit that the same search finds now; of a bootstrap its consensus circuit."""
+    findings = find_circuit(ready, ready.options, notes, clock, make_keeper(plan))
+    consensus = make_consensus(findings) if plan.options.bootstrap is not None else None
+    return consensus or make_circuit(findings)
 
 
 def judge(circuit: Circuit, now: Evaluation, tolerances: Tolerances) -> tuple[Finding, ...]:

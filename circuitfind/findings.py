@@ -115,7 +115,7 @@ def make_consensus(findings: Findings) -> Circuit | None:
     scored, evaluation = findings.outcome, findings.consensus
     if isinstance(scored, Found) or evaluation is None or scored.uncertainty is None or scored.options is None:
         return None
-    said = {"consensus": scored.options.bar, "resamples": scored.options.resamples, "level": scored.options.level}
+    said = {"consensus": scored.options.bar, "resamples": scored.options.resamples, "confidence": scored.options.level}
     if isinstance(scored, NeuronOutcome):
         return _neurons_of(findings, scored, scored.uncertainty.consensus[0], evaluation, said)
     return _circuit_of(findings, scored.uncertainty.consensus, evaluation, said)
@@ -144,7 +144,7 @@ def _circuit_of(
     each = zip(*(part.tolist() for part in (*places, scores[places])), strict=True)
     edges = {Edge(graph.senders[s], graph.receivers[r]): score for r, s, score in each}
     block = method_block(ready, findings.method, findings.options)
-    method = {**said, **block} if "level" in block else {**block, **said}  # that of nodes is not that of intervals
+    method = {**block, **said}
     return Circuit(graph, edges, ready.model.to_dict(), task_block(ready), method, evaluation.to_dict())
 
 

@@ -135,6 +135,10 @@ def search_options(origin: Origin) -> RunOptions:
             f"The circuit was found by '{method.get('name')}', a method that this circuitfind hasn't got."
         )
     said = {name: _plain(method[name]) for name in OF_METHOD if name in method}
+    if "consensus" in method:
+        said["bootstrap"] = method.get("resamples")
+        if not isinstance(said.get("level"), str):
+            said.pop("level", None)  # of its intervals, in an older file
     if method.get("candidates"):
         said["candidates"] = spell_candidates(method["candidates"])
     metric, task = said.get("metric"), origin.opened.task

@@ -81,6 +81,7 @@ def test_the_consensus_is_a_circuit_of_nodes(scored: RunResult) -> None:
     consensus = Circuit.load(scored.folder / "consensus.json")
     among = {*nodes_of(consensus), Node("input"), Node("logits")}
     assert len(among) > 2 and consensus.method["level"] == "node"
+    assert consensus.method["confidence"] == 0.95
     assert set(consensus.edges) == {
         edge for edge in consensus.graph.edges() if edge.sender in among and edge.receiver.node in among
     }

@@ -98,6 +98,7 @@ def test_the_consensus_circuit_has_what_most_resamples_have(result: RunResult) -
     assert consensus.edges
     assert all(inclusion[edge] >= consensus.method["consensus"] - 1e-6 for edge in consensus.edges)
     assert int(found["consensus"].sum()) == len(consensus.edges)
+    assert consensus.method["confidence"] == 0.95 and "level" not in consensus.method
     assert consensus.metrics["full"] == result.circuit.metrics["full"]
     assert consensus.metrics["circuit"] != result.circuit.metrics["circuit"]
     assert all(found["lower"][graph.order(e)] <= found["upper"][graph.order(e)] for e in graph.edges())

@@ -69,7 +69,7 @@ class Means(Schema, frozen=True):
 class Method(Schema, frozen=True):
     """What found it, with the options that it was given; settings (``--set``) are among them.
 
-    ``level`` is a word, or in a consensus circuit the level of its intervals.
+    ``confidence`` is the level of a consensus circuit's intervals; older ones have it in ``level``, which is a word.
     """
 
     name: Name | None = None
@@ -103,6 +103,7 @@ class Method(Schema, frozen=True):
     freeze_patterns: bool | None = None
     consensus: Share | None = None
     resamples: Count | None = None
+    confidence: Share | None = None
     bootstrap: Count | None = None
     positions: list[Name] | None = None
     means: Means | None = None

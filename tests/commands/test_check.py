@@ -14,9 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from circuitfind import memory, pipeline, promptsets
 from circuitfind.app import call
 from circuitfind.models.locate import locate
 from circuitfind.progress import Silent
+from circuitfind.promptsets import draw
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +183,42 @@ def test_an_empty_circuit_and_one_of_another_shape_have_their_verdicts(
     code, (verdict,) = checked(capsys, str(other), "--evaluate-only")
     assert (code, verdict["status"]) == (2, "could not run")
     assert "1 layers of 4 heads" in verdict["reason"]
+
+
+@pytest.mark.parametrize("is_old", [False, True], ids=["now", "with its interval's level in level"])
+def test_a_consensus_circuit_holds_against_the_consensus_found_again(
+    is_old: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    options = ["--method", "eap", "--edges", "20", "--prompts", "6", "--bootstrap", "10", "--format", "dot"]
+    assert call(["run", "ioi", "--model", "tiny", *options, "--out", str(run), "-q"], debug=False) == 0
+    path = run / "consensus.json"
+    if is_old:
+        path = altered(path, tmp_path / "old.json", method=lambda said: {**said, "level": 0.95})
+    code, (verdict,) = checked(capsys, str(path), "--tolerance", "jaccard=1,heads=1")
+    assert (code, verdict["status"]) == (0, "holds"), verdict
+    for command in (["show", str(path)], ["export", str(path), "--format", "dot", "--out", str(tmp_path / "c.dot")]):
+        assert call(command, debug=False) == 0
+    assert call(["evaluate", str(path), "--parts", "held-out", "--out", str(tmp_path / "ev"), "-q"], debug=False) == 0
+
+
+def test_more_prompts_than_there_is_memory_for_are_refused_before_all_are_drawn(
+    known: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+
+    def counted(task: Any, tokenizer: Any, n_prompts: int, *rest: Any) -> Any:
+        drawn.append(n_prompts)
+        return draw(task, tokenizer, n_prompts, *rest)
+
+    monkeypatch.setattr(memory, "available", lambda device: 450_000_000)
+    monkeypatch.setattr(pipeline, "draw", counted)
+    monkeypatch.setattr(promptsets, "draw", counted)
+    many = altered(known, tmp_path / "many.json", task=lambda said: {**said, "n_prompts": 100_000})
+    code, (verdict,) = checked(capsys, str(many))
+    assert (code, verdict["status"]) == (2, "could not run")
+    assert "Lower --prompts (now 100000)" in verdict["reason"]
+    assert max(drawn) < 20_000
 
 
 def test_github_gets_annotations_on_stderr(
