@@ -45,7 +45,8 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 golden: $(INSTALLED)
-	REGENERATE=1 $(BIN)/python -m pytest -q -k golden
+	REGENERATE=1 $(BIN)/python -m pytest -q -k "golden and not golden_runs"
+	$(BIN)/python -m tests.golden_runs.record --write
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.run_ioi
