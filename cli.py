@@ -1,6 +1,6 @@
 """``python cli.py run ioi`` in a checkout is ``circuitfind run ioi``."""
 
-from circuitfind.app import main
+from circuitfind.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -25,19 +25,19 @@ from torch import Tensor
 from benchmarks.floor import Work, flop_rate
 from benchmarks.gpt2_shape import random_gpt2, random_prompts
 from benchmarks.machine import machine
-from circuitfind.batch import Batch, tokenise
-from circuitfind.graph import Edge, Graph
-from circuitfind.memory import gigabytes, peak
-from circuitfind.methods.acdc import ACDC, visiting_order
-from circuitfind.methods.found import Found
-from circuitfind.metrics import make_objective
-from circuitfind.models.families import read_transformer
-from circuitfind.models.load import load_bridge, load_tokenizer
-from circuitfind.models.locate import locate
-from circuitfind.patching import prepare, readable, run_patched
+from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.methods.outcome import Found
+from circuitfind.methods.search.acdc import ACDC, visiting_order
+from circuitfind.metrics.objective import make_objective
+from circuitfind.models.architectures.table import read_transformer
+from circuitfind.models.loading.load import load_bridge, load_tokenizer
+from circuitfind.models.loading.locate import locate
+from circuitfind.models.transformer import Transformer
+from circuitfind.patching.reference import prepare, readable, run_patched
 from circuitfind.progress import Silent
-from circuitfind.taskfiles import load_task
-from circuitfind.transformer import Transformer
+from circuitfind.prompts.batch import Batch, tokenise
+from circuitfind.prompts.files import load_task
+from circuitfind.runs.memory import gigabytes, peak
 
 BATCH_SIZE = 8
 GPT2_SHAPE = "gpt2-shape"

@@ -195,7 +195,7 @@ def yaml_files() -> Iterator[Wrong]:
 
 
 HEAD = """
-from circuitfind.prompts import *
+from circuitfind.prompts.pairs import *
 P = PromptPair({clean!r}, {corrupted!r}, (' Peter',), (' Tim',))
 """.format(**PAIR)
 PARTS = ("name", "title", "paper", "metric", "example", "make", "metrics", "source", "held_out")

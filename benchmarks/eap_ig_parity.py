@@ -48,8 +48,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from benchmarks.gpt2_shape import N_CHANGED, SPREAD
 from benchmarks.machine import machine
 from benchmarks.peers.job import MODEL, Case, Cost, Job, Side
-from circuitfind.memory import gigabytes
-from circuitfind.models.quiet import quiet
+from circuitfind.models.loading.quiet import quiet
+from circuitfind.runs.memory import gigabytes
 
 ROOT = Path(__file__).parents[1]
 TOLERANCE = 1e-4

@@ -22,17 +22,17 @@ from typing import Any
 import torch
 
 from benchmarks.machine import machine
-from circuitfind.batch import Batch, tokenise
-from circuitfind.memory import gigabytes, peak
-from circuitfind.methods.atp import AtP
-from circuitfind.methods.eap import EAP, EAPIG, Attribution, CleanCorrupted, EAPIGActivations
-from circuitfind.methods.gim import GIM
-from circuitfind.methods.relp import RelP
-from circuitfind.models.families import read_transformer
-from circuitfind.models.load import load_bridge, load_tokenizer
-from circuitfind.models.locate import locate
+from circuitfind.methods.attribution.atp import AtP
+from circuitfind.methods.attribution.eap import EAP, EAPIG, Attribution, CleanCorrupted, EAPIGActivations
+from circuitfind.methods.attribution.gim import GIM
+from circuitfind.methods.attribution.relp import RelP
+from circuitfind.models.architectures.table import read_transformer
+from circuitfind.models.loading.load import load_bridge, load_tokenizer
+from circuitfind.models.loading.locate import locate
 from circuitfind.progress import Silent
-from circuitfind.taskfiles import load_task
+from circuitfind.prompts.batch import Batch, tokenise
+from circuitfind.prompts.files import load_task
+from circuitfind.runs.memory import gigabytes, peak
 
 METHODS: dict[str, Callable[..., Attribution]] = {
     **{method.name: method for method in (EAP, CleanCorrupted, EAPIG, EAPIGActivations, RelP, GIM, AtP)},

@@ -20,17 +20,17 @@ from typing import Any
 import torch
 
 from benchmarks.machine import machine
-from circuitfind.batch import Batch
 from circuitfind.evaluation.performance import evaluate
-from circuitfind.memory import gigabytes, peak
-from circuitfind.methods.eap import EAP
-from circuitfind.models.families import read_transformer
-from circuitfind.models.load import load_bridge
-from circuitfind.models.locate import locate
-from circuitfind.patching import find_ablation
+from circuitfind.methods.attribution.eap import EAP
+from circuitfind.methods.search.chain import default_batch_size
+from circuitfind.models.architectures.table import read_transformer
+from circuitfind.models.loading.load import load_bridge
+from circuitfind.models.loading.locate import locate
+from circuitfind.models.transformer import Transformer
+from circuitfind.patching.reference import find_ablation
 from circuitfind.progress import Silent
-from circuitfind.search import default_batch_size
-from circuitfind.transformer import Transformer
+from circuitfind.prompts.batch import Batch
+from circuitfind.runs.memory import gigabytes, peak
 
 
 def main() -> None:

@@ -21,20 +21,20 @@ import torch
 
 from benchmarks.acdc_speed import best_forward
 from benchmarks.machine import machine
-from circuitfind.batch import Batch, tokenise
-from circuitfind.graph import SLOTS, Graph, Node, Receiver
-from circuitfind.memory import gigabytes, peak
+from circuitfind.circuits.graph import SLOTS, Graph, Node, Receiver
 from circuitfind.methods.exact import edge_tests
-from circuitfind.metrics import MetricName, find_metric, make_objective
-from circuitfind.models.families import read_transformer
-from circuitfind.models.load import load_bridge, load_tokenizer
-from circuitfind.models.locate import locate
-from circuitfind.patching import prepare, readable, run_patched
+from circuitfind.methods.search.chain import default_batch_size
+from circuitfind.metrics.objective import MetricName, find_metric, make_objective
+from circuitfind.models.architectures.table import read_transformer
+from circuitfind.models.loading.load import load_bridge, load_tokenizer
+from circuitfind.models.loading.locate import locate
+from circuitfind.models.transformer import Transformer
+from circuitfind.models.workers import Threads
+from circuitfind.patching.reference import prepare, readable, run_patched
 from circuitfind.progress import Silent
-from circuitfind.search import default_batch_size
-from circuitfind.taskfiles import load_task
-from circuitfind.threads import Threads
-from circuitfind.transformer import Transformer
+from circuitfind.prompts.batch import Batch, tokenise
+from circuitfind.prompts.files import load_task
+from circuitfind.runs.memory import gigabytes, peak
 
 CLOSE = 2e-4
 """How far two float32 computations of a score may lie apart."""

@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from circuitfind.circuits.graph import Graph
 from circuitfind.exchange import acdc, autocircuit, eapig, edgepruning
 from circuitfind.exchange.edges import ScoredEdges
-from circuitfind.graph import Graph
 
 SHAPES = (Graph(2, 2), Graph(2, 2, parallel=True), Graph(3, 4))
 WIDTH = 4

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from circuitfind.batch import Batch
-from circuitfind.graph import Node, Receiver
-from circuitfind.methods.acdc import visiting_order
-from circuitfind.methods.found import Found
-from circuitfind.rerun import Rows
-from circuitfind.transformer import Transformer
+from circuitfind.circuits.graph import Node, Receiver
+from circuitfind.methods.outcome import Found
+from circuitfind.methods.search.acdc import visiting_order
+from circuitfind.models.transformer import Transformer
+from circuitfind.patching.incremental import Rows
+from circuitfind.prompts.batch import Batch
 
 
 class Work:

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from circuitfind.batch import Batch
-from circuitfind.models.quiet import quiet
+from circuitfind.models.loading.quiet import quiet
+from circuitfind.prompts.batch import Batch
 
 N_CHANGED = 3
 SPREAD = 8.0

@@ -20,18 +20,18 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from benchmarks.machine import machine
-from circuitfind.batch import Batch, tokenise
+from circuitfind.circuits.graph import Edge
 from circuitfind.evaluation.performance import evaluate
-from circuitfind.graph import Edge
-from circuitfind.methods.acdc import ACDC
-from circuitfind.methods.found import Found
-from circuitfind.models.families import read_transformer
-from circuitfind.models.load import load_bridge, load_tokenizer
-from circuitfind.models.locate import locate
-from circuitfind.patching import readable
+from circuitfind.methods.outcome import Found
+from circuitfind.methods.search.acdc import ACDC
+from circuitfind.models.architectures.table import read_transformer
+from circuitfind.models.loading.load import load_bridge, load_tokenizer
+from circuitfind.models.loading.locate import locate
+from circuitfind.models.transformer import Transformer
+from circuitfind.patching.reference import readable
 from circuitfind.progress import Silent
-from circuitfind.taskfiles import load_task
-from circuitfind.transformer import Transformer
+from circuitfind.prompts.batch import Batch, tokenise
+from circuitfind.prompts.files import load_task
 
 BATCH_SIZE = 8
 

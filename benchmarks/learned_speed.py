@@ -22,12 +22,12 @@ import torch
 from benchmarks.eap_speed import best_of, one_pass
 from benchmarks.gpt2_shape import random_gpt2, random_prompts
 from benchmarks.machine import machine
-from circuitfind.memory import gigabytes, peak
-from circuitfind.methods.learned import Learned
-from circuitfind.methods.probing import SubnetworkProbing
-from circuitfind.methods.pruning import EdgePruning
-from circuitfind.models.families import read_transformer
+from circuitfind.methods.masks.learned import Learned
+from circuitfind.methods.masks.probing import SubnetworkProbing
+from circuitfind.methods.masks.pruning import EdgePruning
+from circuitfind.models.architectures.table import read_transformer
 from circuitfind.progress import Silent
+from circuitfind.runs.memory import gigabytes, peak
 
 METHODS: dict[str, type[Learned]] = {method.name: method for method in (EdgePruning, SubnetworkProbing)}
 ROUNDS = 3

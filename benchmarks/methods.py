@@ -23,18 +23,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import machine
-from circuitfind.assessment import on_prompts
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.circuit import Circuit
 from circuitfind.evaluation.performance import Evaluation, evaluate
-from circuitfind.findings import Ready, kept_of
-from circuitfind.memory import gigabytes
 from circuitfind.methods.catalogue import CATALOGUE
 from circuitfind.pipeline import make_ready
-from circuitfind.preflight import RunOptions, make_plan
 from circuitfind.progress import Silent
-from circuitfind.promptsets import other_prompts
-from circuitfind.report import markdown_table, show
-from circuitfind.sittings import Clock, Noted
+from circuitfind.review.evaluate import on_prompts
+from circuitfind.runs.clock import Clock, Noted
+from circuitfind.runs.memory import gigabytes
+from circuitfind.runs.plan import RunOptions, make_plan
+from circuitfind.runs.prompt_sets import other_prompts
+from circuitfind.runs.report import markdown_table, show
+from circuitfind.runs.result import Ready, kept_of
 
 SLOW = {"exact", "subnetwork-probing", "edge-pruning", "ensemble"}
 """They are left out unless they are named: the first three take minutes to hours, the last is no method by itself."""
@@ -104,7 +104,7 @@ class Case:
         out = self.keep / Path(self.model).name / f"{self.task}-{self.n_prompts}" / name
         if not (out / last).exists():
             begun = ["--resume"] if next(out.rglob("search.safetensors"), None) else []
-            command = [sys.executable, "-m", "circuitfind.app", "run", self.task, "--model", self.model]
+            command = [sys.executable, "-m", "circuitfind.cli.app", "run", self.task, "--model", self.model]
             command += ["--prompts", str(self.n_prompts), "--out", str(out), "--format", "dot", "--quiet"]
             done = subprocess.run([*command, *options, *begun], capture_output=True, text=True)
             if done.returncode:

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import bad_prompts
-from circuitfind.app import call
+from circuitfind.cli.app import call
 
 MOST_SECONDS = 5.0
 LONGEST_WORD = 300

@@ -1,6 +1,6 @@
 """``python -m circuitfind run ioi`` is ``circuitfind run ioi``, of this Python."""
 
-from circuitfind.app import main
+from circuitfind.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -9,41 +9,46 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuitfind.batch import Batch, tokenise
-from circuitfind.checkpoint import Keeper
-from circuitfind.constants import with_constants
+from circuitfind.circuits.bootstrap import Bootstrap, bootstrap
+from circuitfind.circuits.graph import Graph
+from circuitfind.circuits.scores_file import rounded, scores_file
+from circuitfind.circuits.size import Selection, find_select
+from circuitfind.circuits.units import Units, find_kv, find_level
 from circuitfind.errors import ModelError, UsageError
-from circuitfind.eta import Eta, WithEvenTimeLeft, WithTimeLeft
 from circuitfind.evaluation.performance import Evaluation, evaluate, task_performance
 from circuitfind.evaluation.work import EVALUATION
-from circuitfind.findings import Findings, Ready
-from circuitfind.going_on import go_on, taken_up
-from circuitfind.graph import Graph
-from circuitfind.memory import Shape, Workload, n_edges, plan_memory, stored_weights
-from circuitfind.methods.acdc import ACDC
-from circuitfind.methods.candidates import Shortlist, chosen_before
 from circuitfind.methods.catalogue import CATALOGUE
-from circuitfind.methods.decisions import undecidable
 from circuitfind.methods.exact import Exact
-from circuitfind.methods.found import Found
-from circuitfind.methods.learned import DivergedError
 from circuitfind.methods.make import default_threshold, make_method
-from circuitfind.methods.noise import margin_of
+from circuitfind.methods.masks.learned import DivergedError
+from circuitfind.methods.method import Scorer, score_on
+from circuitfind.methods.outcome import Found
+from circuitfind.methods.saved_state import SoFar, save_part
 from circuitfind.methods.scored import Scored
-from circuitfind.methods.scorer import Scorer, score_on
-from circuitfind.methods.sofar import SoFar, save_part
-from circuitfind.metrics import check_answers
-from circuitfind.models.config import read_config
-from circuitfind.models.load import load_tokenizer
-from circuitfind.models.model import Model, load_model
-from circuitfind.neuron_pipeline import find_neurons
-from circuitfind.ownmetric import own_metrics
-from circuitfind.patching import find_ablation
-from circuitfind.preflight import Plan, RunOptions, make_plan, short_name
+from circuitfind.methods.search.acdc import ACDC
+from circuitfind.methods.search.candidates import Shortlist, chosen_before
+from circuitfind.methods.search.chain import default_batch_size
+from circuitfind.methods.search.reuse import undecidable
+from circuitfind.methods.search.rounding import margin_of
+from circuitfind.metrics.objective import check_answers
+from circuitfind.models.loading.config import read_config
+from circuitfind.models.loading.load import load_tokenizer
+from circuitfind.models.loading.model import Model, load_model
+from circuitfind.patching.reference import find_ablation
 from circuitfind.progress import Progress, Silent
-from circuitfind.prompts import Tokenizer
-from circuitfind.promptsets import draw, make_prompts
-from circuitfind.report import (
+from circuitfind.prompts.batch import Batch, tokenise
+from circuitfind.prompts.pairs import Tokenizer
+from circuitfind.prompts.roles import find_roles
+from circuitfind.prompts.task_metric import own_metrics
+from circuitfind.runs.checkpoint import Keeper
+from circuitfind.runs.clock import Clock, Noted
+from circuitfind.runs.files import RunResult, write_findings
+from circuitfind.runs.memory import Shape, Workload, n_edges, plan_memory, stored_weights
+from circuitfind.runs.neuron_pipeline import find_neurons
+from circuitfind.runs.plan import Plan, RunOptions, make_plan, short_name
+from circuitfind.runs.prepare import with_constants
+from circuitfind.runs.prompt_sets import draw, make_prompts
+from circuitfind.runs.report import (
     empty_warning,
     recovery_warning,
     rounding_warning,
@@ -51,14 +56,9 @@ from circuitfind.report import (
     task_line,
     task_warning,
 )
-from circuitfind.roles import find_roles
-from circuitfind.scoresfile import rounded, scores_file
-from circuitfind.search import default_batch_size
-from circuitfind.sittings import Clock, Noted
-from circuitfind.size import Selection, find_select
-from circuitfind.uncertainty import Bootstrap, bootstrap
-from circuitfind.units import Units, find_kv, find_level
-from circuitfind.writing import RunResult, write_findings
+from circuitfind.runs.restart import go_on, taken_up
+from circuitfind.runs.result import Findings, Ready
+from circuitfind.runs.time_left import Eta, WithEvenTimeLeft, WithTimeLeft
 
 __all__ = ["Plan", "RunOptions", "RunResult", "carry_out", "make_plan", "run"]
 
@@ -68,7 +68,9 @@ MOST_SHOWN = 10
 """So many roles of more are named."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 BATCH_SIZES = (64, 16, 4)
-"""What is tried where the default takes too much memory; below the last no less would be held (``rerun.ROWS``)."""
+"""What is tried where the default takes too much memory; below the last no less would be held
+(``incremental.ROWS``).
+"""
 CANDIDATES = "candidates"
 """The part of a search's state, and of what it takes, that is the choice of its candidates."""
 

@@ -17,32 +17,32 @@ from typing import Any
 
 from msgspec import field
 
-from circuitfind.checkpoint import Keeper, check_same
-from circuitfind.circuit import Circuit
-from circuitfind.circuits.folder import file_in
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.record import RUN_FILE, Record, read_run
 from circuitfind.circuits.schema import Number
 from circuitfind.errors import CircuitError
-from circuitfind.export.chart import Point, draw_sweep
-from circuitfind.export.picture import PICTURE_FORMATS
-from circuitfind.findings import Findings, Ready, method_block, task_block
-from circuitfind.jsonfile import Schema, fit
-from circuitfind.methods.acdc import ACDC
-from circuitfind.methods.decisions import start_from
-from circuitfind.methods.found import Found
+from circuitfind.export.formats.chart import Point, draw_sweep
+from circuitfind.export.formats.picture import PICTURE_FORMATS
+from circuitfind.files.json_file import Schema, fit
+from circuitfind.files.links import file_in
 from circuitfind.methods.make import make_method
 from circuitfind.methods.options import SIZES
+from circuitfind.methods.outcome import Found
 from circuitfind.methods.scored import Scored
+from circuitfind.methods.search.acdc import ACDC
+from circuitfind.methods.search.reuse import start_from
 from circuitfind.pipeline import TakenOver, find_circuit, make_keeper, make_ready, settle
-from circuitfind.preflight import Plan, RunOptions
 from circuitfind.progress import Progress, Silent
-from circuitfind.record import RUN_FILE, Record, read_run
-from circuitfind.report import markdown_table, options_line, show
-from circuitfind.resume import identity
-from circuitfind.runfolder import claim, json_file, write_run
+from circuitfind.runs.checkpoint import Keeper, check_same
+from circuitfind.runs.clock import Clock, Noted
+from circuitfind.runs.files import write_findings
+from circuitfind.runs.folder import claim, json_file, write_run
 from circuitfind.runs.lock import hold
-from circuitfind.sittings import Clock, Noted
-from circuitfind.sweepplan import PLURAL, WHOLE, Size, SweepPlan, folder_name, make_sweep_plan
-from circuitfind.writing import write_findings
+from circuitfind.runs.plan import Plan, RunOptions
+from circuitfind.runs.report import markdown_table, options_line, show
+from circuitfind.runs.result import Findings, Ready, method_block, task_block
+from circuitfind.runs.resume import identity
+from circuitfind.runs.sweep_plan import PLURAL, WHOLE, Size, SweepPlan, folder_name, make_sweep_plan
 
 FORMAT, VERSION = "circuitfind.sweep", 1
 COLUMNS = ("edges", "nodes", "KL", "logit diff", "faithfulness", "accuracy")

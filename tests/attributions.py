@@ -8,11 +8,11 @@ from typing import Protocol
 
 import torch
 
-from circuitfind.batch import Batch
-from circuitfind.metrics import MetricName, make_objective
-from circuitfind.patching import at_end, trace
+from circuitfind.metrics.objective import MetricName, make_objective
+from circuitfind.models.transformer import Layer, Transformer
+from circuitfind.patching.reference import at_end, trace
 from circuitfind.progress import Progress, Silent
-from circuitfind.transformer import Layer, Transformer
+from circuitfind.prompts.batch import Batch
 from tests.oracles.literal import Literal
 from tests.random_models import random_batch, random_model, random_transformer
 

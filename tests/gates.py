@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from circuitfind.batch import Batch
-from circuitfind.graph import Edge, Node, Receiver
-from circuitfind.models.families import read_transformer
-from circuitfind.transformer import Transformer
-from circuitfind.truth.compiler import Blueprint, Part, config, state, with_distractors
+from circuitfind.circuits.graph import Edge, Node, Receiver
+from circuitfind.models.architectures.table import read_transformer
+from circuitfind.models.transformer import Transformer
+from circuitfind.prompts.batch import Batch
 from circuitfind.truth.files import COMMON
-from circuitfind.truth.programs import ASK, GATE_WORDS, matching_head, one_hots, positions, said
 from tests.random_models import bridge
+from tools.truth.compiler import Blueprint, Part, config, state, with_distractors
+from tools.truth.programs import ASK, GATE_WORDS, matching_head, one_hots, positions, said
 
 FILLERS = ("p", "q", "r", ASK)
 Bits = tuple[int, ...]

@@ -23,11 +23,11 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from circuitfind.batch import Batch
-from circuitfind.means import mean_outputs
-from circuitfind.models.families import read_transformer
-from circuitfind.patching import OF_MEANS, AblationName
-from circuitfind.transformer import Transformer
+from circuitfind.models.architectures.table import read_transformer
+from circuitfind.models.transformer import Transformer
+from circuitfind.patching.mean_ablation import mean_outputs
+from circuitfind.patching.reference import OF_MEANS, AblationName
+from circuitfind.prompts.batch import Batch
 
 FAMILIES = ("gpt2", "llama", "pythia", "pythia-sequential")
 """Those that the literal oracle knows too."""

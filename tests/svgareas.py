@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fontTools.ttLib import TTFont
 
-from circuitfind.export.text import FONT
+from circuitfind.export.drawing.text import FONT
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import typer.main
 
-from circuitfind.app import app, call, explain, main
-from circuitfind.commands import tasks
+from circuitfind.cli import tasks
+from circuitfind.cli.app import app, call, explain, main
 from circuitfind.errors import UsageError
 
 COMMANDS = {
@@ -87,7 +87,7 @@ def test_every_help_shows_an_example_on_one_line_that_its_parser_takes(
 def test_no_help_needs_torch() -> None:
     calls = "; ".join(f"call({[*path, '--help']!r}, False)" for path in COMMANDS)
     heavy = "sorted({'torch', 'transformers', 'numpy'} & set(sys.modules))"
-    printed = python(f"import sys; from circuitfind.app import call; {calls}; print({heavy})")
+    printed = python(f"import sys; from circuitfind.cli.app import call; {calls}; print({heavy})")
     assert printed.splitlines()[-1] == "[]"
 
 
@@ -177,7 +177,7 @@ def test_an_error_is_told_in_one_or_two_lines(error: Exception, says: str) -> No
 def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "circuitfind.app", *arguments],
+        [sys.executable, "-m", "circuitfind.cli.app", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -202,7 +202,7 @@ def test_ctrl_c_during_a_run_is_one_line_and_130_within_two_seconds(tmp_path: Pa
 STUCK = """
 import threading, time
 from concurrent.futures import ThreadPoolExecutor
-from circuitfind.commands.interrupt import leaving_soon
+from circuitfind.cli.interrupt import leaving_soon
 with leaving_soon(), ThreadPoolExecutor(2) as pool:
     busy = pool.submit(time.sleep, 30)
     print("busy", flush=True)
@@ -224,7 +224,7 @@ def test_ctrl_c_does_not_wait_for_a_thread_that_goes_on() -> None:
 def test_ctrl_c_during_the_first_imports_is_no_traceback() -> None:
     code = (
         "import signal, sys\n"
-        "from circuitfind.commands.interrupt import leaving_at_once\n"
+        "from circuitfind.cli.interrupt import leaving_at_once\n"
         "with leaving_at_once():\n    signal.raise_signal(signal.SIGINT)\n    print('still here')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from circuitfind.attribution import attribute
-from circuitfind.masked import Masked, Runner
-from circuitfind.metrics import METRICS, MetricName, make_objective
-from circuitfind.patching import prepare, readable
+from circuitfind.metrics.objective import METRICS, MetricName, make_objective
+from circuitfind.patching.masked import Masked, Runner
+from circuitfind.patching.reference import prepare, readable
+from circuitfind.patching.soft.attribution import attribute
 from tests.random_models import FAMILIES, random_batch, random_transformer
 
 STEP = 1e-5

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from circuitfind.batch import Batch, tokenise
 from circuitfind.errors import TaskError
-from circuitfind.prompts import PromptPair
+from circuitfind.prompts.batch import Batch, tokenise
+from circuitfind.prompts.pairs import PromptPair
 
 WORDS = ["?", "<s>", "Ann", "Tom", "Bob", "gave", "to", "the", "ball", "and", "it", "was"]
 

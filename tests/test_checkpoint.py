@@ -14,8 +14,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from circuitfind import checkpoint
-from circuitfind.checkpoint import (
+from circuitfind.circuits.graph import Graph
+from circuitfind.errors import OutputError
+from circuitfind.methods.outcome import Found, nothing_decided
+from circuitfind.runs import checkpoint
+from circuitfind.runs.checkpoint import (
     LONGEST_SECONDS,
     SAVE_SECONDS,
     Keeper,
@@ -26,10 +29,7 @@ from circuitfind.checkpoint import (
     encode_state,
     read_state,
 )
-from circuitfind.errors import OutputError
-from circuitfind.graph import Graph
-from circuitfind.methods.found import Found, nothing_decided
-from circuitfind.runfolder import STATE_FILE
+from circuitfind.runs.folder import STATE_FILE
 
 GRAPH = Graph(2, 2)
 IDENTITY = {"task": "ioi", "threshold": 0.1, "model_sha256": "ab" * 32}
@@ -112,7 +112,7 @@ def test_a_state_of_another_version_names_it(folder: Path, monkeypatch: pytest.M
 
 def test_reading_a_state_takes_no_torch(folder: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from circuitfind.checkpoint import read_state;"
+        "import sys; from pathlib import Path; from circuitfind.runs.checkpoint import read_state;"
         f"print(read_state(Path({str(folder)!r})).numbers['n_tests'], 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph, Node
 from circuitfind.circuits.schema import LARGEST
 from circuitfind.errors import CircuitError
-from circuitfind.graph import Edge, Graph, Node
 
 GOLDEN = Path(__file__).parent / "golden" / "circuit.json"
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuitfind.circuit import Circuit
-from circuitfind.comparison import compare
+from circuitfind.circuits.bases import Neuron
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.compare import compare
+from circuitfind.circuits.graph import Edge, Graph
 from circuitfind.errors import CircuitError, UsageError
-from circuitfind.graph import Edge, Graph
-from circuitfind.neurons import Neuron
 
 GRAPH = Graph(2, 2)
 EDGES = [*GRAPH.edges()]

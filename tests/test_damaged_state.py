@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from circuitfind import checkpoint, pipeline
-from circuitfind.checkpoint import Keeper, State, encode_state, read_state
+from circuitfind import pipeline
 from circuitfind.errors import CircuitfindError, OutputError
-from circuitfind.methods.sofar import SoFar
+from circuitfind.methods.saved_state import SoFar
 from circuitfind.pipeline import RunOptions, run
+from circuitfind.runs import checkpoint
+from circuitfind.runs.checkpoint import Keeper, State, encode_state, read_state
 from circuitfind.runs.ownership import STATE_FILE
 
 RUNS: dict[str, dict[str, Any]] = {

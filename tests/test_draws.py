@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from circuitfind.draws import Draw
+from circuitfind.circuits.draws import Draw
 
 
 def test_the_choices_of_a_seed_never_change() -> None:

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from circuitfind import eta as module
-from circuitfind.eta import FEWEST_TESTS, Course, Eta, Left, WithEvenTimeLeft, WithTimeLeft, duration, slices
-from circuitfind.graph import Graph
-from circuitfind.methods.acdc import visiting_order
-from circuitfind.methods.found import Found, nothing_decided
+from circuitfind.circuits.graph import Graph
+from circuitfind.methods.outcome import Found, nothing_decided
+from circuitfind.methods.search.acdc import visiting_order
+from circuitfind.runs import time_left as module
+from circuitfind.runs.time_left import FEWEST_TESTS, Course, Eta, Left, WithEvenTimeLeft, WithTimeLeft, duration, slices
 
 GRAPH = Graph(8, 4)
 KEPT_ALL, FEW_KEPT = 1.0, 0.06

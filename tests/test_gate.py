@@ -10,8 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuitfind.errors import UsageError
-from circuitfind.gate import Tolerances, Verdict, at_least, exit_code, falls_by, parse_tolerances, rises_by, stays
-from circuitfind.gatereport import junit, lines_of, tally, workflow_commands
+from circuitfind.review.ci_report import junit, lines_of, tally, workflow_commands
+from circuitfind.review.tolerances import (
+    Tolerances,
+    Verdict,
+    at_least,
+    exit_code,
+    falls_by,
+    parse_tolerances,
+    rises_by,
+    stays,
+)
 
 DRIFTED = Verdict(
     Path("known/ioi,v1:a.json"),

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from circuitfind.circuits.graph import SLOTS, Edge, Graph, Node, Receiver
 from circuitfind.errors import CircuitError
-from circuitfind.graph import SLOTS, Edge, Graph, Node, Receiver
 
 numbers = st.integers(0, 999_999_999)
 graphs = st.builds(Graph, st.integers(1, 5), st.integers(1, 5), st.booleans())

@@ -11,19 +11,19 @@ from typing import Any
 
 import pytest
 
-from circuitfind import checkpoint, constants, going_on
-from circuitfind.checkpoint import Keeper, read_state
 from circuitfind.errors import OutputError
 from circuitfind.methods.catalogue import CATALOGUE as METHODS
-from circuitfind.methods.sofar import SoFar
-from circuitfind.models.catalogue import CATALOGUE
-from circuitfind.models.load import load_tokenizer
+from circuitfind.methods.saved_state import SoFar
+from circuitfind.models.loading.catalogue import CATALOGUE
+from circuitfind.models.loading.load import load_tokenizer
 from circuitfind.pipeline import RunOptions, run
-from circuitfind.taskfiles import load_task, write_prompts
+from circuitfind.prompts.files import load_task, write_prompts
+from circuitfind.runs import checkpoint, prepare, restart
+from circuitfind.runs.checkpoint import Keeper, read_state
 
 TASK = """
 from dataclasses import replace
-from circuitfind.taskfiles import load_task
+from circuitfind.prompts.files import load_task
 
 def mine(logits, answers, wrong_answers):
     return logits[:, 0] * 1.0
@@ -78,17 +78,17 @@ def other_file(patch: Patch) -> None:
 
 
 def other_version(name: str) -> Callable[[Patch], None]:
-    known = going_on.version
-    return lambda patch: patch.setattr(going_on, "version", lambda each: "0.1" if each == name else known(each))
+    known = restart.version
+    return lambda patch: patch.setattr(restart, "version", lambda each: "0.1" if each == name else known(each))
 
 
 def on_another_device(patch: Patch) -> None:
-    known = going_on.state_identity
-    patch.setattr(going_on, "state_identity", lambda *given: known(*given) | {"device": "cuda"})
+    known = restart.state_identity
+    patch.setattr(restart, "state_identity", lambda *given: known(*given) | {"device": "cuda"})
 
 
 def fewer_means(patch: Patch) -> None:
-    patch.setattr(constants, "REFERENCE_PROMPTS", 8)
+    patch.setattr(prepare, "REFERENCE_PROMPTS", 8)
 
 
 ACDC = {"threshold": 0.05}
@@ -125,8 +125,8 @@ CASES = {
     "means": Case(ACDC | {"ablation": "mean"}, change=fewer_means),
     "constants_sha256": Case(ACDC | {"ablation": "optimal"}, change=fewer_means),
     "device": Case(ACDC, change=on_another_device),
-    "circuitfind": Case(ACDC, change=lambda patch: patch.setattr(going_on, "__version__", "0.0")),
-    **{name: Case(ACDC, change=other_version(name)) for name in going_on.COMPUTING},
+    "circuitfind": Case(ACDC, change=lambda patch: patch.setattr(restart, "__version__", "0.0")),
+    **{name: Case(ACDC, change=other_version(name)) for name in restart.COMPUTING},
 }
 SETTINGS = {name for info in METHODS.values() for name in info.settings}
 """Options of single methods; one of them stands for all."""

@@ -10,7 +10,17 @@ import pytest
 from msgspec import Meta, field
 
 from circuitfind.errors import CircuitError, TaskError
-from circuitfind.jsonfile import MOST_DEPTH, Name, Schema, decode_json, depth, fit, parse_json, read_bytes, read_json
+from circuitfind.files.json_file import (
+    MOST_DEPTH,
+    Name,
+    Schema,
+    decode_json,
+    depth,
+    fit,
+    parse_json,
+    read_bytes,
+    read_json,
+)
 
 
 class Inner(Schema, frozen=True):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from circuitfind.circuits.graph import Node
 from circuitfind.evaluation.meter import heads_and_mlps, knock_out
-from circuitfind.graph import Node
-from circuitfind.lacking import Lacking
-from circuitfind.onward import Onward, join_reads
-from circuitfind.patching import AblationName, prepare, readable, run_patched
-from circuitfind.reduced import prepare_reduced
+from circuitfind.patching.lacking import Lacking
+from circuitfind.patching.one_change import Onward, join_reads
+from circuitfind.patching.reference import AblationName, prepare, readable, run_patched
+from circuitfind.patching.shortlisted import prepare_reduced
 from tests.random_models import FAMILIES, random_batch, random_transformer, with_means
 
 ABLATIONS = ("corrupted", "zero", "mean")

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from circuitfind.evaluation.performance import evaluate
-from circuitfind.methods.acdc import ACDC
-from circuitfind.methods.found import Found
-from circuitfind.models.families import read_transformer
-from circuitfind.patching import ABLATIONS, AblationName, readable
+from circuitfind.methods.outcome import Found
+from circuitfind.methods.search.acdc import ACDC
+from circuitfind.models.architectures.table import read_transformer
+from circuitfind.models.transformer import Transformer
+from circuitfind.patching.reference import ABLATIONS, AblationName, readable
 from circuitfind.progress import Silent
-from circuitfind.transformer import Transformer
 from tests.random_models import N_CTX, bridge, make_model, random_batch, with_means
 
 FACTOR = 300.0

@@ -10,17 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from circuitfind import checkpoint
-from circuitfind.checkpoint import Keeper
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Node
 from circuitfind.errors import OutputError, UsageError
-from circuitfind.graph import Node
 from circuitfind.methods.options import settle_method
-from circuitfind.methods.sofar import SoFar
-from circuitfind.patching import readable
+from circuitfind.methods.saved_state import SoFar
+from circuitfind.patching.reference import readable
 from circuitfind.pipeline import RunOptions, RunResult, run
+from circuitfind.runs import checkpoint
+from circuitfind.runs.checkpoint import Keeper
+from circuitfind.runs.sweep_plan import find_sizes
 from circuitfind.sweep import sweep
-from circuitfind.sweepplan import find_sizes
 from tests.test_scoring import REPEATABLE
 
 N_NODES = 6

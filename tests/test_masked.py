@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from circuitfind.graph import Edge, Graph
-from circuitfind.masked import Layout, Runner, find_reach
-from circuitfind.patching import ABLATIONS, AblationName, prepare, readable, run_patched
+from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.patching.masked import Layout, Runner, find_reach
+from circuitfind.patching.reference import ABLATIONS, AblationName, prepare, readable, run_patched
 from tests.random_models import FAMILIES, random_batch, random_transformer, with_means
 
 every_family = pytest.mark.parametrize("family", FAMILIES)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from circuitfind.batch import Batch
+from circuitfind.circuits.outputs import Outputs
 from circuitfind.errors import UsageError
-from circuitfind.means import mean_outputs
-from circuitfind.outputs import Outputs
-from circuitfind.patching import OF_MEANS, AblationName, outputs_of, prepare, trace
+from circuitfind.patching.mean_ablation import mean_outputs
+from circuitfind.patching.reference import OF_MEANS, AblationName, outputs_of, prepare, trace
+from circuitfind.prompts.batch import Batch
 from tests.random_models import REFERENCE, random_batch, random_transformer, with_means
 
 every_kind = pytest.mark.parametrize("ablation", OF_MEANS)

@@ -13,10 +13,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from circuitfind import memory, metrics, optimal
+from circuitfind.circuits.graph import Graph
 from circuitfind.errors import UsageError
-from circuitfind.graph import Graph
-from circuitfind.memory import (
+from circuitfind.metrics import objective
+from circuitfind.patching import learned_ablation
+from circuitfind.patching.soft.block import BLOCK
+from circuitfind.runs import memory
+from circuitfind.runs.memory import (
     BYTES_IN_FLIGHT,
     LEAST_IN_FLIGHT,
     LIBRARIES,
@@ -31,7 +34,6 @@ from circuitfind.memory import (
     plan_memory,
     stored_weights,
 )
-from circuitfind.mixing_block import BLOCK
 
 GPT2 = Shape(n_layers=12, n_heads=12, d_model=768, d_mlp=3072, d_vocab=50_257)
 WORK = Workload(GPT2, Stored(500_000_000, 125_000_000), 4, n_prompts=32, n_pos=20, batch_size=8, n_threads=2)
@@ -68,7 +70,7 @@ def test_a_metric_of_the_tasks_own_takes_whole_rows_of_logits() -> None:
     # 2 prompts' logits of 7 tokens in float32, and on each of 2 threads 16 rows of them, six times over in float64
     work = Workload(Shape(1, 1, 10, 40, 7), Stored(1000, 250), 4, n_prompts=2, n_pos=5, batch_size=8, n_threads=2)
     assert needed(replace(work, of_logits=True)) - needed(work) == 7 * (2 * 4 + 2 * 16 * (4 + 6 * 8))
-    assert ROWS_OF_LOGITS == metrics.ROWS_OF_LOGITS
+    assert ROWS_OF_LOGITS == objective.ROWS_OF_LOGITS
 
 
 def test_learning_constants_counts_where_it_takes_more_than_what_comes_after() -> None:
@@ -79,7 +81,7 @@ def test_learning_constants_counts_where_it_takes_more_than_what_comes_after() -
     learned = 2 * ((2 * 3 + 5 + 55) * 800 + 4 * 4 * 25 * 4) + 3 * 10 * 10 * 4
     assert needed(replace(learning, of_scores=True)) == LIBRARIES + 2000 + learned
     assert needed(learning) == needed(work) > needed(replace(learning, of_scores=True))
-    assert (memory.BLOCKS_PER_STEP, memory.BLOCK_ROWS) == (optimal.BLOCKS_PER_STEP, BLOCK)
+    assert (memory.BLOCKS_PER_STEP, memory.BLOCK_ROWS) == (learned_ablation.BLOCKS_PER_STEP, BLOCK)
 
 
 def test_attention_in_long_prompts_grows_with_the_square_of_their_length() -> None:
@@ -291,8 +293,9 @@ def test_bytes_are_shown_as_gigabytes(n_bytes: int, shown: str) -> None:
 
 
 def test_what_search_and_method_hold_is_what_is_counted() -> None:
-    from circuitfind import partition, rerun, search
-    from circuitfind.methods import acdc
+    from circuitfind.methods.search import acdc, chain
+    from circuitfind.metrics import log_z
+    from circuitfind.patching import incremental
 
-    assert memory.BYTES_IN_FLIGHT == search.BYTES_IN_FLIGHT and memory.TESTS == acdc.LONGEST_CHAIN
-    assert memory.BLOCK_ROWS == rerun.ROWS and memory.VOCAB_SLICE == partition.VOCAB_SLICE
+    assert memory.BYTES_IN_FLIGHT == chain.BYTES_IN_FLIGHT and memory.TESTS == acdc.LONGEST_CHAIN
+    assert memory.BLOCK_ROWS == incremental.ROWS and memory.VOCAB_SLICE == log_z.VOCAB_SLICE

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitfind import partition
-from circuitfind.batch import Batch
 from circuitfind.errors import UsageError
-from circuitfind.metrics import (
+from circuitfind.metrics import log_z
+from circuitfind.metrics.log_z import log_partition
+from circuitfind.metrics.objective import (
     HIGHER_IS_BETTER,
     METRICS,
     MetricName,
@@ -26,8 +26,8 @@ from circuitfind.metrics import (
     make_objective,
     prob_diff,
 )
-from circuitfind.partition import log_partition
-from circuitfind.transformer import final_norm, unembed
+from circuitfind.models.transformer import final_norm, unembed
+from circuitfind.prompts.batch import Batch
 from tests.oracles.metrics import objective as literal
 from tests.random_models import FAMILIES, random_batch, random_transformer
 
@@ -174,8 +174,8 @@ def test_however_few_tokens_are_unembedded_at_a_time_the_partition_is_the_same(
     model = replace(random_transformer("gpt2", 1), b_U=torch.linspace(-1, 1, 29, dtype=torch.float64))
     x = final_norm(model, torch.randn(7, 3, 16, generator=torch.Generator().manual_seed(1)).double())
     expected = (x @ model.W_U + model.b_U).logsumexp(-1)
-    monkeypatch.setattr(partition, "VOCAB_SLICE", vocab_slice)
-    monkeypatch.setattr(partition, "VECTOR", vector)
+    monkeypatch.setattr(log_z, "VOCAB_SLICE", vocab_slice)
+    monkeypatch.setattr(log_z, "VECTOR", vector)
     assert torch.allclose(log_partition(model, x), expected, atol=1e-12)
 
 

@@ -7,13 +7,13 @@ from functools import cache
 import pytest
 import torch
 
-from circuitfind.batch import Batch
-from circuitfind.metrics import METRICS, MetricName
-from circuitfind.mixing import Mixer, Workspace
-from circuitfind.mixing_block import prepare_block
-from circuitfind.mixing_plan import make_plan
-from circuitfind.patching import ABLATIONS, AblationName, prepare, readable, run_patched
-from circuitfind.transformer import Transformer
+from circuitfind.metrics.objective import METRICS, MetricName
+from circuitfind.models.transformer import Transformer
+from circuitfind.patching.reference import ABLATIONS, AblationName, prepare, readable, run_patched
+from circuitfind.patching.soft.block import prepare_block
+from circuitfind.patching.soft.plan import make_plan
+from circuitfind.patching.soft.run import Mixer, Workspace
+from circuitfind.prompts.batch import Batch
 from tests.oracles.learned import objective
 from tests.oracles.literal import Literal
 from tests.random_models import FAMILIES, random_batch, random_model, random_transformer, with_means

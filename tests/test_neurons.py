@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.bases import Neuron, Neurons, NeuronSelection, count_neurons, edges_among
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph, Node
+from circuitfind.circuits.scores_file import neuron_prompt_scores_file, neuron_scores_file, rounded_each
 from circuitfind.errors import CircuitError, UsageError
 from circuitfind.export import circuit_to_dot, render
-from circuitfind.graph import Edge, Graph, Node
-from circuitfind.models.catalogue import CATALOGUE, Bundled
-from circuitfind.models.folder import read_config
-from circuitfind.neurons import Neuron, Neurons, NeuronSelection, count_neurons, edges_among
-from circuitfind.scoresfile import neuron_prompt_scores_file, neuron_scores_file, rounded_each
+from circuitfind.models.loading.catalogue import CATALOGUE, Bundled
+from circuitfind.models.loading.folder import read_config
 from tests.random_models import make_model
 
 SHAPE = Neurons(Graph(2, 3), d_head=2, d_mlp=5)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from random_models import FAMILIES, random_batch, random_model, random_transformer
 
-from circuitfind.graph import Node
-from circuitfind.logiteffect import read_writes
-from circuitfind.observe import read_patterns, to_bytes
-from circuitfind.patching import at_end, trace
-from circuitfind.transformer import unembed
+from circuitfind.circuits.graph import Node
+from circuitfind.models.transformer import unembed
+from circuitfind.patching.reference import at_end, trace
+from circuitfind.runs.logit_effect import read_writes
+from circuitfind.runs.observe import read_patterns, to_bytes
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 import torch
 
-from circuitfind import optimal
-from circuitfind.batch import Batch
+from circuitfind.circuits.outputs import Outputs
 from circuitfind.errors import ModelError, OutputError
 from circuitfind.evaluation.performance import evaluate
-from circuitfind.means import mean_outputs, standard_deviations
-from circuitfind.optimal import Learned, constants_file, learn_constants, read_constants, to_outputs
-from circuitfind.outputs import Outputs
-from circuitfind.patching import outputs_of, readable, trace
+from circuitfind.models.transformer import Transformer
+from circuitfind.models.workers import Threads
+from circuitfind.patching import learned_ablation
+from circuitfind.patching.learned_ablation import Learned, constants_file, learn_constants, read_constants, to_outputs
+from circuitfind.patching.mean_ablation import mean_outputs, standard_deviations
+from circuitfind.patching.reference import outputs_of, readable, trace
 from circuitfind.pipeline import RunOptions, run
 from circuitfind.progress import Silent
-from circuitfind.taskfiles import read_prompts
-from circuitfind.threads import Threads
-from circuitfind.transformer import Transformer
+from circuitfind.prompts.batch import Batch
+from circuitfind.prompts.files import read_prompts
 from tests.attributions import literal
 from tests.oracles.optimal import loss as literal_loss
 from tests.random_models import FAMILIES, REFERENCE, random_batch, random_transformer
@@ -48,7 +48,7 @@ def learn(model: Transformer, seed: int = 0, reference: Batch = PROMPTS) -> Lear
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimal, "STEPS", 20)
+    monkeypatch.setattr(learned_ablation, "STEPS", 20)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8, 1.0])
@@ -57,7 +57,7 @@ def test_the_loss_and_its_gradient_are_those_of_autograd_through_the_literal_run
     model, batch = random_transformer(family, 3), random_batch(3, (5, 7, 4))
     constants = random_constants(model, 4)
     with Threads(model.device) as threads:
-        data = optimal._Data(model, batch, threads)
+        data = learned_ablation._Data(model, batch, threads)
         kept = data.draw(torch.Generator().manual_seed(1), share)
         found, gradient = data.gradient(constants, [(0, kept)])
     leaves = Outputs.of_parts([x.clone().requires_grad_() for x in constants.parts])
@@ -71,7 +71,7 @@ def test_the_loss_and_its_gradient_are_those_of_autograd_through_the_literal_run
 
 @every_family
 def test_adam_goes_from_the_means_as_over_the_literal_losses(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimal, "STEPS", 3)
+    monkeypatch.setattr(learned_ablation, "STEPS", 3)
     model, batch = random_transformer(family, 3), random_batch(3, (5, 7, 4))
     found = learn(model, 6, batch).constants
     means, units = means_of(model, batch).parts, standard_deviations(model, batch, 2).parts
@@ -79,7 +79,7 @@ def test_adam_goes_from_the_means_as_over_the_literal_losses(family: str, monkey
     optimiser, generator = torch.optim.Adam(moves), torch.Generator().manual_seed(6)
     edges = readable(model.architecture.graph)
     for step in range(3):
-        optimiser.param_groups[0]["lr"] = optimal.LEARNING_RATE * (3 - step) / 3
+        optimiser.param_groups[0]["lr"] = learned_ablation.LEARNING_RATE * (3 - step) / 3
         share = float(torch.rand(1, generator=generator))
         kept = (torch.rand(edges.shape, generator=generator) >= share) & edges
         optimiser.zero_grad()
@@ -97,7 +97,7 @@ def test_what_is_learned_is_better_than_the_means_where_it_was_learned(family: s
     found = learn(model)
     assert found.loss < found.loss_of_means and found.warning is None
     with Threads(model.device) as threads:
-        data = optimal._Data(model, PROMPTS, threads)
+        data = learned_ablation._Data(model, PROMPTS, threads)
         generator = torch.Generator().manual_seed(9)
         runs = [(i % 3, data.draw(generator, i / 30)) for i in range(30)]
         assert data.gradient(found.constants, runs)[0] < data.gradient(means_of(model), runs)[0]

@@ -12,23 +12,23 @@ from typing import Any
 import pytest
 import torch
 
-from circuitfind.app import call
-from circuitfind.batch import Batch
+from circuitfind.cli.app import call
 from circuitfind.errors import OutputError, TaskError, UsageError
 from circuitfind.evaluation.performance import evaluate
-from circuitfind.methods.acdc import ACDC
+from circuitfind.methods.attribution.eap import EAP, EAPIG
+from circuitfind.methods.attribution.gim import GIM
 from circuitfind.methods.baselines import HISP
-from circuitfind.methods.eap import EAP, EAPIG
 from circuitfind.methods.exact import Exact
-from circuitfind.methods.gim import GIM
-from circuitfind.methods.probing import SubnetworkProbing
-from circuitfind.metrics import OwnObjective, make_objective
-from circuitfind.ownmetric import METRICS, OwnMetric, check_metrics
-from circuitfind.patching import readable
+from circuitfind.methods.masks.probing import SubnetworkProbing
+from circuitfind.methods.search.acdc import ACDC
+from circuitfind.metrics.objective import OwnObjective, make_objective
+from circuitfind.patching.reference import readable
 from circuitfind.pipeline import RunOptions, run
-from circuitfind.preflight import make_plan
 from circuitfind.progress import Silent
-from circuitfind.taskfiles import load_task
+from circuitfind.prompts.batch import Batch
+from circuitfind.prompts.files import load_task
+from circuitfind.prompts.task_metric import METRICS, OwnMetric, check_metrics
+from circuitfind.runs.plan import make_plan
 from tests.attributions import Scorer, agrees, literal, same_bits, score
 from tests.oracles.acdc import acdc as literal_acdc
 from tests.oracles.attribution import attribution
@@ -149,7 +149,7 @@ def test_the_objective_is_its_negative_and_the_slope_that_of_autograd(name: str)
     full, final = torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     objective = make_objective(name, model, batch, full)
     assert isinstance(objective, OwnObjective)
-    from circuitfind.transformer import unembed
+    from circuitfind.models.transformer import unembed
 
     logits, reference = unembed(model, final), unembed(model, full)
     expected = [
@@ -242,8 +242,8 @@ def test_one_that_is_not_the_batchs_is_unknown() -> None:
 
 FILE = """
 import torch
-from circuitfind.prompts import Task
-from circuitfind.taskfiles import load_task
+from circuitfind.prompts.pairs import Task
+from circuitfind.prompts.files import load_task
 
 IOI = load_task("ioi")
 

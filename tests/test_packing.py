@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from circuitfind import memory
-from circuitfind.methods.acdc import ACDC
 from circuitfind.methods.exact import Exact
-from circuitfind.packed import can_pack
-from circuitfind.packing import can_pack_mlps, pack_mlps, pack_model
+from circuitfind.methods.search.acdc import ACDC
+from circuitfind.models.packed import can_pack
+from circuitfind.models.transformer import Layer, Transformer, hidden_layer, mlp
+from circuitfind.patching.packing import can_pack_mlps, pack_mlps, pack_model
 from circuitfind.progress import Silent
-from circuitfind.transformer import Layer, Transformer, hidden_layer, mlp
+from circuitfind.runs import memory
 from tests.random_models import random_batch, random_transformer
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.zeros(1)), reason="this PyTorch comes without oneDNN")

@@ -10,11 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitfind import partition
-from circuitfind.packed import can_pack
-from circuitfind.partition import enclose_log_partition, log_partition, make_yardstick, mean_column, pack_unembedding
-from circuitfind.threads import Threads
-from circuitfind.transformer import Transformer
+from circuitfind.metrics import log_z
+from circuitfind.metrics.log_z import (
+    enclose_log_partition,
+    log_partition,
+    make_yardstick,
+    mean_column,
+    pack_unembedding,
+)
+from circuitfind.models.packed import can_pack
+from circuitfind.models.transformer import Transformer
+from circuitfind.models.workers import Threads
 from tests.random_models import random_transformer
 
 D_MODEL, D_VOCAB = 48, 5_003
@@ -173,14 +179,14 @@ def test_a_plane_takes_fewer_products_than_there_are_tests(monkeypatch: pytest.M
     """Each of two prompts: where it starts, its last test, and a basis of two rows made up to four."""
     model, n_rows = wide(6), []
     start, x = near_a_plane(6, 48, 2, 2, 0.3, 0.0)
-    true = partition._products
+    true = log_z._products
 
     def count(model: Transformer, rows: torch.Tensor, tokens: slice) -> torch.Tensor:
         n_rows.append(len(rows))
         return true(model, rows, tokens)
 
     yardstick = make_yardstick(model)
-    monkeypatch.setattr(partition, "_products", count)
+    monkeypatch.setattr(log_z, "_products", count)
     enclose_log_partition(model, yardstick, start, x, 1e-3)
     assert set(n_rows) == {2 + 2 + 2 * 4}
 

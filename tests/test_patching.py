@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitfind.batch import Batch
+from circuitfind.circuits.graph import Edge, Graph
 from circuitfind.errors import UsageError
-from circuitfind.graph import Edge, Graph
-from circuitfind.patching import (
+from circuitfind.models.transformer import unembed
+from circuitfind.patching.reference import (
     ABLATIONS,
     AblationName,
     Baseline,
@@ -22,7 +22,7 @@ from circuitfind.patching import (
     trace,
     visible,
 )
-from circuitfind.transformer import unembed
+from circuitfind.prompts.batch import Batch
 from tests.oracles.literal import Literal, ablated_outputs, run
 from tests.random_models import FAMILIES, random_batch, random_model, random_transformer, with_means
 

@@ -14,16 +14,16 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.circuit import Circuit
 from circuitfind.errors import ModelError, OutputError, UsageError
-from circuitfind.methods.acdc import DEFAULT_THRESHOLD
 from circuitfind.methods.make import METHODS
-from circuitfind.metrics import METRICS
-from circuitfind.models.catalogue import CATALOGUE
-from circuitfind.patching import ABLATIONS
+from circuitfind.methods.search.acdc import DEFAULT_THRESHOLD
+from circuitfind.metrics.objective import METRICS
+from circuitfind.models.loading.catalogue import CATALOGUE
+from circuitfind.patching.reference import ABLATIONS
 from circuitfind.pipeline import DTYPES, RunOptions, RunResult, find_device, run
-from circuitfind.preflight import CHOICES
-from circuitfind.taskfiles import read_prompts
+from circuitfind.prompts.files import read_prompts
+from circuitfind.runs.plan import CHOICES
 
 REPEATABLE = ("circuit.json", "circuit.dot", "prompts.jsonl", "scores.safetensors")
 N_PROMPTS, THRESHOLD = 9, 0.1  # more than one block of 8, so that blocks of any size are ragged
@@ -134,7 +134,18 @@ def test_neither_threads_nor_batch_size_change_a_byte(
 def another_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the same run in a process of its own, whose strings hash otherwise."""
     folder = tmp_path_factory.mktemp("runs") / "other"
-    command = [sys.executable, "-m", "circuitfind.app", "run", "ioi", "--model", "tiny", "--format", "dot", "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "circuitfind.cli.app",
+        "run",
+        "ioi",
+        "--model",
+        "tiny",
+        "--format",
+        "dot",
+        "--quiet",
+    ]
     command += ["--prompts", str(N_PROMPTS), "--threshold", str(THRESHOLD), "--out", str(folder)]
     seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONHASHSEED": seed})
@@ -166,7 +177,7 @@ def test_another_seed_makes_other_prompts(result: RunResult, tmp_path: Path) -> 
 # the same circuit, however the prompts come in
 
 AS_PYTHON = """
-from circuitfind.prompts import PromptPair, Task
+from circuitfind.prompts.pairs import PromptPair, Task
 
 PAIRS = [PromptPair(**pair) for pair in {pairs}]
 TASK = Task("mine", "My own", "", "kl", PAIRS[0], lambda tokenizer, n_prompts, seed: PAIRS[:n_prompts])

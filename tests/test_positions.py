@@ -9,26 +9,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitfind.batch import Batch
+from circuitfind.circuits.graph import END, Edge, Graph
+from circuitfind.circuits.selection import prune, select
+from circuitfind.circuits.size import Selection
 from circuitfind.errors import UsageError
-from circuitfind.graph import END, Edge, Graph
-from circuitfind.methods.acdc import ACDC, visiting_order
-from circuitfind.methods.atp import AtP
+from circuitfind.methods.attribution.atp import AtP
+from circuitfind.methods.attribution.eap import EAP, EAPIG, CleanCorrupted, EAPIGActivations
+from circuitfind.methods.attribution.gim import GIM
+from circuitfind.methods.attribution.relp import RelP
 from circuitfind.methods.baselines import Random
-from circuitfind.methods.decisions import is_tested, start_from
-from circuitfind.methods.eap import EAP, EAPIG, CleanCorrupted, EAPIGActivations
 from circuitfind.methods.ensemble import Ensemble
 from circuitfind.methods.exact import Exact
-from circuitfind.methods.found import Found
-from circuitfind.methods.gim import GIM
-from circuitfind.methods.relp import RelP
-from circuitfind.patching import ABLATIONS, AblationName, prepare, readable, run_patched
+from circuitfind.methods.outcome import Found
+from circuitfind.methods.search.acdc import ACDC, visiting_order
+from circuitfind.methods.search.reuse import is_tested, start_from
+from circuitfind.models.transformer import Transformer, unembed
+from circuitfind.patching.incremental import Rerun
+from circuitfind.patching.reference import ABLATIONS, AblationName, prepare, readable, run_patched
 from circuitfind.progress import Silent
-from circuitfind.rerun import Rerun
-from circuitfind.roles import Roles, by_receiver, by_role
-from circuitfind.selection import prune, select
-from circuitfind.size import Selection
-from circuitfind.transformer import Transformer, unembed
+from circuitfind.prompts.batch import Batch
+from circuitfind.prompts.roles import Roles, by_receiver, by_role
 from tests.attributions import Scorer, late, literal, score
 from tests.oracles import positions as oracle
 from tests.oracles.literal import Literal

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuitfind.app import call
-from circuitfind.circuit import Circuit
-from circuitfind.commands.terminal import Printed, TerminalProgress, behind, make_console, printing
-from circuitfind.export.notebook import circuit_to_line
-from circuitfind.printable import encodable, printable
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.cli.app import call
+from circuitfind.cli.terminal import Printed, TerminalProgress, behind, make_console, printing
+from circuitfind.export.formats.notebook import circuit_to_line
+from circuitfind.files.printable import encodable, printable
 
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 TITLE, RED, C1, TURN = "\x1b]0;owned\x07", "\x1b[31m", "\x9b31m", "\u202eevil\u2069"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_tokenizers import ToyTokenizer
 
-from circuitfind.prompts import (
+from circuitfind.prompts.pairs import (
     PromptPair,
     check_pair,
     check_pairs,

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from circuitfind.pipeline import RunOptions
-from circuitfind.prompts import PromptPair, Task, Tokenizer
-from circuitfind.promptsets import MOST_DRAWS, other_prompts
+from circuitfind.prompts.pairs import PromptPair, Task, Tokenizer
+from circuitfind.runs.prompt_sets import MOST_DRAWS, other_prompts
 
 
 class Words:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from circuitfind.models.families import FAMILIES
+from circuitfind.models.architectures.table import FAMILIES
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -69,7 +69,7 @@ READER = """
 import json, shlex, sys
 from pathlib import Path
 from typer.testing import CliRunner
-from circuitfind.app import app
+from circuitfind.cli.app import app
 
 for kind, text, name in json.load(sys.stdin):
     if kind == "file":

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from circuitfind.graph import Edge, Graph, Node, Receiver
-from circuitfind.methods.acdc import visiting_order
-from circuitfind.patching import ABLATIONS, AblationName, prepare, readable, run_patched
-from circuitfind.reduced import Reduced, prepare_reduced
-from circuitfind.rerun import Rerun
-from circuitfind.transformer import unembed
+from circuitfind.circuits.graph import Edge, Graph, Node, Receiver
+from circuitfind.methods.search.acdc import visiting_order
+from circuitfind.models.transformer import unembed
+from circuitfind.patching.incremental import Rerun
+from circuitfind.patching.reference import ABLATIONS, AblationName, prepare, readable, run_patched
+from circuitfind.patching.shortlisted import Reduced, prepare_reduced
 from tests.oracles.literal import Literal, ablated_outputs, run
 from tests.random_models import FAMILIES, random_batch, random_model, random_transformer, with_means
 

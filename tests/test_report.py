@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph
 from circuitfind.evaluation.performance import Evaluation, Performance
-from circuitfind.graph import Edge, Graph
-from circuitfind.prompts import PromptPair
-from circuitfind.report import (
+from circuitfind.prompts.pairs import PromptPair
+from circuitfind.runs.report import (
     N_STRONGEST,
     Evidence,
     on_paths,

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitfind.batch import Batch
-from circuitfind.graph import Graph, Node, Receiver
-from circuitfind.methods.acdc import visiting_order
-from circuitfind.patching import AblationName, Baseline, prepare, readable, run_patched
-from circuitfind.rerun import Rerun, Rows
+from circuitfind.circuits.graph import Graph, Node, Receiver
+from circuitfind.methods.search.acdc import visiting_order
+from circuitfind.patching.incremental import Rerun, Rows
+from circuitfind.patching.reference import AblationName, Baseline, prepare, readable, run_patched
+from circuitfind.prompts.batch import Batch
 from tests.random_models import FAMILIES, random_batch, random_transformer
 
 LOGITS = Receiver(Node("logits"))

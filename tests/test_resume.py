@@ -17,15 +17,15 @@ from typing import Any
 
 import pytest
 
-from circuitfind import checkpoint
-from circuitfind.app import call
-from circuitfind.checkpoint import Keeper, read_state
+from circuitfind.cli.app import call
 from circuitfind.errors import BusyError, CircuitfindError, OutputError, UsageError
-from circuitfind.methods.sofar import SoFar
+from circuitfind.methods.saved_state import SoFar
 from circuitfind.pipeline import RunOptions, carry_out, make_plan, run
 from circuitfind.progress import Silent
-from circuitfind.resume import resume_command
-from circuitfind.runfolder import STATE_FILE
+from circuitfind.runs import checkpoint
+from circuitfind.runs.checkpoint import Keeper, read_state
+from circuitfind.runs.folder import STATE_FILE
+from circuitfind.runs.resume import resume_command
 
 REPEATABLE = ("circuit.json", "circuit.dot", "prompts.jsonl", "scores.safetensors")
 COMMAND = ("ioi", "--model", "tiny", "--prompts", "5", "--threshold", "0.05", "--format", "dot")
@@ -95,23 +95,22 @@ def test_a_run_cut_off_again_and_again_ends_with_the_same_bytes(seed: int, whole
 def test_a_run_cut_off_after_its_search_tests_nothing_again(
     step: str, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from circuitfind import pipeline, runfolder, writing
+    from circuitfind import pipeline
+    from circuitfind.runs import files, folder
 
     def kill(*_: object) -> None:
         raise Killed
 
     with monkeypatch.context() as patch:
         if step == "a file":
-            original = runfolder.write
-            patch.setattr(
-                runfolder, "write", lambda f, name, x: kill() if name == "report.md" else original(f, name, x)
-            )
+            original = folder.write
+            patch.setattr(folder, "write", lambda f, name, x: kill() if name == "report.md" else original(f, name, x))
         else:
-            patch.setattr(writing if step == "write_run" else pipeline, step, kill)
+            patch.setattr(files if step == "write_run" else pipeline, step, kill)
         with pytest.raises(Killed):
             find(Path("run"))
     n_tests = read_state(Path("run")).numbers["n_tests"]
-    monkeypatch.setattr("circuitfind.search.Search.begin", kill)
+    monkeypatch.setattr("circuitfind.methods.search.chain.Search.begin", kill)
     find(Path("run"), resume=True)
     assert repeatable(Path("run")) == repeatable(whole)
     assert json.loads(Path("run/run.json").read_text())["search"]["tested"] == n_tests > 0
@@ -208,7 +207,7 @@ def test_another_model_of_the_same_name_is_told_by_its_weights(tmp_path: Path) -
     import torch
     from safetensors.torch import load_file, save_file
 
-    from circuitfind.models.catalogue import CATALOGUE
+    from circuitfind.models.loading.catalogue import CATALOGUE
 
     model = shutil.copytree(CATALOGUE["tiny"].source.place, tmp_path / "mine", ignore=lambda *_: ["train.py"])
     assert cut_off(Path("run"), 10, model=str(model))
@@ -394,9 +393,9 @@ def test_ctrl_c_keeps_what_was_decided_and_tells_how_to_go_on(
 def test_a_disk_that_is_full_at_the_end_leaves_a_run_that_can_go_on(
     whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from circuitfind import runfolder
+    from circuitfind.runs import folder
 
-    original = runfolder.write
+    original = folder.write
 
     def full(folder: Path, name: str, content: str | bytes) -> Path:
         if name == "report.md":
@@ -404,7 +403,7 @@ def test_a_disk_that_is_full_at_the_end_leaves_a_run_that_can_go_on(
         return original(folder, name, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runfolder, "write", full)
+        patch.setattr(folder, "write", full)
         assert call(["run", *COMMAND, "--out", "run"], debug=False) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("error: Cannot write run/report.md: No space left on device")
@@ -426,7 +425,10 @@ def test_the_command_to_go_on_repeats_every_option_that_was_given() -> None:
 
 # real processes, really killed
 
-OFTEN = "from circuitfind import checkpoint; checkpoint.SAVE_SECONDS = 0.3; from circuitfind.app import main; main()"
+OFTEN = (
+    "from circuitfind.runs import checkpoint; checkpoint.SAVE_SECONDS = 0.3; "
+    "from circuitfind.cli.app import main; main()"
+)
 LONG = {
     "acdc": "run ioi --model tiny --prompts 256 --format dot --threshold 0.005",
     "exact": "run ioi --model tiny --prompts 256 --format dot --method exact --edges 60",

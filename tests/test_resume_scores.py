@@ -12,16 +12,17 @@ from typing import Any
 import pytest
 import torch
 
-from circuitfind import checkpoint, pipeline
-from circuitfind.app import call
-from circuitfind.checkpoint import Keeper, read_state
+from circuitfind import pipeline
+from circuitfind.cli.app import call
 from circuitfind.errors import CircuitfindError, ModelError, OutputError
-from circuitfind.methods import pruning
 from circuitfind.methods.exact import OneByOne
-from circuitfind.methods.sofar import SoFar
+from circuitfind.methods.masks import pruning
+from circuitfind.methods.saved_state import SoFar
 from circuitfind.pipeline import RunOptions, run
-from circuitfind.resume import resume_command
-from circuitfind.runfolder import STATE_FILE
+from circuitfind.runs import checkpoint
+from circuitfind.runs.checkpoint import Keeper, read_state
+from circuitfind.runs.folder import STATE_FILE
+from circuitfind.runs.resume import resume_command
 from circuitfind.sweep import SweepResult, sweep
 
 REPEATABLE = (

@@ -13,8 +13,8 @@ import pytest
 
 from benchmarks import robustness
 from benchmarks.robustness import KINDS, Kind, changes, failures, judge, make_runs, paths
-from circuitfind.app import call
-from circuitfind.graph import Graph
+from circuitfind.circuits.graph import Graph
+from circuitfind.cli.app import call
 
 GONE_ON_WITH = "{}.json, of a sweep gone on with"
 RUNS_THE_MODEL = ("circuit.json, run again", "run.json", *map(GONE_ON_WITH.format, ("run", "circuit")))
@@ -107,7 +107,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 MEASURED_CALL = """
 import re, resource, sys
 from pathlib import Path
-from circuitfind.app import call
+from circuitfind.cli.app import call
 code = call(sys.argv[1:], False)
 peak = re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]
 print(resource.getrusage(resource.RUSAGE_SELF).ru_utime, peak, file=sys.stderr)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from toy_tokenizers import ToyTokenizer, one_digit, three_digits, two_digits
 
-from circuitfind.batch import tokenise
+from circuitfind.circuits.graph import END, REST
 from circuitfind.errors import TaskError, UsageError
-from circuitfind.graph import END, REST
-from circuitfind.prompts import PromptPair, Role, check_roles, fill
-from circuitfind.roles import find_roles
-from circuitfind.taskfiles import check_task, load_task, read_prompts, write_prompts
+from circuitfind.prompts.batch import tokenise
+from circuitfind.prompts.files import check_task, load_task, read_prompts, write_prompts
+from circuitfind.prompts.pairs import PromptPair, Role, check_roles, fill
+from circuitfind.prompts.roles import find_roles
 
 TASKS = {
     "ioi": ("IO", "S1", "S2", REST, END),

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from circuitfind.errors import OutputError
-from circuitfind.runfolder import (
+from circuitfind.runs.folder import (
     RUN_FILES,
     check_free,
     complete,
@@ -224,7 +224,7 @@ def test_a_kill_at_any_moment_leaves_the_older_run_or_a_newer_one_that_is_ended_
     with monkeypatch.context() as patch:
         for name in ("replace", "rename", "unlink", "rmdir", "mkdir"):
             patch.setattr(Path, name, counted(getattr(Path, name)))
-        patch.setattr("circuitfind.runfolder.discard", lambda folder, is_new: None)  # nothing runs after a kill
+        patch.setattr("circuitfind.runs.folder.discard", lambda folder, is_new: None)  # nothing runs after a kill
         with contextlib.suppress(Killed):
             write_run(tmp_path, {"circuit.json": "new", "run.json": RECORD}, force=True)
     began = (tmp_path / ".circuitfind" / "ready").is_dir()

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load
 
-from circuitfind.graph import Graph
-from circuitfind.patching import readable
-from circuitfind.scoresfile import prompt_scores_file, rounded, scores_file
+from circuitfind.circuits.graph import Graph
+from circuitfind.circuits.scores_file import prompt_scores_file, rounded, scores_file
+from circuitfind.patching.reference import readable
 
 
 @pytest.mark.parametrize(

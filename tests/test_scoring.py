@@ -14,17 +14,17 @@ import torch
 from safetensors.torch import load_file
 
 from circuitfind import pipeline
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.selection import prune
 from circuitfind.errors import ModelError, UsageError
-from circuitfind.methods import learned, pruning
+from circuitfind.methods.attribution.eap import EAPIG
 from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, MethodInfo
-from circuitfind.methods.eap import EAPIG
 from circuitfind.methods.make import METHODS
+from circuitfind.methods.masks import learned, pruning
 from circuitfind.methods.options import OF_SCORES, settle_method
 from circuitfind.methods.settings import RULES, check_setting
 from circuitfind.pipeline import RunOptions, RunResult, run
-from circuitfind.preflight import CHOICES
-from circuitfind.selection import prune
+from circuitfind.runs.plan import CHOICES
 from circuitfind.sweep import sweep
 
 REPEATABLE = (

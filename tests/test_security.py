@@ -100,7 +100,7 @@ def test_every_module_and_test_in_the_table_exists() -> None:
 
 def test_models_are_loaded_without_their_code_and_without_a_network() -> None:
     for name in ("load", "tokenizer", "gguf"):
-        source = (ROOT / f"circuitfind/models/{name}.py").read_text(encoding="utf-8")
+        source = (ROOT / f"circuitfind/models/loading/{name}.py").read_text(encoding="utf-8")
         assert "trust_remote_code=True" not in source
         assert "local_files_only" in source
 

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from circuitfind import checkpoint
-from circuitfind.app import call
-from circuitfind.checkpoint import Keeper, read_state
+from circuitfind.cli.app import call
 from circuitfind.errors import OutputError, UsageError
-from circuitfind.memory import Shape, Stored, Workload, needed
-from circuitfind.methods.acdc import ACDC
-from circuitfind.methods.eap import EAPIG
+from circuitfind.methods.attribution.eap import EAPIG
 from circuitfind.methods.exact import OneByOne
 from circuitfind.methods.options import settle_method
+from circuitfind.methods.search.acdc import ACDC
 from circuitfind.pipeline import RunOptions, RunResult, run
-from circuitfind.runfolder import STATE_FILE
+from circuitfind.runs import checkpoint
+from circuitfind.runs.checkpoint import Keeper, read_state
+from circuitfind.runs.folder import STATE_FILE
+from circuitfind.runs.memory import Shape, Stored, Workload, needed
 from circuitfind.sweep import sweep
 
 REPEATABLE = ("circuit.json", "circuit.dot", "prompts.jsonl", "scores.safetensors")

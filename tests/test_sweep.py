@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from circuitfind import pipeline
-from circuitfind.app import call
+from circuitfind.cli.app import call
 from circuitfind.errors import ModelError, OutputError, UsageError
 from circuitfind.pipeline import RunOptions, run
 from circuitfind.progress import Silent
+from circuitfind.runs.sweep_plan import folder_name, make_sweep_plan, parse_sizes
 from circuitfind.sweep import SweepResult, cells_of, sweep
-from circuitfind.sweepplan import folder_name, make_sweep_plan, parse_sizes
 
 REPEATABLE = ("circuit.json", "circuit.dot", "prompts.jsonl", "scores.safetensors")
 THRESHOLDS = (0.1, 0.5, 0.05, 20.0)  # in no order; the last removes all

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from toy_tokenizers import ToyTokenizer
 
 from circuitfind.errors import TaskError
-from circuitfind.prompts import PromptPair, Role
-from circuitfind.taskfiles import check_task, load_task, read_prompts, write_prompts
+from circuitfind.prompts.files import check_task, load_task, read_prompts, write_prompts
+from circuitfind.prompts.pairs import PromptPair, Role
 
 PAIR = {"clean": "2 + 2 =", "corrupted": "2 + 3 =", "answers": [" 4"], "wrong_answers": [" 5"]}
 OTHER = {"clean": "1 + 2 =", "corrupted": "1 + 4 =", "answers": [" 3"], "wrong_answers": [" 5", " 4"]}
@@ -228,7 +228,7 @@ def test_a_wrong_yaml_task_is_told_where(write: Write, text: str, said: str) -> 
 
 PYTHON_TASK = """
 from dataclasses import dataclass
-from circuitfind.prompts import PromptPair, Task
+from circuitfind.prompts.pairs import PromptPair, Task
 
 @dataclass(frozen=True)
 class Sum:
@@ -248,7 +248,7 @@ def test_a_python_task_is_its_task(write: Write, tmp_path: Path) -> None:
 
 
 MADE = """
-from circuitfind.prompts import PromptPair, Role, Task
+from circuitfind.prompts.pairs import PromptPair, Role, Task
 
 def made(kind, *parts):
     new = object.__new__(kind)  # the tests' check of types would refuse the parts, which a user's Python does not
@@ -464,7 +464,7 @@ def test_of_very_many_problems_the_first_are_told(write: Write) -> None:
 
 
 def test_a_file_of_too_many_prompts_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("circuitfind.taskfiles.prompts_file.MOST_PROMPTS", 2)
+    monkeypatch.setattr("circuitfind.prompts.files.prompts_file.MOST_PROMPTS", 2)
     assert len(read_prompts(write("p.jsonl", jsonl(PAIR, OTHER)))) == 2
     assert error(write("q.jsonl", jsonl(PAIR, OTHER, PAIR))).startswith("q.jsonl holds more than 2 prompts")
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from circuitfind import transformer
-from circuitfind.transformer import (
+from circuitfind.models import transformer
+from circuitfind.models.transformer import (
     activate,
     attend,
     embed,

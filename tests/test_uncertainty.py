@@ -12,14 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitfind import uncertainty
+from circuitfind.circuits import bootstrap as module
+from circuitfind.circuits.bootstrap import Bootstrap, Uncertainty, bootstrap, mean_jaccard
+from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.circuits.intervals import ratio_interval
+from circuitfind.circuits.selection import select
+from circuitfind.circuits.size import SELECTS, Selection, SelectName
 from circuitfind.errors import UsageError
-from circuitfind.evaluation.intervals import ratio_interval
-from circuitfind.graph import Edge, Graph
-from circuitfind.patching import readable
-from circuitfind.selection import select
-from circuitfind.size import SELECTS, Selection, SelectName
-from circuitfind.uncertainty import Bootstrap, Uncertainty, bootstrap, mean_jaccard
+from circuitfind.patching.reference import readable
 from tests.oracles import selection as literal
 
 GRAPH = Graph(2, 2)
@@ -175,8 +175,8 @@ def test_slices_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     scores = draw_scores(GRAPH, 6).half()  # whose sums are exact
     found = bootstrap(GRAPH, scores, TOP, FEW)
     for n_edges, n_resamples in ((1, 30), (7, 4), (1000, 0)):
-        monkeypatch.setattr(uncertainty, "EDGES", n_edges)
-        monkeypatch.setattr(uncertainty, "BYTES", n_resamples * 8 * GRAPH.n_edges)
+        monkeypatch.setattr(module, "EDGES", n_edges)
+        monkeypatch.setattr(module, "BYTES", n_resamples * 8 * GRAPH.n_edges)
         assert same(bootstrap(GRAPH, scores, TOP, FEW), found)
 
 

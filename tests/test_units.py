@@ -9,14 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from circuitfind.circuits.bootstrap import Bootstrap, bootstrap
+from circuitfind.circuits.graph import Graph, Node
+from circuitfind.circuits.selection import select
+from circuitfind.circuits.size import Selection
+from circuitfind.circuits.units import KVS, LEVELS, Units, find_kv, find_level
 from circuitfind.errors import UsageError
-from circuitfind.graph import Graph, Node
-from circuitfind.patching import readable
-from circuitfind.preflight import CHOICES
-from circuitfind.selection import select
-from circuitfind.size import Selection
-from circuitfind.uncertainty import Bootstrap, bootstrap
-from circuitfind.units import KVS, LEVELS, Units, find_kv, find_level
+from circuitfind.patching.reference import readable
+from circuitfind.runs.plan import CHOICES
 from tests.oracles import units as literal
 from tests.oracles.selection import prune
 from tests.random_models import random_transformer

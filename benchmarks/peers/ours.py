@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers.job import MODEL, Case, Job, Side, measured
-from circuitfind.batch import Batch
-from circuitfind.methods.eap import EAP, EAPIG, Attribution, CleanCorrupted, EAPIGActivations
-from circuitfind.metrics import find_metric, make_objective
-from circuitfind.models.families import read_transformer
-from circuitfind.models.load import load_bridge
-from circuitfind.patching import at_end, readable, trace
+from circuitfind.methods.attribution.eap import EAP, EAPIG, Attribution, CleanCorrupted, EAPIGActivations
+from circuitfind.metrics.objective import find_metric, make_objective
+from circuitfind.models.architectures.table import read_transformer
+from circuitfind.models.loading.load import load_bridge
+from circuitfind.models.transformer import Transformer
+from circuitfind.patching.reference import at_end, readable, trace
 from circuitfind.progress import Silent
-from circuitfind.transformer import Transformer
+from circuitfind.prompts.batch import Batch
 
 BLOCK = 4
 """Prompts a thread; it changes no score."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from circuitfind.jsonfile import Name, Schema, Text
+from circuitfind.files.json_file import Name, Schema, Text
 
 MOST_NODES = 200_000
 """A file that claims more heads and MLPs than this is wrong: the largest models have some twenty thousand."""
@@ -148,7 +148,7 @@ class Measured(Schema, frozen=True):
 
 
 class Tolerated(Schema, frozen=True):
-    """How far a later run may be from what is stored (``gate.py``)."""
+    """How far a later run may be from what is stored (``review/tolerances.py``)."""
 
     accuracy: Share = 0.0
     faithfulness: Annotated[float, Meta(ge=0, le=LARGEST)] = 0.0

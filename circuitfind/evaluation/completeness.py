@@ -17,14 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from circuitfind.draws import Draw
+from circuitfind.circuits.draws import Draw
+from circuitfind.circuits.graph import Graph, Node
 from circuitfind.evaluation.meter import Meter, heads_and_mlps, knock_out, mean, share, spell_share, unit, values_of
 from circuitfind.evaluation.options import KnockOuts
 from circuitfind.evaluation.performance import Evaluation
 from circuitfind.evaluation.trials import Kept, Trials
 from circuitfind.evaluation.work import DENSE, HALF, KNOCKED_OUT, PART, WITHOUT_ONE, Phase, count
-from circuitfind.graph import Graph, Node
-from circuitfind.metrics import MetricName
+from circuitfind.metrics.objective import MetricName
 from circuitfind.progress import Progress
 
 

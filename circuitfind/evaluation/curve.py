@@ -1,9 +1,10 @@
 """How a circuit fares as it grows: faithfulness and KL at each of MIB's sizes, and two areas that sum them up.
 
-Of the same scores two families of circuits are made, of ten sizes each (a share of all edges, before pruning): of the
-edges with the highest score, and of those with the highest |score|. Where a method decides on whole nodes, or on edges
-that go together, the shares are of these (``units.py``): a circuit of nodes has all edges among them and the input,
-which is always in, as MIB's circuits of nodes. With f the faithfulness,
+Of the same scores two families of circuits are made, of ten sizes each (a share of all edges,
+before pruning): of the edges with the highest score, and of those with the highest |score|. Where a
+method decides on whole nodes, or on edges that go together, the shares are of these
+(``circuits/units.py``): a circuit of nodes has all edges among them and the input, which is always
+in, as MIB's circuits of nodes. With f the faithfulness,
 
 - CPR, the circuit performance ratio, is the area under f of the first family: how much of the behaviour small circuits
   recover. More than 1 is over-recovery, so that it is never to be read without
@@ -25,13 +26,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuitfind.circuits.selection import select
+from circuitfind.circuits.size import Selection, SelectName
+from circuitfind.circuits.units import Units
 from circuitfind.errors import UsageError, unknown
 from circuitfind.evaluation.performance import Evaluation, Performance
 from circuitfind.evaluation.trials import Kept, Trials
 from circuitfind.progress import Progress, Silent
-from circuitfind.selection import select
-from circuitfind.size import Selection, SelectName
-from circuitfind.units import Units
 
 BUDGETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """MIB's sizes, as shares of all edges."""

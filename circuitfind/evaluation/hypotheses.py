@@ -28,7 +28,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from circuitfind.draws import Draw
+from circuitfind.circuits.draws import Draw
+from circuitfind.circuits.graph import Edge, Graph
 from circuitfind.evaluation.meter import Meter, count_of, mean_change, values_of
 from circuitfind.evaluation.minimality import edges_of, leave_out
 from circuitfind.evaluation.options import HypothesisOptions
@@ -44,8 +45,7 @@ from circuitfind.evaluation.statistics import (
 )
 from circuitfind.evaluation.trials import Kept, Trials
 from circuitfind.evaluation.work import ALONE, DENSE, GROWN, PART, Phase, count
-from circuitfind.graph import Edge, Graph
-from circuitfind.metrics import HIGHER_IS_BETTER, MetricName
+from circuitfind.metrics.objective import HIGHER_IS_BETTER, MetricName
 from circuitfind.progress import Progress
 
 

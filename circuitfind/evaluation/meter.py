@@ -12,12 +12,12 @@ from functools import cached_property
 
 import torch
 
+from circuitfind.circuits.graph import Graph, Node
 from circuitfind.errors import UsageError
 from circuitfind.evaluation.performance import NAMES, Performance
 from circuitfind.evaluation.trials import Kept, Trials
 from circuitfind.evaluation.work import Phase, Work
-from circuitfind.graph import Graph, Node
-from circuitfind.metrics import MetricName
+from circuitfind.metrics.objective import MetricName
 from circuitfind.progress import Progress
 
 UNITS = {"kl": "nats", "logit-diff": "logits", "prob-diff": "probability", "loss": "nats"}

@@ -11,13 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from circuitfind.draws import Draw
+from circuitfind.circuits.draws import Draw
+from circuitfind.circuits.graph import Edge, Graph, Node
 from circuitfind.evaluation.meter import Meter, count_of, heads_and_mlps, knock_out, mean, share, unit
 from circuitfind.evaluation.options import LeaveOneOut
 from circuitfind.evaluation.trials import Kept, Trials
 from circuitfind.evaluation.work import PART, Phase, count
-from circuitfind.graph import Edge, Graph, Node
-from circuitfind.metrics import MetricName
+from circuitfind.metrics.objective import MetricName
 from circuitfind.progress import Progress
 
 

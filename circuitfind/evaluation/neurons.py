@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from circuitfind.batch import Batch
 from circuitfind.evaluation.performance import Evaluation, Final, evaluate_runs
-from circuitfind.neuron_runs import Mask, NeuronRunner
-from circuitfind.patching import AblationName
+from circuitfind.models.transformer import Transformer
+from circuitfind.patching.reference import AblationName
+from circuitfind.patching.units import Mask, NeuronRunner
 from circuitfind.progress import SILENT, Progress
-from circuitfind.transformer import Transformer
+from circuitfind.prompts.batch import Batch
 
 
 def evaluate_neurons(

@@ -15,16 +15,16 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from circuitfind.batch import Batch
-from circuitfind.evaluation.intervals import ratio_interval
-from circuitfind.masked import Runner
-from circuitfind.metrics import Objective, correct, kl, logit_diff, loss, measure_own, prob_diff
-from circuitfind.patching import AblationName, at_end, prepare, trace
+from circuitfind.circuits.intervals import ratio_interval
+from circuitfind.methods.search.chain import share_out
+from circuitfind.metrics.objective import Objective, correct, kl, logit_diff, loss, measure_own, prob_diff
+from circuitfind.models.transformer import Transformer, unembed
+from circuitfind.models.workers import Threads
+from circuitfind.patching.incremental import ROWS
+from circuitfind.patching.masked import Runner
+from circuitfind.patching.reference import AblationName, at_end, prepare, trace
 from circuitfind.progress import SILENT, Progress
-from circuitfind.rerun import ROWS
-from circuitfind.search import share_out
-from circuitfind.threads import Threads
-from circuitfind.transformer import Transformer, unembed
+from circuitfind.prompts.batch import Batch
 
 RESAMPLES, LEVEL = 1000, 0.95
 ZERO = 1e-9
@@ -71,8 +71,9 @@ class Evaluation:
         return (circuit - ablated) / (full - ablated)
 
     def interval(self, metric: str) -> tuple[float, float] | None:
-        """A 95% confidence interval of the faithfulness, from the prompts drawn again RESAMPLES times with replacement
-        (seed 0; ``intervals.py``); None where there is no faithfulness, of one prompt, or in too many of the draws."""
+        """A 95% confidence interval of the faithfulness, from the prompts drawn again RESAMPLES
+        times with replacement (seed 0; ``circuits/intervals.py``); None where there is no
+        faithfulness, of one prompt, or in too many of the draws."""
         if self.faithfulness(metric) is None:
             return None
         full, circuit, ablated = (np.array(run.values[metric]) for run in (self.full, self.circuit, self.ablated))
@@ -164,7 +165,7 @@ def evaluate_runs(
 
 
 def logits_of(model: Transformer, final: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "prompt d_vocab"]:
-    """The logits of what they read, float64; the same bits however many rows there are (``rerun.ROWS``)."""
+    """The logits of what they read, float64; the same bits however many rows there are (``incremental.ROWS``)."""
     filled = torch.cat([final, final[-1:].expand(-len(final) % ROWS, -1)])
     return unembed(model, filled)[: len(final)].double()
 

@@ -17,19 +17,19 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 
-from circuitfind.draws import Draw
+from circuitfind.circuits.draws import Draw
+from circuitfind.circuits.graph import Graph
+from circuitfind.circuits.reach import Sites
+from circuitfind.circuits.selection import prune
 from circuitfind.errors import UsageError
 from circuitfind.evaluation.meter import Meter, mean, values_of
 from circuitfind.evaluation.options import RandomCircuits
 from circuitfind.evaluation.performance import Evaluation
 from circuitfind.evaluation.trials import Kept, Trials
 from circuitfind.evaluation.work import ALONE, Phase, count
-from circuitfind.graph import Graph
-from circuitfind.metrics import MetricName
-from circuitfind.patching import readable
+from circuitfind.metrics.objective import MetricName
+from circuitfind.patching.reference import readable
 from circuitfind.progress import Progress
-from circuitfind.selection import prune
-from circuitfind.sites import Sites
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 
-from circuitfind.circuit import Circuit
-from circuitfind.circuits.tensors import names_in, read_metadata, read_tensors
-from circuitfind.comparison import Overlap, check_same_graph, describe_shape, overlap
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.compare import Overlap, check_same_graph, describe_shape, overlap
+from circuitfind.circuits.graph import Graph, Node
 from circuitfind.errors import CircuitError
-from circuitfind.graph import Graph, Node
+from circuitfind.files.tensor_file import names_in, read_metadata, read_tensors
 
 Order = Literal["absolute", "signed"]
 Kind = Literal["head", "mlp"]

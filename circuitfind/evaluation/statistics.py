@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import binom, binomtest
 
-from circuitfind.draws import Draw
+from circuitfind.circuits.draws import Draw
 
 Values = Sequence[float]
 

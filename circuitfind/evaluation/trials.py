@@ -1,10 +1,12 @@
 """One set of prompts, run under one circuit after another: what every judgement of a circuit is made of.
 
-Random circuits differ from one another in most edges: each is run by itself, but for what it has in common with the
-one that was settled on last (``masked.py``), which changes no bit of its outcome. Knock-outs and edges left out one by
-one are a circuit without a few of its edges: many such runs are made side by side from the circuit's own, of a sparse
-circuit by ``lacking.py``, of the full model without some nodes by ``onward.py``. Their numbers are those of a run by
-itself to rounding, so that they are compared with the circuit's among them.
+Random circuits differ from one another in most edges: each is run by itself, but for what it has in
+common with the one that was settled on last (``patching/masked.py``), which changes no bit of its
+outcome. Knock-outs and edges left out one by one are a circuit without a few of its edges: many
+such runs are made side by side from the circuit's own, of a sparse circuit by
+``patching/lacking.py``, of the full model without some nodes by ``patching/one_change.py``. Their
+numbers are those of a run by itself to rounding, so that they are compared with the circuit's among
+them.
 """
 
 from __future__ import annotations
@@ -17,18 +19,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuitfind.batch import Batch
+from circuitfind.circuits.graph import Node
 from circuitfind.evaluation.performance import NAMES, Evaluation, Performance, join, logits_of, measure
-from circuitfind.graph import Node
-from circuitfind.lacking import Lacking
-from circuitfind.masked import Masked, Runner
-from circuitfind.onward import Onward, join_reads
-from circuitfind.packing import pack_mlps
-from circuitfind.patching import AblationName, Baseline, prepare, readable
-from circuitfind.reduced import prepare_reduced
-from circuitfind.search import split
-from circuitfind.threads import Threads
-from circuitfind.transformer import Transformer
+from circuitfind.methods.search.chain import split
+from circuitfind.models.transformer import Transformer
+from circuitfind.models.workers import Threads
+from circuitfind.patching.lacking import Lacking
+from circuitfind.patching.masked import Masked, Runner
+from circuitfind.patching.one_change import Onward, join_reads
+from circuitfind.patching.packing import pack_mlps
+from circuitfind.patching.reference import AblationName, Baseline, prepare, readable
+from circuitfind.patching.shortlisted import prepare_reduced
+from circuitfind.prompts.batch import Batch
 
 Kept = Bool[Tensor, "receiver sender"]
 

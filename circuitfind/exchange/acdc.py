@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 
+from circuitfind.circuits.graph import Graph, Receiver
 from circuitfind.errors import CircuitError, shown
 from circuitfind.exchange.acdc_names import EMBEDDINGS, Index, Key, all_keys, edge_of, key_of, within
 from circuitfind.exchange.edges import ScoredEdges, check_scores, empty, kept_edges, make_graph, place_of
 from circuitfind.exchange.reading import Read
 from circuitfind.exchange.shape import settle_shape
-from circuitfind.graph import Graph, Receiver
 
 _NAME = r"""['"]([\w.]+)['"]"""
 _INDEX = r"(?:TorchIndex\()?[\[(]([\w:\s,]*)[\])]\)?"

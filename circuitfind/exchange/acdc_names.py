@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from circuitfind.circuits.graph import SLOTS, Edge, Graph, Node, Receiver
 from circuitfind.errors import CircuitError
-from circuitfind.graph import SLOTS, Edge, Graph, Node, Receiver
 
 Index = tuple[int | None, ...]
 Key = tuple[str, Index, str, Index]

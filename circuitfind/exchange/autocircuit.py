@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from circuitfind.circuits.graph import SLOTS, Graph, Node, Receiver
 from circuitfind.errors import CircuitError
 from circuitfind.exchange.eapig import matrix
 from circuitfind.exchange.edges import ScoredEdges, check_scores, empty, make_graph
 from circuitfind.exchange.reading import Read
-from circuitfind.graph import SLOTS, Graph, Node, Receiver
 
 NESTED = "Save the scores of one task and algorithm by themselves: torch.save(scores[task][algorithm], 'scores.pt')."
 

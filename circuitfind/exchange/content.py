@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitfind.errors import CircuitError
-from circuitfind.jsonfile import parse_json
+from circuitfind.files.json_file import parse_json
 
 MOST_BYTES = 1 << 30
 """A file that is larger, or unpacks to more, is refused: the scores of a model of 8B take some ten million numbers."""

@@ -24,13 +24,13 @@ import numpy as np
 from jaxtyping import Float
 from msgspec import UNSET, Meta, UnsetType, field
 
+from circuitfind.circuits.graph import SLOTS, Edge, Graph, Node, Receiver
 from circuitfind.circuits.schema import MOST_IN_A_NODE, Layers, Number
 from circuitfind.errors import CircuitError, shown
 from circuitfind.evaluation.reference import edges_of
 from circuitfind.exchange.edges import ScoredEdges, check_scores, empty, make_graph, places_of
 from circuitfind.exchange.reading import Read
-from circuitfind.graph import SLOTS, Edge, Graph, Node, Receiver
-from circuitfind.jsonfile import Schema, fit
+from circuitfind.files.json_file import Schema, fit
 
 if TYPE_CHECKING:
     from torch import Tensor

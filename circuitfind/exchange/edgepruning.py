@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from circuitfind.circuits.graph import SLOTS, Edge, Graph, Node, Receiver
 from circuitfind.errors import CircuitError
 from circuitfind.exchange.edges import ScoredEdges, empty, kept_edges, place_of
 from circuitfind.exchange.reading import Read
 from circuitfind.exchange.shape import settle_shape
-from circuitfind.graph import SLOTS, Edge, Graph, Node, Receiver
 
 HALVES = ("tok_embeds", "pos_embeds")
 EMBEDDINGS = (*HALVES, "embeds")

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
-from circuitfind.circuit import Circuit, check_size, parse_edges
-from circuitfind.circuits.folder import file_in
-from circuitfind.comparison import describe_shape
+from circuitfind.circuits.circuit import Circuit, check_size, parse_edges
+from circuitfind.circuits.compare import describe_shape
+from circuitfind.circuits.graph import Edge, Graph
 from circuitfind.errors import CircuitError
 from circuitfind.evaluation.reference import SCORES_FILE, edges_of, read_scores
-from circuitfind.graph import Edge, Graph
+from circuitfind.files.links import file_in
 
 MOST_PLACES = 100_000_000
 """A file whose model has more places for edges (receivers times senders) is wrong: the largest models have as many."""

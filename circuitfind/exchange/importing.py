@@ -1,7 +1,7 @@
 """From what was read to a circuit, and to the files of a folder like a run's.
 
 The circuit has the edges that the file marks as kept, as they are there, or those that are chosen from its scores as a
-run chooses them (``selection.py``). The folder has circuit.json; where the score of every edge is known also
+run chooses them (``circuits/selection.py``). The folder has circuit.json; where the score of every edge is known also
 scores.safetensors; and run.json, which names the file, so that ``evaluate`` takes the folder for one of a run.
 """
 
@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from circuitfind import __version__
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Graph
+from circuitfind.circuits.record import RUN_FILE
+from circuitfind.circuits.size import Selection
 from circuitfind.errors import UsageError
 from circuitfind.evaluation.reference import SCORES_FILE, edges_of
 from circuitfind.exchange.edges import ScoredEdges, kept_edges
 from circuitfind.exchange.readers import read_circuit
-from circuitfind.graph import Graph
-from circuitfind.record import RUN_FILE
-from circuitfind.runfolder import json_file
-from circuitfind.size import Selection
+from circuitfind.runs.folder import json_file
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def choose(edges: ScoredEdges, selection: Selection, source: str) -> ScoredEdges
     """The edges that the selection keeps, after pruning. Raises UsageError where scores are not known."""
     import torch
 
-    from circuitfind.selection import select
-    from circuitfind.units import Units
+    from circuitfind.circuits.selection import select
+    from circuitfind.circuits.units import Units
 
     if selection.nodes is not None and not edges.by_node:
         raise UsageError(f"--nodes needs scores of nodes, and {source} has scores of edges. Give --edges.")
@@ -128,7 +128,7 @@ def _known(block: Mapping[str, Any]) -> dict[str, Any]:
 def _scores_file(edges: ScoredEdges) -> bytes:
     import torch
 
-    from circuitfind.scoresfile import scores_file
+    from circuitfind.circuits.scores_file import scores_file
 
     dtype = torch.float32 if edges.is_single else torch.float64
     return scores_file(edges.graph, torch.from_numpy(edges.scores), dtype)

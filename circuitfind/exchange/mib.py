@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from circuitfind.circuits.graph import Graph
 from circuitfind.errors import UsageError
-from circuitfind.graph import Graph
 
 BUDGETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Of all edges a circuit may have so many; the whole model, 1, needs no file."""

@@ -30,8 +30,8 @@ from types import MappingProxyType
 from typing import Any
 
 from circuitfind.errors import TaskError, UsageError, cut, shown, unknown
-from circuitfind.prompts import PromptPair, Tokenizer, is_single_token
-from circuitfind.taskfiles.prompts_file import MOST_PROMPTS, once, read_text, to_entry
+from circuitfind.prompts.files.prompts_file import MOST_PROMPTS, once, read_text, to_entry
+from circuitfind.prompts.pairs import PromptPair, Tokenizer, is_single_token
 
 FORMATS: Mapping[str, str] = MappingProxyType(
     {"eap-ig-csv": ".csv", "edge-pruning-jsonl": ".jsonl", "mib-jsonl": ".jsonl", "autocircuit-json": ".json"}

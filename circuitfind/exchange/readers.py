@@ -8,12 +8,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from circuitfind.circuit import FORMAT as OWN_FORMAT
+from circuitfind.circuits.circuit import FORMAT as OWN_FORMAT
+from circuitfind.circuits.graph import Graph
 from circuitfind.errors import CircuitError, UsageError, unknown
 from circuitfind.exchange import acdc, autocircuit, eapig, edgepruning
 from circuitfind.exchange.content import read_content
 from circuitfind.exchange.reading import Read
-from circuitfind.graph import Graph
 
 
 @dataclass(frozen=True)

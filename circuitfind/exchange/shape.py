@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from circuitfind.circuits.graph import Graph
 from circuitfind.errors import CircuitError, UsageError
 from circuitfind.exchange.edges import make_graph
-from circuitfind.graph import Graph
 
 HOW = "Say the model's layers and heads, for instance --shape 12x12 (12x12-parallel for Pythia's kind of blocks)."
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from circuitfind.circuit import Circuit
-from circuitfind.circuits.folder import leads_outside
-from circuitfind.comparison import describe_shape
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.compare import describe_shape
+from circuitfind.circuits.graph import Graph
+from circuitfind.circuits.size import Selection
 from circuitfind.errors import CircuitError, UsageError
 from circuitfind.evaluation.reference import edges_of
 from circuitfind.exchange.eapig import write_json, write_pt
@@ -32,8 +33,7 @@ from circuitfind.exchange.mib import (
     shape_of,
 )
 from circuitfind.exchange.readers import read_circuit
-from circuitfind.graph import Graph
-from circuitfind.size import Selection
+from circuitfind.files.links import leads_outside
 
 WRITERS = {"json": write_json, "pt": write_pt}
 FILES = frozenset(f"{stem}.{suffix}" for stem in (IMPORTANCES, *(f"{b:g}" for b in BUDGETS)) for suffix in WRITERS)

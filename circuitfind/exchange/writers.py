@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from circuitfind.exchange.edges import ScoredEdges
-    from circuitfind.export.subject import Subject
+    from circuitfind.export.drawing.subject import Subject
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,18 @@
-"""A circuit as files for other programs and for papers; ``formats.py`` names every format."""
+"""A circuit as files for other programs and for papers; ``export/catalogue.py`` names every format."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from circuitfind.circuits.folder import open_new
-from circuitfind.comparison import Comparison
+from circuitfind.circuits.compare import Comparison
 from circuitfind.errors import OutputError, UsageError
-from circuitfind.export.dot import circuit_to_dot
-from circuitfind.export.formats import DRAWN, FORMATS, Format, find_format, format_of
-from circuitfind.export.highlight import EARLIER, Highlight
-from circuitfind.export.picture import render
-from circuitfind.export.subject import Look, Subject
+from circuitfind.export.catalogue import DRAWN, FORMATS, Format, find_format, format_of
+from circuitfind.export.drawing.highlight import EARLIER, Highlight
+from circuitfind.export.drawing.subject import Look, Subject
+from circuitfind.export.formats.dot import circuit_to_dot
+from circuitfind.export.formats.picture import render
+from circuitfind.files.links import open_new
 
 __all__ = [
     "FORMATS",

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from circuitfind.circuit import Circuit
-from circuitfind.comparison import check_same_graph
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.compare import check_same_graph
+from circuitfind.circuits.graph import Node
 from circuitfind.evaluation.reference import Agreement, Order, Scores, agree_with_circuit, agree_with_nodes
-from circuitfind.graph import Node
 from circuitfind.known.published import KINDS, KnownCircuit
 
 

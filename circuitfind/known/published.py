@@ -14,14 +14,14 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from circuitfind.circuit import FORMAT as CIRCUIT_FORMAT
-from circuitfind.circuit import Circuit, check_size, circuit_of
-from circuitfind.circuits.folder import file_in
+from circuitfind.circuits.circuit import FORMAT as CIRCUIT_FORMAT
+from circuitfind.circuits.circuit import Circuit, check_size, circuit_of
+from circuitfind.circuits.compare import describe_shape
+from circuitfind.circuits.graph import Graph, Node
 from circuitfind.circuits.schema import Model
-from circuitfind.comparison import describe_shape
 from circuitfind.errors import CircuitError, shown, unknown
-from circuitfind.graph import Graph, Node
-from circuitfind.jsonfile import Name, Schema, fit, parse_json, read_text
+from circuitfind.files.json_file import Name, Schema, fit, parse_json, read_text
+from circuitfind.files.links import file_in
 
 FORMAT, VERSION = "circuitfind.known", 1
 Given = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"\A[^\x00-\x1f\x7f\u2028-\u202e]*\Z")]

@@ -5,7 +5,7 @@ other is the input or the logits, which are never removed; input->logits the hig
 what the best nodes have between them, as in ACDC's comparison (arXiv:2304.14997), which removes nodes with all of their
 edges. (Were a node's score given to its outgoing edges alone, the best n would be all edges out of a few nodes, to
 anywhere: on smollm2-135m no path is left of the best 500.) These methods don't see where an edge goes. At node level
-(``units.py``) a node simply has its score.
+(``circuits/units.py``) a node simply has its score.
 
 - ``hisp``, head importance (Michel et al. 2019, arXiv:1905.10650, where it prunes heads). For a node with the output
   x on a prompt: |sum over positions and d_model of (ablated - clean) x . gradient of the objective at x|. Under zero
@@ -27,17 +27,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitfind.batch import Batch
-from circuitfind.draws import Draw
+from circuitfind.circuits.draws import Draw
+from circuitfind.circuits.units import LevelName, without_defaults
 from circuitfind.errors import UsageError
-from circuitfind.methods.eap import EAP
-from circuitfind.metrics import MetricName
-from circuitfind.patching import AblationName, prepare, readable
+from circuitfind.methods.attribution.eap import EAP
+from circuitfind.methods.search.chain import split
+from circuitfind.metrics.objective import MetricName
+from circuitfind.models.transformer import Transformer
+from circuitfind.models.workers import Threads
+from circuitfind.patching.reference import AblationName, prepare, readable
 from circuitfind.progress import Progress
-from circuitfind.search import split
-from circuitfind.threads import Threads
-from circuitfind.transformer import Transformer
-from circuitfind.units import LevelName, without_defaults
+from circuitfind.prompts.batch import Batch
 
 OF_EDGES: dict[LevelName, str] = {"edge": ", the lesser of an edge's two ends", "node": ""}
 """What of nodes' scores an edge has."""
@@ -129,7 +129,7 @@ class Random:
     ) -> Float[Tensor, "1 receiver sender"]:
         """Every edge's place in a random order, from 1/n to 1; NaN where the graph has no edge.
 
-        The same everywhere (``draws.py``). Every score is another, in float32 too
+        The same everywhere (``circuits/draws.py``). Every score is another, in float32 too
         (up to 16 million edges).
         """
         edges = readable(batch.graph_of(model.architecture.graph))

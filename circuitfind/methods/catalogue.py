@@ -18,12 +18,14 @@ NOT_KL = "no kl, which has no gradient at the clean run"
 class MethodInfo:
     """A method of the list. ``cost`` is in passes of the whole model over all prompts.
 
-    ``takes``: the options that it has beyond those of every method; ``settings``: what ``--set`` sets, by default.
-    ``scores``: it scores edges, so that the circuit's size must be asked for. ``per_prompt``: each prompt has scores of
-    its own, so that a bootstrap can be made of them. ``has_metric``: its scores depend on one. ``degenerate``: metrics
-    of which they would be rounding. ``levels`` and ``kv``: what it can decide on (``units.py``); ``why_edges``: what
-    keeps it from more. ``positions``: it can tell an edge apart at each of them. ``resumes``: it may take long, and can
-    be gone on with after it was cut off. ``prompts``: how many it takes where no number is asked for.
+    ``takes``: the options that it has beyond those of every method; ``settings``: what ``--set``
+    sets, by default. ``scores``: it scores edges, so that the circuit's size must be asked for.
+    ``per_prompt``: each prompt has scores of its own, so that a bootstrap can be made of them.
+    ``has_metric``: its scores depend on one. ``degenerate``: metrics of which they would be
+    rounding. ``levels`` and ``kv``: what it can decide on (``circuits/units.py``); ``why_edges``:
+    what keeps it from more. ``positions``: it can tell an edge apart at each of them. ``resumes``:
+    it may take long, and can be gone on with after it was cut off. ``prompts``: how many it takes
+    where no number is asked for.
     """
 
     name: str

@@ -1,7 +1,8 @@
 """Several methods as one: their scores combined, or one as the start of another.
 
-Methods score in units of their own. So each one's scores are divided by the root mean square, over all edges, of its
-mean scores; then, edge by edge (or, where whole nodes are scored, over all nodes and node by node: ``units.py``),
+Methods score in units of their own. So each one's scores are divided by the root mean square, over
+all edges, of its mean scores; then, edge by edge (or, where whole nodes are scored, over all nodes
+and node by node: ``circuits/units.py``),
 
 - ``mean``: the mean;
 - ``max``, ``min``: the score that is largest, or smallest, in size, with its sign; of equal ones the first method's;
@@ -22,17 +23,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuitfind.batch import Batch
+from circuitfind.circuits.graph import Graph
+from circuitfind.circuits.units import KvName, LevelName, Units, without_defaults
 from circuitfind.errors import UsageError, unknown
-from circuitfind.graph import Graph
 from circuitfind.methods.catalogue import COMBINE
-from circuitfind.methods.learned import Learned
-from circuitfind.methods.scorer import Scorer, score_on
-from circuitfind.methods.sofar import Save, SoFar, require, save_nothing, save_part
-from circuitfind.patching import readable
+from circuitfind.methods.masks.learned import Learned
+from circuitfind.methods.method import Scorer, score_on
+from circuitfind.methods.saved_state import Save, SoFar, require, save_nothing, save_part
+from circuitfind.models.transformer import Transformer
+from circuitfind.patching.reference import readable
 from circuitfind.progress import Progress
-from circuitfind.transformer import Transformer
-from circuitfind.units import KvName, LevelName, Units, without_defaults
+from circuitfind.prompts.batch import Batch
 
 Scores = Float[Tensor, "_ receiver sender"]
 """A row for each prompt, or one for all of them."""

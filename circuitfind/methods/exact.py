@@ -4,12 +4,14 @@ score(u -> v) = the objective in the full model with the edge u -> v alone ablat
 objective is what a search minimises, so that a positive score says that ablating the edge hurts. (The ``exact`` of
 EAP-IG's code is the same difference of whatever it is given; MIB gives it the metric as a loss, which is this sign.)
 
-Each test is one changed node and from there on the plain model (``onward.py``); for KL and the loss log Z is computed
-over the whole vocabulary. What a test costs grows with the layers behind its receiver, and all edges together with the
-cube of the number of layers: this is the slow method, which the others are measured against.
+Each test is one changed node and from there on the plain model (``patching/one_change.py``); for KL
+and the loss log Z is computed over the whole vocabulary. What a test costs grows with the layers
+behind its receiver, and all edges together with the cube of the number of layers: this is the slow
+method, which the others are measured against.
 
-Where edges go together (``units.py``) a unit is ablated as a whole, in one test: the k or v inputs of query heads that
-share a key/value head, or a node, with all edges that leave it (``nodes.py``).
+Where edges go together (``circuits/units.py``) a unit is ablated as a whole, in one test: the k or
+v inputs of query heads that share a key/value head, or a node, with all edges that leave it
+(``methods/search/nodes.py``).
 
 A test stands alone: a run that was cut off goes on from the scores that there were, to the same bits.
 """
@@ -25,20 +27,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitfind.batch import Batch
+from circuitfind.circuits.graph import Graph, Receiver
+from circuitfind.circuits.units import KvName, LevelName, Units, without_defaults
 from circuitfind.errors import ModelError
-from circuitfind.graph import Graph, Receiver
-from circuitfind.methods import nodes
-from circuitfind.methods.sofar import Save, SoFar, require, require_even, save_nothing
-from circuitfind.metrics import MetricName, check_answers, make_objective
-from circuitfind.onward import Onward, join_reads
-from circuitfind.packing import pack_model
-from circuitfind.patching import AblationName, prepare
+from circuitfind.methods.saved_state import Save, SoFar, require, require_even, save_nothing
+from circuitfind.methods.search import nodes
+from circuitfind.methods.search.chain import split
+from circuitfind.metrics.objective import MetricName, check_answers, make_objective
+from circuitfind.models.transformer import Transformer
+from circuitfind.models.workers import Threads
+from circuitfind.patching.one_change import Onward, join_reads
+from circuitfind.patching.packing import pack_model
+from circuitfind.patching.reference import AblationName, prepare
 from circuitfind.progress import Progress
-from circuitfind.search import split
-from circuitfind.threads import Threads
-from circuitfind.transformer import Transformer
-from circuitfind.units import KvName, LevelName, Units, without_defaults
+from circuitfind.prompts.batch import Batch
 
 ROWS_AT_ONCE = 512
 """How many rows of a block's tests go through the model side by side: enough for a fast product, few for the cache."""

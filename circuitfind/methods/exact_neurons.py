@@ -2,7 +2,7 @@
 
 score(neuron j of node u) = the objective in the full model with this neuron alone ablated, less the full model's own.
 A neuron writes its activation times its own row of W_out (W_O), so a test is one changed node and from there on the
-plain model, as for edges (``exact.py``, ``onward.py``). There are as many tests as neurons.
+plain model, as for edges (``exact.py``, ``patching/one_change.py``). There are as many tests as neurons.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitfind.batch import Batch
-from circuitfind.graph import Node
-from circuitfind.methods.by_neuron import neuron_moves
+from circuitfind.circuits.bases import Neurons
+from circuitfind.circuits.graph import Node
+from circuitfind.methods.attribution.by_neuron import neuron_moves
 from circuitfind.methods.exact import TESTS_AT_ONCE, OneByOne, finite
-from circuitfind.methods.sofar import Save, SoFar, require_even, save_nothing
-from circuitfind.metrics import MetricName, check_answers
-from circuitfind.neuron_runs import ablated_neurons, neurons_of
-from circuitfind.neurons import Neurons
-from circuitfind.onward import Onward, Read, join_reads
-from circuitfind.patching import AblationName, prepare, with_hidden
+from circuitfind.methods.saved_state import Save, SoFar, require_even, save_nothing
+from circuitfind.metrics.objective import MetricName, check_answers
+from circuitfind.models.transformer import Transformer
+from circuitfind.models.workers import Threads
+from circuitfind.patching.one_change import Onward, Read, join_reads
+from circuitfind.patching.reference import AblationName, prepare, with_hidden
+from circuitfind.patching.units import ablated_neurons, neurons_of
 from circuitfind.progress import Progress
-from circuitfind.threads import Threads
-from circuitfind.transformer import Transformer
+from circuitfind.prompts.batch import Batch
 
 
 class NeuronRemoval:

@@ -35,14 +35,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitfind.batch import Batch
-from circuitfind.masked import Layout
+from circuitfind.methods.search.chain import split
 from circuitfind.methods.settings import check_settings
-from circuitfind.patching import Trace, readable, trace, visible
+from circuitfind.models.transformer import Transformer, write_heads
+from circuitfind.models.workers import Threads
+from circuitfind.patching.masked import Layout
+from circuitfind.patching.reference import Trace, readable, trace, visible
 from circuitfind.progress import Progress
-from circuitfind.search import split
-from circuitfind.threads import Threads
-from circuitfind.transformer import Transformer, write_heads
+from circuitfind.prompts.batch import Batch
 
 PLACES = 16
 """At how many positions parts are compared with their sum at once."""

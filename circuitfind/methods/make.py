@@ -5,33 +5,33 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from circuitfind.circuits.graph import Graph
+from circuitfind.circuits.units import DEFAULTS, find_kv, find_level
 from circuitfind.errors import UsageError
-from circuitfind.graph import Graph
-from circuitfind.methods.acdc import ACDC, DEFAULT_THRESHOLD
-from circuitfind.methods.acdc_neurons import ACDCNeurons
-from circuitfind.methods.atp import AtP
+from circuitfind.methods.attribution.atp import AtP
+from circuitfind.methods.attribution.by_neuron import ByNeuron
+from circuitfind.methods.attribution.eap import EAP, EAPIG, CleanCorrupted, EAPIGActivations
+from circuitfind.methods.attribution.gim import GIM
+from circuitfind.methods.attribution.relp import RelP
+from circuitfind.methods.attribution.summed import Summed
 from circuitfind.methods.baselines import HISP, ActivationMagnitude, Random
-from circuitfind.methods.by_neuron import ByNeuron
-from circuitfind.methods.candidates import Candidates
 from circuitfind.methods.catalogue import CATALOGUE
-from circuitfind.methods.eap import EAP, EAPIG, CleanCorrupted, EAPIGActivations
 from circuitfind.methods.ensemble import Ensemble, WarmStart
 from circuitfind.methods.exact import Exact
 from circuitfind.methods.exact_neurons import ExactNeurons
-from circuitfind.methods.gim import GIM
 from circuitfind.methods.ifr import IFR
-from circuitfind.methods.learned import Learned
+from circuitfind.methods.masks.learned import Learned
+from circuitfind.methods.masks.probing import SubnetworkProbing
+from circuitfind.methods.masks.pruning import EdgePruning
+from circuitfind.methods.method import Scorer
 from circuitfind.methods.options import metric_of_candidates, parse_candidates
-from circuitfind.methods.probing import SubnetworkProbing
-from circuitfind.methods.pruning import EdgePruning
-from circuitfind.methods.relp import RelP
-from circuitfind.methods.scorer import Scorer
-from circuitfind.methods.summed import Summed
-from circuitfind.patching import find_ablation
-from circuitfind.units import DEFAULTS, find_kv, find_level
+from circuitfind.methods.search.acdc import ACDC, DEFAULT_THRESHOLD
+from circuitfind.methods.search.candidates import Candidates
+from circuitfind.methods.search.neurons import ACDCNeurons
+from circuitfind.patching.reference import find_ablation
 
 if TYPE_CHECKING:
-    from circuitfind.preflight import RunOptions
+    from circuitfind.runs.plan import RunOptions
 
 Method = ACDC | ACDCNeurons | Scorer
 METHODS: dict[str, type[Any]] = {

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from circuitfind.circuits.size import Selection, find_select
 from circuitfind.errors import UsageError, unknown
 from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, DEFAULT_SEARCH, MethodInfo
 from circuitfind.methods.neuron_options import NEURONS, check_level
 from circuitfind.methods.settings import Setting, check_setting, parse_setting
-from circuitfind.size import Selection, find_select
 
 if TYPE_CHECKING:
-    from circuitfind.preflight import RunOptions
+    from circuitfind.runs.plan import RunOptions
 
 SIZES = ("threshold", "edges", "fraction", "nodes")
 OF_SCORES = ("edges", "fraction", "nodes", "select", "bootstrap")

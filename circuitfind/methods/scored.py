@@ -8,10 +8,10 @@ from typing import Any
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuitfind.selection import select
-from circuitfind.size import Selection
-from circuitfind.uncertainty import Bootstrap, Uncertainty
-from circuitfind.units import Units
+from circuitfind.circuits.bootstrap import Bootstrap, Uncertainty
+from circuitfind.circuits.selection import select
+from circuitfind.circuits.size import Selection
+from circuitfind.circuits.units import Units
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from circuitfind.errors import CircuitError, ModelError, cut
-from circuitfind.models.catalogue import CATALOGUE, hub_name
-from circuitfind.models.locate import locate, looks_like_path
+from circuitfind.models.loading.catalogue import CATALOGUE, hub_name
+from circuitfind.models.loading.locate import locate, looks_like_path
 from circuitfind.progress import Progress
-from circuitfind.prompts import Task
-from circuitfind.taskfiles import builtin_tasks, load_task
+from circuitfind.prompts.files import builtin_tasks, load_task
+from circuitfind.prompts.pairs import Task
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def find_here(name: str) -> Path | None:
     repository = hub_name(name)
     if repository is None and (looks_like_path(name) or "/" not in name):
         return None
-    from circuitfind.models.hub import cached
+    from circuitfind.models.loading.hub import cached
 
     try:
         return cached(repository or name)

@@ -1,7 +1,7 @@
 """What an evaluation has come to, part by part: report.json, which ``--resume`` reads again, and what it was asked for.
 
 A part is done or it isn't: the report is written anew after each, and says which are missing. All that decides a number
-is in ``asked`` (``assessmentplan.py``) but for the model's weights and the prompts, which are known once loaded.
+is in ``asked`` (``review/evaluate_plan.py``) but for the model's weights and the prompts, which are known once loaded.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from circuitfind import __version__
-from circuitfind.circuit import Circuit
-from circuitfind.circuits.folder import file_in
+from circuitfind.circuits.circuit import Circuit
 from circuitfind.errors import OutputError, shown
-from circuitfind.jsonfile import Schema, fit, parse_json, read_text
+from circuitfind.files.json_file import Schema, fit, parse_json, read_text
+from circuitfind.files.links import file_in
 from circuitfind.runs.ownership import REPORT_FILE, sha256_of
 
 FORMAT, VERSION = "circuitfind.evaluation", 1

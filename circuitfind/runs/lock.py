@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from circuitfind.errors import BusyError, OutputError
-from circuitfind.runfolder import BESIDE, check_writable
+from circuitfind.runs.folder import BESIDE, check_writable
 
 LOCK, HOLDER = "lock", "holder.json"
 

@@ -13,15 +13,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from circuitfind.circuits.folder import leads_outside
+from circuitfind.circuits.record import RUN_FILE
 from circuitfind.errors import OutputError
 from circuitfind.export import FORMATS
-from circuitfind.record import RUN_FILE
+from circuitfind.files.links import leads_outside
 
 STATE_FILE = "search.safetensors"
-"""What a search has decided so far (``checkpoint.py``); a folder that holds it holds an unfinished run."""
+"""What a search has decided so far (``runs/checkpoint.py``); a folder that holds it holds an unfinished run."""
 CONSTANTS_FILE = "constants.safetensors"
-"""What senders write under optimal ablation (``optimal.py``)."""
+"""What senders write under optimal ablation (``patching/learned_ablation.py``)."""
 SWEEP_FILE, REPORT_FILE = "sweep.json", "report.json"
 SUFFIXES = frozenset(format.suffix for format in FORMATS.values())
 DATA_FILES = frozenset(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from circuitfind.errors import OutputError
-from circuitfind.runfolder import check_writable, write
+from circuitfind.runs.folder import check_writable, write
 from circuitfind.runs.ownership import DATA_FILES, FILES, refuse_inputs, written_with
 
 

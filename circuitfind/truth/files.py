@@ -16,11 +16,11 @@ from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from circuitfind.circuit import Circuit
-from circuitfind.graph import Edge, Graph
-from circuitfind.models.folder import weights_sha256
-from circuitfind.prompts import PromptPair
-from circuitfind.taskfiles.prompts_file import write_prompts
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.models.loading.folder import weights_sha256
+from circuitfind.prompts.files.prompts_file import write_prompts
+from circuitfind.prompts.pairs import PromptPair
 
 ARCHITECTURE = "GPT2LMHeadModel"
 N_PROMPTS = 32

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.circuit import Circuit
 from circuitfind.errors import UsageError, unknown
 
 MODELS = Path(__file__).parent / "models"

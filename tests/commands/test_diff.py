@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from circuitfind.app import call
-from circuitfind.circuit import Circuit
-from circuitfind.graph import Edge, Graph
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.cli.app import call
 
 MODEL = {"name": "small", "n_layers": 2, "n_heads": 2, "parallel_attn_mlp": False}
 

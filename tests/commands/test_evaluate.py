@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from circuitfind.app import call
+from circuitfind.cli.app import call
 
 FEW = ("--knock-outs", "2", "--steps", "1", "--knock-out-candidates", "3", "--random", "4", "--most", "5")
 
@@ -201,14 +201,14 @@ def test_a_part_is_written_when_it_is_done_and_resume_makes_the_others_to_the_sa
 def test_what_was_done_when_it_was_cut_off_is_kept_and_told(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from circuitfind import assessment
+    from circuitfind.review import evaluate
 
     def cut_off(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     out, arguments = tmp_path / "report", ["evaluate", str(run), "--parts", "ablations,random", "--random", "2", "-q"]
     arguments += ["--ablations", "zero", "--out", str(out)]
-    monkeypatch.setattr(assessment, "by_trials", cut_off)
+    monkeypatch.setattr(evaluate, "by_trials", cut_off)
     assert call(arguments, debug=False) == 130
     left = document(out)
     assert left["missing"] == ["random"] and list(left["ablations"]) == ["zero"]
@@ -222,14 +222,14 @@ def test_what_was_done_when_it_was_cut_off_is_kept_and_told(
 def test_resume_begins_anew_where_there_is_nothing_and_again_does_nothing_at_all(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from circuitfind import assessment
+    from circuitfind.review import evaluate
 
     out = tmp_path / "report"
     arguments = ["evaluate", str(run), "--parts", "reference", "--reference", str(run), "--out", str(out), "--resume"]
     assert call(arguments, debug=False) == 0
     first = (out / "report.json").read_bytes()
     assert "holds no evaluation yet: it begins anew" in capsys.readouterr().err
-    monkeypatch.setattr(assessment, "make_ready", None)  # nothing is loaded
+    monkeypatch.setattr(evaluate, "make_ready", None)  # nothing is loaded
     assert call(arguments, debug=False) == 0
     assert (out / "report.json").read_bytes() == first
     assert "Against the reference" in capsys.readouterr().out

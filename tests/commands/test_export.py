@@ -10,12 +10,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from circuitfind.circuit import Circuit
-from circuitfind.commands.export import export
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph, Node
+from circuitfind.cli.export import export
 from circuitfind.errors import CircuitError, OutputError, UsageError
 from circuitfind.export import Look, circuit_to_dot
-from circuitfind.export.highlight import Highlight
-from circuitfind.graph import Edge, Graph, Node
+from circuitfind.export.drawing.highlight import Highlight
 
 CIRCUIT = Circuit(
     Graph(1, 1),
@@ -113,6 +113,6 @@ def test_help_shows_an_example():
 
 
 def test_the_command_is_ready_without_graphviz_and_torch():
-    code = "import sys, circuitfind.commands.export; print({'torch', 'pygraphviz'} & set(sys.modules))"
+    code = "import sys, circuitfind.cli.export; print({'torch', 'pygraphviz'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

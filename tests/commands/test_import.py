@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from circuitfind.app import call
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.cli.app import call
 
 THEIRS = Path(__file__).parents[1] / "exchange" / "fixtures" / "eap-ig-2x2.json"
 

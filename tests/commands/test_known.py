@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from circuitfind.app import call
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph, Node
+from circuitfind.cli.app import call
 from circuitfind.evaluation.reference import edges_of
-from circuitfind.graph import Edge, Graph, Node
 
 GPT2 = Graph(12, 12)
 MODEL = {"name": "gpt2", "n_layers": 12, "n_heads": 12, "parallel_attn_mlp": False}
@@ -144,7 +144,7 @@ def test_scores_of_another_graph_are_refused(tmp_path: Path, capsys: Printed) ->
 def test_a_comparison_needs_no_torch(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     write_scores(folder, a9_h9=1.0)
-    code = f"import sys; from circuitfind.app import call; call(['known', 'compare', {str(folder)!r}], False)"
+    code = f"import sys; from circuitfind.cli.app import call; call(['known', 'compare', {str(folder)!r}], False)"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}; print('torch' in sys.modules)"], capture_output=True, text=True
     )

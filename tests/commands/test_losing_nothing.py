@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from circuitfind.app import call
+from circuitfind.cli.app import call
 
 RUN = "run ioi --model tiny --prompts 4 --threshold 1.0 --format dot"
 FOREIGN = ("report.md", "report.json", "sweep.md", "sweep.json", "curve.png", "circuit.svg", "search.safetensors")

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from circuitfind.app import call
+from circuitfind.cli.app import call
 from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, DEFAULT_SEARCH
 
 

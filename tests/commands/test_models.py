@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from circuitfind.commands.models import app
+from circuitfind.cli.models import app
 from circuitfind.errors import ModelError
-from circuitfind.models.catalogue import CATALOGUE, DEFAULT_MODEL
+from circuitfind.models.loading.catalogue import CATALOGUE, DEFAULT_MODEL
 
 
 @pytest.fixture(autouse=True)

@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from circuitfind.app import call
-from circuitfind.circuit import Circuit
-from circuitfind.graph import END
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import END
+from circuitfind.cli.app import call
 from circuitfind.methods.catalogue import CATALOGUE
-from circuitfind.preflight import RunOptions
-from circuitfind.resume import resume_command
+from circuitfind.runs.plan import RunOptions
+from circuitfind.runs.resume import resume_command
 
 ROLES = ("IO", "S1", "S2", "rest", END)
 QUICK = ("--model", "tiny", "--prompts", "4", "--format", "dot", "--quiet", "--positions")
@@ -131,7 +131,7 @@ def test_what_does_not_tell_positions_apart_is_refused_with_what_does(
 
 def test_it_is_refused_before_torch_is_imported() -> None:
     code = (
-        "import sys; from circuitfind.app import call\n"
+        "import sys; from circuitfind.cli.app import call\n"
         "assert call(['run', 'ioi', '--positions', '--method', 'ifr', '--edges', '3'], debug=False) == 2\n"
         "assert 'torch' not in sys.modules"
     )

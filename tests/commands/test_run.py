@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from circuitfind.app import call
-from circuitfind.models.catalogue import CATALOGUE, Bundled
+from circuitfind.cli.app import call
+from circuitfind.models.loading.catalogue import CATALOGUE, Bundled
 
 QUICK = ("--model", "tiny", "--prompts", "4", "--threshold", "0.5", "--format", "dot")
 
@@ -38,8 +38,8 @@ def tiny() -> Path:
 
 def tiny_pair() -> dict[str, Any]:
     """A pair that tiny's own vocabulary spells."""
-    from circuitfind.models.load import load_tokenizer
-    from circuitfind.taskfiles import load_task
+    from circuitfind.models.loading.load import load_tokenizer
+    from circuitfind.prompts.files import load_task
 
     return load_task("ioi").make(load_tokenizer("tiny"), 1, 0)[0].to_dict()
 
@@ -209,7 +209,8 @@ def test_a_folder_that_can_not_be_written(capsys: pytest.CaptureFixture[str]) ->
 def test_a_run_that_would_not_fit_is_told_before_the_weights_are_loaded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from circuitfind import memory, pipeline
+    from circuitfind import pipeline
+    from circuitfind.runs import memory
 
     monkeypatch.setattr(memory, "available", lambda device: 1000)
     monkeypatch.setattr(pipeline, "load_model", lambda *_: pytest.fail("the weights were loaded"))
@@ -226,7 +227,7 @@ def test_what_can_be_known_without_torch_is_told_without_it() -> None:
         ["ioi", "--kv", "grouped", "--level", "node"], ["ioi", "--method", "ifr", "--level", "node", "--nodes", "5"],
     ]  # fmt: skip
     calls = "; ".join(f"assert call(['run', *{words!r}], False) == 2" for words in wrong)
-    code = f"import sys; from circuitfind.app import call; {calls}; print('torch' in sys.modules)"
+    code = f"import sys; from circuitfind.cli.app import call; {calls}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
@@ -306,7 +307,7 @@ def test_a_forced_run_that_fails_leaves_the_older_one_whole(capsys: pytest.Captu
      ("4000000000B", 4 * 10**9)],
 )  # fmt: skip
 def test_memory_is_a_number_and_its_unit(text: str, n_bytes: int) -> None:
-    from circuitfind.commands.run import parse_memory
+    from circuitfind.cli.run import parse_memory
 
     assert parse_memory(text) == n_bytes and parse_memory(None) is None
 

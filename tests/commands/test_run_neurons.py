@@ -11,15 +11,15 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from circuitfind.app import call
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.bases import by_node
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Graph
+from circuitfind.cli.app import call
 from circuitfind.errors import UsageError
-from circuitfind.graph import Graph
 from circuitfind.methods.catalogue import CATALOGUE
 from circuitfind.methods.make import make_neuron_method
 from circuitfind.methods.neuron_options import REASONS
 from circuitfind.methods.options import settle_method
-from circuitfind.neurons import by_node
 from circuitfind.pipeline import RunOptions, RunResult, run
 from tests.test_app import python
 
@@ -162,8 +162,7 @@ def test_every_method_that_the_catalogue_says_finds_neurons_can_be_made() -> Non
 
 def test_nothing_heavy_is_imported_to_refuse() -> None:
     arguments = ["run", "ioi", "--model", "tiny", "--level", "neuron", "--neurons", "577"]
-    code = (
-        f"import sys; from circuitfind.app import call; call({arguments!r}, debug=False); print('torch' in sys.modules)"
-    )
+    code = "import sys; from circuitfind.cli.app import call; "
+    code += f"call({arguments!r}, debug=False); print('torch' in sys.modules)"
     assert python(code).splitlines()[-1] == "False"
     assert "torch" in sys.modules  # what is looked for has this name

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from circuitfind.app import call
-from circuitfind.circuit import Circuit
-from circuitfind.graph import Edge, Graph
-from circuitfind.neurons import Neuron, edges_among
+from circuitfind.circuits.bases import Neuron, edges_among
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.cli.app import call
 
 SCORES = {"input->a5.h2<q>": 0.75, "input->m4": -0.05, "a5.h2->logits": 2.0, "m4->logits": -1.0, "m4->a5.h2<v>": -0.25}
 NAMES = {"task": {"name": "ioi"}, "method": {"name": "acdc", "metric": "kl"}}
@@ -154,7 +154,7 @@ def test_bad_input_says_what_to_do(options, says, printed):
 
 def test_a_terminal_without_the_letters_gets_others(tmp_path: Path):
     (tmp_path / "circuit.json").write_text(small().to_json(), encoding="utf-8")
-    code = "import sys; from circuitfind.app import main; main()"
+    code = "import sys; from circuitfind.cli.app import main; main()"
     command = [sys.executable, "-c", code, "show", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, check=True)
     assert b"     4  .  .  .   8-     1\n" in done.stdout and done.stdout.isascii()

@@ -12,8 +12,8 @@ from click.testing import Result
 from toy_tokenizers import ToyTokenizer
 from typer.testing import CliRunner
 
-import circuitfind.models.load
-from circuitfind.commands.tasks import app
+import circuitfind.models.loading.load
+from circuitfind.cli.tasks import app
 from circuitfind.errors import TaskError, UsageError
 
 GOOD = '{"clean": "2 + 2 =", "corrupted": "2 + 3 =", "answers": [" 4"], "wrong_answers": [" 5"]}\n'
@@ -29,7 +29,7 @@ def asked_for(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(name)
         return ToyTokenizer(space_joins=True)
 
-    monkeypatch.setattr(circuitfind.models.load, "load_tokenizer", load_tokenizer)
+    monkeypatch.setattr(circuitfind.models.loading.load, "load_tokenizer", load_tokenizer)
     return asked
 
 
@@ -113,5 +113,5 @@ def test_every_command_shows_an_example(command: str) -> None:
 
 
 def test_the_command_imports_neither_torch_nor_transformers_nor_yaml() -> None:
-    code = "import sys, circuitfind.commands.tasks; print({'torch', 'transformers', 'yaml'} & set(sys.modules))"
+    code = "import sys, circuitfind.cli.tasks; print({'torch', 'transformers', 'yaml'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.strip() == b"set()"

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from circuitfind.commands import terminal
-from circuitfind.commands.terminal import LIFE_SECONDS, TerminalProgress
+from circuitfind.cli import terminal
+from circuitfind.cli.terminal import LIFE_SECONDS, TerminalProgress
 
 
 class Clock:

@@ -15,13 +15,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from circuitfind.circuit import Circuit
-from circuitfind.commands import view as module
-from circuitfind.commands.evaluate import evaluate
-from circuitfind.commands.export import export
-from circuitfind.commands.view import view
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.cli import view as module
+from circuitfind.cli.evaluate import evaluate
+from circuitfind.cli.export import export
+from circuitfind.cli.view import view
 from circuitfind.errors import CircuitfindError, OutputError, UsageError
-from circuitfind.graph import Edge, Graph
 from circuitfind.pipeline import RunOptions, run
 
 CIRCUIT = Circuit(
@@ -91,7 +91,7 @@ def test_a_page_of_a_run_that_was_evaluated_shows_the_curve_that_its_report_has(
 
 
 def test_export_makes_the_page_of_what_the_run_left_without_torch(ran: Path, tmp_path: Path) -> None:
-    code = "import sys; from circuitfind.app import call; call(sys.argv[1:], False); print('torch' in sys.modules)"
+    code = "import sys; from circuitfind.cli.app import call; call(sys.argv[1:], False); print('torch' in sys.modules)"
     page = tmp_path / "page.html"
     to = ["--out", str(page)]
     for arguments in (["export", str(ran), *to], ["view", str(ran), "--no-model", "--no-open", *to]):

@@ -8,15 +8,15 @@ from itertools import pairwise
 import pytest
 import torch
 
+from circuitfind.circuits.graph import Graph, Node
 from circuitfind.errors import UsageError
 from circuitfind.evaluation.completeness import Completeness, measure_completeness, n_runs
 from circuitfind.evaluation.meter import heads_and_mlps
 from circuitfind.evaluation.options import KnockOuts
 from circuitfind.evaluation.trials import Kept, Trials
-from circuitfind.graph import Graph, Node
-from circuitfind.metrics import MetricName
+from circuitfind.metrics.objective import MetricName
+from circuitfind.models.workers import Threads
 from circuitfind.progress import Silent
-from circuitfind.threads import Threads
 from tests.evaluation.made import Counting, Made, edges_in, mask, some
 from tests.oracles.judgements import Judge
 from tests.oracles.literal import Literal

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from circuitfind.draws import Draw
+from circuitfind.circuits.draws import Draw
+from circuitfind.circuits.graph import Edge, Graph
 from circuitfind.errors import UsageError
 from circuitfind.evaluation.hypotheses import (
     Hypotheses,
@@ -23,10 +24,9 @@ from circuitfind.evaluation.options import HypothesisOptions
 from circuitfind.evaluation.randoms import Paths
 from circuitfind.evaluation.statistics import holm
 from circuitfind.evaluation.trials import Trials
-from circuitfind.graph import Edge, Graph
-from circuitfind.patching import readable
+from circuitfind.models.workers import Threads
+from circuitfind.patching.reference import readable
 from circuitfind.progress import Silent
-from circuitfind.threads import Threads
 from tests.evaluation.made import Counting, Made, edges_in, mask, some
 from tests.oracles.judgements import Judge
 from tests.oracles.literal import Literal

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from circuitfind.evaluation.intervals import LEAST_PROMPTS, mean_intervals, promise, ratio_interval
+from circuitfind.circuits.intervals import LEAST_PROMPTS, mean_intervals, promise, ratio_interval
 
 N_RUNS, N_DRAWS = 400, 1000
 Numbers = np.ndarray

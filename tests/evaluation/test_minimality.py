@@ -6,15 +6,15 @@ import json
 
 import pytest
 
+from circuitfind.circuits.graph import Edge, Graph, Node
+from circuitfind.circuits.selection import prune
 from circuitfind.errors import UsageError
 from circuitfind.evaluation.minimality import Minimality, edges_of, measure_minimality, n_runs
 from circuitfind.evaluation.options import LeaveOneOut
 from circuitfind.evaluation.trials import Trials
-from circuitfind.graph import Edge, Graph, Node
-from circuitfind.metrics import MetricName
+from circuitfind.metrics.objective import MetricName
+from circuitfind.models.workers import Threads
 from circuitfind.progress import Silent
-from circuitfind.selection import prune
-from circuitfind.threads import Threads
 from tests.evaluation.made import Counting, Made, edges_in, mask, some
 from tests.oracles.judgements import Judge
 from tests.oracles.literal import Literal

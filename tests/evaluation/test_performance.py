@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from circuitfind.evaluation.performance import NAMES, Evaluation, Performance, evaluate, task_performance
-from circuitfind.patching import AblationName, prepare, readable
-from circuitfind.transformer import unembed
+from circuitfind.models.transformer import unembed
+from circuitfind.patching.reference import AblationName, prepare, readable
 from tests.evaluation.made import Counting
 from tests.oracles.metrics import objective as literal
 from tests.random_models import FAMILIES, random_batch, random_model, random_transformer

@@ -8,17 +8,17 @@ from collections import Counter
 import pytest
 import torch
 
-from circuitfind.draws import Draw
+from circuitfind.circuits.draws import Draw
+from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.circuits.selection import prune
 from circuitfind.errors import UsageError
 from circuitfind.evaluation.options import RandomCircuits
 from circuitfind.evaluation.performance import evaluate
 from circuitfind.evaluation.randoms import Paths, draw_alike, measure_against_random, n_runs, quantile
 from circuitfind.evaluation.trials import Kept, Trials
-from circuitfind.graph import Edge, Graph
-from circuitfind.patching import readable
+from circuitfind.models.workers import Threads
+from circuitfind.patching.reference import readable
 from circuitfind.progress import Silent
-from circuitfind.selection import prune
-from circuitfind.threads import Threads
 from tests.evaluation.made import Counting, Made, edges_in, mask, some
 from tests.oracles.selection import on_paths
 from tests.random_models import random_batch, random_transformer

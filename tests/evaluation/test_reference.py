@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph, Node
+from circuitfind.circuits.scores_file import scores_file
 from circuitfind.errors import CircuitError
 from circuitfind.evaluation.reference import (
     Ranking,
@@ -25,9 +27,7 @@ from circuitfind.evaluation.reference import (
     read_scores,
     scores_of,
 )
-from circuitfind.graph import Edge, Graph, Node
-from circuitfind.patching import readable
-from circuitfind.scoresfile import scores_file
+from circuitfind.patching.reference import readable
 from tests.oracles import ranking as oracle
 
 SMALL = Graph(1, 2)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from circuitfind.draws import Draw
+from circuitfind.circuits.draws import Draw
 from circuitfind.evaluation.statistics import (
     centred_kernel,
     dependence,

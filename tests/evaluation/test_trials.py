@@ -10,9 +10,9 @@ import torch
 
 from circuitfind.evaluation.performance import NAMES, evaluate
 from circuitfind.evaluation.trials import Kept, Trials
-from circuitfind.patching import AblationName
-from circuitfind.roles import Roles
-from circuitfind.threads import Threads
+from circuitfind.models.workers import Threads
+from circuitfind.patching.reference import AblationName
+from circuitfind.prompts.roles import Roles
 from tests.random_models import FAMILIES, random_batch, random_transformer, with_means
 
 LENGTHS = (5, 7, 4, 6, 7, 3, 5)

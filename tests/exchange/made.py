@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Graph
 from circuitfind.evaluation.reference import edges_of
 from circuitfind.exchange.edges import ScoredEdges, kept_edges
-from circuitfind.graph import Graph
 
 FIXTURES = Path(__file__).parent / "fixtures"
 GRAPHS = st.builds(Graph, st.integers(1, 3), st.integers(1, 3), st.booleans())

@@ -13,10 +13,10 @@ from exchange.made import FIXTURES, GRAPHS, draw_edges, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from circuitfind.circuits.graph import Edge, Graph
 from circuitfind.errors import CircuitError
 from circuitfind.exchange import eapig
 from circuitfind.exchange.readers import read_circuit
-from circuitfind.graph import Edge, Graph
 
 CONFIG = {"n_layers": 1, "n_heads": 1, "parallel_attn_mlp": False, "d_model": 8}
 

@@ -17,20 +17,20 @@ from exchange.made import FIXTURES, circuit_of, draw_edges, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.bases import Neuron
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.circuits.scores_file import scores_file
+from circuitfind.circuits.size import Selection
 from circuitfind.errors import CircuitError, CircuitfindError, UsageError
 from circuitfind.exchange import content, writers
 from circuitfind.exchange.edges import ScoredEdges, of_circuit
 from circuitfind.exchange.importing import ImportOptions, import_circuit
 from circuitfind.exchange.readers import read_circuit
 from circuitfind.export import Subject
-from circuitfind.graph import Edge, Graph
-from circuitfind.neurons import Neuron
-from circuitfind.origin import find_origin
 from circuitfind.progress import Silent
 from circuitfind.review.opening import AS_STORED
-from circuitfind.scoresfile import scores_file
-from circuitfind.size import Selection
+from circuitfind.review.origin import find_origin
 
 THEIRS = FIXTURES / "eap-ig-2x2.json"
 

@@ -15,13 +15,13 @@ from exchange.made import FIXTURES, GRAPHS, draw_edges, same_scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from circuitfind.circuits.graph import Edge, Graph
 from circuitfind.errors import CircuitError
 from circuitfind.exchange import acdc, autocircuit, edgepruning
 from circuitfind.exchange.acdc_names import all_keys, edge_of, key_of
 from circuitfind.exchange.edges import ScoredEdges
 from circuitfind.exchange.readers import read_circuit
 from circuitfind.exchange.shape import parse_shape
-from circuitfind.graph import Edge, Graph
 
 SHAPE = Graph(2, 2)
 HEAD = ("blocks.1.hook_k_input", (None, None, 0), "blocks.0.attn.hook_result", (None, None, 1))

@@ -13,8 +13,8 @@ from toy_tokenizers import ToyTokenizer
 
 from circuitfind.errors import TaskError, UsageError
 from circuitfind.exchange.prompts import holds_prompts, read_prompts
-from circuitfind.prompts import PromptPair
-from circuitfind.taskfiles import check_task, load_task
+from circuitfind.prompts.files import check_task, load_task
+from circuitfind.prompts.pairs import PromptPair
 
 MARY, JOHN = "So Mary and John met. John gave to", "So Ann and Tom met. Bob gave to"
 

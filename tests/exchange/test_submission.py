@@ -12,6 +12,7 @@ import pytest
 from exchange.made import circuit_of, draw_edges
 from exchange.test_importing import save_run
 
+from circuitfind.circuits.graph import Graph
 from circuitfind.errors import CircuitError, UsageError
 from circuitfind.evaluation.reference import edges_of
 from circuitfind.exchange import mib
@@ -19,7 +20,6 @@ from circuitfind.exchange.eapig import write_json
 from circuitfind.exchange.mib import BUDGETS, MibModel, folder_name, most_edges, name_problems
 from circuitfind.exchange.readers import read_circuit
 from circuitfind.exchange.submission import check, pack
-from circuitfind.graph import Graph
 
 GRAPH = Graph(3, 4)
 

@@ -10,8 +10,8 @@ from itertools import accumulate
 
 import pytest
 
-from circuitfind.circuit import Circuit
-from circuitfind.graph import Edge, Graph, Node, Receiver
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph, Node, Receiver
 
 
 @cache

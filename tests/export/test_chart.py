@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from circuitfind.export.chart import Point, draw_sweep, look, make_figure
+from circuitfind.export.formats.chart import Point, draw_sweep, look, make_figure
 
 USUAL = [Point(0.5, 12, 3.1), Point(0.2, 25, 1.9), Point(0.1, 41, 1.1), Point(0.05, 60, 0.6), Point(0.02, 79, 0.3)]
 MANY = [Point(2 ** (-i / 8), int(2 ** (i / 10)), 6 * 2 ** (-i / 20)) for i in range(100)]

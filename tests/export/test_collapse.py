@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph, Node
 from circuitfind.errors import UsageError
 from circuitfind.export import Look, circuit_to_dot
-from circuitfind.export.collapse import collapse_edges, combine
-from circuitfind.export.drawing import draw
-from circuitfind.export.legend import caption, entries
-from circuitfind.export.subject import find_collapse
-from circuitfind.graph import Edge, Graph, Node
+from circuitfind.export.drawing.collapse import collapse_edges, combine
+from circuitfind.export.drawing.drawing import draw
+from circuitfind.export.drawing.legend import caption, entries
+from circuitfind.export.drawing.subject import find_collapse
 
 SCORES = {
     "input->a0.h0<v>": 0.5,

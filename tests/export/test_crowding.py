@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from svgareas import check_picture, extent
 
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Graph, Node
 from circuitfind.export import Look, circuit_to_dot, render
-from circuitfind.export.drawing import draw
-from circuitfind.export.highlight import Highlight, read_highlight
-from circuitfind.export.layout import MARGIN, NUMBERS
-from circuitfind.export.legend import surround
-from circuitfind.export.text import measure, wrap
-from circuitfind.graph import Graph, Node
+from circuitfind.export.drawing.drawing import draw
+from circuitfind.export.drawing.highlight import Highlight, read_highlight
+from circuitfind.export.drawing.layout import MARGIN, NUMBERS
+from circuitfind.export.drawing.legend import surround
+from circuitfind.export.drawing.text import measure, wrap
 
 GPT2 = Graph(12, 12)
 KNOWN = Path(__file__).parents[2] / "results" / "known"

@@ -10,8 +10,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from circuitfind.evaluation.curve import BUDGETS, Curve, Point
-from circuitfind.export.chart import look
-from circuitfind.export.curvechart import ABSOLUTE, SIGNED, draw_curve, make_curve_figure
+from circuitfind.export.formats.chart import look
+from circuitfind.export.formats.curvechart import ABSOLUTE, SIGNED, draw_curve, make_curve_figure
 
 TITLE = "ioi$$, $\\title$"  # a task may be called anything
 Heights = Sequence[float | None]

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph, Node
 from circuitfind.export import Look, circuit_to_dot
-from circuitfind.export.highlight import Highlight
-from circuitfind.export.style import reference
-from circuitfind.graph import Edge, Graph, Node
+from circuitfind.export.drawing.highlight import Highlight
+from circuitfind.export.drawing.style import reference
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -96,7 +96,8 @@ def test_the_same_circuit_gives_the_same_bytes_in_every_process(seed, grow, tmp_
     circuit = grow(Graph(12, 12), 300)
     (tmp_path / "circuit.json").write_text(circuit.to_json(), encoding="utf-8")
     code = (
-        "import sys, pathlib; from circuitfind.circuit import Circuit; from circuitfind.export import circuit_to_dot;"
+        "import sys, pathlib; from circuitfind.circuits.circuit import Circuit;"
+        "from circuitfind.export import circuit_to_dot;"
         "sys.stdout.write(circuit_to_dot(Circuit.load(pathlib.Path(sys.argv[1]))))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -8,10 +8,10 @@ import stat
 import pytest
 
 import circuitfind.export
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Graph
 from circuitfind.errors import OutputError, UsageError
 from circuitfind.export import FORMATS, Subject, circuit_to_dot, export_subject
-from circuitfind.graph import Graph
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from svgareas import SVG, check_picture
 
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Graph
 from circuitfind.export import circuit_to_dot, render
-from circuitfind.export.drawing import draw
-from circuitfind.export.layout import DENSE, MEDIUM, ROOMY
-from circuitfind.graph import Graph
+from circuitfind.export.drawing.drawing import draw
+from circuitfind.export.drawing.layout import DENSE, MEDIUM, ROOMY
 
 SIZES = (20, 200, 2000)
 GRAPHS = (Graph(30, 9), Graph(12, 12), Graph(12, 12, parallel=True), Graph(20, 32))

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.bases import Neuron
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph, Node
 from circuitfind.errors import CircuitError
 from circuitfind.export import Look, circuit_to_dot
-from circuitfind.export.drawing import draw
-from circuitfind.export.highlight import Highlight, read_highlight
-from circuitfind.export.legend import caption, entries
-from circuitfind.graph import Edge, Graph, Node
-from circuitfind.neurons import Neuron
+from circuitfind.export.drawing.drawing import draw
+from circuitfind.export.drawing.highlight import Highlight, read_highlight
+from circuitfind.export.drawing.legend import caption, entries
 
 
 def circuit_of(*names: str, graph: Graph = Graph(2, 2)) -> Circuit:  # noqa: B008 - frozen

@@ -12,14 +12,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from svgareas import SVG
 
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph, Node
 from circuitfind.errors import UsageError
 from circuitfind.export import Look, circuit_to_dot, render
-from circuitfind.export.drawing import draw
-from circuitfind.export.labels import published_roles, read_labels
-from circuitfind.export.legend import entries
-from circuitfind.export.text import clean, measure, shorten
-from circuitfind.graph import Edge, Graph, Node
+from circuitfind.export.drawing.drawing import draw
+from circuitfind.export.drawing.labels import published_roles, read_labels
+from circuitfind.export.drawing.legend import entries
+from circuitfind.export.drawing.text import clean, measure, shorten
 
 GPT2 = Graph(12, 12)
 MOVER = Node("head", 9, 9)

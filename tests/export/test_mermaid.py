@@ -10,14 +10,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.bases import Neuron, edges_among
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph
 from circuitfind.errors import OutputError
 from circuitfind.export import Look
-from circuitfind.export.drawing import ends
-from circuitfind.export.mermaid import LONGEST, MOST_EDGES, circuit_to_mermaid, escape
-from circuitfind.export.naming import identifier
-from circuitfind.graph import Edge, Graph
-from circuitfind.neurons import Neuron, edges_among
+from circuitfind.export.drawing.drawing import ends
+from circuitfind.export.drawing.naming import identifier
+from circuitfind.export.formats.mermaid import LONGEST, MOST_EDGES, circuit_to_mermaid, escape
 
 EDGE = re.compile(r"^  (\w+) (-->|--x)(?:\|([qkv])\|)? (\w+)$", re.MULTILINE)
 ROLES = ("S1", "a_b.c", "a_b-c", "END")
@@ -88,7 +88,7 @@ def test_no_file_is_more_than_mermaid_draws_and_a_comment_says_what_was_cut(grap
 
 
 def test_a_text_that_is_too_long_has_fewer_edges(grow, monkeypatch):
-    monkeypatch.setattr("circuitfind.export.mermaid.LONGEST", 9_000)
+    monkeypatch.setattr("circuitfind.export.formats.mermaid.LONGEST", 9_000)
     text = circuit_to_mermaid(grow(Graph(12, 12), 400))
     assert 6_000 < len(text) <= 9_000 and 50 < len(EDGE.findall(text)) < 400
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitfind.circuit import Circuit
-from circuitfind.export import network
-from circuitfind.export.network import circuit_to_gexf, circuit_to_graphml
-from circuitfind.graph import Edge, Graph
-from circuitfind.neurons import Neuron, edges_among
+from circuitfind.circuits.bases import Neuron, edges_among
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.export.formats import network
+from circuitfind.export.formats.network import circuit_to_gexf, circuit_to_graphml
 
 SCORES = {"input->a0.h0<v>": 0.5, "a0.h0->a1.h1<q>": 1.25, "a0.h0->a1.h1<k>": -0.3, "a1.h1->logits": 2.0}
 SMALL = Circuit(
@@ -124,7 +124,8 @@ def test_the_same_circuit_gives_the_same_bytes_in_every_process(grow, tmp_path):
     circuit = grow(Graph(12, 12), 100)
     (tmp_path / "circuit.json").write_text(circuit.to_json(), encoding="utf-8")
     code = (
-        "import sys, pathlib; from circuitfind.circuit import Circuit; from circuitfind.export.network import *;"
+        "import sys, pathlib; from circuitfind.circuits.circuit import Circuit;"
+        "from circuitfind.export.formats.network import *;"
         "c = Circuit.load(pathlib.Path(sys.argv[1]));"
         "sys.stdout.buffer.write(circuit_to_gexf(c) + circuit_to_graphml(c))"
     )
@@ -134,7 +135,8 @@ def test_the_same_circuit_gives_the_same_bytes_in_every_process(grow, tmp_path):
 
 
 def test_a_circuit_needs_no_networkx_and_no_export():
-    code = "import sys, circuitfind.circuit; print({'networkx', 'torch', 'circuitfind.export'} & set(sys.modules))"
+    code = "import sys, circuitfind.circuits.circuit;"
+    code += "print({'networkx', 'torch', 'circuitfind.export'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

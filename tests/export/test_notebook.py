@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph
 from circuitfind.errors import OutputError
-from circuitfind.export import notebook, render
-from circuitfind.graph import Edge, Graph
+from circuitfind.export import render
+from circuitfind.export.formats import notebook
 
 EDGES = {Edge.parse("input->a0.h0<v>"): 0.5, Edge.parse("a0.h0->logits"): 2.0}
 METRICS = {"faithfulness": 0.625, "circuit": {"kl": 0.5}}

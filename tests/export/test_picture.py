@@ -9,9 +9,10 @@ import time
 
 import pytest
 
+from circuitfind.circuits.graph import Graph
 from circuitfind.errors import OutputError, UsageError
-from circuitfind.export import circuit_to_dot, picture, render
-from circuitfind.graph import Graph
+from circuitfind.export import circuit_to_dot, render
+from circuitfind.export.formats import picture
 
 MAGIC = {"svg": b"<?xml", "png": b"\x89PNG\r\n\x1a\n", "pdf": b"%PDF-"}
 

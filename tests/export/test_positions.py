@@ -8,12 +8,12 @@ from itertools import combinations
 
 import pytest
 
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph, Node
 from circuitfind.export import circuit_to_dot, render
-from circuitfind.export.background import background
-from circuitfind.export.drawing import draw, ends
-from circuitfind.export.legend import entries
-from circuitfind.graph import Edge, Graph, Node
+from circuitfind.export.drawing.background import background
+from circuitfind.export.drawing.drawing import draw, ends
+from circuitfind.export.drawing.legend import entries
 
 ROLES = ("IO", "S1", "a-long-role-name", "END")
 GRAPHS = (Graph(12, 12, False, ROLES), Graph(6, 4, True, ROLES))

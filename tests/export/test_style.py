@@ -7,11 +7,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from circuitfind.circuits.graph import Graph, Node
 from circuitfind.errors import UsageError
 from circuitfind.export import Look, circuit_to_dot
-from circuitfind.export.drawing import draw
-from circuitfind.export.style import PALETTES
-from circuitfind.graph import Graph, Node
+from circuitfind.export.drawing.drawing import draw
+from circuitfind.export.drawing.style import PALETTES
 
 TO_XYZ = np.array(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]

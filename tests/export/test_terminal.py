@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from circuitfind.export.terminal import View, show
-from circuitfind.export.textlayers import ASCII, Grid, layer_lines
-from circuitfind.graph import Graph
+from circuitfind.circuits.graph import Graph
+from circuitfind.export.formats.terminal import View, show
+from circuitfind.export.formats.textlayers import ASCII, Grid, layer_lines
 
 
 @pytest.mark.parametrize("width", [40, 61, 80, 120])

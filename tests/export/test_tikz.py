@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.bases import Neuron, edges_among
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph
 from circuitfind.errors import OutputError
 from circuitfind.export import Look
-from circuitfind.export.drawing import draw
-from circuitfind.export.latex import COMMANDS, LETTER, escape
-from circuitfind.export.naming import identifier
-from circuitfind.export.tikz import circuit_to_tikz
-from circuitfind.graph import Edge, Graph
-from circuitfind.neurons import Neuron, edges_among
+from circuitfind.export.drawing.drawing import draw
+from circuitfind.export.drawing.naming import identifier
+from circuitfind.export.formats.latex import COMMANDS, LETTER, escape
+from circuitfind.export.formats.tikz import circuit_to_tikz
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "small.tex"
 EDGES = {

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph, Node
 from circuitfind.errors import CircuitError
-from circuitfind.graph import Edge, Graph, Node
 from circuitfind.known import KnownCircuit, all_known, choose_known, find_known, load_known
 from circuitfind.known.compare import compare_with_known
-from circuitfind.taskfiles import builtin_tasks, load_task
+from circuitfind.prompts.files import builtin_tasks, load_task
 
 GPT2 = Graph(12, 12)
 GOOD: dict[str, Any] = {

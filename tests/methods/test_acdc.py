@@ -12,19 +12,19 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from circuitfind import metrics
-from circuitfind.batch import Batch
+from circuitfind.circuits.graph import Edge, Graph
 from circuitfind.errors import UsageError
-from circuitfind.graph import Edge, Graph
-from circuitfind.methods import acdc
-from circuitfind.methods.acdc import ACDC, visiting_order
-from circuitfind.methods.found import Found
-from circuitfind.methods.rule import judge
-from circuitfind.partition import enclose_log_partition
-from circuitfind.patching import ABLATIONS
+from circuitfind.methods.outcome import Found
+from circuitfind.methods.search import acdc
+from circuitfind.methods.search.acdc import ACDC, visiting_order
+from circuitfind.methods.search.chain import Chain
+from circuitfind.methods.search.judge import judge
+from circuitfind.metrics import objective
+from circuitfind.metrics.log_z import enclose_log_partition
+from circuitfind.models.transformer import Transformer
+from circuitfind.patching.reference import ABLATIONS
 from circuitfind.progress import Silent
-from circuitfind.search import Chain
-from circuitfind.transformer import Transformer
+from circuitfind.prompts.batch import Batch
 from tests.oracles.acdc import acdc as literal_acdc
 from tests.oracles.acdc import order
 from tests.oracles.literal import Literal
@@ -161,7 +161,7 @@ def test_enclosing_log_z_changes_no_decision(monkeypatch: pytest.MonkeyPatch) ->
         radii.append(float(radius.max()))
         return log_z, radius
 
-    monkeypatch.setattr(metrics, "enclose_log_partition", enclose)
+    monkeypatch.setattr(objective, "enclose_log_partition", enclose)
     monkeypatch.setattr(acdc, "TOLERANCES", (5e-3,))
     model, batch = random_transformer("llama", 12, 6, 2, dtype=torch.float32), random_batch(12, (5, 7, 4, 6))
     enclosed = find(model, batch, threshold=0.03)

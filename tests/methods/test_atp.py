@@ -7,16 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from circuitfind.batch import Batch
+from circuitfind.circuits.graph import Edge
 from circuitfind.errors import UsageError
-from circuitfind.graph import Edge
-from circuitfind.methods import atp
-from circuitfind.methods.atp import AtP
-from circuitfind.methods.eap import EAP
-from circuitfind.metrics import MetricName, make_objective
-from circuitfind.patching import AblationName, prepare, readable, run_patched
+from circuitfind.methods.attribution import atp
+from circuitfind.methods.attribution.atp import AtP
+from circuitfind.methods.attribution.eap import EAP
+from circuitfind.metrics.objective import MetricName, make_objective
+from circuitfind.models.transformer import Layer, Transformer
+from circuitfind.patching.reference import AblationName, prepare, readable, run_patched
 from circuitfind.progress import Silent
-from circuitfind.transformer import Layer, Transformer
+from circuitfind.prompts.batch import Batch
 from tests.attributions import agrees, late, linear, same_bits, score, total_effect
 from tests.oracles import atp as oracle
 from tests.random_models import FAMILIES, random_batch, random_model, random_transformer

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from circuitfind.circuits.graph import Node
 from circuitfind.errors import UsageError
-from circuitfind.graph import Node
 from circuitfind.methods.baselines import HISP, ActivationMagnitude, Random, random_order
-from circuitfind.metrics import MetricName
-from circuitfind.patching import ABLATIONS, AblationName, readable
+from circuitfind.metrics.objective import MetricName
+from circuitfind.patching.reference import ABLATIONS, AblationName, readable
 from tests.attributions import Scorer, agrees, literal, same_bits, score
 from tests.oracles.baselines import hisp, magnitude
 from tests.random_models import FAMILIES, random_batch, random_transformer, with_means

@@ -8,21 +8,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from circuitfind.batch import Batch
-from circuitfind.eta import Eta
-from circuitfind.graph import Edge, Graph
-from circuitfind.methods import acdc
-from circuitfind.methods.acdc import ACDC
+from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.circuits.selection import prune
+from circuitfind.circuits.units import Units
+from circuitfind.methods.attribution.eap import EAP, EAPIG
 from circuitfind.methods.baselines import ActivationMagnitude
-from circuitfind.methods.candidates import Candidates
-from circuitfind.methods.decisions import decided_alike, is_tested, start_from, undecidable
-from circuitfind.methods.eap import EAP, EAPIG
-from circuitfind.methods.found import Found, take_up
-from circuitfind.patching import ABLATIONS, readable
+from circuitfind.methods.outcome import Found, take_up
+from circuitfind.methods.search import acdc
+from circuitfind.methods.search.acdc import ACDC
+from circuitfind.methods.search.candidates import Candidates
+from circuitfind.methods.search.reuse import decided_alike, is_tested, start_from, undecidable
+from circuitfind.models.transformer import Transformer
+from circuitfind.patching.reference import ABLATIONS, readable
 from circuitfind.progress import Silent
-from circuitfind.selection import prune
-from circuitfind.transformer import Transformer
-from circuitfind.units import Units
+from circuitfind.prompts.batch import Batch
+from circuitfind.runs.time_left import Eta
 from tests.oracles.acdc import acdc as literal_acdc
 from tests.oracles.grouped import Search as LiteralGrouped
 from tests.oracles.literal import Literal

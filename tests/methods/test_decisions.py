@@ -9,13 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuitfind.graph import Edge, Graph
-from circuitfind.methods.acdc import ACDC
-from circuitfind.methods.decisions import decided_alike, decision_order, is_tested, start_from, undecidable
-from circuitfind.methods.found import Found, nothing_decided
-from circuitfind.patching import readable
+from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.circuits.units import Units
+from circuitfind.methods.outcome import Found, nothing_decided
+from circuitfind.methods.search.acdc import ACDC
+from circuitfind.methods.search.reuse import decided_alike, decision_order, is_tested, start_from, undecidable
+from circuitfind.patching.reference import readable
 from circuitfind.progress import Silent
-from circuitfind.units import Units
 from tests.random_models import random_batch, random_transformer
 
 MODEL, BATCH = random_transformer("gpt2", 3), random_batch(3)

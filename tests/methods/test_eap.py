@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from circuitfind.errors import ModelError, UsageError
-from circuitfind.methods.eap import EAP, EAPIG, CleanCorrupted, EAPIGActivations
-from circuitfind.metrics import METRICS, MetricName
-from circuitfind.patching import OF_MEANS, AblationName, readable
+from circuitfind.methods.attribution.eap import EAP, EAPIG, CleanCorrupted, EAPIGActivations
+from circuitfind.metrics.objective import METRICS, MetricName
+from circuitfind.patching.reference import OF_MEANS, AblationName, readable
 from circuitfind.progress import Silent
 from tests.attributions import agrees, late, linear, literal, same_bits, score, total_effect
 from tests.oracles.attribution import attribution

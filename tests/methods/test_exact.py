@@ -9,16 +9,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from circuitfind.batch import Batch
 from circuitfind.errors import ModelError, UsageError
 from circuitfind.methods import exact as module
-from circuitfind.methods.eap import EAP
+from circuitfind.methods.attribution.eap import EAP
 from circuitfind.methods.exact import Exact
-from circuitfind.metrics import METRICS, MetricName
-from circuitfind.models.families import read_transformer
-from circuitfind.patching import ABLATIONS, AblationName, readable
+from circuitfind.metrics.objective import METRICS, MetricName
+from circuitfind.models.architectures.table import read_transformer
+from circuitfind.models.transformer import Transformer
+from circuitfind.patching.reference import ABLATIONS, AblationName, readable
 from circuitfind.progress import Silent
-from circuitfind.transformer import Transformer
+from circuitfind.prompts.batch import Batch
 from tests.attributions import late, linear, literal, total_effect
 from tests.oracles.exact import exact
 from tests.oracles.literal import Literal

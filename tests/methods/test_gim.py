@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
-from circuitfind.backward import soften
 from circuitfind.errors import UsageError
-from circuitfind.methods.eap import EAP
-from circuitfind.methods.gim import GIM
-from circuitfind.metrics import MetricName
-from circuitfind.patching import AblationName
+from circuitfind.methods.attribution.eap import EAP
+from circuitfind.methods.attribution.gim import GIM
+from circuitfind.metrics.objective import MetricName
+from circuitfind.patching.gradients.sweep import soften
+from circuitfind.patching.reference import AblationName
 from tests.attributions import agrees, late, linear, same_bits, score
 from tests.oracles.attribution import attribution
 from tests.oracles.gim import Cooler, Modified

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from circuitfind.batch import Batch
-from circuitfind.graph import Edge, Graph
-from circuitfind.methods.acdc import ACDC
-from circuitfind.methods.found import Found, nothing_decided
-from circuitfind.methods.grouped import Grouped, middle
-from circuitfind.metrics import METRICS, MetricName, make_objective
-from circuitfind.patching import AblationName, prepare, readable, run_patched
+from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.methods.outcome import Found, nothing_decided
+from circuitfind.methods.search.acdc import ACDC
+from circuitfind.methods.search.grouped import Grouped, middle
+from circuitfind.metrics.objective import METRICS, MetricName, make_objective
+from circuitfind.models.transformer import Transformer
+from circuitfind.patching.reference import AblationName, prepare, readable, run_patched
 from circuitfind.progress import Silent
-from circuitfind.transformer import Transformer
+from circuitfind.prompts.batch import Batch
 from tests.oracles.grouped import Search
 from tests.oracles.literal import Literal
 from tests.random_models import FAMILIES, random_batch, random_model, random_transformer

@@ -8,23 +8,23 @@ from typing import Any
 import pytest
 import torch
 
-from circuitfind.batch import Batch
-from circuitfind.graph import Edge, Graph, Node
-from circuitfind.methods.acdc import ACDC
-from circuitfind.methods.atp import AtP
-from circuitfind.methods.decisions import undecidable
-from circuitfind.methods.eap import EAP
+from circuitfind.circuits.graph import Edge, Graph, Node
+from circuitfind.circuits.units import Units
+from circuitfind.methods.attribution.atp import AtP
+from circuitfind.methods.attribution.eap import EAP
+from circuitfind.methods.attribution.summed import Summed
 from circuitfind.methods.ensemble import Ensemble
 from circuitfind.methods.exact import Exact
-from circuitfind.methods.found import Found
-from circuitfind.methods.grouped import Grouped
-from circuitfind.methods.summed import Summed
-from circuitfind.metrics import METRICS, MetricName
-from circuitfind.models.families import read_transformer
-from circuitfind.patching import ABLATIONS, AblationName, readable
+from circuitfind.methods.outcome import Found
+from circuitfind.methods.search.acdc import ACDC
+from circuitfind.methods.search.grouped import Grouped
+from circuitfind.methods.search.reuse import undecidable
+from circuitfind.metrics.objective import METRICS, MetricName
+from circuitfind.models.architectures.table import read_transformer
+from circuitfind.models.transformer import Transformer
+from circuitfind.patching.reference import ABLATIONS, AblationName, readable
 from circuitfind.progress import Silent
-from circuitfind.transformer import Transformer
-from circuitfind.units import Units
+from circuitfind.prompts.batch import Batch
 from tests.attributions import Scorer, agrees, score
 from tests.methods.test_acdc import ROUNDING
 from tests.methods.test_nodes import same

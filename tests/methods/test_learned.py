@@ -10,16 +10,16 @@ from functools import cache
 import pytest
 import torch
 
-from circuitfind.batch import Batch
 from circuitfind.errors import UsageError
-from circuitfind.methods import gates, pruning
-from circuitfind.methods.learned import DivergedError, Learned
-from circuitfind.methods.probing import SubnetworkProbing
-from circuitfind.methods.pruning import EdgePruning
-from circuitfind.metrics import MetricName
-from circuitfind.patching import AblationName, readable
+from circuitfind.methods.masks import gates, pruning
+from circuitfind.methods.masks.learned import DivergedError, Learned
+from circuitfind.methods.masks.probing import SubnetworkProbing
+from circuitfind.methods.masks.pruning import EdgePruning
+from circuitfind.metrics.objective import MetricName
+from circuitfind.models.transformer import Transformer
+from circuitfind.patching.reference import AblationName, readable
 from circuitfind.progress import Silent
-from circuitfind.transformer import Transformer
+from circuitfind.prompts.batch import Batch
 from tests.oracles.learned import Task, probability_open, probe, prune, ranked
 from tests.oracles.learned import sample as literal_sample
 from tests.oracles.literal import Literal

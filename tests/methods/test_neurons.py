@@ -9,25 +9,26 @@ from functools import cache
 import pytest
 import torch
 
-from circuitfind.batch import Batch
+from circuitfind.circuits.bases import NeuronSelection
+from circuitfind.circuits.bootstrap import Bootstrap
 from circuitfind.errors import ModelError, UsageError
 from circuitfind.evaluation.neurons import evaluate_neurons
-from circuitfind.means import mean_outputs
-from circuitfind.methods import acdc_neurons, exact
-from circuitfind.methods.acdc_neurons import ACDCNeurons, FoundNeurons
-from circuitfind.methods.by_neuron import ByNeuron
-from circuitfind.methods.eap import EAP, EAPIG, Attribution, CleanCorrupted, EAPIGActivations
+from circuitfind.methods import exact
+from circuitfind.methods.attribution.by_neuron import ByNeuron
+from circuitfind.methods.attribution.eap import EAP, EAPIG, Attribution, CleanCorrupted, EAPIGActivations
+from circuitfind.methods.attribution.gim import GIM
+from circuitfind.methods.attribution.relp import RelP
 from circuitfind.methods.exact_neurons import ExactNeurons
-from circuitfind.methods.gim import GIM
-from circuitfind.methods.relp import RelP
-from circuitfind.metrics import METRICS, MetricName
-from circuitfind.neuron_circuit import bootstrap_neurons, choose
-from circuitfind.neuron_runs import NeuronRunner, ablated_neurons, neurons_of
-from circuitfind.neurons import NeuronSelection
-from circuitfind.patching import ABLATIONS, OF_MEANS, AblationName, at_end, trace
+from circuitfind.methods.neuron_circuit import bootstrap_neurons, choose
+from circuitfind.methods.search import neurons
+from circuitfind.methods.search.neurons import ACDCNeurons, FoundNeurons
+from circuitfind.metrics.objective import METRICS, MetricName
+from circuitfind.models.transformer import Transformer, unembed
+from circuitfind.patching.mean_ablation import mean_outputs
+from circuitfind.patching.reference import ABLATIONS, OF_MEANS, AblationName, at_end, trace
+from circuitfind.patching.units import NeuronRunner, ablated_neurons, neurons_of
 from circuitfind.progress import Silent
-from circuitfind.transformer import Transformer, unembed
-from circuitfind.uncertainty import Bootstrap
+from circuitfind.prompts.batch import Batch
 from tests.attributions import agrees, late, linear, total_effect
 from tests.attributions import score as score_edges
 from tests.oracles import neurons as oracle
@@ -274,8 +275,8 @@ def test_batch_size_threads_and_chains_change_no_bit_of_a_search(
     try:
         for n_threads, batch_size, n_rows, longest in ((2, 3, 64, 5), (1, 1, 4096, 64)):
             torch.set_num_threads(n_threads)
-            monkeypatch.setattr(acdc_neurons, "ROWS_AT_ONCE", n_rows)
-            monkeypatch.setattr(acdc_neurons, "chain_length", lambda since, has_kept, most=longest: most)
+            monkeypatch.setattr(neurons, "ROWS_AT_ONCE", n_rows)
+            monkeypatch.setattr(neurons, "chain_length", lambda since, has_kept, most=longest: most)
             found = find(model, batch, batch_size, threshold=0.003)
             assert torch.equal(found.scores, expected.scores), (n_threads, batch_size)
             assert torch.equal(found.kept, expected.kept)

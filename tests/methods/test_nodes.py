@@ -5,25 +5,25 @@ from __future__ import annotations
 import pytest
 import torch
 
-from circuitfind.batch import Batch
+from circuitfind.circuits.graph import Edge, Graph, Node
+from circuitfind.circuits.units import Units
 from circuitfind.errors import ModelError, UsageError
-from circuitfind.graph import Edge, Graph, Node
-from circuitfind.methods.acdc import ACDC
-from circuitfind.methods.atp import AtP
+from circuitfind.methods.attribution.atp import AtP
+from circuitfind.methods.attribution.eap import EAP, EAPIG
+from circuitfind.methods.attribution.gim import GIM
+from circuitfind.methods.attribution.summed import Summed
 from circuitfind.methods.baselines import HISP, ActivationMagnitude
-from circuitfind.methods.decisions import undecidable
-from circuitfind.methods.eap import EAP, EAPIG
 from circuitfind.methods.ensemble import Ensemble, combine
 from circuitfind.methods.exact import Exact
-from circuitfind.methods.found import Found
-from circuitfind.methods.gim import GIM
-from circuitfind.methods.nodes import NodeSearch
-from circuitfind.methods.summed import Summed
-from circuitfind.metrics import METRICS, MetricName
-from circuitfind.patching import ABLATIONS, AblationName, readable
+from circuitfind.methods.outcome import Found
+from circuitfind.methods.search.acdc import ACDC
+from circuitfind.methods.search.nodes import NodeSearch
+from circuitfind.methods.search.reuse import undecidable
+from circuitfind.metrics.objective import METRICS, MetricName
+from circuitfind.models.transformer import Transformer
+from circuitfind.patching.reference import ABLATIONS, AblationName, readable
 from circuitfind.progress import Silent
-from circuitfind.transformer import Transformer
-from circuitfind.units import Units
+from circuitfind.prompts.batch import Batch
 from tests.attributions import Scorer, agrees, late, linear, literal, same_bits, score, total_effect
 from tests.methods.test_eap import METHODS, STEPS, make
 from tests.oracles import units as literally

@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from circuitfind.batch import Batch, tokenise
-from circuitfind.methods.acdc import ACDC
-from circuitfind.methods.decisions import decision_order, is_tested, undecidable
-from circuitfind.methods.found import Found
-from circuitfind.methods.noise import MARGINS, margin_of, scores_of
-from circuitfind.models.load import load_tokenizer
-from circuitfind.models.locate import locate
-from circuitfind.models.model import load_model
-from circuitfind.patching import readable
+from circuitfind.circuits.units import Units
+from circuitfind.methods.outcome import Found
+from circuitfind.methods.search.acdc import ACDC
+from circuitfind.methods.search.reuse import decision_order, is_tested, undecidable
+from circuitfind.methods.search.rounding import MARGINS, margin_of, scores_of
+from circuitfind.models.loading.load import load_tokenizer
+from circuitfind.models.loading.locate import locate
+from circuitfind.models.loading.model import load_model
+from circuitfind.models.transformer import Transformer, in_dtype
+from circuitfind.patching.reference import readable
 from circuitfind.progress import Silent
-from circuitfind.taskfiles import load_task
-from circuitfind.transformer import Transformer, in_dtype
-from circuitfind.units import Units
+from circuitfind.prompts.batch import Batch, tokenise
+from circuitfind.prompts.files import load_task
 from tests.random_models import random_batch, random_transformer
 
 MEASURED = ("kl", "corrupted", False)

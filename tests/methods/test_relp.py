@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from circuitfind.backward import activation_ratio
 from circuitfind.errors import UsageError
-from circuitfind.methods.eap import EAP
-from circuitfind.methods.relp import RelP
-from circuitfind.metrics import MetricName
-from circuitfind.patching import AblationName
-from circuitfind.transformer import Activation, activate
+from circuitfind.methods.attribution.eap import EAP
+from circuitfind.methods.attribution.relp import RelP
+from circuitfind.metrics.objective import MetricName
+from circuitfind.models.transformer import Activation, activate
+from circuitfind.patching.gradients.sweep import activation_ratio
+from circuitfind.patching.reference import AblationName
 from tests.attributions import agrees, late, linear, same_bits, score, total_effect
 from tests.oracles.attribution import attribution
 from tests.oracles.relp import FrozenRelevance, Relevance

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from circuitfind.batch import Batch
-from circuitfind.graph import Edge, Graph
-from circuitfind.methods import screened
-from circuitfind.methods.acdc import ACDC
-from circuitfind.methods.found import Found
-from circuitfind.methods.screened import Estimates
-from circuitfind.metrics import METRICS, MetricName, make_objective
-from circuitfind.patching import prepare, run_patched
+from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.methods.outcome import Found
+from circuitfind.methods.search import screened
+from circuitfind.methods.search.acdc import ACDC
+from circuitfind.methods.search.screened import Estimates
+from circuitfind.metrics.objective import METRICS, MetricName, make_objective
+from circuitfind.models.transformer import Transformer
+from circuitfind.patching.reference import prepare, run_patched
 from circuitfind.progress import Silent
-from circuitfind.transformer import Transformer
+from circuitfind.prompts.batch import Batch
 from tests.oracles.literal import Literal
 from tests.oracles.screened import Screened
 from tests.random_models import FAMILIES, random_batch, random_model, random_transformer

@@ -7,9 +7,9 @@ from random import Random
 
 import pytest
 
-from circuitfind.graph import Edge
-from circuitfind.methods.acdc import ACDC
-from circuitfind.methods.found import Found
+from circuitfind.circuits.graph import Edge
+from circuitfind.methods.outcome import Found
+from circuitfind.methods.search.acdc import ACDC
 from circuitfind.progress import Silent
 from tests.gates import Bits, Gate, gate_batch, gate_model, gate_transformer, table_of
 from tests.oracles.acdc import acdc

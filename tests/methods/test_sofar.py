@@ -8,24 +8,26 @@ from typing import Any
 import pytest
 import torch
 
-from circuitfind.batch import Batch
-from circuitfind.checkpoint import Spent, Worker, encode_state, read_state
-from circuitfind.methods import acdc, exact, exact_neurons, pruning
-from circuitfind.methods.acdc import ACDC
-from circuitfind.methods.acdc_neurons import ACDCNeurons, FoundNeurons
+from circuitfind.methods import exact, exact_neurons
+from circuitfind.methods.attribution.eap import EAP
 from circuitfind.methods.catalogue import CATALOGUE
-from circuitfind.methods.eap import EAP
 from circuitfind.methods.ensemble import Ensemble, WarmStart
 from circuitfind.methods.exact import Exact
 from circuitfind.methods.exact_neurons import ExactNeurons
 from circuitfind.methods.make import METHODS
-from circuitfind.methods.probing import SubnetworkProbing
-from circuitfind.methods.pruning import EdgePruning
-from circuitfind.methods.scorer import LongScorer, score_on
-from circuitfind.methods.sofar import Save, SoFar, save_nothing
+from circuitfind.methods.masks import pruning
+from circuitfind.methods.masks.probing import SubnetworkProbing
+from circuitfind.methods.masks.pruning import EdgePruning
+from circuitfind.methods.method import LongScorer, score_on
+from circuitfind.methods.saved_state import Save, SoFar, save_nothing
+from circuitfind.methods.search import acdc
+from circuitfind.methods.search.acdc import ACDC
+from circuitfind.methods.search.neurons import ACDCNeurons, FoundNeurons
+from circuitfind.models.transformer import Transformer
 from circuitfind.progress import Silent
-from circuitfind.runfolder import STATE_FILE
-from circuitfind.transformer import Transformer
+from circuitfind.prompts.batch import Batch
+from circuitfind.runs.checkpoint import Spent, Worker, encode_state, read_state
+from circuitfind.runs.folder import STATE_FILE
 from tests.random_models import random_batch, random_transformer
 
 LENGTHS = (5, 7, 4, 6, 5, 4, 7, 5, 6, 4)  # three blocks of masks' prompts, of which a step takes one

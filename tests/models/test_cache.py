@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from circuitfind.errors import ModelError
-from circuitfind.models.cache import cache_dir, make_once
+from circuitfind.models.loading.cache import cache_dir, make_once
 from circuitfind.progress import Silent
 
 

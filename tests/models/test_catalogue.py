@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from circuitfind.models.catalogue import CATALOGUE, DEFAULT_MODEL, Wheel, hub_name, similar_names
+from circuitfind.models.loading.catalogue import CATALOGUE, DEFAULT_MODEL, Wheel, hub_name, similar_names
 
 
 def test_the_default_model_is_in_the_catalogue() -> None:
@@ -66,8 +66,8 @@ def test_a_misspelt_name_brings_the_nearest_ones() -> None:
 
 def test_names_are_looked_up_without_importing_torch() -> None:
     script = (
-        "import sys, circuitfind.models.locate, circuitfind.models.load, circuitfind.commands.models; "
-        "circuitfind.models.catalogue.similar_names('gpt3'); "
+        "import sys, circuitfind.models.loading.locate, circuitfind.models.loading.load, circuitfind.cli.models; "
+        "circuitfind.models.loading.catalogue.similar_names('gpt3'); "
         "heavy = {'torch', 'transformers', 'transformer_lens', 'huggingface_hub'} & set(sys.modules); "
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from circuitfind.errors import ModelError
-from circuitfind.models import config as config_module
-from circuitfind.models import families
-from circuitfind.models.config import SUPPORTED, judge, read_config
+from circuitfind.models.architectures import table
+from circuitfind.models.loading import config as config_module
+from circuitfind.models.loading.config import SUPPORTED, judge, read_config
 
 GPT2 = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_embd": 16, "n_head": 2, "n_layer": 2}
 LLAMA = {"architectures": ["LlamaForCausalLM"], "hidden_size": 16, "num_attention_heads": 4}
 
 
 def test_what_is_judged_as_supported_is_what_families_read() -> None:
-    assert set(SUPPORTED) == set(families.FAMILIES)
-    assert set(config_module.ACTIVATIONS) == set(families.ACTIVATIONS)
+    assert set(SUPPORTED) == set(table.FAMILIES)
+    assert set(config_module.ACTIVATIONS) == set(table.ACTIVATIONS)
 
 
 def test_transformers_calls_the_supported_types_so() -> None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from circuitfind.errors import ModelError
-from circuitfind.models.families import FAMILIES, read_transformer
-from circuitfind.patching import trace
-from circuitfind.transformer import Transformer, unembed
+from circuitfind.models.architectures.table import FAMILIES, read_transformer
+from circuitfind.models.transformer import Transformer, unembed
+from circuitfind.patching.reference import trace
 from tests.random_models import D_VOCAB, N_CTX, bridge, make_model
 
 LLAMA3 = {

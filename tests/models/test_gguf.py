@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from circuitfind.errors import ModelError
-from circuitfind.models import gguf
-from circuitfind.models.gguf import fetch_gguf
-from circuitfind.models.load import load_bridge, load_tokenizer
+from circuitfind.models.loading import gguf
+from circuitfind.models.loading.gguf import fetch_gguf
+from circuitfind.models.loading.load import load_bridge, load_tokenizer
 from circuitfind.progress import Silent
 
 WORDS = ["<unk>", "<s>", "</s>", "a", "b", "Ġ", "Ġa", "Ġb"]

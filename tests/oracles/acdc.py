@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from circuitfind.batch import Batch
-from circuitfind.graph import Edge, Node, Receiver
+from circuitfind.circuits.graph import Edge, Node, Receiver
+from circuitfind.prompts.batch import Batch
 from tests.oracles.literal import Literal, ablated_outputs, run
 from tests.oracles.metrics import objective
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from circuitfind.batch import Batch
-from circuitfind.graph import SLOTS, Edge, Node, Receiver
+from circuitfind.circuits.graph import SLOTS, Edge, Node, Receiver
+from circuitfind.prompts.batch import Batch
 from tests.oracles.altered import Altered
 from tests.oracles.grouped import differentiable
 from tests.oracles.literal import Outputs, ablated_outputs, run

@@ -11,8 +11,8 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from circuitfind.batch import Batch
-from circuitfind.graph import SLOTS, Node, Receiver
+from circuitfind.circuits.graph import SLOTS, Node, Receiver
+from circuitfind.prompts.batch import Batch
 from tests.oracles.grouped import differentiable
 from tests.oracles.literal import Literal, Outputs, ablated_outputs, run
 

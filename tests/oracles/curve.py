@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from circuitfind.batch import Batch
-from circuitfind.graph import Edge
-from circuitfind.size import Selection, SelectName
+from circuitfind.circuits.graph import Edge
+from circuitfind.circuits.size import Selection, SelectName
+from circuitfind.prompts.batch import Batch
 from tests.oracles import selection
 from tests.oracles.literal import Literal, ablated_outputs, run
 from tests.oracles.metrics import objective

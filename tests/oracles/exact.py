@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from circuitfind.batch import Batch
+from circuitfind.prompts.batch import Batch
 from tests.oracles.literal import Literal
 from tests.oracles.state import State
 

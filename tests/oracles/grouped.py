@@ -10,7 +10,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from circuitfind.graph import SLOTS, Edge, Node, Receiver
+from circuitfind.circuits.graph import SLOTS, Edge, Node, Receiver
 from tests.oracles.literal import Literal, Outputs
 from tests.oracles.state import State
 

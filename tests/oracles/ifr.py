@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from circuitfind.batch import Batch
-from circuitfind.graph import SLOTS, Node, Receiver
+from circuitfind.circuits.graph import SLOTS, Node, Receiver
+from circuitfind.prompts.batch import Batch
 from tests.oracles.literal import Literal, run
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from circuitfind.batch import Batch
-from circuitfind.graph import Edge, Node
+from circuitfind.circuits.graph import Edge, Node
+from circuitfind.prompts.batch import Batch
 from tests.oracles.literal import Literal
 from tests.oracles.state import State
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from circuitfind.batch import Batch
-from circuitfind.graph import SLOTS, Edge, Node, Receiver
+from circuitfind.circuits.graph import SLOTS, Edge, Node, Receiver
+from circuitfind.prompts.batch import Batch
 from tests.oracles.grouped import differentiable
 from tests.oracles.literal import Literal, Outputs, ablated_outputs, run
 

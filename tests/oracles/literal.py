@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb as rotate_partly
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb as rotate_all
 
-from circuitfind.graph import Edge, Graph, Node, Receiver
+from circuitfind.circuits.graph import Edge, Graph, Node, Receiver
 from tests.random_models import REFERENCE
 
 Outputs = dict[Node, Tensor]

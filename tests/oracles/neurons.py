@@ -10,9 +10,9 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from circuitfind.batch import Batch
-from circuitfind.graph import SLOTS, Node, Receiver
-from circuitfind.neurons import Neuron
+from circuitfind.circuits.bases import Neuron
+from circuitfind.circuits.graph import SLOTS, Node, Receiver
+from circuitfind.prompts.batch import Batch
 from tests.oracles import literal as edges
 from tests.oracles.altered import Altered
 from tests.oracles.attribution import places

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from circuitfind.batch import Batch
-from circuitfind.graph import Node
-from circuitfind.outputs import Outputs
+from circuitfind.circuits.graph import Node
+from circuitfind.circuits.outputs import Outputs
+from circuitfind.prompts.batch import Batch
 from tests.oracles.grouped import differentiable
 from tests.oracles.learned import masked_logits
 from tests.oracles.literal import Literal, run

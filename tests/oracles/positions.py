@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from circuitfind.batch import Batch
-from circuitfind.graph import SLOTS, Edge, Graph, Node, Receiver, Slot
+from circuitfind.circuits.graph import SLOTS, Edge, Graph, Node, Receiver, Slot
+from circuitfind.prompts.batch import Batch
 from tests.oracles.atp import AtPatterns, effect, gradients_without
 from tests.oracles.literal import Literal, Outputs, ablated_outputs
 from tests.oracles.literal import run as run_everywhere

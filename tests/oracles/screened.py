@@ -11,8 +11,8 @@ from statistics import fmean
 
 import torch
 
-from circuitfind.graph import Edge
-from circuitfind.methods import screened
+from circuitfind.circuits.graph import Edge
+from circuitfind.methods.search import screened
 from tests.oracles.acdc import order
 from tests.oracles.grouped import blended, differentiable
 from tests.oracles.literal import run

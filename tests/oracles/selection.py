@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from circuitfind.graph import Edge, Graph, Node
-from circuitfind.size import Selection
+from circuitfind.circuits.graph import Edge, Graph, Node
+from circuitfind.circuits.size import Selection
 
 Scores = Mapping[Edge, float]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from circuitfind.batch import Batch
-from circuitfind.graph import Edge
+from circuitfind.circuits.graph import Edge
+from circuitfind.prompts.batch import Batch
 from tests.oracles.literal import Literal, ablated_outputs, run
 from tests.oracles.metrics import objective
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
-from circuitfind.batch import Batch
-from circuitfind.graph import SLOTS, Edge, Graph, Node, Receiver
+from circuitfind.circuits.graph import SLOTS, Edge, Graph, Node, Receiver
+from circuitfind.prompts.batch import Batch
 from tests.oracles.attribution import places
 from tests.oracles.grouped import differentiable
 from tests.oracles.literal import Literal, Outputs, ablated_outputs, run

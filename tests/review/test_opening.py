@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 import circuitfind
-from circuitfind.app import call
-from circuitfind.commands import view as view_module
-from circuitfind.models import hub, load, locate, wheel
-from circuitfind.models.locate import locate as locate_model
+from circuitfind.cli import view as view_module
+from circuitfind.cli.app import call
+from circuitfind.models.loading import hub, load, locate, wheel
+from circuitfind.models.loading.locate import locate as locate_model
 from circuitfind.progress import Silent
 from circuitfind.review import opening
 from circuitfind.review.opening import find_here
@@ -31,7 +31,7 @@ COMMANDS = {
 }
 TASK = """
 import pathlib
-from circuitfind.taskfiles import load_task
+from circuitfind.prompts.files import load_task
 from dataclasses import replace
 pathlib.Path({canary!r}).write_text("executed", encoding="utf-8")
 

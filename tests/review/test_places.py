@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from circuitfind.app import call
-from circuitfind.circuit import Circuit
-from circuitfind.circuits.folder import file_in, keep_inside, leads_outside, open_new
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.cli.app import call
+from circuitfind.cli.pytest_plugin import circuit_files
 from circuitfind.errors import CircuitError, OutputError
 from circuitfind.exchange import submission
 from circuitfind.export.html.folder import RunFolder
-from circuitfind.pytest_plugin import circuit_files
+from circuitfind.files.links import file_in, keep_inside, leads_outside, open_new
+from circuitfind.prompts.files import load_task
 from circuitfind.review.parts import read_assessment
-from circuitfind.runfolder import BESIDE, write
-from circuitfind.taskfiles import load_task
+from circuitfind.runs.folder import BESIDE, write
 
 PAIR = {"clean": "a b", "corrupted": "a c", "answers": ["x"], "wrong_answers": ["y"]}
 

@@ -8,7 +8,7 @@ import pytest
 from toy_tokenizers import ToyTokenizer, one_digit
 
 from circuitfind.errors import TaskError
-from circuitfind.taskfiles import load_task
+from circuitfind.prompts.files import load_task
 
 TASK = load_task("docstring")
 PAIRS = TASK.make(one_digit(), 100, 0)

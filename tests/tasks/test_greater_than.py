@@ -9,8 +9,8 @@ import pytest
 from toy_tokenizers import ToyTokenizer, one_digit, three_digits, two_digits
 
 from circuitfind.errors import TaskError
-from circuitfind.prompts import PromptPair
-from circuitfind.taskfiles import load_task
+from circuitfind.prompts.files import load_task
+from circuitfind.prompts.pairs import PromptPair
 
 TASK = load_task("greater-than")
 

@@ -8,8 +8,8 @@ import pytest
 from toy_tokenizers import ToyTokenizer, one_digit
 
 from circuitfind.errors import TaskError
-from circuitfind.prompts import PromptPair
-from circuitfind.taskfiles import load_task
+from circuitfind.prompts.files import load_task
+from circuitfind.prompts.pairs import PromptPair
 
 TASK = load_task("ioi")
 CAPITALISED = r"(?<= )[A-Z][a-z]+"  # after a space: the names, and the day of one template

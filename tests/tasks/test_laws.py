@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_tokenizers import ToyTokenizer, one_digit, three_digits, two_digits
 
-from circuitfind.prompts import PromptPair, check_pair, check_pairs
-from circuitfind.taskfiles import builtin_tasks, load_task, write_prompts
+from circuitfind.prompts.files import builtin_tasks, load_task, write_prompts
+from circuitfind.prompts.pairs import PromptPair, check_pair, check_pairs
 
 TASKS = ("docstring", "greater-than", "ioi")
 every_task = pytest.mark.parametrize("name", TASKS)
@@ -86,7 +86,7 @@ def test_another_seed_gives_other_prompts(name: str) -> None:
 @every_task
 def test_another_process_makes_the_same_prompts(name: str) -> None:
     code = (
-        "from toy_tokenizers import one_digit; from circuitfind.taskfiles import load_task, write_prompts; "
+        "from toy_tokenizers import one_digit; from circuitfind.prompts.files import load_task, write_prompts; "
         f"import sys; sys.stdout.buffer.write(write_prompts(load_task({name!r}).make(one_digit(), 20, 7)).encode())"
     )
     environment = os.environ | {"PYTHONHASHSEED": "99", "PYTHONPATH": os.pathsep.join(sys.path)}

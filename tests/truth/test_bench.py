@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuitfind.app import call
+from circuitfind.cli.app import call
 from circuitfind.methods.catalogue import CATALOGUE
 from circuitfind.truth.bench import N_THRESHOLDS, count_thresholds, edge_auroc, load_question, options_of
 from circuitfind.truth.known import choose_models, known_models

@@ -16,15 +16,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from circuitfind.graph import Edge, Node
-from circuitfind.metrics import kl
-from circuitfind.patching import Baseline, prepare, readable, run_patched, trace
-from circuitfind.transformer import unembed
+from circuitfind.circuits.graph import Edge, Node
+from circuitfind.metrics.objective import kl
+from circuitfind.models.transformer import unembed
+from circuitfind.patching.reference import Baseline, prepare, readable, run_patched, trace
 from circuitfind.truth.bench import Question, load_question
-from circuitfind.truth.compiler import Blueprint, Part, constant_variables, true_edges
 from circuitfind.truth.known import MODELS, known_models
-from circuitfind.truth.make import blueprint_of, constants_of, draw_pairs, main
-from circuitfind.truth.programs import PROGRAMS, Program
+from tools.truth.compiler import Blueprint, Part, constant_variables, true_edges
+from tools.truth.make import blueprint_of, constants_of, draw_pairs, main
+from tools.truth.programs import PROGRAMS, Program
 
 LEAST_EFFECT, MOST_LEAK = 0.1, 0.02
 """In nats: what a true edge costs at least on some prompt, and all others together at most on any."""

@@ -10,11 +10,12 @@ from random import Random
 import pytest
 import torch
 
-from circuitfind.circuit import Circuit
-from circuitfind.graph import Edge
-from circuitfind.patching import prepare, readable, run_patched, trace
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge
+from circuitfind.patching.reference import prepare, readable, run_patched, trace
 from circuitfind.truth.bench import Question, load_question
-from circuitfind.truth.interchange import (
+from circuitfind.truth.known import known_models
+from tools.truth.interchange import (
     PROGRAMS,
     Aligned,
     Bars,
@@ -29,7 +30,6 @@ from circuitfind.truth.interchange import (
     state,
     train,
 )
-from circuitfind.truth.known import known_models
 
 BY_NAME = {program.name: program for program in PROGRAMS}
 SMALL = Recipe(n_layers=2, n_heads=4, d_head=4, d_mlp=8, n_prompts=4)
@@ -137,7 +137,7 @@ def test_the_patched_run_that_is_trained_on_is_the_clean_one_where_nothing_is_ab
 
 @pytest.mark.slow
 def test_what_is_not_exact_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("circuitfind.truth.interchange.PROGRAMS", (replace(PROGRAMS[1], n_steps=20),))
+    monkeypatch.setattr("tools.truth.interchange.PROGRAMS", (replace(PROGRAMS[1], n_steps=20),))
     with pytest.raises(SystemExit, match="Not saved: sum is not exact enough"):
         main(tmp_path, SMALL)
     assert list(tmp_path.iterdir()) == []

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Node
 from circuitfind.export.html.folder import RunFolder
-from circuitfind.graph import Edge, Node
 from circuitfind.known import KnownCircuit
 
 MOST_MISSING = 200

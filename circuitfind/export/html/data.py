@@ -1,7 +1,7 @@
 """What a page shows, as plain values: no torch. ``to_dict`` is what the page's scripts read (``scripts/data.js``).
 
-Observations are what a model's runs on some prompt pairs showed (``circuitfind/observe.py`` makes them); a page can be
-made without.
+Observations are what a model's runs on some prompt pairs showed (``circuitfind/runs/observe.py``
+makes them); a page can be made without.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from circuitfind.graph import Edge, Node
+from circuitfind.circuits.graph import Edge, Node
 
 DIGITS = 5
 """Significant digits of a number on the page."""

@@ -15,16 +15,16 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from circuitfind.circuit import Circuit
-from circuitfind.circuits.folder import leads_outside
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.record import read_record
 from circuitfind.circuits.schema import Count, Metrics, Number
-from circuitfind.circuits.tensors import read_metadata, read_tensors
 from circuitfind.errors import CircuitError, CircuitfindError
 from circuitfind.evaluation.reference import edges_of, is_of
 from circuitfind.export.html.data import Prompt, Sureness
-from circuitfind.jsonfile import Name, Schema, read_json
-from circuitfind.prompts import PromptPair
-from circuitfind.record import read_record
+from circuitfind.files.json_file import Name, Schema, read_json
+from circuitfind.files.links import leads_outside
+from circuitfind.files.tensor_file import read_metadata, read_tensors
+from circuitfind.prompts.pairs import PromptPair
 
 MOST_PROMPTS = 64
 """So many prompts of more are shown, and run."""
@@ -124,7 +124,7 @@ class RunFolder:
 
     def prompts(self) -> tuple[list[Prompt], int]:
         """The run's prompts, the first MOST_PROMPTS of them, and how many there are."""
-        from circuitfind.taskfiles.prompts_file import read_prompts
+        from circuitfind.prompts.files.prompts_file import read_prompts
 
         file = self._file("prompts.jsonl")
         try:

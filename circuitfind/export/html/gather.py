@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from circuitfind.circuit import Circuit
-from circuitfind.evaluation.intervals import promise
+from circuitfind.circuits.bases import by_node
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Node
+from circuitfind.circuits.intervals import promise
+from circuitfind.export.drawing.subject import Subject
 from circuitfind.export.html.beside import compare, roles_of
 from circuitfind.export.html.data import Neurons, Observations, Page, Pattern, Prompt
 from circuitfind.export.html.folder import RunFolder, pick
-from circuitfind.export.subject import Subject
-from circuitfind.graph import Edge, Node
 from circuitfind.known import KnownCircuit, published_for
-from circuitfind.neurons import by_node
 
 MOST_NEURONS = 5000
 PATTERN_BUDGET = 1_600_000

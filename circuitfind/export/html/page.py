@@ -15,10 +15,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from circuitfind.export.drawing.subject import Subject
 from circuitfind.export.html.data import Page
 from circuitfind.export.html.gather import gather
-from circuitfind.export.subject import Subject
-from circuitfind.printable import printable
+from circuitfind.files.printable import printable
 
 FOLDER = Path(__file__).parent
 SCRIPTS = (

@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.bases import Neuron
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph, Node
 from circuitfind.export import Look, Subject
 from circuitfind.export.html import circuit_to_html
 from circuitfind.export.html.data import Observations, Pattern, Prediction, Prompt, Sureness, Written
 from circuitfind.export.html.gather import gather
 from circuitfind.export.html.page import to_html
-from circuitfind.graph import Edge, Graph, Node
-from circuitfind.neurons import Neuron
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")

@@ -20,15 +20,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from circuitfind.circuit import Circuit
+from circuitfind.circuits.bases import Neuron
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph, Node
 from circuitfind.export import Look, Subject
 from circuitfind.export.html import circuit_to_html, gather, to_html, what_was_cut
 from circuitfind.export.html.data import Observations, Pattern, Prediction, Prompt, Written
 from circuitfind.export.html.gather import PATTERN_BUDGET, fit_budget
 from circuitfind.export.html.page import FOLDER, SCRIPTS, join_scripts, read
-from circuitfind.graph import Edge, Graph, Node
 from circuitfind.known import all_known
-from circuitfind.neurons import Neuron
 
 SMALL = Circuit(
     Graph(1, 2),

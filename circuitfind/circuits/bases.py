@@ -1,0 +1,165 @@
+"""Single neurons: what a circuit at neuron level is made of. Names and places, no torch.
+
+An MLP's neurons are its hidden layer, behind the activation (and the gate, where there is one) and before W_out; a
+head's are the dimensions of its z, before W_O. Each writes its activation times its own row of that matrix, and
+what a node writes is the sum over its neurons: output biases are no neuron's. Neurons stand in forward order: layer by
+layer each head's from first to last, head after head, then the MLP's. The input is no neuron and always kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from circuitfind.circuits.graph import Edge, Graph, Node
+from circuitfind.circuits.size import Selection, SelectName
+from circuitfind.errors import CircuitError, UsageError
+
+_NEURON = re.compile(r"(?P<head>a\d+\.h\d+)\.d(?P<d>0|[1-9]\d{0,8})|(?P<mlp>m\d+)\.n(?P<n>0|[1-9]\d{0,8})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Neuron:
+    """One dimension of a head's z, ``a5.h2.d17``, or one unit of an MLP's hidden layer, ``m5.n1024``."""
+
+    node: Node
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.node}.{'d' if self.node.kind == 'head' else 'n'}{self.index}"
+
+    @staticmethod
+    def parse(name: str) -> Neuron:
+        """The neuron of that name. Raises CircuitError for a name that none can have."""
+        match = _NEURON.fullmatch(name)
+        if match is None:
+            raise CircuitError(f"'{name}' is no neuron. Neurons are named a5.h2.d17 and m5.n1024.")
+        return Neuron(Node.parse(match["head"] or match["mlp"]), int(match["d"] or match["n"]))
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """All neurons of a model of this shape, and each one's place in forward order."""
+
+    graph: Graph
+    d_head: int
+    d_mlp: int
+
+    def __len__(self) -> int:
+        return self.graph.n_layers * self._in_layer
+
+    def __iter__(self) -> Iterator[Neuron]:
+        return (Neuron(node, index) for node in self.nodes for index in range(self.width(node)))
+
+    def __contains__(self, neuron: Neuron) -> bool:
+        return neuron.node in self.graph.sender_index and 0 <= neuron.index < self.width(neuron.node)
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes that have neurons: heads and MLPs, in forward order."""
+        return self.graph.senders[1:]
+
+    def width(self, node: Node) -> int:
+        """How many neurons the node has."""
+        return {"head": self.d_head, "mlp": self.d_mlp}.get(node.kind, 0)
+
+    def heads(self, layer: int) -> slice:
+        """The places of a layer's heads' neurons."""
+        first = layer * self._in_layer
+        return slice(first, first + self.graph.n_heads * self.d_head)
+
+    def mlp(self, layer: int) -> slice:
+        """The places of an MLP's neurons."""
+        return slice(self._before_mlp(layer), self._before_mlp(layer) + self.d_mlp)
+
+    def stage(self, stage: int) -> slice:
+        """The places of a layer's heads' neurons (even stages) or its MLP's (odd ones)."""
+        return self.mlp(stage // 2) if stage % 2 else self.heads(stage // 2)
+
+    def place(self, neuron: Neuron) -> int:
+        """The neuron's place in forward order."""
+        node = neuron.node
+        if node.kind == "mlp":
+            return self._before_mlp(node.layer) + neuron.index
+        return node.layer * self._in_layer + node.head * self.d_head + neuron.index
+
+    def at(self, place: int) -> Neuron:
+        """The neuron at that place."""
+        layer, within = divmod(place, self._in_layer)
+        of_heads = self.graph.n_heads * self.d_head
+        if within >= of_heads:
+            return Neuron(Node("mlp", layer), within - of_heads)
+        return Neuron(Node("head", layer, within // self.d_head), within % self.d_head)
+
+    def _before_mlp(self, layer: int) -> int:
+        return layer * self._in_layer + self.graph.n_heads * self.d_head
+
+    @property
+    def _in_layer(self) -> int:
+        return self.graph.n_heads * self.d_head + self.d_mlp
+
+
+@dataclass(frozen=True)
+class NeuronSelection:
+    """How many neurons to keep, exactly one of ``neurons``, ``fraction`` (of all, in (0, 1]) and ``threshold`` (in the
+    score's unit), and by what: the largest scores by size or, ``top-signed``, as they are. Raises UsageError for
+    anything else."""
+
+    neurons: int | None = None
+    fraction: float | None = None
+    threshold: float | None = None
+    select: SelectName = "top"
+
+    def __post_init__(self) -> None:
+        if self.select == "greedy":
+            raise UsageError("--select greedy follows edges back from the logits, which neurons have none of. Use top.")
+        if self.neurons is None:
+            Selection(None, self.fraction, self.threshold, self.select)
+        elif self.neurons < 1:
+            raise UsageError(f"--neurons is {self.neurons}; it must be 1 or more.")
+
+    def count(self, n_neurons: int) -> int | None:
+        """How many of so many; None where a threshold decides. Raises UsageError where more are asked for."""
+        if self.fraction is not None:
+            return int(self.fraction * n_neurons)
+        if self.neurons is not None and self.neurons > n_neurons:
+            raise UsageError(f"--neurons is {self.neurons:,}; the model has {n_neurons:,}. Ask for no more.")
+        return self.neurons
+
+
+def by_node(scores: Mapping[Neuron, float]) -> dict[Node, list[float]]:
+    """The scores of each node's kept neurons, nodes in the order of their first."""
+    found: dict[Node, list[float]] = {}
+    for neuron, score in scores.items():
+        found.setdefault(neuron.node, []).append(score)
+    return found
+
+
+def edges_among(graph: Graph, scores: Mapping[Neuron, float]) -> dict[Edge, float]:
+    """The edges among the input, the nodes with kept neurons and the logits, each with the sum of the scores of its
+    sender's kept neurons: 0 for the input, which has none. Without a kept neuron there is no edge."""
+    totals = {node: sum(of_node) for node, of_node in by_node(scores).items()}
+    ends = {Node("logits"), *totals} if totals else set()
+    written = {Node("input"): 0.0, **totals}
+    return {e: written[e.sender] for e in graph.edges() if e.receiver.node in ends and e.sender in written}
+
+
+def count_neurons(config: Mapping[str, Any]) -> int | None:
+    """How many neurons a model has, from its config.json; None where that doesn't say."""
+
+    def find(*names: str) -> int | None:
+        return next((config[name] for name in names if isinstance(config.get(name), int)), None)
+
+    d_model, d_mlp = find("hidden_size", "n_embd"), find("intermediate_size", "n_inner")
+    n_layers, n_heads = find("num_hidden_layers", "n_layer"), find("num_attention_heads", "n_head")
+    if not (d_model and n_layers and n_heads) or (d_mlp is None and "n_embd" not in config):
+        return None
+    d_head = find("head_dim") or d_model // n_heads
+    return n_layers * (n_heads * d_head + (d_mlp or 4 * d_model))  # GPT-2 leaves d_mlp out
+
+
+def in_order(layout: Neurons, scores: Iterable[tuple[Neuron, float]]) -> dict[Neuron, float]:
+    """The neurons in forward order."""
+    return dict(sorted(scores, key=lambda item: layout.place(item[0])))

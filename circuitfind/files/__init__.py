@@ -1,0 +1,1 @@
+"""Files that may come from strangers: read within bounds, through a schema, without following links."""

@@ -1,0 +1,1 @@
+"""Methods that score edges by gradients."""

@@ -1,0 +1,46 @@
+"""A method that scores edges, as one that scores whole nodes, or edges that go together: by the sum over each.
+
+To first order this is what ablating a unit does: the gradient at what a node writes is the sum of the gradients at all
+that read it, and the changes of receivers that change together add up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from circuitfind.circuits.units import KvName, LevelName, Units, summed, without_defaults
+from circuitfind.methods.method import Scorer
+from circuitfind.models.transformer import Transformer
+from circuitfind.progress import Progress
+from circuitfind.prompts.batch import Batch
+
+
+@dataclass(frozen=True)
+class Summed:
+    """The method, and the level and the k and v inputs of its units (``circuits/units.py``)."""
+
+    method: Scorer
+    level: LevelName = "edge"
+    kv: KvName = "per-head"
+
+    @property
+    def name(self) -> str:
+        """The method's own."""
+        return self.method.name
+
+    def to_dict(self) -> dict[str, Any]:
+        """The block ``method`` of a circuit file: the method's, and what is summed."""
+        block = self.method.to_dict()
+        units = without_defaults({"level": self.level, "kv": self.kv})
+        return {**block, **units, "score": block["score"] + summed(self.level, self.kv)}
+
+    def score(
+        self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
+    ) -> Float[Tensor, "prompt receiver sender"]:
+        """The score of every edge's unit, on each prompt; NaN where the graph has no edge."""
+        scores = self.method.score(model, batch, batch_size, progress)
+        return Units.of(model.architecture, self.level, self.kv).sum(scores)

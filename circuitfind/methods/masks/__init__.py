@@ -1,0 +1,1 @@
+"""Methods that learn mask values by gradient descent."""

@@ -1,0 +1,1 @@
+"""Methods that test edges one after the other: ACDC and its schedules."""

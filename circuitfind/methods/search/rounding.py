@@ -1,0 +1,86 @@
+"""How near the threshold a score must be for rounding to decide: known of float32 and float64, measured of bfloat16.
+
+bfloat16 keeps 8 bits, and what one layer loses the next ones make more of, in each model in its own way. So where a
+search ran in it, some of its tests are made again, each in the run as it then was, in bfloat16 and in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuitfind.methods.outcome import in_question
+from circuitfind.methods.search.chain import mean_over_prompts, split
+from circuitfind.methods.search.reuse import Shortlist, decision_order
+from circuitfind.metrics.objective import MetricName, make_objective
+from circuitfind.models.transformer import Transformer, in_dtype
+from circuitfind.patching.reference import AblationName, prepare, run_patched
+from circuitfind.prompts.batch import Batch
+
+MARGINS = {torch.float32: 1e-6, torch.float64: 1e-12}
+"""How far from the threshold a score must be for a dtype to tell the side, in the metric's unit."""
+N_TESTS = 16
+"""How many tests are made again."""
+SAFETY = 4.0
+"""How many times the largest difference among them a score must be from the threshold."""
+
+Edges = Bool[Tensor, "receiver sender"]
+
+
+def margin_of(
+    model: Transformer,
+    batch: Batch,
+    batch_size: int,
+    measured: tuple[MetricName, AblationName, bool],
+    kept: Edges,
+    shortlist: Shortlist = None,
+) -> float:
+    """How far from the threshold a score must be for the model's dtype to tell the side, in the metric's unit.
+
+    ``measured``: the metric, the ablation, and whether the metric is to stay where the full model has it. ``kept``:
+    what the search has found.
+    """
+    if model.dtype in MARGINS:
+        return MARGINS[model.dtype]
+    tests = some_tests(batch, model, kept, shortlist)
+    ours, exact = (scores_of(x, batch, batch_size, measured, tests) for x in (model, in_dtype(model, torch.float32)))
+    return SAFETY * float((ours - exact).abs().max())
+
+
+def some_tests(batch: Batch, model: Transformer, kept: Edges, shortlist: Shortlist) -> list[tuple[Edges, Edges]]:
+    """What was kept before and after the edge of some tests was removed, spread over the search."""
+    graph = batch.graph_of(model.architecture.graph)
+    order = decision_order(graph, shortlist)
+    there = in_question(graph, shortlist)
+    tests = []
+    for place in sorted({round(share * (len(order) - 1) / (N_TESTS - 1)) for share in range(N_TESTS)}):
+        before = there.clone().flatten()
+        before[order[:place]] = kept.flatten()[order[:place]]
+        after = before.clone()
+        after[order[place]] = False
+        tests.append((before.reshape(kept.shape), after.reshape(kept.shape)))
+    return tests
+
+
+def scores_of(
+    model: Transformer,
+    batch: Batch,
+    batch_size: int,
+    measured: tuple[MetricName, AblationName, bool],
+    tests: Sequence[tuple[Edges, Edges]],
+) -> Float[Tensor, " test"]:
+    """By how much each test raises the objective, the mean over prompts, float64."""
+    metric, ablation, match = measured
+    batch = batch.to(model.device)
+    masks = [mask.to(model.device) for test in tests for mask in test]
+    fulls, finals = [], []
+    for block, n_real in split(batch, batch_size):
+        baseline = prepare(model, block, ablation)
+        fulls.append(baseline.final[:n_real])
+        finals.append(torch.stack([run_patched(baseline, mask)[:n_real] for mask in masks]))
+    values = make_objective(metric, model, batch, torch.cat(fulls), match)(torch.cat(finals, dim=1))
+    means = torch.tensor(mean_over_prompts(values), dtype=torch.float64)
+    return means[1::2] - means[::2]

@@ -1,0 +1,1 @@
+"""What a circuit is measured by: metrics, their objectives, and log Z over large vocabularies."""

@@ -1,0 +1,1 @@
+"""Finding, fetching, reading and checking a model."""

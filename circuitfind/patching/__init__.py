@@ -1,0 +1,1 @@
+"""Runs of a transformer with chosen edges ablated."""

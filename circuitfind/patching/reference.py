@@ -1,0 +1,297 @@
+"""Runs of a transformer with chosen edges ablated.
+
+In a patched run (on clean tokens) a receiver reads, for every kept edge, what the sender writes in
+this same run, and for every removed edge what it writes when ablated: its output in the corrupted
+run (interchange, arXiv:2304.14997), zero, its mean over other prompts
+(``patching/mean_ablation.py``) or a learned constant (``patching/learned_ablation.py``). All of it
+is held as differences from the clean run: a receiver's input is its clean input, plus ``ablated -
+clean`` for each removed edge, plus ``now - clean`` for each kept one. So a run with every edge kept
+is the clean run to the last bit, and position embeddings and output biases, which are no sender's,
+are never ablated.
+
+``run_patched`` computes a whole patched run for any set of edges; ``patching/incremental.py`` only
+what a change reaches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+
+from circuitfind.circuits.graph import SLOTS, Graph, Receiver
+from circuitfind.circuits.outputs import Outputs
+from circuitfind.errors import UsageError, unknown
+from circuitfind.models.transformer import (
+    Transformer,
+    attend,
+    embed,
+    embed_positions,
+    hidden_layer,
+    mlp,
+    project,
+    rotary_table,
+    rotate,
+    write_all_heads,
+    write_heads,
+)
+from circuitfind.prompts.batch import Batch
+from circuitfind.prompts.roles import by_role
+
+Stream = Float[Tensor, "#prompt #pos d_model"]
+"""A residual stream; of one constant for all, prompts and positions may be 1."""
+
+AblationName = Literal["corrupted", "zero", "mean", "mean-positional", "optimal"]
+ABLATIONS: tuple[AblationName, ...] = ("corrupted", "zero", "mean", "mean-positional", "optimal")
+OF_MEANS: tuple[AblationName, ...] = ("mean", "mean-positional", "optimal")
+"""They need the batch's ``constants``."""
+
+
+def find_ablation(name: str) -> AblationName:
+    """The ablation of that name. Raises UsageError with the nearest one."""
+    for ablation in ABLATIONS:
+        if ablation == name:
+            return ablation
+    raise UsageError(unknown("ablation", name, ABLATIONS))
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One layer's attention in one run: queries and keys rotated, z before W_O."""
+
+    q: Float[Tensor, "head prompt pos d_head"]
+    k: Float[Tensor, "head prompt pos d_head"]
+    v: Float[Tensor, "head prompt pos d_head"]
+    z: Float[Tensor, "head prompt pos d_head"]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """An unpatched run: what every receiver reads and every component computes. ``final`` is what the logits read."""
+
+    embedding: Float[Tensor, "prompt pos d_model"]
+    attention_in: tuple[Float[Tensor, "prompt pos d_model"], ...]
+    attention: tuple[Attention, ...]
+    mlp_in: tuple[Float[Tensor, "prompt pos d_model"], ...]
+    mlp_out: tuple[Float[Tensor, "prompt pos d_model"], ...]
+    final: Float[Tensor, "prompt pos d_model"]
+
+
+def visible(n_pos: int, device: torch.device) -> Bool[Tensor, "pos pos"]:
+    """Which key each query may see: itself and what came before."""
+    return torch.ones(n_pos, n_pos, dtype=torch.bool, device=device).tril()
+
+
+def at_end(x: Float[Tensor, "*batch prompt pos d"], end: Int[Tensor, " prompt"]) -> Float[Tensor, "*batch prompt d"]:
+    """The rows at each prompt's answer position."""
+    return x[..., torch.arange(len(end), device=end.device), end, :]
+
+
+def run_attention(
+    model: Transformer, layer: int, reads: Sequence[Float[Tensor, "#head prompt pos d_model"]]
+) -> Attention:
+    """All heads of a layer, from what their q, k and v inputs read, each its own or all the same (head of size 1)."""
+    heads = range(model.architecture.n_heads)
+    n_pos = reads[0].shape[-2]
+    table = rotary_table(model, torch.arange(n_pos, device=model.device))
+    q, k, v = (project(model, layer, slot, x, heads) for slot, x in zip(SLOTS, reads, strict=True))
+    q, k = rotate(q, table), rotate(k, table)
+    scale = model.architecture.attention_scale[layer]
+    return Attention(q, k, v, attend(q, k, v, visible(n_pos, model.device), scale))
+
+
+def trace(model: Transformer, tokens: Int[Tensor, "prompt pos"]) -> Trace:
+    """The unpatched run on ``tokens``."""
+    parallel = model.architecture.parallel
+    embedding = embed(model, tokens)
+    stream = embedding + embed_positions(model, tokens.shape[1])
+    attention_in, attentions, mlp_in, mlp_out = [], [], [], []
+    for layer, weights in enumerate(model.layers):
+        attention = run_attention(model, layer, [stream.unsqueeze(0)] * 3)
+        after_heads = stream + write_all_heads(model, layer, attention.z) + weights.b_O
+        reads_mlp = stream if parallel else after_heads
+        out = mlp(model, layer, reads_mlp)
+        attention_in.append(stream)
+        attentions.append(attention)
+        mlp_in.append(reads_mlp)
+        mlp_out.append(out)
+        stream = after_heads + out + weights.b_out
+    return Trace(embedding, tuple(attention_in), tuple(attentions), tuple(mlp_in), tuple(mlp_out), stream)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What every patched run of one block of prompts starts from.
+
+    ``ablated``: what every sender writes when it is ablated. ``graph`` is the model's, whatever the roles of the batch.
+    """
+
+    model: Transformer
+    batch: Batch
+    clean: Trace
+    ablated: Outputs
+    ablation: AblationName
+
+    @property
+    def graph(self) -> Graph:
+        return self.model.architecture.graph
+
+    @cached_property
+    def change(self) -> Float[Tensor, "sender prompt pos d_model"]:
+        """What the stream gains at a receiver when its edge from each sender is removed: ablated - clean output."""
+        return ablation_changes(self.model, self.clean, self.ablated)
+
+    @cached_property
+    def emptied(self) -> tuple[Stream, ...]:
+        """What the receivers of each stage read with every edge removed: each layer's heads, its MLP, then the logits.
+
+        A sum of what is left, never of the clean stream less what goes: rounding would leave a rest of the clean one.
+        """
+        return ablated_streams(self.model, self.ablated, self.batch.n_pos)
+
+    def senders_of(self, receiver: Receiver) -> Sequence[int]:
+        """Whose outputs the receiver reads in the clean run."""
+        return range(self.graph.n_readable(receiver))
+
+    def summed(self, stage: int, senders: Sequence[int]) -> Float64[Tensor, "prompt pos d_model"]:
+        """What a stage's receiver reads of these senders in the clean run, summed in float64.
+
+        The clean stream less all that goes leaves what rounding makes of it, which a norm blows up; this leaves
+        nothing.
+        """
+        total = self.emptied[stage].double().expand(self.clean.final.shape).clone()
+        for sender in senders:
+            total -= self.change[sender]
+        return total
+
+    def change_at(self, receiver: Receiver, senders: Sequence[int]) -> Float[Tensor, "edge prompt pos d_model"]:
+        """What the stream gains at a receiver, if it is at a role there alone, as its edge from each sender goes."""
+        change = self.change[list(senders)]
+        if receiver.role is None or self.batch.roles is None:
+            return change
+        return change.masked_fill(~self.batch.roles.here(receiver.role).unsqueeze(-1), 0.0)
+
+    @property
+    def final(self) -> Float[Tensor, "prompt d_model"]:
+        """What the logits read at the answer position in the clean run."""
+        return at_end(self.clean.final, self.batch.end)
+
+    def read(self, receiver: Receiver) -> Float[Tensor, "prompt pos d_model"]:
+        """What the receiver reads in the clean run."""
+        streams = {"head": self.clean.attention_in, "mlp": self.clean.mlp_in, "logits": (self.clean.final,)}
+        return streams[receiver.node.kind][receiver.node.layer]
+
+
+def prepare(model: Transformer, batch: Batch, ablation: AblationName) -> Baseline:
+    """The clean run of a block of prompts, and what every sender writes when it is ablated."""
+    return Baseline(model, batch, trace(model, batch.clean), ablated_outputs(model, batch, ablation), ablation)
+
+
+def outputs_of(run: Trace) -> Outputs:
+    """What every sender writes in a run."""
+    return Outputs(run.embedding, tuple(attention.z for attention in run.attention), run.mlp_out)
+
+
+def with_hidden(model: Transformer, run: Trace) -> Outputs:
+    """The same with what MLPs' neurons hold."""
+    hidden = (hidden_layer(model, layer, x).reshape(*x.shape[:2], -1) for layer, x in enumerate(run.mlp_in))
+    return replace(outputs_of(run), hidden=tuple(hidden))
+
+
+def constant_outputs(model: Transformer, batch: Batch, ablation: AblationName) -> Outputs:
+    """What every sender writes when it is ablated by a constant: zero, or the batch's own.
+
+    Raises UsageError where the batch has none.
+    """
+    if ablation in OF_MEANS:
+        if batch.constants is None:
+            raise UsageError(f"{ablation} ablation needs the means over other prompts: give the batch its constants.")
+        return batch.constants
+    shape, zero = model.architecture, model.W_E.new_zeros
+    z = zero(shape.n_heads, 1, 1, shape.d_head)
+    out, hidden = zero(1, 1, shape.d_model), tuple(zero(1, 1, len(layer.W_out)) for layer in model.layers)
+    return Outputs(out, (z,) * shape.n_layers, (out,) * shape.n_layers, hidden)
+
+
+def ablated_outputs(model: Transformer, batch: Batch, ablation: AblationName) -> Outputs:
+    """What every sender writes when it is ablated."""
+    if ablation == "corrupted":
+        return outputs_of(trace(model, batch.corrupted))
+    return constant_outputs(model, batch, ablation)
+
+
+def ablation_changes(model: Transformer, clean: Trace, ablated: Outputs) -> Float[Tensor, "sender prompt pos d_model"]:
+    """Each sender's output in ``ablated`` minus that in ``clean``."""
+    graph = model.architecture.graph
+    change = clean.embedding.new_empty(len(graph.senders), *clean.embedding.shape)
+    change[0] = ablated.embedding - clean.embedding
+    for layer in range(graph.n_layers):
+        first = 1 + layer * (graph.n_heads + 1)
+        gained = ablated.z[layer] - clean.attention[layer].z
+        change[first : first + graph.n_heads] = write_heads(model, layer, gained, range(graph.n_heads))
+        change[first + graph.n_heads] = ablated.mlp_out[layer] - clean.mlp_out[layer]
+    return change
+
+
+def ablated_streams(model: Transformer, ablated: Outputs, n_pos: int) -> tuple[Stream, ...]:
+    """What each stage's receivers read where every sender writes what it writes ablated, position by position."""
+    stream = embed_positions(model, n_pos) + ablated.embedding
+    stages: list[Stream] = []
+    for layer, weights in enumerate(model.layers):
+        after_heads = stream + write_all_heads(model, layer, ablated.z[layer]) + weights.b_O
+        stages += [stream, stream if model.architecture.parallel else after_heads]
+        stream = after_heads + ablated.mlp_out[layer] + weights.b_out
+    return (*stages, stream)
+
+
+def readable(graph: Graph, device: torch.device | None = None) -> Bool[Tensor, "receiver sender"]:
+    """Where the graph has an edge."""
+    counts = torch.tensor([graph.n_readable(receiver) for receiver in graph.receivers], device=device)
+    return torch.arange(len(graph.senders), device=device) < counts.unsqueeze(1)
+
+
+def run_patched(baseline: Baseline, kept: Bool[Tensor, "receiver sender"]) -> Float[Tensor, "prompt d_model"]:
+    """What the logits read at the answer position when only the ``kept`` edges carry the run.
+
+    The receivers are those of the graph that the batch has: where it has roles, each at its own positions.
+    """
+    graph, clean, model, roles = baseline.graph, baseline.clean, baseline.model, baseline.batch.roles
+    heads = range(graph.n_heads)
+    kept_each = by_role(baseline.batch.graph_of(graph), kept)
+    removed_each = readable(graph, kept.device) & ~kept_each
+    gained = torch.zeros_like(baseline.change)
+
+    def mix_all(role: int, receivers: slice, n_senders: int) -> Tensor:
+        """What these receivers read beyond the clean run, if everywhere as at this role."""
+        flat = (slice(n_senders), slice(None))
+        now, ablated = (x.flatten(1)[flat] for x in (gained, baseline.change))
+        weights = [mask[role, receivers, :n_senders].to(now.dtype) for mask in (kept_each, removed_each)]
+        return (weights[0] @ now + weights[1] @ ablated).reshape(-1, *gained.shape[1:])
+
+    def mix(receivers: slice, n_senders: int) -> Tensor:
+        """What these receivers read beyond the clean run."""
+        if roles is None:
+            return mix_all(0, receivers, n_senders)
+        mixed = gained.new_zeros(receivers.stop - receivers.start, *gained.shape[1:])
+        for number in range(len(roles.names)):
+            here = (roles.of == number).unsqueeze(-1)
+            mixed = torch.where(here, mix_all(number, receivers, n_senders), mixed)
+        return mixed
+
+    for layer in range(graph.n_layers):
+        row, sender = layer * (3 * graph.n_heads + 1), 1 + layer * (graph.n_heads + 1)
+        reads = clean.attention_in[layer] + mix(slice(row, row + 3 * graph.n_heads), sender)
+        attention = run_attention(model, layer, reads.chunk(3))
+        z_gained = attention.z - clean.attention[layer].z
+        gained[sender : sender + graph.n_heads] = write_heads(model, layer, z_gained, heads)
+        row += 3 * graph.n_heads
+        n_readable = graph.n_readable(graph.receivers[row])
+        x = clean.mlp_in[layer] + mix(slice(row, row + 1), n_readable)[0]
+        gained[sender + graph.n_heads] = mlp(model, layer, x) - clean.mlp_out[layer]
+    last = len(graph.receivers) - 1
+    return baseline.final + at_end(mix(slice(last, last + 1), len(graph.senders))[0], baseline.batch.end)

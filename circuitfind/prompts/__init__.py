@@ -1,0 +1,1 @@
+"""Prompt pairs, their roles, and the batch of tokens that they become."""

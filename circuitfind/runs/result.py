@@ -1,0 +1,262 @@
+"""What a run came by, and the files that are written from it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from circuitfind import __version__
+from circuitfind.circuits.bases import edges_among
+from circuitfind.circuits.bootstrap import Uncertainty
+from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.circuits.record import RUN_FILE, TASK_SHA256
+from circuitfind.circuits.scores_file import (
+    neuron_prompt_scores_file,
+    neuron_scores_file,
+    neuron_uncertainty_file,
+    prompt_scores_file,
+    scores_file,
+    uncertainty_file,
+)
+from circuitfind.evaluation.performance import Evaluation
+from circuitfind.methods.make import Method
+from circuitfind.methods.neuron_circuit import NeuronOutcome
+from circuitfind.methods.neuron_options import NEURONS
+from circuitfind.methods.options import SIZES
+from circuitfind.methods.outcome import Found
+from circuitfind.methods.scored import Scored
+from circuitfind.methods.search.acdc import ACDC
+from circuitfind.methods.search.candidates import Shortlist
+from circuitfind.methods.search.neurons import ACDCNeurons
+from circuitfind.models.loading.load import HubTokenizer
+from circuitfind.models.loading.model import Model
+from circuitfind.patching.learned_ablation import Learned, constants_file
+from circuitfind.prompts.batch import Batch
+from circuitfind.prompts.files import write_prompts
+from circuitfind.prompts.pairs import PromptPair, Task
+from circuitfind.runs.folder import json_file
+from circuitfind.runs.memory import Workload
+from circuitfind.runs.ownership import CONSTANTS_FILE
+from circuitfind.runs.plan import RunOptions
+from circuitfind.runs.report import Evidence, report
+
+VERSIONED = ("torch", "transformer_lens", "transformers", "safetensors", "pygraphviz")
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a method starts from. It depends on no threshold: the runs of a sweep share it.
+
+    ``options`` have their device settled; ``work`` has the batch size and how many bytes of tests may be in flight.
+    ``reference`` are the prompts over which a mean ablation takes its means, and from which an optimal one has
+    ``learned`` its constants.
+    """
+
+    task: Task
+    options: RunOptions
+    tokenizer: HubTokenizer
+    pairs: Sequence[PromptPair]
+    batch: Batch
+    model: Model
+    work: Workload
+    reference: Sequence[PromptPair] = ()
+    learned: Learned | None = None
+
+    @property
+    def graph(self) -> Graph:
+        """The graph whose edges are looked for: the model's, at the prompts' roles if they have some."""
+        return self.batch.graph_of(self.model.transformer.architecture.graph)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that a run came by; its files are written from it.
+
+    ``record`` is what run.json says of how the circuit came about; ``consensus`` the evaluation of a bootstrap's
+    consensus circuit; ``shortlist`` the candidates that were tested, None where all edges were.
+    """
+
+    ready: Ready
+    options: RunOptions
+    method: Method
+    outcome: Found | Scored | NeuronOutcome
+    evaluation: Evaluation
+    record: Mapping[str, Any]
+    consensus: Evaluation | None = None
+    shortlist: Shortlist | None = None
+
+    @property
+    def graph(self) -> Graph:
+        return self.ready.graph
+
+
+def make_circuit(findings: Findings) -> Circuit:
+    """The kept edges with their scores and everything that identifies what they were found in."""
+    method, said = findings.method, {}
+    if isinstance(findings.outcome, NeuronOutcome):
+        return _neurons_of(findings, findings.outcome, findings.outcome.kept, findings.evaluation, {})
+    if findings.shortlist is not None and isinstance(method, ACDC) and method.candidates is not None:
+        said = {"candidates": {**method.candidates.to_dict(), "kept": findings.shortlist.n_edges}}
+    return _circuit_of(findings, findings.outcome.kept, findings.evaluation, said)
+
+
+def make_consensus(findings: Findings) -> Circuit | None:
+    """The consensus circuit of a bootstrap, where there was one."""
+    scored, evaluation = findings.outcome, findings.consensus
+    if isinstance(scored, Found) or evaluation is None or scored.uncertainty is None or scored.options is None:
+        return None
+    said = {"consensus": scored.options.bar, "resamples": scored.options.resamples, "confidence": scored.options.level}
+    if isinstance(scored, NeuronOutcome):
+        return _neurons_of(findings, scored, scored.uncertainty.consensus[0], evaluation, said)
+    return _circuit_of(findings, scored.uncertainty.consensus, evaluation, said)
+
+
+def _neurons_of(
+    findings: Findings,
+    outcome: NeuronOutcome,
+    kept: Bool[Tensor, " neuron"],
+    evaluation: Evaluation,
+    said: Mapping[str, Any],
+) -> Circuit:
+    ready, graph, scores = findings.ready, findings.graph, outcome.scored(kept)
+    method = {**method_block(ready, findings.method, findings.options), **said}
+    model = {**ready.model.to_dict(), "d_head": outcome.neurons.d_head, "d_mlp": outcome.neurons.d_mlp}
+    edges = edges_among(graph, scores)
+    return Circuit(graph, edges, model, task_block(ready), method, evaluation.to_dict(), scores)
+
+
+def _circuit_of(
+    findings: Findings, kept: Bool[Tensor, "receiver sender"], evaluation: Evaluation, said: Mapping[str, Any]
+) -> Circuit:
+    assert not isinstance(findings.outcome, NeuronOutcome)
+    ready, graph, scores = findings.ready, findings.graph, findings.outcome.scores
+    places = kept.nonzero(as_tuple=True)
+    each = zip(*(part.tolist() for part in (*places, scores[places])), strict=True)
+    edges = {Edge(graph.senders[s], graph.receivers[r]): score for r, s, score in each}
+    block = method_block(ready, findings.method, findings.options)
+    method = {**block, **said}
+    return Circuit(graph, edges, ready.model.to_dict(), task_block(ready), method, evaluation.to_dict())
+
+
+def kept_of(circuit: Circuit) -> Bool[Tensor, "receiver sender"]:
+    """The circuit's edges as a mask."""
+    kept = torch.zeros(len(circuit.graph.receivers), len(circuit.graph.senders), dtype=torch.bool)
+    for place, _ in circuit.places():
+        kept[place] = True
+    return kept
+
+
+def task_block(ready: Ready) -> dict[str, Any]:
+    """The block ``task`` of a circuit file."""
+    return {
+        "name": ready.task.name,
+        "n_prompts": len(ready.pairs),
+        "seed": ready.options.seed,
+        "prompts_sha256": _sha256(ready.pairs),
+        "bos": ready.tokenizer.adds_bos,
+        "tokenizer_sha256": ready.tokenizer.sha256,
+        **({"file_sha256": ready.task.file_sha256} if ready.task.metrics else {}),
+    }
+
+
+def _sha256(pairs: Sequence[PromptPair]) -> str:
+    """Of the prompts as their file spells them."""
+    return hashlib.sha256(write_prompts(pairs).encode()).hexdigest()
+
+
+def method_block(ready: Ready, method: Method, options: RunOptions) -> dict[str, Any]:
+    """The block ``method`` of a circuit file: what the method was given, and how a circuit was made of its scores."""
+    block = method.to_dict()
+    if not isinstance(method, ACDC | ACDCNeurons):
+        given = {name: getattr(options, name) for name in (*SIZES, NEURONS) if getattr(options, name) is not None}
+        # what a removed edge carries is the circuit's, whatever its scores depend on
+        block = {**block, "ablation": options.ablation, **given, "select": options.select}
+    if ready.graph.roles:
+        block["positions"] = list(ready.graph.roles)
+    if ready.reference:
+        block["means"] = {"n_prompts": len(ready.reference), "prompts_sha256": _sha256(ready.reference)}
+    if ready.learned is not None:
+        block["constants_sha256"] = hashlib.sha256(constants_file(ready.learned.constants)).hexdigest()
+    return block | {"dtype": options.dtype}
+
+
+def make_record(findings: Findings) -> dict[str, Any]:
+    """run.json without what the run took: everything needed to repeat it."""
+    ready, options = findings.ready, asdict(findings.options)
+    return {
+        "command": {key: str(value) if isinstance(value, Path) else value for key, value in options.items()},
+        "method": findings.method.to_dict(),
+        "model_sha256": ready.model.sha256,
+        "model_difference": ready.model.difference,
+        **({} if ready.task.source is None else {TASK_SHA256: ready.task.source.sha256}),
+        "bos": ready.tokenizer.adds_bos,
+        "n_pos": ready.batch.n_pos,
+        **findings.record,
+        **({} if ready.learned is None else {"constants": ready.learned.to_dict()}),
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "circuitfind": __version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in VERSIONED},
+        },
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def make_files(
+    findings: Findings, circuit: Circuit, pictures: dict[str, bytes], record: dict[str, Any]
+) -> dict[str, str | bytes]:
+    """The run's files by name; run.json, the last, says that all the others are there."""
+    ready = findings.ready
+    evidence = Evidence(circuit, findings.evaluation, ready.pairs[0], record, tuple(pictures), findings.outcome)
+    return {
+        "circuit.json": circuit.to_json(),
+        "scores.safetensors": _scores_file(findings, ready.model.transformer.dtype),
+        **bootstrap_files(findings),
+        "prompts.jsonl": write_prompts(ready.pairs),
+        **({"reference.jsonl": write_prompts(ready.reference)} if ready.reference else {}),
+        **({} if ready.learned is None else {CONSTANTS_FILE: constants_file(ready.learned.constants)}),
+        **pictures,
+        "report.md": report(evidence),
+        RUN_FILE: json_file(record),
+    }
+
+
+def _scores_file(findings: Findings, dtype: torch.dtype) -> bytes:
+    outcome = findings.outcome
+    if isinstance(outcome, NeuronOutcome):
+        return neuron_scores_file(outcome.neurons, outcome.scores, dtype)
+    return scores_file(findings.graph, outcome.scores, dtype)
+
+
+def bootstrap_files(findings: Findings) -> dict[str, str | bytes]:
+    """The scores of single prompts, what a bootstrap found in them, and its consensus circuit; where there are any."""
+    scored = findings.outcome
+    if isinstance(scored, Found) or scored.per_prompt is None or len(scored.per_prompt) < 2:
+        return {}
+    if isinstance(scored, NeuronOutcome):
+        prompts = neuron_prompt_scores_file(scored.neurons, scored.per_prompt)
+    else:
+        prompts = prompt_scores_file(findings.graph, scored.per_prompt)
+    files: dict[str, str | bytes] = {"prompt_scores.safetensors": prompts}
+    consensus = make_consensus(findings)
+    if consensus is not None and scored.uncertainty is not None:
+        files["bootstrap.safetensors"] = _uncertainty_file(findings, scored.uncertainty)
+        files["consensus.json"] = consensus.to_json()
+    return files
+
+
+def _uncertainty_file(findings: Findings, uncertainty: Uncertainty) -> bytes:
+    if isinstance(findings.outcome, NeuronOutcome):
+        return neuron_uncertainty_file(findings.outcome.neurons, uncertainty)
+    return uncertainty_file(findings.graph, uncertainty)

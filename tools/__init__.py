@@ -1,0 +1,1 @@
+"""Scripts that made files that are checked in; not part of the package."""

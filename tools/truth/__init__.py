@@ -1,0 +1,1 @@
+"""Compiles the models whose circuit is known (``circuitfind/truth/models``)."""
