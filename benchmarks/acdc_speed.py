@@ -26,6 +26,7 @@ from benchmarks.floor import Work, flop_rate
 from benchmarks.gpt2_shape import random_gpt2, random_prompts
 from benchmarks.machine import machine
 from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.circuits.masks import readable
 from circuitfind.methods.outcome import Found
 from circuitfind.methods.search.acdc import ACDC, visiting_order
 from circuitfind.metrics.objective import make_objective
@@ -33,7 +34,7 @@ from circuitfind.models.architectures.table import read_transformer
 from circuitfind.models.loading.load import load_bridge, load_tokenizer
 from circuitfind.models.loading.locate import locate
 from circuitfind.models.transformer import Transformer
-from circuitfind.patching.reference import prepare, readable, run_patched
+from circuitfind.patching.reference import prepare, run_patched
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch, tokenise
 from circuitfind.prompts.files import load_task

@@ -22,12 +22,12 @@ import torch
 from benchmarks.machine import machine
 from circuitfind.evaluation.performance import evaluate
 from circuitfind.methods.attribution.eap import EAP
-from circuitfind.methods.search.chain import default_batch_size
 from circuitfind.models.architectures.table import read_transformer
 from circuitfind.models.loading.load import load_bridge
 from circuitfind.models.loading.locate import locate
 from circuitfind.models.transformer import Transformer
-from circuitfind.patching.reference import find_ablation
+from circuitfind.patching.ablation import find_ablation
+from circuitfind.patching.blocks import default_batch_size
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
 from circuitfind.runs.memory import gigabytes, peak

@@ -22,15 +22,17 @@ import torch
 from benchmarks.acdc_speed import best_forward
 from benchmarks.machine import machine
 from circuitfind.circuits.graph import SLOTS, Graph, Node, Receiver
+from circuitfind.circuits.masks import readable
 from circuitfind.methods.exact import edge_tests
-from circuitfind.methods.search.chain import default_batch_size
-from circuitfind.metrics.objective import MetricName, find_metric, make_objective
+from circuitfind.metrics.measures import MetricName, find_metric
+from circuitfind.metrics.objective import make_objective
 from circuitfind.models.architectures.table import read_transformer
 from circuitfind.models.loading.load import load_bridge, load_tokenizer
 from circuitfind.models.loading.locate import locate
 from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
-from circuitfind.patching.reference import prepare, readable, run_patched
+from circuitfind.patching.blocks import default_batch_size
+from circuitfind.patching.reference import prepare, run_patched
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch, tokenise
 from circuitfind.prompts.files import load_task

@@ -12,7 +12,7 @@ from circuitfind.circuits.graph import Node, Receiver
 from circuitfind.methods.outcome import Found
 from circuitfind.methods.search.acdc import visiting_order
 from circuitfind.models.transformer import Transformer
-from circuitfind.patching.incremental import Rows
+from circuitfind.patching.blocks import Rows
 from circuitfind.prompts.batch import Batch
 
 

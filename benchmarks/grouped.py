@@ -21,6 +21,7 @@ from torch import Tensor
 
 from benchmarks.machine import machine
 from circuitfind.circuits.graph import Edge
+from circuitfind.circuits.masks import readable
 from circuitfind.evaluation.performance import evaluate
 from circuitfind.methods.outcome import Found
 from circuitfind.methods.search.acdc import ACDC
@@ -28,7 +29,6 @@ from circuitfind.models.architectures.table import read_transformer
 from circuitfind.models.loading.load import load_bridge, load_tokenizer
 from circuitfind.models.loading.locate import locate
 from circuitfind.models.transformer import Transformer
-from circuitfind.patching.reference import readable
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch, tokenise
 from circuitfind.prompts.files import load_task

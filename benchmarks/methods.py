@@ -24,17 +24,19 @@ from typing import Any
 
 from benchmarks.machine import machine
 from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.masks import kept_of
 from circuitfind.evaluation.performance import Evaluation, evaluate
 from circuitfind.methods.catalogue import CATALOGUE
-from circuitfind.pipeline import make_ready
+from circuitfind.options import RunOptions
 from circuitfind.progress import Silent
 from circuitfind.review.evaluate import on_prompts
 from circuitfind.runs.clock import Clock, Noted
 from circuitfind.runs.memory import gigabytes
-from circuitfind.runs.plan import RunOptions, make_plan
+from circuitfind.runs.plan import make_plan
+from circuitfind.runs.prepare import make_ready
 from circuitfind.runs.prompt_sets import other_prompts
 from circuitfind.runs.report import markdown_table, show
-from circuitfind.runs.result import Ready, kept_of
+from circuitfind.runs.result import Ready
 
 SLOW = {"exact", "subnetwork-probing", "edge-pruning", "ensemble"}
 """They are left out unless they are named: the first three take minutes to hours, the last is no method by itself."""

@@ -23,7 +23,7 @@ from circuitfind.circuits.schema import Number
 from circuitfind.errors import CircuitError
 from circuitfind.export.formats.chart import Point, draw_sweep
 from circuitfind.export.formats.picture import PICTURE_FORMATS
-from circuitfind.files.json_file import Schema, fit
+from circuitfind.files.json_file import Schema, fit, json_file
 from circuitfind.files.links import file_in
 from circuitfind.methods.make import make_method
 from circuitfind.methods.options import SIZES
@@ -31,16 +31,18 @@ from circuitfind.methods.outcome import Found
 from circuitfind.methods.scored import Scored
 from circuitfind.methods.search.acdc import ACDC
 from circuitfind.methods.search.reuse import start_from
-from circuitfind.pipeline import TakenOver, find_circuit, make_keeper, make_ready, settle
+from circuitfind.options import RunOptions
+from circuitfind.pipeline import find_circuit, make_keeper, settle
 from circuitfind.progress import Progress, Silent
 from circuitfind.runs.checkpoint import Keeper, check_same
 from circuitfind.runs.clock import Clock, Noted
 from circuitfind.runs.files import write_findings
-from circuitfind.runs.folder import claim, json_file, write_run
+from circuitfind.runs.folder import claim, write_run
 from circuitfind.runs.lock import hold
-from circuitfind.runs.plan import Plan, RunOptions
+from circuitfind.runs.plan import Plan
+from circuitfind.runs.prepare import make_ready
 from circuitfind.runs.report import markdown_table, options_line, show
-from circuitfind.runs.result import Findings, Ready, method_block, task_block
+from circuitfind.runs.result import Findings, Ready, TakenOver, method_block, task_block
 from circuitfind.runs.resume import identity
 from circuitfind.runs.sweep_plan import PLURAL, WHOLE, Size, SweepPlan, folder_name, make_sweep_plan
 

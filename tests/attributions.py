@@ -8,9 +8,10 @@ from typing import Protocol
 
 import torch
 
-from circuitfind.metrics.objective import MetricName, make_objective
+from circuitfind.metrics.measures import MetricName
+from circuitfind.metrics.objective import make_objective
+from circuitfind.models.forward import at_end, trace
 from circuitfind.models.transformer import Layer, Transformer
-from circuitfind.patching.reference import at_end, trace
 from circuitfind.progress import Progress, Silent
 from circuitfind.prompts.batch import Batch
 from tests.oracles.literal import Literal

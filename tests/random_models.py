@@ -25,8 +25,8 @@ from transformers import (
 
 from circuitfind.models.architectures.table import read_transformer
 from circuitfind.models.transformer import Transformer
+from circuitfind.patching.ablation import OF_MEANS, AblationName
 from circuitfind.patching.mean_ablation import mean_outputs
-from circuitfind.patching.reference import OF_MEANS, AblationName
 from circuitfind.prompts.batch import Batch
 
 FAMILIES = ("gpt2", "llama", "pythia", "pythia-sequential")

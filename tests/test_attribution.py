@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from circuitfind.metrics.objective import METRICS, MetricName, make_objective
+from circuitfind.circuits.masks import readable
+from circuitfind.metrics.measures import MetricName
+from circuitfind.metrics.objective import METRICS, make_objective
 from circuitfind.patching.masked import Masked, Runner
-from circuitfind.patching.reference import prepare, readable
+from circuitfind.patching.reference import prepare
 from circuitfind.patching.soft.attribution import attribute
 from tests.random_models import FAMILIES, random_batch, random_transformer
 

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from circuitfind.circuits.graph import Node
+from circuitfind.circuits.masks import readable
 from circuitfind.evaluation.meter import heads_and_mlps, knock_out
+from circuitfind.patching.ablation import AblationName
 from circuitfind.patching.lacking import Lacking
 from circuitfind.patching.one_change import Onward, join_reads
-from circuitfind.patching.reference import AblationName, prepare, readable, run_patched
+from circuitfind.patching.reference import prepare, run_patched
 from circuitfind.patching.shortlisted import prepare_reduced
 from tests.random_models import FAMILIES, random_batch, random_transformer, with_means
 

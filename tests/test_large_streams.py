@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from circuitfind.circuits.masks import readable
 from circuitfind.evaluation.performance import evaluate
 from circuitfind.methods.outcome import Found
 from circuitfind.methods.search.acdc import ACDC
 from circuitfind.models.architectures.table import read_transformer
 from circuitfind.models.transformer import Transformer
-from circuitfind.patching.reference import ABLATIONS, AblationName, readable
+from circuitfind.patching.ablation import ABLATIONS, AblationName
 from circuitfind.progress import Silent
 from tests.random_models import N_CTX, bridge, make_model, random_batch, with_means
 

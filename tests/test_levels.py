@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from circuitfind.circuits.circuit import Circuit
 from circuitfind.circuits.graph import Node
+from circuitfind.circuits.masks import readable
 from circuitfind.errors import OutputError, UsageError
 from circuitfind.methods.options import settle_method
 from circuitfind.methods.saved_state import SoFar
-from circuitfind.patching.reference import readable
 from circuitfind.pipeline import RunOptions, RunResult, run
 from circuitfind.runs import checkpoint
 from circuitfind.runs.checkpoint import Keeper

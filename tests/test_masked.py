@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.circuits.masks import readable
+from circuitfind.patching.ablation import ABLATIONS, AblationName
 from circuitfind.patching.masked import Layout, Runner, find_reach
-from circuitfind.patching.reference import ABLATIONS, AblationName, prepare, readable, run_patched
+from circuitfind.patching.reference import prepare, run_patched
 from tests.random_models import FAMILIES, random_batch, random_transformer, with_means
 
 every_family = pytest.mark.parametrize("family", FAMILIES)

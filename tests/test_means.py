@@ -7,8 +7,10 @@ import torch
 
 from circuitfind.circuits.outputs import Outputs
 from circuitfind.errors import UsageError
+from circuitfind.models.forward import trace
+from circuitfind.patching.ablation import OF_MEANS, AblationName, outputs_of
 from circuitfind.patching.mean_ablation import mean_outputs
-from circuitfind.patching.reference import OF_MEANS, AblationName, outputs_of, prepare, trace
+from circuitfind.patching.reference import prepare
 from circuitfind.prompts.batch import Batch
 from tests.random_models import REFERENCE, random_batch, random_transformer, with_means
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from circuitfind.circuits.graph import Graph
 from circuitfind.errors import UsageError
 from circuitfind.metrics import objective
+from circuitfind.models.sizes import Shape, Stored, stored_weights
 from circuitfind.patching import learned_ablation
 from circuitfind.patching.soft.block import BLOCK
 from circuitfind.runs import memory
@@ -24,15 +25,12 @@ from circuitfind.runs.memory import (
     LEAST_IN_FLIGHT,
     LIBRARIES,
     ROWS_OF_LOGITS,
-    Shape,
-    Stored,
     Workload,
     available,
     gigabytes,
     needed,
     peak,
     plan_memory,
-    stored_weights,
 )
 
 GPT2 = Shape(n_layers=12, n_heads=12, d_model=768, d_mlp=3072, d_vocab=50_257)

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from circuitfind.errors import UsageError
 from circuitfind.metrics import log_z
 from circuitfind.metrics.log_z import log_partition
-from circuitfind.metrics.objective import (
+from circuitfind.metrics.measures import (
     HIGHER_IS_BETTER,
-    METRICS,
     MetricName,
     check_answers,
     correct,
@@ -23,9 +22,9 @@ from circuitfind.metrics.objective import (
     kl,
     logit_diff,
     loss,
-    make_objective,
     prob_diff,
 )
+from circuitfind.metrics.objective import METRICS, make_objective
 from circuitfind.models.transformer import final_norm, unembed
 from circuitfind.prompts.batch import Batch
 from tests.oracles.metrics import objective as literal

@@ -7,9 +7,12 @@ from functools import cache
 import pytest
 import torch
 
-from circuitfind.metrics.objective import METRICS, MetricName
+from circuitfind.circuits.masks import readable
+from circuitfind.metrics.measures import MetricName
+from circuitfind.metrics.objective import METRICS
 from circuitfind.models.transformer import Transformer
-from circuitfind.patching.reference import ABLATIONS, AblationName, prepare, readable, run_patched
+from circuitfind.patching.ablation import ABLATIONS, AblationName
+from circuitfind.patching.reference import prepare, run_patched
 from circuitfind.patching.soft.block import prepare_block
 from circuitfind.patching.soft.plan import make_plan
 from circuitfind.patching.soft.run import Mixer, Workspace

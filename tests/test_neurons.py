@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from circuitfind.circuits.bases import Neuron, Neurons, NeuronSelection, count_neurons, edges_among
+from circuitfind.circuits.bases import Neuron, Neurons, count_neurons, edges_among
 from circuitfind.circuits.circuit import Circuit
 from circuitfind.circuits.graph import Edge, Graph, Node
 from circuitfind.circuits.scores_file import neuron_prompt_scores_file, neuron_scores_file, rounded_each
+from circuitfind.circuits.size import NeuronSelection
 from circuitfind.errors import CircuitError, UsageError
 from circuitfind.export import circuit_to_dot, render
 from circuitfind.models.loading.catalogue import CATALOGUE, Bundled

@@ -9,8 +9,8 @@ import torch
 from random_models import FAMILIES, random_batch, random_model, random_transformer
 
 from circuitfind.circuits.graph import Node
+from circuitfind.models.forward import at_end, trace
 from circuitfind.models.transformer import unembed
-from circuitfind.patching.reference import at_end, trace
 from circuitfind.runs.logit_effect import read_writes
 from circuitfind.runs.observe import read_patterns, to_bytes
 

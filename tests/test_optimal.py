@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 import torch
 
+from circuitfind.circuits.masks import readable
 from circuitfind.circuits.outputs import Outputs
 from circuitfind.errors import ModelError, OutputError
 from circuitfind.evaluation.performance import evaluate
+from circuitfind.models.forward import trace
 from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
 from circuitfind.patching import learned_ablation
+from circuitfind.patching.ablation import outputs_of
 from circuitfind.patching.learned_ablation import Learned, constants_file, learn_constants, read_constants, to_outputs
 from circuitfind.patching.mean_ablation import mean_outputs, standard_deviations
-from circuitfind.patching.reference import outputs_of, readable, trace
 from circuitfind.pipeline import RunOptions, run
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from circuitfind.circuits.masks import readable
 from circuitfind.cli.app import call
 from circuitfind.errors import OutputError, TaskError, UsageError
 from circuitfind.evaluation.performance import evaluate
@@ -22,7 +23,6 @@ from circuitfind.methods.exact import Exact
 from circuitfind.methods.masks.probing import SubnetworkProbing
 from circuitfind.methods.search.acdc import ACDC
 from circuitfind.metrics.objective import OwnObjective, make_objective
-from circuitfind.patching.reference import readable
 from circuitfind.pipeline import RunOptions, run
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch

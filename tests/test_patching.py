@@ -8,20 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.circuits.masks import readable
 from circuitfind.errors import UsageError
+from circuitfind.models.forward import at_end, trace, visible
 from circuitfind.models.transformer import unembed
-from circuitfind.patching.reference import (
-    ABLATIONS,
-    AblationName,
-    Baseline,
-    at_end,
-    find_ablation,
-    prepare,
-    readable,
-    run_patched,
-    trace,
-    visible,
-)
+from circuitfind.patching.ablation import ABLATIONS, AblationName, find_ablation
+from circuitfind.patching.reference import Baseline, prepare, run_patched
 from circuitfind.prompts.batch import Batch
 from tests.oracles.literal import Literal, ablated_outputs, run
 from tests.random_models import FAMILIES, random_batch, random_model, random_transformer, with_means

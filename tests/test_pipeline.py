@@ -20,10 +20,11 @@ from circuitfind.methods.make import METHODS
 from circuitfind.methods.search.acdc import DEFAULT_THRESHOLD
 from circuitfind.metrics.objective import METRICS
 from circuitfind.models.loading.catalogue import CATALOGUE
-from circuitfind.patching.reference import ABLATIONS
-from circuitfind.pipeline import DTYPES, RunOptions, RunResult, find_device, run
+from circuitfind.patching.ablation import ABLATIONS
+from circuitfind.pipeline import RunOptions, RunResult, run
 from circuitfind.prompts.files import read_prompts
 from circuitfind.runs.plan import CHOICES
+from circuitfind.runs.prepare import DTYPES, find_device
 
 REPEATABLE = ("circuit.json", "circuit.dot", "prompts.jsonl", "scores.safetensors")
 N_PROMPTS, THRESHOLD = 9, 0.1  # more than one block of 8, so that blocks of any size are ragged

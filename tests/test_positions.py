@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitfind.circuits.graph import END, Edge, Graph
+from circuitfind.circuits.masks import readable
 from circuitfind.circuits.selection import prune, select
 from circuitfind.circuits.size import Selection
 from circuitfind.errors import UsageError
@@ -24,8 +25,9 @@ from circuitfind.methods.outcome import Found
 from circuitfind.methods.search.acdc import ACDC, visiting_order
 from circuitfind.methods.search.reuse import is_tested, start_from
 from circuitfind.models.transformer import Transformer, unembed
+from circuitfind.patching.ablation import ABLATIONS, AblationName
 from circuitfind.patching.incremental import Rerun
-from circuitfind.patching.reference import ABLATIONS, AblationName, prepare, readable, run_patched
+from circuitfind.patching.reference import prepare, run_patched
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
 from circuitfind.prompts.roles import Roles, by_receiver, by_role

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from circuitfind.circuits.graph import Edge, Graph, Node, Receiver
+from circuitfind.circuits.masks import readable
 from circuitfind.methods.search.acdc import visiting_order
 from circuitfind.models.transformer import unembed
+from circuitfind.patching.ablation import ABLATIONS, AblationName
 from circuitfind.patching.incremental import Rerun
-from circuitfind.patching.reference import ABLATIONS, AblationName, prepare, readable, run_patched
+from circuitfind.patching.reference import prepare, run_patched
 from circuitfind.patching.shortlisted import Reduced, prepare_reduced
 from tests.oracles.literal import Literal, ablated_outputs, run
 from tests.random_models import FAMILIES, random_batch, random_model, random_transformer, with_means

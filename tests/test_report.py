@@ -14,16 +14,8 @@ from circuitfind.circuits.circuit import Circuit
 from circuitfind.circuits.graph import Edge, Graph
 from circuitfind.evaluation.performance import Evaluation, Performance
 from circuitfind.prompts.pairs import PromptPair
-from circuitfind.runs.report import (
-    N_STRONGEST,
-    Evidence,
-    on_paths,
-    recovery_warning,
-    report,
-    summary,
-    task_line,
-    task_warning,
-)
+from circuitfind.runs.report import Evidence, on_paths, report, summary
+from circuitfind.runs.warnings import N_STRONGEST, recovery_warning, task_line, task_warning
 
 GOLDEN = Path(__file__).parent / "golden" / "report.md"
 

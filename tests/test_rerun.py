@@ -8,9 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitfind.circuits.graph import Graph, Node, Receiver
+from circuitfind.circuits.masks import readable
 from circuitfind.methods.search.acdc import visiting_order
-from circuitfind.patching.incremental import Rerun, Rows
-from circuitfind.patching.reference import AblationName, Baseline, prepare, readable, run_patched
+from circuitfind.patching.ablation import AblationName
+from circuitfind.patching.blocks import Rows
+from circuitfind.patching.incremental import Rerun
+from circuitfind.patching.reference import Baseline, prepare, run_patched
 from circuitfind.prompts.batch import Batch
 from tests.random_models import FAMILIES, random_batch, random_transformer
 

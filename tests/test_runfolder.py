@@ -15,16 +15,8 @@ from typing import Any
 import pytest
 
 from circuitfind.errors import OutputError
-from circuitfind.runs.folder import (
-    RUN_FILES,
-    check_free,
-    complete,
-    default_folder,
-    json_file,
-    next_free,
-    write,
-    write_run,
-)
+from circuitfind.files.json_file import json_file
+from circuitfind.runs.folder import RUN_FILES, check_free, complete, default_folder, next_free, write, write_run
 
 FILES = {"circuit.json": "{}\n", "scores.safetensors": b"\x00\xff"}
 

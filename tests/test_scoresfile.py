@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load
 
 from circuitfind.circuits.graph import Graph
+from circuitfind.circuits.masks import readable
 from circuitfind.circuits.scores_file import prompt_scores_file, rounded, scores_file
-from circuitfind.patching.reference import readable
 
 
 @pytest.mark.parametrize(

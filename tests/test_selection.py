@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.circuits.masks import readable
 from circuitfind.circuits.selection import Selected, prune, select
 from circuitfind.circuits.size import SELECTS, Selection, SelectName, find_select
 from circuitfind.errors import UsageError
-from circuitfind.patching.reference import readable
 from tests.oracles import selection as literal
 
 SMALL = Graph(2, 1)

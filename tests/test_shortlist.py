@@ -17,11 +17,12 @@ from circuitfind.methods.attribution.eap import EAPIG
 from circuitfind.methods.exact import OneByOne
 from circuitfind.methods.options import settle_method
 from circuitfind.methods.search.acdc import ACDC
+from circuitfind.models.sizes import Shape, Stored
 from circuitfind.pipeline import RunOptions, RunResult, run
 from circuitfind.runs import checkpoint
 from circuitfind.runs.checkpoint import Keeper, read_state
 from circuitfind.runs.folder import STATE_FILE
-from circuitfind.runs.memory import Shape, Stored, Workload, needed
+from circuitfind.runs.memory import Workload, needed
 from circuitfind.sweep import sweep
 
 REPEATABLE = ("circuit.json", "circuit.dot", "prompts.jsonl", "scores.safetensors")

@@ -16,10 +16,10 @@ from circuitfind.circuits import bootstrap as module
 from circuitfind.circuits.bootstrap import Bootstrap, Uncertainty, bootstrap, mean_jaccard
 from circuitfind.circuits.graph import Edge, Graph
 from circuitfind.circuits.intervals import ratio_interval
+from circuitfind.circuits.masks import readable
 from circuitfind.circuits.selection import select
 from circuitfind.circuits.size import SELECTS, Selection, SelectName
 from circuitfind.errors import UsageError
-from circuitfind.patching.reference import readable
 from tests.oracles import selection as literal
 
 GRAPH = Graph(2, 2)

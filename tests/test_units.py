@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from circuitfind.circuits.bootstrap import Bootstrap, bootstrap
 from circuitfind.circuits.graph import Graph, Node
+from circuitfind.circuits.masks import readable
 from circuitfind.circuits.selection import select
 from circuitfind.circuits.size import Selection
 from circuitfind.circuits.units import KVS, LEVELS, Units, find_kv, find_level
 from circuitfind.errors import UsageError
-from circuitfind.patching.reference import readable
 from circuitfind.runs.plan import CHOICES
 from tests.oracles import units as literal
 from tests.oracles.selection import prune

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers.job import MODEL, Case, Job, Side, measured
+from circuitfind.circuits.masks import readable
 from circuitfind.methods.attribution.eap import EAP, EAPIG, Attribution, CleanCorrupted, EAPIGActivations
-from circuitfind.metrics.objective import find_metric, make_objective
+from circuitfind.metrics.measures import find_metric
+from circuitfind.metrics.objective import make_objective
 from circuitfind.models.architectures.table import read_transformer
+from circuitfind.models.forward import at_end, trace
 from circuitfind.models.loading.load import load_bridge
 from circuitfind.models.transformer import Transformer
-from circuitfind.patching.reference import at_end, readable, trace
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from circuitfind.circuits.graph import Edge, Graph, Node
-from circuitfind.circuits.size import Selection, SelectName
-from circuitfind.errors import CircuitError, UsageError
+from circuitfind.errors import CircuitError
 
 _NEURON = re.compile(r"(?P<head>a\d+\.h\d+)\.d(?P<d>0|[1-9]\d{0,8})|(?P<mlp>m\d+)\.n(?P<n>0|[1-9]\d{0,8})", re.ASCII)
 
@@ -99,34 +98,6 @@ class Neurons:
     @property
     def _in_layer(self) -> int:
         return self.graph.n_heads * self.d_head + self.d_mlp
-
-
-@dataclass(frozen=True)
-class NeuronSelection:
-    """How many neurons to keep, exactly one of ``neurons``, ``fraction`` (of all, in (0, 1]) and ``threshold`` (in the
-    score's unit), and by what: the largest scores by size or, ``top-signed``, as they are. Raises UsageError for
-    anything else."""
-
-    neurons: int | None = None
-    fraction: float | None = None
-    threshold: float | None = None
-    select: SelectName = "top"
-
-    def __post_init__(self) -> None:
-        if self.select == "greedy":
-            raise UsageError("--select greedy follows edges back from the logits, which neurons have none of. Use top.")
-        if self.neurons is None:
-            Selection(None, self.fraction, self.threshold, self.select)
-        elif self.neurons < 1:
-            raise UsageError(f"--neurons is {self.neurons}; it must be 1 or more.")
-
-    def count(self, n_neurons: int) -> int | None:
-        """How many of so many; None where a threshold decides. Raises UsageError where more are asked for."""
-        if self.fraction is not None:
-            return int(self.fraction * n_neurons)
-        if self.neurons is not None and self.neurons > n_neurons:
-            raise UsageError(f"--neurons is {self.neurons:,}; the model has {n_neurons:,}. Ask for no more.")
-        return self.neurons
 
 
 def by_node(scores: Mapping[Neuron, float]) -> dict[Node, list[float]]:

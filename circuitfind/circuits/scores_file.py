@@ -18,7 +18,7 @@ from torch import Tensor
 from circuitfind.circuits.bases import Neurons
 from circuitfind.circuits.bootstrap import Uncertainty
 from circuitfind.circuits.graph import Graph
-from circuitfind.patching.reference import readable
+from circuitfind.circuits.masks import readable
 
 TOP = 15
 """The power of two below which the largest score of a prompt is stored; float16 ends at 2^16."""

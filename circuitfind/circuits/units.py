@@ -28,8 +28,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from circuitfind.circuits.graph import Graph, Node, Receiver
+from circuitfind.circuits.masks import readable
 from circuitfind.errors import UsageError, unknown
-from circuitfind.patching.reference import readable
 
 if TYPE_CHECKING:
     from circuitfind.models.transformer import Architecture

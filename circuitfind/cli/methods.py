@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, DEFAULT_SEARCH, MethodInfo
-from circuitfind.methods.settings import Setting
+from circuitfind.options import Setting
 
 EXAMPLE = "Example: circuitfind methods --json"
 _NOTE = (

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from circuitfind.cli.resumable import resumably
 from circuitfind.errors import UsageError
 from circuitfind.models.loading.catalogue import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from circuitfind.circuits.circuit import Circuit
+    from circuitfind.options import RunOptions
     from circuitfind.pipeline import RunResult
     from circuitfind.progress import Progress
     from circuitfind.runs.checkpoint import Keeper
-    from circuitfind.runs.plan import Plan, RunOptions
+    from circuitfind.runs.plan import Plan
 
 SWEEP_HELP = "Find the circuit at several thresholds or numbers of edges: a table, and a picture of edges against KL."
 SWEEP_EXAMPLE = "Example: circuitfind sweep ioi --model tiny --threshold 0.1,0.05,0.02"
@@ -203,7 +204,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the summary.")] = False,
 ) -> None:
     """Find the circuit of a task in a model: the few edges that carry it, with the evidence and a picture."""
-    from circuitfind.runs.plan import RunOptions
+    from circuitfind.options import RunOptions
     from circuitfind.runs.sweep_plan import find_sizes, with_size
 
     of, sizes = find_sizes({"threshold": threshold, "edges": edges, "fraction": fraction, "nodes": nodes})
@@ -254,28 +255,6 @@ def carry_out_safely(plan: Plan, options: RunOptions, progress: Progress) -> Run
     keeper = make_keeper(plan)
     with resumably(keeper.save_now, lambda: how_to_go_on(keeper, options)):
         return carry_out(plan, progress, keeper)
-
-
-@contextmanager
-def resumably(save: Callable[[], None], how_to_go_on: Callable[[], str]) -> Iterator[None]:
-    """Inside, a Ctrl-C saves what has been decided so far, and whatever ends the work tells how to go on with it."""
-    from circuitfind.cli.interrupt import leaving_soon
-    from circuitfind.cli.streams import say
-    from circuitfind.files.printable import printable
-
-    def last_words() -> str:
-        save()
-        return printable(how_to_go_on())
-
-    with leaving_soon(last_words):
-        try:
-            yield
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                save()
-            if said := how_to_go_on():
-                say(said.rstrip("\n"))
-            raise
 
 
 def how_to_go_on(keeper: Keeper, options: RunOptions) -> str:

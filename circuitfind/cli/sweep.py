@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from circuitfind.cli.run import resumably
+from circuitfind.cli.resumable import resumably
 from circuitfind.cli.terminal import TerminalProgress
 from circuitfind.runs.sweep_plan import PLURAL, Size, SweepPlan, make_sweep_plan
 
 if TYPE_CHECKING:
+    from circuitfind.options import RunOptions
     from circuitfind.progress import Progress
     from circuitfind.runs.checkpoint import Keeper
-    from circuitfind.runs.plan import RunOptions
     from circuitfind.sweep import SweepResult
 
 

@@ -24,7 +24,7 @@ from circuitfind.evaluation.options import KnockOuts
 from circuitfind.evaluation.performance import Evaluation
 from circuitfind.evaluation.trials import Kept, Trials
 from circuitfind.evaluation.work import DENSE, HALF, KNOCKED_OUT, PART, WITHOUT_ONE, Phase, count
-from circuitfind.metrics.objective import MetricName
+from circuitfind.metrics.measures import MetricName
 from circuitfind.progress import Progress
 
 

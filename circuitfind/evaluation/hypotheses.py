@@ -45,7 +45,7 @@ from circuitfind.evaluation.statistics import (
 )
 from circuitfind.evaluation.trials import Kept, Trials
 from circuitfind.evaluation.work import ALONE, DENSE, GROWN, PART, Phase, count
-from circuitfind.metrics.objective import HIGHER_IS_BETTER, MetricName
+from circuitfind.metrics.measures import HIGHER_IS_BETTER, MetricName
 from circuitfind.progress import Progress
 
 

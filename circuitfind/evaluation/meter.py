@@ -17,7 +17,7 @@ from circuitfind.errors import UsageError
 from circuitfind.evaluation.performance import NAMES, Performance
 from circuitfind.evaluation.trials import Kept, Trials
 from circuitfind.evaluation.work import Phase, Work
-from circuitfind.metrics.objective import MetricName
+from circuitfind.metrics.measures import MetricName
 from circuitfind.progress import Progress
 
 UNITS = {"kl": "nats", "logit-diff": "logits", "prob-diff": "probability", "loss": "nats"}

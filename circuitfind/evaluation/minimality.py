@@ -17,7 +17,7 @@ from circuitfind.evaluation.meter import Meter, count_of, heads_and_mlps, knock_
 from circuitfind.evaluation.options import LeaveOneOut
 from circuitfind.evaluation.trials import Kept, Trials
 from circuitfind.evaluation.work import PART, Phase, count
-from circuitfind.metrics.objective import MetricName
+from circuitfind.metrics.measures import MetricName
 from circuitfind.progress import Progress
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from circuitfind.evaluation.performance import Evaluation, Final, evaluate_runs
 from circuitfind.models.transformer import Transformer
-from circuitfind.patching.reference import AblationName
+from circuitfind.patching.ablation import AblationName
 from circuitfind.patching.units import Mask, NeuronRunner
 from circuitfind.progress import SILENT, Progress
 from circuitfind.prompts.batch import Batch

@@ -16,13 +16,15 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from circuitfind.circuits.intervals import ratio_interval
-from circuitfind.methods.search.chain import share_out
-from circuitfind.metrics.objective import Objective, correct, kl, logit_diff, loss, measure_own, prob_diff
+from circuitfind.metrics.measures import correct, kl, logit_diff, loss, measure_own, prob_diff
+from circuitfind.metrics.objective import Objective
+from circuitfind.models.forward import at_end, trace
 from circuitfind.models.transformer import Transformer, unembed
 from circuitfind.models.workers import Threads
-from circuitfind.patching.incremental import ROWS
+from circuitfind.patching.ablation import AblationName
+from circuitfind.patching.blocks import ROWS, share_out
 from circuitfind.patching.masked import Runner
-from circuitfind.patching.reference import AblationName, at_end, prepare, trace
+from circuitfind.patching.reference import prepare
 from circuitfind.progress import SILENT, Progress
 from circuitfind.prompts.batch import Batch
 

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Int
 
 from circuitfind.circuits.draws import Draw
 from circuitfind.circuits.graph import Graph
+from circuitfind.circuits.masks import readable
 from circuitfind.circuits.reach import Sites
 from circuitfind.circuits.selection import prune
 from circuitfind.errors import UsageError
@@ -27,8 +28,7 @@ from circuitfind.evaluation.options import RandomCircuits
 from circuitfind.evaluation.performance import Evaluation
 from circuitfind.evaluation.trials import Kept, Trials
 from circuitfind.evaluation.work import ALONE, Phase, count
-from circuitfind.metrics.objective import MetricName
-from circuitfind.patching.reference import readable
+from circuitfind.metrics.measures import MetricName
 from circuitfind.progress import Progress
 
 

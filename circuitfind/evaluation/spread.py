@@ -15,7 +15,7 @@ import numpy as np
 
 from circuitfind.evaluation.meter import mean, unit, values_of
 from circuitfind.evaluation.performance import Evaluation
-from circuitfind.metrics.objective import MetricName
+from circuitfind.metrics.measures import MetricName
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 NEGLIGIBLE = 0.01

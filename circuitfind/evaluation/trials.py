@@ -20,15 +20,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitfind.circuits.graph import Node
+from circuitfind.circuits.masks import readable
 from circuitfind.evaluation.performance import NAMES, Evaluation, Performance, join, logits_of, measure
-from circuitfind.methods.search.chain import split
 from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
+from circuitfind.patching.ablation import AblationName
+from circuitfind.patching.blocks import split
 from circuitfind.patching.lacking import Lacking
 from circuitfind.patching.masked import Masked, Runner
 from circuitfind.patching.one_change import Onward, join_reads
 from circuitfind.patching.packing import pack_mlps
-from circuitfind.patching.reference import AblationName, Baseline, prepare, readable
+from circuitfind.patching.reference import Baseline, prepare
 from circuitfind.patching.shortlisted import prepare_reduced
 from circuitfind.prompts.batch import Batch
 

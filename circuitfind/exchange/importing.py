@@ -21,7 +21,7 @@ from circuitfind.errors import UsageError
 from circuitfind.evaluation.reference import SCORES_FILE, edges_of
 from circuitfind.exchange.edges import ScoredEdges, kept_edges
 from circuitfind.exchange.readers import read_circuit
-from circuitfind.runs.folder import json_file
+from circuitfind.files.json_file import json_file
 
 
 @dataclass(frozen=True)

@@ -270,3 +270,8 @@ def _kinds_at(kind: msgspec.inspect.Type, name: str) -> Iterator[msgspec.inspect
 
 def _inner(value: dict[str, Any] | list[Any]) -> Iterator[Any]:
     return iter(value.values() if isinstance(value, dict) else value)
+
+
+def json_file(value: Any) -> str:
+    """A JSON document for people and programs."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

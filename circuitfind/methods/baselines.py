@@ -28,14 +28,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitfind.circuits.draws import Draw
+from circuitfind.circuits.masks import readable
 from circuitfind.circuits.units import LevelName, without_defaults
 from circuitfind.errors import UsageError
 from circuitfind.methods.attribution.eap import EAP
-from circuitfind.methods.search.chain import split
-from circuitfind.metrics.objective import MetricName
+from circuitfind.metrics.measures import MetricName
 from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
-from circuitfind.patching.reference import AblationName, prepare, readable
+from circuitfind.patching.ablation import AblationName
+from circuitfind.patching.blocks import split
+from circuitfind.patching.reference import prepare
 from circuitfind.progress import Progress
 from circuitfind.prompts.batch import Batch
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from circuitfind.methods.settings import Setting
+from circuitfind.options import Setting
 
 LEVELS = ("edge", "node", "neuron")
 """What a circuit is made of."""

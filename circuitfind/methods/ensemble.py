@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitfind.circuits.graph import Graph
+from circuitfind.circuits.masks import readable
 from circuitfind.circuits.units import KvName, LevelName, Units, without_defaults
 from circuitfind.errors import UsageError, unknown
 from circuitfind.methods.catalogue import COMBINE
@@ -31,7 +32,6 @@ from circuitfind.methods.masks.learned import Learned
 from circuitfind.methods.method import Scorer, score_on
 from circuitfind.methods.saved_state import Save, SoFar, require, save_nothing, save_part
 from circuitfind.models.transformer import Transformer
-from circuitfind.patching.reference import readable
 from circuitfind.progress import Progress
 from circuitfind.prompts.batch import Batch
 

@@ -32,13 +32,15 @@ from circuitfind.circuits.units import KvName, LevelName, Units, without_default
 from circuitfind.errors import ModelError
 from circuitfind.methods.saved_state import Save, SoFar, require, require_even, save_nothing
 from circuitfind.methods.search import nodes
-from circuitfind.methods.search.chain import split
-from circuitfind.metrics.objective import MetricName, check_answers, make_objective
+from circuitfind.metrics.measures import MetricName, check_answers
+from circuitfind.metrics.objective import make_objective
 from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
+from circuitfind.patching.ablation import AblationName
+from circuitfind.patching.blocks import split
 from circuitfind.patching.one_change import Onward, join_reads
 from circuitfind.patching.packing import pack_model
-from circuitfind.patching.reference import AblationName, prepare
+from circuitfind.patching.reference import prepare
 from circuitfind.progress import Progress
 from circuitfind.prompts.batch import Batch
 

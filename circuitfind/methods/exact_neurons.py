@@ -22,11 +22,12 @@ from circuitfind.circuits.graph import Node
 from circuitfind.methods.attribution.by_neuron import neuron_moves
 from circuitfind.methods.exact import TESTS_AT_ONCE, OneByOne, finite
 from circuitfind.methods.saved_state import Save, SoFar, require_even, save_nothing
-from circuitfind.metrics.objective import MetricName, check_answers
+from circuitfind.metrics.measures import MetricName, check_answers
 from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
+from circuitfind.patching.ablation import AblationName, with_hidden
 from circuitfind.patching.one_change import Onward, Read, join_reads
-from circuitfind.patching.reference import AblationName, prepare, with_hidden
+from circuitfind.patching.reference import prepare
 from circuitfind.patching.units import ablated_neurons, neurons_of
 from circuitfind.progress import Progress
 from circuitfind.prompts.batch import Batch

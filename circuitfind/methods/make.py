@@ -28,10 +28,10 @@ from circuitfind.methods.options import metric_of_candidates, parse_candidates
 from circuitfind.methods.search.acdc import ACDC, DEFAULT_THRESHOLD
 from circuitfind.methods.search.candidates import Candidates
 from circuitfind.methods.search.neurons import ACDCNeurons
-from circuitfind.patching.reference import find_ablation
+from circuitfind.patching.ablation import find_ablation
 
 if TYPE_CHECKING:
-    from circuitfind.runs.plan import RunOptions
+    from circuitfind.options import RunOptions
 
 Method = ACDC | ACDCNeurons | Scorer
 METHODS: dict[str, type[Any]] = {

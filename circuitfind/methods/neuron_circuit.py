@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuitfind.circuits.bases import Neuron, Neurons, NeuronSelection
+from circuitfind.circuits.bases import Neuron, Neurons
 from circuitfind.circuits.bootstrap import Bootstrap, Scores, Uncertainty, estimate
 from circuitfind.circuits.selection import first
+from circuitfind.circuits.size import NeuronSelection
 from circuitfind.errors import UsageError
 from circuitfind.methods.scored import bootstrap_block
 from circuitfind.methods.search.neurons import FoundNeurons

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from circuitfind.circuits.bases import NeuronSelection, count_neurons
-from circuitfind.circuits.size import find_select
+from circuitfind.circuits.bases import count_neurons
+from circuitfind.circuits.size import NeuronSelection, find_select
 from circuitfind.errors import UsageError
 from circuitfind.methods.catalogue import CATALOGUE, MethodInfo
 
 if TYPE_CHECKING:
-    from circuitfind.runs.plan import RunOptions
+    from circuitfind.options import RunOptions
 
 NEURONS = "neurons"
 """The option that counts them."""

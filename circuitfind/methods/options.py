@@ -11,10 +11,11 @@ from circuitfind.circuits.size import Selection, find_select
 from circuitfind.errors import UsageError, unknown
 from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, DEFAULT_SEARCH, MethodInfo
 from circuitfind.methods.neuron_options import NEURONS, check_level
-from circuitfind.methods.settings import Setting, check_setting, parse_setting
+from circuitfind.methods.settings import check_setting, parse_setting
+from circuitfind.options import Setting
 
 if TYPE_CHECKING:
-    from circuitfind.runs.plan import RunOptions
+    from circuitfind.options import RunOptions
 
 SIZES = ("threshold", "edges", "fraction", "nodes")
 OF_SCORES = ("edges", "fraction", "nodes", "select", "bootstrap")

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitfind.circuits.graph import Graph
+from circuitfind.circuits.masks import readable
 from circuitfind.methods.saved_state import SoFar, require
-from circuitfind.patching.reference import readable
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from circuitfind.errors import UsageError
+from circuitfind.options import Setting
 
-Setting = bool | int | float | str | None
 INPUTS = ("qkv", "v")
 """Those of a head that ``ifr`` hands its share on to."""
 HIGHEST_SPARSITY = 1.2

@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from circuitfind.circuits.graph import Graph, Slot
 from circuitfind.models.packed import PackedMlp, product
-from circuitfind.runs.memory import MOST_SCORES
+from circuitfind.models.sizes import MOST_SCORES
 
 T = TypeVar("T", "Transformer", "Layer")
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]

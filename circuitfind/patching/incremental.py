@@ -31,61 +31,13 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from circuitfind.circuits.graph import END, SLOTS, Node, Receiver, Slot
+from circuitfind.models.forward import at_end, visible
 from circuitfind.models.transformer import attend, mlp, project, rotary_table, rotate, write_heads
-from circuitfind.patching.reference import AblationName, Baseline, at_end, visible
-from circuitfind.prompts.batch import Batch
-
-ROWS = 4
-"""The number of prompts in a block, and of rows, is made up to a multiple of this."""
+from circuitfind.patching.blocks import Rows
+from circuitfind.patching.reference import Baseline
 
 Gained = dict[Node, Float[Tensor, "test row d_model"]]
 """What nodes write in each test beyond the present run."""
-
-
-class Rows:
-    """The positions of a block of prompts that a change can reach and that can reach the answer, one behind the other.
-
-    A prompt's rows go from the first position that an ablation changes to its answer position; ``ends`` are the rows of
-    the answer positions. The last row is repeated until there is a multiple of ROWS of them.
-    """
-
-    def __init__(self, batch: Batch, ablation: AblationName) -> None:
-        first = first_changed(batch, ablation)
-        places = [i * batch.n_pos + pos for i, end in enumerate(batch.end.tolist()) for pos in range(first[i], end + 1)]
-        lengths = torch.tensor([end + 1 - begin for begin, end in zip(first, batch.end.tolist(), strict=True)])
-        self._n_real = len(places)
-        places += [places[-1]] * (-len(places) % ROWS)
-        self.places = torch.tensor(places, device=batch.end.device)
-        self.ends = (lengths.cumsum(0) - 1).to(batch.end.device)
-        self.positions = self.places % batch.n_pos
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def take(self, x: Float[Tensor, "*batch prompt pos d"]) -> Float[Tensor, "*batch row d"]:
-        """The rows of ``x``."""
-        return x.flatten(-3, -2).index_select(-2, self.places)
-
-    def put(
-        self, rows: Float[Tensor, "*batch row d"], into: Float[Tensor, "*#batch prompt pos d"]
-    ) -> Float[Tensor, "*batch prompt pos d"]:
-        """A copy of ``into`` with these rows in it."""
-        whole = into.expand(*rows.shape[:-2], *into.shape[-3:]).clone()
-        real = slice(self._n_real)
-        whole.flatten(-3, -2).index_copy_(-2, self.places[real], rows[..., real, :])
-        return whole
-
-
-def first_changed(batch: Batch, ablation: AblationName) -> list[int]:
-    """The first position of each prompt at which an ablated sender can differ from the clean one.
-
-    Attention looks back only: before the first token that differs, corrupted and clean runs are the same.
-    """
-    if ablation != "corrupted":
-        return [0] * batch.n_prompts
-    differs = batch.clean != batch.corrupted
-    first = torch.where(differs.any(1), differs.int().argmax(1), batch.end)
-    return torch.minimum(first, batch.end).tolist()
 
 
 @dataclass

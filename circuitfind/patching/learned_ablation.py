@@ -32,13 +32,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from circuitfind.circuits.masks import readable
 from circuitfind.circuits.outputs import Outputs
 from circuitfind.errors import ModelError, OutputError
-from circuitfind.methods.search.chain import split
 from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
+from circuitfind.patching.blocks import split
 from circuitfind.patching.mean_ablation import standard_deviations
-from circuitfind.patching.reference import readable
 from circuitfind.patching.soft.block import BLOCK, deal, prepare_block
 from circuitfind.patching.soft.plan import make_plan
 from circuitfind.patching.soft.run import Mixer, Workspace

@@ -33,9 +33,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitfind.circuits.graph import SLOTS, Graph
+from circuitfind.circuits.masks import readable
+from circuitfind.models.forward import visible
 from circuitfind.models.transformer import attend, mlp, project, rotary_table, rotate, write_heads
-from circuitfind.patching.incremental import ROWS, Rows
-from circuitfind.patching.reference import Baseline, readable, visible
+from circuitfind.patching.blocks import ROWS, Rows
+from circuitfind.patching.reference import Baseline
 from circuitfind.prompts.roles import by_role
 
 SPARSE = 16

@@ -16,10 +16,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitfind.circuits.outputs import Outputs
-from circuitfind.methods.search.chain import split
+from circuitfind.models.forward import Trace, trace
 from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
-from circuitfind.patching.reference import AblationName, Trace, outputs_of, trace, with_hidden
+from circuitfind.patching.ablation import AblationName, outputs_of, with_hidden
+from circuitfind.patching.blocks import split
 from circuitfind.prompts.batch import Batch
 
 

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitfind.circuits.graph import SLOTS, Node, Receiver, Slot
+from circuitfind.models.forward import at_end, visible
 from circuitfind.models.transformer import (
     Transformer,
     affine,
@@ -35,8 +36,8 @@ from circuitfind.models.transformer import (
     rotate,
     write_heads,
 )
-from circuitfind.patching.incremental import Rows
-from circuitfind.patching.reference import Baseline, at_end, visible
+from circuitfind.patching.blocks import Rows
+from circuitfind.patching.reference import Baseline
 
 KNOCKED_ROWS = 512
 """How many rows of knock-outs go through the model side by side."""

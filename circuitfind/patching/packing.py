@@ -10,8 +10,8 @@ from torch import Tensor
 
 from circuitfind.metrics.log_z import pack_unembedding
 from circuitfind.models.packed import PackedMlp, can_pack, pack
+from circuitfind.models.sizes import keeps_mlps_twice
 from circuitfind.models.transformer import Layer, Transformer
-from circuitfind.runs.memory import keeps_mlps_twice
 
 ROWS = 128
 """About how many rows a product with an MLP's matrices has."""

@@ -16,112 +16,30 @@ what a change reaches.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from circuitfind.circuits.graph import SLOTS, Graph, Receiver
+from circuitfind.circuits.graph import Graph, Receiver
+from circuitfind.circuits.masks import readable
 from circuitfind.circuits.outputs import Outputs
-from circuitfind.errors import UsageError, unknown
+from circuitfind.models.forward import Trace, at_end, run_attention, trace
 from circuitfind.models.transformer import (
     Transformer,
-    attend,
-    embed,
     embed_positions,
-    hidden_layer,
     mlp,
-    project,
-    rotary_table,
-    rotate,
     write_all_heads,
     write_heads,
 )
+from circuitfind.patching.ablation import AblationName, ablated_outputs
 from circuitfind.prompts.batch import Batch
 from circuitfind.prompts.roles import by_role
 
 Stream = Float[Tensor, "#prompt #pos d_model"]
 """A residual stream; of one constant for all, prompts and positions may be 1."""
-
-AblationName = Literal["corrupted", "zero", "mean", "mean-positional", "optimal"]
-ABLATIONS: tuple[AblationName, ...] = ("corrupted", "zero", "mean", "mean-positional", "optimal")
-OF_MEANS: tuple[AblationName, ...] = ("mean", "mean-positional", "optimal")
-"""They need the batch's ``constants``."""
-
-
-def find_ablation(name: str) -> AblationName:
-    """The ablation of that name. Raises UsageError with the nearest one."""
-    for ablation in ABLATIONS:
-        if ablation == name:
-            return ablation
-    raise UsageError(unknown("ablation", name, ABLATIONS))
-
-
-@dataclass(frozen=True)
-class Attention:
-    """One layer's attention in one run: queries and keys rotated, z before W_O."""
-
-    q: Float[Tensor, "head prompt pos d_head"]
-    k: Float[Tensor, "head prompt pos d_head"]
-    v: Float[Tensor, "head prompt pos d_head"]
-    z: Float[Tensor, "head prompt pos d_head"]
-
-
-@dataclass(frozen=True)
-class Trace:
-    """An unpatched run: what every receiver reads and every component computes. ``final`` is what the logits read."""
-
-    embedding: Float[Tensor, "prompt pos d_model"]
-    attention_in: tuple[Float[Tensor, "prompt pos d_model"], ...]
-    attention: tuple[Attention, ...]
-    mlp_in: tuple[Float[Tensor, "prompt pos d_model"], ...]
-    mlp_out: tuple[Float[Tensor, "prompt pos d_model"], ...]
-    final: Float[Tensor, "prompt pos d_model"]
-
-
-def visible(n_pos: int, device: torch.device) -> Bool[Tensor, "pos pos"]:
-    """Which key each query may see: itself and what came before."""
-    return torch.ones(n_pos, n_pos, dtype=torch.bool, device=device).tril()
-
-
-def at_end(x: Float[Tensor, "*batch prompt pos d"], end: Int[Tensor, " prompt"]) -> Float[Tensor, "*batch prompt d"]:
-    """The rows at each prompt's answer position."""
-    return x[..., torch.arange(len(end), device=end.device), end, :]
-
-
-def run_attention(
-    model: Transformer, layer: int, reads: Sequence[Float[Tensor, "#head prompt pos d_model"]]
-) -> Attention:
-    """All heads of a layer, from what their q, k and v inputs read, each its own or all the same (head of size 1)."""
-    heads = range(model.architecture.n_heads)
-    n_pos = reads[0].shape[-2]
-    table = rotary_table(model, torch.arange(n_pos, device=model.device))
-    q, k, v = (project(model, layer, slot, x, heads) for slot, x in zip(SLOTS, reads, strict=True))
-    q, k = rotate(q, table), rotate(k, table)
-    scale = model.architecture.attention_scale[layer]
-    return Attention(q, k, v, attend(q, k, v, visible(n_pos, model.device), scale))
-
-
-def trace(model: Transformer, tokens: Int[Tensor, "prompt pos"]) -> Trace:
-    """The unpatched run on ``tokens``."""
-    parallel = model.architecture.parallel
-    embedding = embed(model, tokens)
-    stream = embedding + embed_positions(model, tokens.shape[1])
-    attention_in, attentions, mlp_in, mlp_out = [], [], [], []
-    for layer, weights in enumerate(model.layers):
-        attention = run_attention(model, layer, [stream.unsqueeze(0)] * 3)
-        after_heads = stream + write_all_heads(model, layer, attention.z) + weights.b_O
-        reads_mlp = stream if parallel else after_heads
-        out = mlp(model, layer, reads_mlp)
-        attention_in.append(stream)
-        attentions.append(attention)
-        mlp_in.append(reads_mlp)
-        mlp_out.append(out)
-        stream = after_heads + out + weights.b_out
-    return Trace(embedding, tuple(attention_in), tuple(attentions), tuple(mlp_in), tuple(mlp_out), stream)
 
 
 @dataclass(frozen=True)
@@ -192,39 +110,6 @@ def prepare(model: Transformer, batch: Batch, ablation: AblationName) -> Baselin
     return Baseline(model, batch, trace(model, batch.clean), ablated_outputs(model, batch, ablation), ablation)
 
 
-def outputs_of(run: Trace) -> Outputs:
-    """What every sender writes in a run."""
-    return Outputs(run.embedding, tuple(attention.z for attention in run.attention), run.mlp_out)
-
-
-def with_hidden(model: Transformer, run: Trace) -> Outputs:
-    """The same with what MLPs' neurons hold."""
-    hidden = (hidden_layer(model, layer, x).reshape(*x.shape[:2], -1) for layer, x in enumerate(run.mlp_in))
-    return replace(outputs_of(run), hidden=tuple(hidden))
-
-
-def constant_outputs(model: Transformer, batch: Batch, ablation: AblationName) -> Outputs:
-    """What every sender writes when it is ablated by a constant: zero, or the batch's own.
-
-    Raises UsageError where the batch has none.
-    """
-    if ablation in OF_MEANS:
-        if batch.constants is None:
-            raise UsageError(f"{ablation} ablation needs the means over other prompts: give the batch its constants.")
-        return batch.constants
-    shape, zero = model.architecture, model.W_E.new_zeros
-    z = zero(shape.n_heads, 1, 1, shape.d_head)
-    out, hidden = zero(1, 1, shape.d_model), tuple(zero(1, 1, len(layer.W_out)) for layer in model.layers)
-    return Outputs(out, (z,) * shape.n_layers, (out,) * shape.n_layers, hidden)
-
-
-def ablated_outputs(model: Transformer, batch: Batch, ablation: AblationName) -> Outputs:
-    """What every sender writes when it is ablated."""
-    if ablation == "corrupted":
-        return outputs_of(trace(model, batch.corrupted))
-    return constant_outputs(model, batch, ablation)
-
-
 def ablation_changes(model: Transformer, clean: Trace, ablated: Outputs) -> Float[Tensor, "sender prompt pos d_model"]:
     """Each sender's output in ``ablated`` minus that in ``clean``."""
     graph = model.architecture.graph
@@ -247,12 +132,6 @@ def ablated_streams(model: Transformer, ablated: Outputs, n_pos: int) -> tuple[S
         stages += [stream, stream if model.architecture.parallel else after_heads]
         stream = after_heads + ablated.mlp_out[layer] + weights.b_out
     return (*stages, stream)
-
-
-def readable(graph: Graph, device: torch.device | None = None) -> Bool[Tensor, "receiver sender"]:
-    """Where the graph has an edge."""
-    counts = torch.tensor([graph.n_readable(receiver) for receiver in graph.receivers], device=device)
-    return torch.arange(len(graph.senders), device=device) < counts.unsqueeze(1)
 
 
 def run_patched(baseline: Baseline, kept: Bool[Tensor, "receiver sender"]) -> Float[Tensor, "prompt d_model"]:

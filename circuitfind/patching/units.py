@@ -19,17 +19,9 @@ from torch import Tensor
 
 from circuitfind.circuits.bases import Neurons
 from circuitfind.circuits.outputs import Outputs
+from circuitfind.models.forward import Attention, Trace, at_end, run_attention, trace
 from circuitfind.models.transformer import Transformer, hidden_layer, write_all_heads
-from circuitfind.patching.reference import (
-    AblationName,
-    Attention,
-    Trace,
-    at_end,
-    constant_outputs,
-    run_attention,
-    trace,
-    with_hidden,
-)
+from circuitfind.patching.ablation import AblationName, constant_outputs, with_hidden
 from circuitfind.prompts.batch import Batch
 
 Mask = Bool[Tensor, " neuron"]

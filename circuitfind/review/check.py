@@ -13,16 +13,18 @@ from circuitfind.circuits.circuit import Circuit
 from circuitfind.circuits.compare import Comparison, check_same_graph, compare
 from circuitfind.errors import CircuitfindError
 from circuitfind.evaluation.performance import Evaluation
-from circuitfind.pipeline import find_circuit, make_keeper, make_plan, make_ready
+from circuitfind.options import RunOptions
+from circuitfind.pipeline import find_circuit, make_keeper, make_plan
 from circuitfind.progress import Progress, Silent
 from circuitfind.review.opening import AS_STORED, Named
 from circuitfind.review.origin import Origin, evaluation_options, find_origin, search_options
 from circuitfind.review.stored import evaluate_kept
 from circuitfind.review.tolerances import Finding, Status, Tolerances, Verdict, at_least, falls_by, rises_by, stays
 from circuitfind.runs.clock import Clock, Noted
-from circuitfind.runs.plan import Plan, RunOptions
-from circuitfind.runs.report import task_warning
+from circuitfind.runs.plan import Plan
+from circuitfind.runs.prepare import make_ready
 from circuitfind.runs.result import Ready, make_circuit, make_consensus, task_block
+from circuitfind.runs.warnings import task_warning
 
 NAMED = 5
 """How many edges are named for a person."""

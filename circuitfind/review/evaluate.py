@@ -20,6 +20,7 @@ import torch
 from circuitfind.circuits.circuit import Circuit
 from circuitfind.circuits.compare import check_same_graph
 from circuitfind.circuits.intervals import promise
+from circuitfind.circuits.masks import kept_of
 from circuitfind.circuits.units import Units
 from circuitfind.errors import TaskError, UsageError
 from circuitfind.evaluation import completeness, hypotheses, minimality, randoms
@@ -35,10 +36,10 @@ from circuitfind.evaluation.spread import measure_spread
 from circuitfind.evaluation.trials import Trials
 from circuitfind.evaluation.work import CURVE, EVALUATION, LEARNING, MEANS, total
 from circuitfind.export.formats.curvechart import draw_curve
+from circuitfind.files.json_file import json_file
 from circuitfind.methods.catalogue import CATALOGUE
 from circuitfind.models.workers import Threads
-from circuitfind.patching.reference import ABLATIONS, OF_MEANS, find_ablation
-from circuitfind.pipeline import make_ready
+from circuitfind.patching.ablation import ABLATIONS, OF_MEANS, find_ablation
 from circuitfind.progress import Progress
 from circuitfind.prompts.batch import tokenise
 from circuitfind.prompts.files import load_task
@@ -48,12 +49,13 @@ from circuitfind.review.evaluate_plan import OWN, PARTS, AssessmentPlan
 from circuitfind.review.parts import Assessment, Part, Section, check_same
 from circuitfind.review.stored import evaluate_kept
 from circuitfind.runs.clock import Clock, Noted
-from circuitfind.runs.folder import json_file, write_run
-from circuitfind.runs.prepare import REFERENCE_PROMPTS, with_constants
+from circuitfind.runs.folder import write_run
+from circuitfind.runs.prepare import REFERENCE_PROMPTS, make_ready, with_constants
 from circuitfind.runs.prompt_sets import other_prompts
-from circuitfind.runs.report import markdown_table, parts_of, recovery_warning
-from circuitfind.runs.result import Ready, kept_of, task_block
+from circuitfind.runs.report import markdown_table, parts_of
+from circuitfind.runs.result import Ready, task_block
 from circuitfind.runs.time_left import Course, slices
+from circuitfind.runs.warnings import recovery_warning
 
 
 def assess(

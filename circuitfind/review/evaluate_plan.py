@@ -11,6 +11,7 @@ from typing import Any
 from circuitfind.circuits.circuit import Circuit
 from circuitfind.errors import UsageError, unknown
 from circuitfind.files.links import keep_inside
+from circuitfind.options import RunOptions
 from circuitfind.progress import Progress
 from circuitfind.prompts.files import load_task
 from circuitfind.prompts.task_metric import METRICS
@@ -19,7 +20,7 @@ from circuitfind.review.origin import Origin, evaluation_options, find_origin
 from circuitfind.review.parts import Assessment, check_same, read_assessment
 from circuitfind.runs.folder import check_free
 from circuitfind.runs.ownership import FILES, REPORT_FILE, sha256_of
-from circuitfind.runs.plan import CHOICES, Plan, RunOptions, make_plan
+from circuitfind.runs.plan import CHOICES, Plan, make_plan
 from circuitfind.runs.resume import recover
 
 OWN = "faithfulness"

@@ -17,13 +17,14 @@ from circuitfind.errors import CircuitError
 from circuitfind.files.links import file_in
 from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SEARCH
 from circuitfind.methods.options import spell_candidates
+from circuitfind.options import RunOptions
 from circuitfind.progress import Progress
 from circuitfind.prompts.files import read_prompts
 from circuitfind.prompts.files.source import task_of
 from circuitfind.prompts.pairs import Task
 from circuitfind.prompts.task_metric import METRICS
 from circuitfind.review.opening import Named, changed_task, one_line, open_model, open_task, suggest_task
-from circuitfind.runs.plan import CHOICES, Opened, RunOptions
+from circuitfind.runs.plan import CHOICES, Opened
 
 PROMPTS_FILE = "prompts.jsonl"
 REFERENCE_FILE = "reference.jsonl"

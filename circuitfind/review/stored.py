@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from jaxtyping import Bool
-from torch import Tensor
-
-from circuitfind.circuits.bases import Neurons
 from circuitfind.circuits.circuit import Circuit
-from circuitfind.errors import CircuitError
+from circuitfind.circuits.masks import kept_neurons, kept_of
 from circuitfind.evaluation.neurons import evaluate_neurons
 from circuitfind.evaluation.performance import Evaluation, evaluate
-from circuitfind.patching.reference import find_ablation
+from circuitfind.patching.ablation import find_ablation
 from circuitfind.patching.units import neurons_of
-from circuitfind.runs.result import Ready, kept_of
+from circuitfind.runs.result import Ready
 
 
 def evaluate_kept(circuit: Circuit, ready: Ready) -> Evaluation:
@@ -25,12 +20,3 @@ def evaluate_kept(circuit: Circuit, ready: Ready) -> Evaluation:
     if circuit.neurons is None:
         return evaluate(model, ready.batch, kept_of(circuit), ablation, size)
     return evaluate_neurons(model, ready.batch, kept_neurons(circuit, neurons_of(model)), ablation, size)
-
-
-def kept_neurons(circuit: Circuit, neurons: Neurons) -> Bool[Tensor, " neuron"]:
-    """The circuit's neurons as a mask."""
-    if circuit.all_neurons != neurons:
-        raise CircuitError("The circuit's neurons are not the model's: its heads or MLPs have others. Name its model.")
-    kept = torch.zeros(len(neurons), dtype=torch.bool)
-    kept[[neurons.place(neuron) for neuron in circuit.neurons or ()]] = True
-    return kept

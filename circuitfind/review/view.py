@@ -13,13 +13,13 @@ from circuitfind.evaluation.reference import read_scores
 from circuitfind.evaluation.trials import Trials
 from circuitfind.export.html.data import Observations
 from circuitfind.models.workers import Threads
-from circuitfind.patching.reference import find_ablation
-from circuitfind.pipeline import make_ready
+from circuitfind.patching.ablation import find_ablation
 from circuitfind.progress import Progress
 from circuitfind.review.evaluate import check
 from circuitfind.review.view_plan import ViewPlan
 from circuitfind.runs.clock import Clock, Noted
 from circuitfind.runs.observe import observe
+from circuitfind.runs.prepare import make_ready
 from circuitfind.runs.result import Ready
 
 

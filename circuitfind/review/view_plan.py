@@ -6,15 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from circuitfind.errors import UsageError
+from circuitfind.export.html.data import DEFAULT_PAIRS
 from circuitfind.export.html.folder import MOST_PROMPTS, RunFolder
 from circuitfind.export.html.page import MADE_BY
+from circuitfind.options import RunOptions
 from circuitfind.progress import Progress
 from circuitfind.review.opening import AS_STORED, Named
 from circuitfind.review.origin import Origin, evaluation_options, find_origin
-from circuitfind.runs.plan import Plan, RunOptions, make_plan
+from circuitfind.runs.plan import Plan, make_plan
 from circuitfind.runs.target import check_target
 
-DEFAULT_PAIRS = 4
 LEAST_READ = 4096
 """Of a file that is to be replaced so many bytes tell whether circuitfind made it."""
 

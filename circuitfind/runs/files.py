@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from circuitfind import __version__
+from circuitfind.circuits.bootstrap import Uncertainty
 from circuitfind.circuits.circuit import Circuit
+from circuitfind.circuits.record import RUN_FILE, TASK_SHA256
+from circuitfind.circuits.scores_file import (
+    neuron_prompt_scores_file,
+    neuron_scores_file,
+    neuron_uncertainty_file,
+    prompt_scores_file,
+    scores_file,
+    uncertainty_file,
+)
 from circuitfind.errors import CircuitfindError
 from circuitfind.evaluation.performance import Evaluation
 from circuitfind.export import FORMATS, Format, Subject
-from circuitfind.review.view_plan import DEFAULT_PAIRS
+from circuitfind.export.html.data import DEFAULT_PAIRS
+from circuitfind.files.json_file import json_file
+from circuitfind.methods.neuron_circuit import NeuronOutcome
+from circuitfind.methods.outcome import Found
+from circuitfind.patching.learned_ablation import constants_file
+from circuitfind.prompts.files import write_prompts
 from circuitfind.runs.clock import Clock, Noted
 from circuitfind.runs.folder import write_run
 from circuitfind.runs.memory import needed
 from circuitfind.runs.observe import observe
-from circuitfind.runs.result import Findings, make_circuit, make_files, make_record
+from circuitfind.runs.ownership import CONSTANTS_FILE
+from circuitfind.runs.report import Evidence, report
+from circuitfind.runs.result import Findings, make_circuit, make_consensus
 
 
 @dataclass(frozen=True)
@@ -81,3 +103,78 @@ def write_last(
         observations = observe(findings.ready, circuit, DEFAULT_PAIRS)
     subject = Subject(circuit, folder=folder, observations=observations)
     return write_formats(subject, formats, notes)
+
+
+VERSIONED = ("torch", "transformer_lens", "transformers", "safetensors", "pygraphviz")
+
+
+def make_record(findings: Findings) -> dict[str, Any]:
+    """run.json without what the run took: everything needed to repeat it."""
+    ready, options = findings.ready, asdict(findings.options)
+    return {
+        "command": {key: str(value) if isinstance(value, Path) else value for key, value in options.items()},
+        "method": findings.method.to_dict(),
+        "model_sha256": ready.model.sha256,
+        "model_difference": ready.model.difference,
+        **({} if ready.task.source is None else {TASK_SHA256: ready.task.source.sha256}),
+        "bos": ready.tokenizer.adds_bos,
+        "n_pos": ready.batch.n_pos,
+        **findings.record,
+        **({} if ready.learned is None else {"constants": ready.learned.to_dict()}),
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "circuitfind": __version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in VERSIONED},
+        },
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def make_files(
+    findings: Findings, circuit: Circuit, pictures: dict[str, bytes], record: dict[str, Any]
+) -> dict[str, str | bytes]:
+    """The run's files by name; run.json, the last, says that all the others are there."""
+    ready = findings.ready
+    evidence = Evidence(circuit, findings.evaluation, ready.pairs[0], record, tuple(pictures), findings.outcome)
+    return {
+        "circuit.json": circuit.to_json(),
+        "scores.safetensors": _scores_file(findings, ready.model.transformer.dtype),
+        **bootstrap_files(findings),
+        "prompts.jsonl": write_prompts(ready.pairs),
+        **({"reference.jsonl": write_prompts(ready.reference)} if ready.reference else {}),
+        **({} if ready.learned is None else {CONSTANTS_FILE: constants_file(ready.learned.constants)}),
+        **pictures,
+        "report.md": report(evidence),
+        RUN_FILE: json_file(record),
+    }
+
+
+def _scores_file(findings: Findings, dtype: torch.dtype) -> bytes:
+    outcome = findings.outcome
+    if isinstance(outcome, NeuronOutcome):
+        return neuron_scores_file(outcome.neurons, outcome.scores, dtype)
+    return scores_file(findings.graph, outcome.scores, dtype)
+
+
+def bootstrap_files(findings: Findings) -> dict[str, str | bytes]:
+    """The scores of single prompts, what a bootstrap found in them, and its consensus circuit; where there are any."""
+    scored = findings.outcome
+    if isinstance(scored, Found) or scored.per_prompt is None or len(scored.per_prompt) < 2:
+        return {}
+    if isinstance(scored, NeuronOutcome):
+        prompts = neuron_prompt_scores_file(scored.neurons, scored.per_prompt)
+    else:
+        prompts = prompt_scores_file(findings.graph, scored.per_prompt)
+    files: dict[str, str | bytes] = {"prompt_scores.safetensors": prompts}
+    consensus = make_consensus(findings)
+    if consensus is not None and scored.uncertainty is not None:
+        files["bootstrap.safetensors"] = _uncertainty_file(findings, scored.uncertainty)
+        files["consensus.json"] = consensus.to_json()
+    return files
+
+
+def _uncertainty_file(findings: Findings, uncertainty: Uncertainty) -> bytes:
+    if isinstance(findings.outcome, NeuronOutcome):
+        return neuron_uncertainty_file(findings.outcome.neurons, uncertainty)
+    return uncertainty_file(findings.graph, uncertainty)

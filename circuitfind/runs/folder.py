@@ -11,10 +11,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from circuitfind.circuits.record import RUN_FILE
 from circuitfind.errors import OutputError
+from circuitfind.files.json_file import json_file
 from circuitfind.files.links import keep_inside, open_new
 from circuitfind.runs.ownership import FILES, STATE_FILE, refuse_foreign, sha256_of, stale, written_with
 
@@ -217,8 +217,3 @@ def _is_partial(name: str) -> bool:
 def _encode(text: str) -> bytes:
     """UTF-8; half a character, as in the name of a folder that is no text, stays as JSON spells it."""
     return text.encode(errors="backslashreplace")
-
-
-def json_file(value: Any) -> str:
-    """A JSON document for people and programs."""
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

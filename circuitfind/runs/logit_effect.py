@@ -19,8 +19,8 @@ from torch import Tensor
 from circuitfind.circuits.graph import Node
 from circuitfind.evaluation.performance import Final
 from circuitfind.export.html.data import Written
+from circuitfind.models.forward import Trace, at_end
 from circuitfind.models.transformer import Transformer, embed_positions, write_heads
-from circuitfind.patching.reference import Trace, at_end
 from circuitfind.prompts.batch import Batch
 
 

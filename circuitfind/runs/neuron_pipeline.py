@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import torch
 
-from circuitfind.circuits.bases import NeuronSelection
 from circuitfind.circuits.bootstrap import Bootstrap
+from circuitfind.circuits.masks import readable
 from circuitfind.circuits.scores_file import rounded_each
-from circuitfind.circuits.size import find_select
+from circuitfind.circuits.size import NeuronSelection, find_select
 from circuitfind.evaluation.neurons import evaluate_neurons
 from circuitfind.methods.make import make_neuron_method
 from circuitfind.methods.method import Scorer, score_on
@@ -17,15 +17,15 @@ from circuitfind.methods.neuron_circuit import NeuronOutcome, bootstrap_neurons,
 from circuitfind.methods.saved_state import SoFar
 from circuitfind.methods.search.neurons import ACDCNeurons
 from circuitfind.methods.search.rounding import margin_of
-from circuitfind.patching.reference import find_ablation, readable
+from circuitfind.options import RunOptions
+from circuitfind.patching.ablation import find_ablation
 from circuitfind.patching.units import neurons_of
 from circuitfind.runs.checkpoint import Keeper
 from circuitfind.runs.clock import Clock, Noted
-from circuitfind.runs.plan import RunOptions
-from circuitfind.runs.report import empty_warning, recovery_warning, rounding_warning
 from circuitfind.runs.restart import go_on, taken_up
 from circuitfind.runs.result import Findings, Ready
 from circuitfind.runs.time_left import WithEvenTimeLeft
+from circuitfind.runs.warnings import empty_warning, recovery_warning, rounding_warning
 
 
 def find_neurons(ready: Ready, options: RunOptions, notes: Noted, clock: Clock, keeper: Keeper) -> Findings:

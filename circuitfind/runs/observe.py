@@ -11,19 +11,21 @@ from torch import Tensor
 
 from circuitfind.circuits.circuit import Circuit
 from circuitfind.circuits.graph import Node
+from circuitfind.circuits.masks import kept_neurons, kept_of
 from circuitfind.evaluation.performance import Final
 from circuitfind.export.html.data import Observations, Pattern, Prediction, Prompt
 from circuitfind.export.html.folder import MOST_PROMPTS, to_prompt
-from circuitfind.methods.search.chain import split
+from circuitfind.models.forward import Trace, at_end, trace, visible
 from circuitfind.models.loading.load import HubTokenizer
 from circuitfind.models.transformer import Transformer, unembed
 from circuitfind.models.workers import Threads
-from circuitfind.patching.reference import Trace, at_end, find_ablation, prepare, run_patched, trace, visible
+from circuitfind.patching.ablation import find_ablation
+from circuitfind.patching.blocks import split
+from circuitfind.patching.reference import prepare, run_patched
 from circuitfind.patching.units import NeuronRunner
 from circuitfind.prompts.batch import Batch
-from circuitfind.review.stored import kept_neurons
 from circuitfind.runs.logit_effect import read_writes
-from circuitfind.runs.result import Ready, kept_of
+from circuitfind.runs.result import Ready
 
 N_TOP = 5
 """So many of the likeliest tokens are named."""

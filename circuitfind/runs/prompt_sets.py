@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from circuitfind.errors import TaskError
 from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SEARCH
+from circuitfind.options import RunOptions
 from circuitfind.prompts.pairs import PromptPair, Task, Tokenizer
 from circuitfind.runs.clock import Noted
-from circuitfind.runs.plan import RunOptions
 
 FEW = 32
 """Masks that are learned from fewer prompts than this may fit these alone."""

@@ -9,9 +9,9 @@ from circuitfind import __version__
 from circuitfind.methods.make import Method
 from circuitfind.methods.method import Scorer
 from circuitfind.methods.saved_state import SoFar
+from circuitfind.options import RunOptions
 from circuitfind.runs.checkpoint import Keeper
 from circuitfind.runs.clock import Clock, Noted
-from circuitfind.runs.plan import RunOptions
 from circuitfind.runs.result import Ready, method_block, task_block
 from circuitfind.runs.resume import OF_CIRCUIT, identity
 from circuitfind.runs.time_left import duration

@@ -19,9 +19,9 @@ from circuitfind.runs.lock import at_work, hold
 from circuitfind.runs.ownership import STATE_FILE
 
 if TYPE_CHECKING:
+    from circuitfind.options import RunOptions
     from circuitfind.progress import Progress
     from circuitfind.prompts.pairs import Task
-    from circuitfind.runs.plan import RunOptions
 
 FLAGS = {"n_prompts": "prompts", "formats": "format", "settings": "set"}
 """Options whose field has another name than their flag."""

@@ -16,10 +16,11 @@ from circuitfind.files.links import keep_inside
 from circuitfind.methods.catalogue import CATALOGUE as METHODS
 from circuitfind.methods.neuron_options import refuse_sweep
 from circuitfind.methods.options import SIZES
+from circuitfind.options import RunOptions
 from circuitfind.progress import Progress
 from circuitfind.runs.folder import check_free, what_is_in
 from circuitfind.runs.ownership import STATE_FILE, SWEEP_FILE, names_of_run, names_of_sweep
-from circuitfind.runs.plan import Plan, RunOptions, check_numbers, inputs, make_plan, short_name
+from circuitfind.runs.plan import Plan, check_numbers, inputs, make_plan, short_name
 
 if TYPE_CHECKING:
     from circuitfind.runs.checkpoint import State

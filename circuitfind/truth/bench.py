@@ -18,20 +18,20 @@ from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 from torch import Tensor
 
+from circuitfind.circuits.masks import readable
 from circuitfind.evaluation.performance import evaluate
 from circuitfind.methods.catalogue import CATALOGUE, MethodInfo
 from circuitfind.methods.make import make_method
 from circuitfind.methods.options import settle_method
 from circuitfind.methods.search.acdc import ACDC
-from circuitfind.methods.search.chain import default_batch_size
-from circuitfind.metrics.objective import find_metric
+from circuitfind.metrics.measures import find_metric
 from circuitfind.models.loading.load import load_tokenizer
 from circuitfind.models.loading.model import Model, load_model
-from circuitfind.patching.reference import readable
+from circuitfind.options import RunOptions
+from circuitfind.patching.blocks import default_batch_size
 from circuitfind.progress import Progress, Silent
 from circuitfind.prompts.batch import Batch, tokenise
 from circuitfind.prompts.files import load_task
-from circuitfind.runs.plan import RunOptions
 from circuitfind.truth.known import Known
 
 N_THRESHOLDS = 16

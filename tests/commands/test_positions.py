@@ -16,7 +16,7 @@ from circuitfind.circuits.circuit import Circuit
 from circuitfind.circuits.graph import END
 from circuitfind.cli.app import call
 from circuitfind.methods.catalogue import CATALOGUE
-from circuitfind.runs.plan import RunOptions
+from circuitfind.options import RunOptions
 from circuitfind.runs.resume import resume_command
 
 ROLES = ("IO", "S1", "S2", "rest", END)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 
 from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.circuits.masks import readable
 from circuitfind.evaluation.performance import NAMES, Performance
 from circuitfind.evaluation.trials import Kept, Trials
-from circuitfind.patching.reference import readable
 
 Values = Callable[[frozenset[str]], Sequence[float]]
 """The metric of each prompt, from the names of the edges that are kept."""

@@ -14,7 +14,7 @@ from circuitfind.evaluation.completeness import Completeness, measure_completene
 from circuitfind.evaluation.meter import heads_and_mlps
 from circuitfind.evaluation.options import KnockOuts
 from circuitfind.evaluation.trials import Kept, Trials
-from circuitfind.metrics.objective import MetricName
+from circuitfind.metrics.measures import MetricName
 from circuitfind.models.workers import Threads
 from circuitfind.progress import Silent
 from tests.evaluation.made import Counting, Made, edges_in, mask, some

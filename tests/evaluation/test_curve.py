@@ -14,12 +14,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from circuitfind.circuits.masks import readable
 from circuitfind.circuits.units import Units
 from circuitfind.errors import UsageError
 from circuitfind.evaluation.curve import BUDGETS, Curve, Point, area, measure_curve
 from circuitfind.evaluation.trials import Kept, Trials
 from circuitfind.models.workers import Threads
-from circuitfind.patching.reference import AblationName, readable
+from circuitfind.patching.ablation import AblationName
 from tests.oracles import curve as oracle
 from tests.oracles import selection as literal_selection
 from tests.oracles.literal import Literal

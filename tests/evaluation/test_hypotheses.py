@@ -9,6 +9,7 @@ import pytest
 
 from circuitfind.circuits.draws import Draw
 from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.circuits.masks import readable
 from circuitfind.errors import UsageError
 from circuitfind.evaluation.hypotheses import (
     Hypotheses,
@@ -25,7 +26,6 @@ from circuitfind.evaluation.randoms import Paths
 from circuitfind.evaluation.statistics import holm
 from circuitfind.evaluation.trials import Trials
 from circuitfind.models.workers import Threads
-from circuitfind.patching.reference import readable
 from circuitfind.progress import Silent
 from tests.evaluation.made import Counting, Made, edges_in, mask, some
 from tests.oracles.judgements import Judge

@@ -12,7 +12,7 @@ from circuitfind.errors import UsageError
 from circuitfind.evaluation.minimality import Minimality, edges_of, measure_minimality, n_runs
 from circuitfind.evaluation.options import LeaveOneOut
 from circuitfind.evaluation.trials import Trials
-from circuitfind.metrics.objective import MetricName
+from circuitfind.metrics.measures import MetricName
 from circuitfind.models.workers import Threads
 from circuitfind.progress import Silent
 from tests.evaluation.made import Counting, Made, edges_in, mask, some

@@ -9,9 +9,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from circuitfind.circuits.masks import readable
 from circuitfind.evaluation.performance import NAMES, Evaluation, Performance, evaluate, task_performance
 from circuitfind.models.transformer import unembed
-from circuitfind.patching.reference import AblationName, prepare, readable
+from circuitfind.patching.ablation import AblationName
+from circuitfind.patching.reference import prepare
 from tests.evaluation.made import Counting
 from tests.oracles.metrics import objective as literal
 from tests.random_models import FAMILIES, random_batch, random_model, random_transformer

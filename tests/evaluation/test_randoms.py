@@ -10,6 +10,7 @@ import torch
 
 from circuitfind.circuits.draws import Draw
 from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.circuits.masks import readable
 from circuitfind.circuits.selection import prune
 from circuitfind.errors import UsageError
 from circuitfind.evaluation.options import RandomCircuits
@@ -17,7 +18,6 @@ from circuitfind.evaluation.performance import evaluate
 from circuitfind.evaluation.randoms import Paths, draw_alike, measure_against_random, n_runs, quantile
 from circuitfind.evaluation.trials import Kept, Trials
 from circuitfind.models.workers import Threads
-from circuitfind.patching.reference import readable
 from circuitfind.progress import Silent
 from tests.evaluation.made import Counting, Made, edges_in, mask, some
 from tests.oracles.selection import on_paths

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from circuitfind.circuits.circuit import Circuit
 from circuitfind.circuits.graph import Edge, Graph, Node
+from circuitfind.circuits.masks import readable
 from circuitfind.circuits.scores_file import scores_file
 from circuitfind.errors import CircuitError
 from circuitfind.evaluation.reference import (
@@ -27,7 +28,6 @@ from circuitfind.evaluation.reference import (
     read_scores,
     scores_of,
 )
-from circuitfind.patching.reference import readable
 from tests.oracles import ranking as oracle
 
 SMALL = Graph(1, 2)

@@ -11,7 +11,7 @@ import torch
 from circuitfind.evaluation.performance import NAMES, evaluate
 from circuitfind.evaluation.trials import Kept, Trials
 from circuitfind.models.workers import Threads
-from circuitfind.patching.reference import AblationName
+from circuitfind.patching.ablation import AblationName
 from circuitfind.prompts.roles import Roles
 from tests.random_models import FAMILIES, random_batch, random_transformer, with_means
 

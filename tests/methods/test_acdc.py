@@ -22,7 +22,7 @@ from circuitfind.methods.search.judge import judge
 from circuitfind.metrics import objective
 from circuitfind.metrics.log_z import enclose_log_partition
 from circuitfind.models.transformer import Transformer
-from circuitfind.patching.reference import ABLATIONS
+from circuitfind.patching.ablation import ABLATIONS
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
 from tests.oracles.acdc import acdc as literal_acdc

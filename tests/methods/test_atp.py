@@ -8,13 +8,16 @@ import pytest
 import torch
 
 from circuitfind.circuits.graph import Edge
+from circuitfind.circuits.masks import readable
 from circuitfind.errors import UsageError
 from circuitfind.methods.attribution import atp
 from circuitfind.methods.attribution.atp import AtP
 from circuitfind.methods.attribution.eap import EAP
-from circuitfind.metrics.objective import MetricName, make_objective
+from circuitfind.metrics.measures import MetricName
+from circuitfind.metrics.objective import make_objective
 from circuitfind.models.transformer import Layer, Transformer
-from circuitfind.patching.reference import AblationName, prepare, readable, run_patched
+from circuitfind.patching.ablation import AblationName
+from circuitfind.patching.reference import prepare, run_patched
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
 from tests.attributions import agrees, late, linear, same_bits, score, total_effect

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from circuitfind.circuits.graph import Node
+from circuitfind.circuits.masks import readable
 from circuitfind.errors import UsageError
 from circuitfind.methods.baselines import HISP, ActivationMagnitude, Random, random_order
-from circuitfind.metrics.objective import MetricName
-from circuitfind.patching.reference import ABLATIONS, AblationName, readable
+from circuitfind.metrics.measures import MetricName
+from circuitfind.patching.ablation import ABLATIONS, AblationName
 from tests.attributions import Scorer, agrees, literal, same_bits, score
 from tests.oracles.baselines import hisp, magnitude
 from tests.random_models import FAMILIES, random_batch, random_transformer, with_means

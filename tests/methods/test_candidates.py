@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.circuits.masks import readable
 from circuitfind.circuits.selection import prune
 from circuitfind.circuits.units import Units
 from circuitfind.methods.attribution.eap import EAP, EAPIG
@@ -19,7 +20,7 @@ from circuitfind.methods.search.acdc import ACDC
 from circuitfind.methods.search.candidates import Candidates
 from circuitfind.methods.search.reuse import decided_alike, is_tested, start_from, undecidable
 from circuitfind.models.transformer import Transformer
-from circuitfind.patching.reference import ABLATIONS, readable
+from circuitfind.patching.ablation import ABLATIONS
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
 from circuitfind.runs.time_left import Eta

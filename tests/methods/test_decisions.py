@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.circuits.masks import readable
 from circuitfind.circuits.units import Units
 from circuitfind.methods.outcome import Found, nothing_decided
 from circuitfind.methods.search.acdc import ACDC
 from circuitfind.methods.search.reuse import decided_alike, decision_order, is_tested, start_from, undecidable
-from circuitfind.patching.reference import readable
 from circuitfind.progress import Silent
 from tests.random_models import random_batch, random_transformer
 

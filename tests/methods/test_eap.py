@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from circuitfind.circuits.masks import readable
 from circuitfind.errors import ModelError, UsageError
 from circuitfind.methods.attribution.eap import EAP, EAPIG, CleanCorrupted, EAPIGActivations
-from circuitfind.metrics.objective import METRICS, MetricName
-from circuitfind.patching.reference import OF_MEANS, AblationName, readable
+from circuitfind.metrics.measures import MetricName
+from circuitfind.metrics.objective import METRICS
+from circuitfind.patching.ablation import OF_MEANS, AblationName
 from circuitfind.progress import Silent
 from tests.attributions import agrees, late, linear, literal, same_bits, score, total_effect
 from tests.oracles.attribution import attribution

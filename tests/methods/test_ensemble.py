@@ -11,13 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from circuitfind.circuits.masks import readable
 from circuitfind.errors import UsageError
 from circuitfind.methods.attribution.eap import EAPIG
 from circuitfind.methods.ensemble import Ensemble, WarmStart, combine, rank
 from circuitfind.methods.ifr import IFR
 from circuitfind.methods.masks.pruning import EdgePruning
 from circuitfind.models.transformer import Transformer
-from circuitfind.patching.reference import readable
 from circuitfind.progress import Progress, Silent
 from circuitfind.prompts.batch import Batch
 from tests.random_models import random_batch, random_transformer

@@ -9,14 +9,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from circuitfind.circuits.masks import readable
 from circuitfind.errors import ModelError, UsageError
 from circuitfind.methods import exact as module
 from circuitfind.methods.attribution.eap import EAP
 from circuitfind.methods.exact import Exact
-from circuitfind.metrics.objective import METRICS, MetricName
+from circuitfind.metrics.measures import MetricName
+from circuitfind.metrics.objective import METRICS
 from circuitfind.models.architectures.table import read_transformer
 from circuitfind.models.transformer import Transformer
-from circuitfind.patching.reference import ABLATIONS, AblationName, readable
+from circuitfind.patching.ablation import ABLATIONS, AblationName
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
 from tests.attributions import late, linear, literal, total_effect

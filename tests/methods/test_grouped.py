@@ -6,12 +6,15 @@ import pytest
 import torch
 
 from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.circuits.masks import readable
 from circuitfind.methods.outcome import Found, nothing_decided
 from circuitfind.methods.search.acdc import ACDC
 from circuitfind.methods.search.grouped import Grouped, middle
-from circuitfind.metrics.objective import METRICS, MetricName, make_objective
+from circuitfind.metrics.measures import MetricName
+from circuitfind.metrics.objective import METRICS, make_objective
 from circuitfind.models.transformer import Transformer
-from circuitfind.patching.reference import AblationName, prepare, readable, run_patched
+from circuitfind.patching.ablation import AblationName
+from circuitfind.patching.reference import prepare, run_patched
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
 from tests.oracles.grouped import Search

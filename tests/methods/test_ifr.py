@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from circuitfind.circuits.graph import Graph, Node, Receiver
+from circuitfind.circuits.masks import readable
 from circuitfind.errors import UsageError
 from circuitfind.methods.ifr import IFR, divide
 from circuitfind.methods.settings import INPUTS
-from circuitfind.patching.reference import readable
 from tests.attributions import agrees, literal, same_bits, score
 from tests.oracles.ifr import ifr
 from tests.oracles.literal import Literal

@@ -10,14 +10,15 @@ from functools import cache
 import pytest
 import torch
 
+from circuitfind.circuits.masks import readable
 from circuitfind.errors import UsageError
 from circuitfind.methods.masks import gates, pruning
 from circuitfind.methods.masks.learned import DivergedError, Learned
 from circuitfind.methods.masks.probing import SubnetworkProbing
 from circuitfind.methods.masks.pruning import EdgePruning
-from circuitfind.metrics.objective import MetricName
+from circuitfind.metrics.measures import MetricName
 from circuitfind.models.transformer import Transformer
-from circuitfind.patching.reference import AblationName, readable
+from circuitfind.patching.ablation import AblationName
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
 from tests.oracles.learned import Task, probability_open, probe, prune, ranked

@@ -9,8 +9,8 @@ from functools import cache
 import pytest
 import torch
 
-from circuitfind.circuits.bases import NeuronSelection
 from circuitfind.circuits.bootstrap import Bootstrap
+from circuitfind.circuits.size import NeuronSelection
 from circuitfind.errors import ModelError, UsageError
 from circuitfind.evaluation.neurons import evaluate_neurons
 from circuitfind.methods import exact
@@ -22,10 +22,12 @@ from circuitfind.methods.exact_neurons import ExactNeurons
 from circuitfind.methods.neuron_circuit import bootstrap_neurons, choose
 from circuitfind.methods.search import neurons
 from circuitfind.methods.search.neurons import ACDCNeurons, FoundNeurons
-from circuitfind.metrics.objective import METRICS, MetricName
+from circuitfind.metrics.measures import MetricName
+from circuitfind.metrics.objective import METRICS
+from circuitfind.models.forward import at_end, trace
 from circuitfind.models.transformer import Transformer, unembed
+from circuitfind.patching.ablation import ABLATIONS, OF_MEANS, AblationName
 from circuitfind.patching.mean_ablation import mean_outputs
-from circuitfind.patching.reference import ABLATIONS, OF_MEANS, AblationName, at_end, trace
 from circuitfind.patching.units import NeuronRunner, ablated_neurons, neurons_of
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch

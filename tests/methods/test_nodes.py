@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from circuitfind.circuits.graph import Edge, Graph, Node
+from circuitfind.circuits.masks import readable
 from circuitfind.circuits.units import Units
 from circuitfind.errors import ModelError, UsageError
 from circuitfind.methods.attribution.atp import AtP
@@ -19,9 +20,10 @@ from circuitfind.methods.outcome import Found
 from circuitfind.methods.search.acdc import ACDC
 from circuitfind.methods.search.nodes import NodeSearch
 from circuitfind.methods.search.reuse import undecidable
-from circuitfind.metrics.objective import METRICS, MetricName
+from circuitfind.metrics.measures import MetricName
+from circuitfind.metrics.objective import METRICS
 from circuitfind.models.transformer import Transformer
-from circuitfind.patching.reference import ABLATIONS, AblationName, readable
+from circuitfind.patching.ablation import ABLATIONS, AblationName
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
 from tests.attributions import Scorer, agrees, late, linear, literal, same_bits, score, total_effect

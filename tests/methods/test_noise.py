@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from circuitfind.circuits.masks import readable
 from circuitfind.circuits.units import Units
 from circuitfind.methods.outcome import Found
 from circuitfind.methods.search.acdc import ACDC
@@ -14,7 +15,6 @@ from circuitfind.models.loading.load import load_tokenizer
 from circuitfind.models.loading.locate import locate
 from circuitfind.models.loading.model import load_model
 from circuitfind.models.transformer import Transformer, in_dtype
-from circuitfind.patching.reference import readable
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch, tokenise
 from circuitfind.prompts.files import load_task

@@ -8,10 +8,10 @@ import torch
 from circuitfind.errors import UsageError
 from circuitfind.methods.attribution.eap import EAP
 from circuitfind.methods.attribution.relp import RelP
-from circuitfind.metrics.objective import MetricName
+from circuitfind.metrics.measures import MetricName
 from circuitfind.models.transformer import Activation, activate
+from circuitfind.patching.ablation import AblationName
 from circuitfind.patching.gradients.sweep import activation_ratio
-from circuitfind.patching.reference import AblationName
 from tests.attributions import agrees, late, linear, same_bits, score, total_effect
 from tests.oracles.attribution import attribution
 from tests.oracles.relp import FrozenRelevance, Relevance

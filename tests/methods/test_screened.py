@@ -10,7 +10,8 @@ from circuitfind.methods.outcome import Found
 from circuitfind.methods.search import screened
 from circuitfind.methods.search.acdc import ACDC
 from circuitfind.methods.search.screened import Estimates
-from circuitfind.metrics.objective import METRICS, MetricName, make_objective
+from circuitfind.metrics.measures import MetricName
+from circuitfind.metrics.objective import METRICS, make_objective
 from circuitfind.models.transformer import Transformer
 from circuitfind.patching.reference import prepare, run_patched
 from circuitfind.progress import Silent

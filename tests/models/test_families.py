@@ -10,8 +10,8 @@ import torch
 
 from circuitfind.errors import ModelError
 from circuitfind.models.architectures.table import FAMILIES, read_transformer
+from circuitfind.models.forward import trace
 from circuitfind.models.transformer import Transformer, unembed
-from circuitfind.patching.reference import trace
 from tests.random_models import D_VOCAB, N_CTX, bridge, make_model
 
 LLAMA3 = {

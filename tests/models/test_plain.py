@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from circuitfind.models.architectures.table import read_transformer
+from circuitfind.models.forward import trace
 from circuitfind.models.loading.load import load_bridge
 from circuitfind.models.loading.verify import verify
 from circuitfind.models.transformer import unembed
-from circuitfind.patching.reference import trace
 from tests.random_models import D_VOCAB, N_CTX, make_model, random_batch
 
 UNSCALED = {"scale_attn_weights": False}

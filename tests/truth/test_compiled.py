@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from circuitfind.circuits.graph import Edge, Node
-from circuitfind.metrics.objective import kl
+from circuitfind.circuits.masks import readable
+from circuitfind.metrics.measures import kl
+from circuitfind.models.forward import trace
 from circuitfind.models.transformer import unembed
-from circuitfind.patching.reference import Baseline, prepare, readable, run_patched, trace
+from circuitfind.patching.reference import Baseline, prepare, run_patched
 from circuitfind.truth.bench import Question, load_question
 from circuitfind.truth.known import MODELS, known_models
 from tools.truth.compiler import Blueprint, Part, constant_variables, true_edges

@@ -12,7 +12,9 @@ import torch
 
 from circuitfind.circuits.circuit import Circuit
 from circuitfind.circuits.graph import Edge
-from circuitfind.patching.reference import prepare, readable, run_patched, trace
+from circuitfind.circuits.masks import readable
+from circuitfind.models.forward import trace
+from circuitfind.patching.reference import prepare, run_patched
 from circuitfind.truth.bench import Question, load_question
 from circuitfind.truth.known import known_models
 from tools.truth.interchange import (

@@ -26,9 +26,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from circuitfind.circuits.graph import Edge, Node, Receiver, Slot
-from circuitfind.metrics.objective import kl
+from circuitfind.circuits.masks import readable
+from circuitfind.metrics.measures import kl
 from circuitfind.models.transformer import Architecture, Layer, Transformer, unembed
-from circuitfind.patching.reference import Baseline, prepare, readable, run_patched
+from circuitfind.patching.reference import Baseline, prepare, run_patched
 from circuitfind.prompts.batch import Batch
 from circuitfind.prompts.pairs import PromptPair, draw_distinct
 from circuitfind.truth.files import N_PROMPTS, SEED, UNKNOWN, Words, write_files

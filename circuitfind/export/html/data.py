@@ -242,3 +242,6 @@ def _observed(observed: Observations, place: Mapping[Node, int]) -> dict[str, An
         "rest": [written.to_list() for written in observed.rest],
         "logits": [written.to_list() for written in observed.logits],
     }
+
+
+DEFAULT_PAIRS = 4

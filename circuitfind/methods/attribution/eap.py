@@ -33,12 +33,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuitfind.circuits.masks import readable
 from circuitfind.circuits.outputs import Outputs
 from circuitfind.errors import ModelError, UsageError
-from circuitfind.methods.search.chain import split
-from circuitfind.metrics.objective import MetricName, check_answers, make_objective
+from circuitfind.metrics.measures import MetricName, check_answers
+from circuitfind.metrics.objective import make_objective
 from circuitfind.models.transformer import Transformer, embed, embed_positions, normalise
 from circuitfind.models.workers import Threads
+from circuitfind.patching.ablation import AblationName, constant_outputs
+from circuitfind.patching.blocks import first_changed, split
 from circuitfind.patching.gradients.edges import Gradients, Places, contract
 from circuitfind.patching.gradients.sweep import (
     CALCULUS,
@@ -51,8 +54,6 @@ from circuitfind.patching.gradients.sweep import (
     norm_back,
     without_final_norm,
 )
-from circuitfind.patching.incremental import first_changed
-from circuitfind.patching.reference import AblationName, constant_outputs, readable
 from circuitfind.progress import Progress
 from circuitfind.prompts.batch import Batch
 from circuitfind.prompts.roles import Roles, by_receiver

@@ -24,14 +24,15 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from circuitfind.circuits.graph import Graph
+from circuitfind.circuits.masks import readable
 from circuitfind.errors import ModelError, StateError, UsageError
 from circuitfind.methods.saved_state import Save, SoFar, require, save_nothing
-from circuitfind.methods.search.chain import split
 from circuitfind.methods.settings import check_settings
-from circuitfind.metrics.objective import MetricName, check_answers
+from circuitfind.metrics.measures import MetricName, check_answers
 from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
-from circuitfind.patching.reference import AblationName, readable
+from circuitfind.patching.ablation import AblationName
+from circuitfind.patching.blocks import split
 from circuitfind.patching.soft.block import BLOCK, Block, deal, prepare_block
 from circuitfind.patching.soft.plan import Shares, make_plan
 from circuitfind.patching.soft.run import Mixer, Workspace

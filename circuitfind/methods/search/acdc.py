@@ -35,15 +35,16 @@ from circuitfind.errors import UsageError
 from circuitfind.methods.outcome import Found, Save, in_question, save_nothing, take_up
 from circuitfind.methods.saved_state import require
 from circuitfind.methods.search.candidates import Candidates
-from circuitfind.methods.search.chain import BYTES_IN_FLIGHT, Search
+from circuitfind.methods.search.chain import Search
 from circuitfind.methods.search.grouped import Grouped
 from circuitfind.methods.search.judge import Judge, make_judge
 from circuitfind.methods.search.nodes import NodeSearch
 from circuitfind.methods.search.screened import make_screen
-from circuitfind.metrics.objective import MetricName, check_answers
+from circuitfind.metrics.measures import MetricName, check_answers
 from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
-from circuitfind.patching.reference import AblationName
+from circuitfind.patching.ablation import AblationName
+from circuitfind.patching.blocks import BYTES_IN_FLIGHT
 from circuitfind.progress import Progress
 from circuitfind.prompts.batch import Batch
 

@@ -13,13 +13,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from circuitfind.circuits.graph import Graph
+from circuitfind.circuits.masks import readable
 from circuitfind.circuits.selection import select
 from circuitfind.circuits.size import Selection
 from circuitfind.evaluation.performance import Evaluation
 from circuitfind.methods.method import Scorer, score_on
 from circuitfind.methods.saved_state import Save, SoFar, require, save_nothing
 from circuitfind.models.transformer import Transformer
-from circuitfind.patching.reference import readable
 from circuitfind.progress import Progress
 from circuitfind.prompts.batch import Batch
 

@@ -7,7 +7,6 @@ independent of how many threads there are: bits depend on an operation's shape, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -16,42 +15,21 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitfind.circuits.graph import Node, Receiver
-from circuitfind.errors import ModelError
 from circuitfind.metrics.log_z import make_yardstick, pack_unembedding
-from circuitfind.metrics.objective import ENCLOSED, MetricName, make_objective
+from circuitfind.metrics.measures import MetricName
+from circuitfind.metrics.objective import ENCLOSED, make_objective
+from circuitfind.models.forward import at_end, trace
 from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
-from circuitfind.patching.incremental import ROWS, Rerun
+from circuitfind.patching.ablation import AblationName
+from circuitfind.patching.blocks import BYTES_IN_FLIGHT, mean_over_prompts, split
+from circuitfind.patching.incremental import Rerun
 from circuitfind.patching.packing import pack_mlps
-from circuitfind.patching.reference import AblationName, Baseline, at_end, prepare, trace
+from circuitfind.patching.reference import Baseline, prepare
 from circuitfind.patching.shortlisted import prepare_reduced
 from circuitfind.prompts.batch import Batch
 
-BYTES_IN_FLIGHT = 256 << 20
-
 T = TypeVar("T")
-
-
-def split(batch: Batch, batch_size: int, multiple: int = ROWS) -> list[tuple[Batch, int]]:
-    """The batch in groups of ``batch_size`` prompts, each with how many of its prompts are real; the last of them again
-    up to a ``multiple``."""
-    groups = []
-    for first in range(0, batch.n_prompts, batch_size):
-        index = list(range(first, min(first + batch_size, batch.n_prompts)))
-        filler = [index[-1]] * (-len(index) % multiple)
-        groups.append((batch.rows(index + filler), len(index)))
-    return groups
-
-
-def share_out(batch: Batch, batch_size: int, n_workers: int) -> list[tuple[Batch, int]]:
-    """The batch in groups of at most ``batch_size`` prompts, small enough that each worker has one.
-
-    For runs that fill up answer positions themselves: then all positions together make a multiple of ROWS, often with
-    fewer prompts.
-    """
-    multiple = ROWS // math.gcd(ROWS, batch.n_pos)
-    size = min(batch_size, math.ceil(batch.n_prompts / n_workers))
-    return split(batch, math.ceil(size / multiple) * multiple, multiple)
 
 
 class _BlockSearch:
@@ -188,29 +166,6 @@ class _Path:
         for sender in self._senders[known:cut]:
             change = change + self._rerun.removal(self._receiver, sender)
         return change
-
-
-def default_batch_size(n_prompts: int, device: str, of_scores: bool = False) -> int:
-    """Prompts a block: on a CPU few, so that there are blocks for the threads to share; on a GPU many.
-
-    ``of_scores``: of a method that scores all edges at once, whose blocks hold several runs and every sender's change.
-    """
-    if device != "cpu":
-        return 256
-    return 8 if n_prompts >= 16 and not of_scores else 4
-
-
-def mean_over_prompts(values: Float[Tensor, "test prompt"]) -> list[float]:
-    """The mean over all prompts, rounded once (math.fsum), a number a test.
-
-    Raises ModelError where one is NaN or infinite.
-    """
-    means = [math.fsum(row) / len(row) for row in values.tolist()]
-    if not all(map(math.isfinite, means)):
-        raise ModelError(
-            "The metric became NaN or infinite during the search: the model's logits overflow. Use --dtype float64."
-        )
-    return means
 
 
 class Chain:

@@ -27,11 +27,11 @@ import torch
 from circuitfind.circuits.units import KvName, Units
 from circuitfind.methods.outcome import Found, Save, in_question, save_nothing, take_up
 from circuitfind.methods.search.present_run import Edges, Places, Present, Scores, open_blocks
-from circuitfind.metrics.objective import MetricName
+from circuitfind.metrics.measures import MetricName
 from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
+from circuitfind.patching.ablation import AblationName
 from circuitfind.patching.masked import Layout
-from circuitfind.patching.reference import AblationName
 from circuitfind.progress import Progress
 from circuitfind.prompts.batch import Batch
 

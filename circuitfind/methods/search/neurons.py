@@ -25,12 +25,14 @@ from circuitfind.errors import UsageError
 from circuitfind.methods.exact import ROWS_AT_ONCE, ROWS_ON_GPU
 from circuitfind.methods.saved_state import Save, SoFar, require, save_nothing
 from circuitfind.methods.search.acdc import chain_length
-from circuitfind.methods.search.chain import Chain, mean_over_prompts, split
+from circuitfind.methods.search.chain import Chain
 from circuitfind.methods.search.judge import judge
-from circuitfind.metrics.objective import MetricName, check_answers, make_objective
+from circuitfind.metrics.measures import MetricName, check_answers
+from circuitfind.metrics.objective import make_objective
 from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
-from circuitfind.patching.reference import AblationName
+from circuitfind.patching.ablation import AblationName
+from circuitfind.patching.blocks import mean_over_prompts, split
 from circuitfind.patching.units import Mask, NeuronRunner, neurons_of
 from circuitfind.progress import Progress
 from circuitfind.prompts.batch import Batch

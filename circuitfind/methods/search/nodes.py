@@ -25,10 +25,10 @@ from circuitfind.methods import saved_state
 from circuitfind.methods.outcome import Found, Save, nothing_decided, save_nothing
 from circuitfind.methods.saved_state import SoFar
 from circuitfind.methods.search.present_run import Block, Present, open_blocks
-from circuitfind.metrics.objective import MetricName
+from circuitfind.metrics.measures import MetricName
 from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
-from circuitfind.patching.reference import AblationName
+from circuitfind.patching.ablation import AblationName
 from circuitfind.progress import Progress
 from circuitfind.prompts.batch import Batch
 

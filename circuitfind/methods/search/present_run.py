@@ -13,13 +13,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitfind.methods.search.chain import mean_over_prompts, split
-from circuitfind.metrics.objective import MetricName, Objective, check_answers, make_objective
+from circuitfind.metrics.measures import MetricName, check_answers
+from circuitfind.metrics.objective import Objective, make_objective
 from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
+from circuitfind.patching.ablation import AblationName
+from circuitfind.patching.blocks import mean_over_prompts, split
 from circuitfind.patching.masked import Mask, Masked, Plan, Runner
 from circuitfind.patching.packing import pack_model
-from circuitfind.patching.reference import AblationName, Baseline, prepare
+from circuitfind.patching.reference import Baseline, prepare
 from circuitfind.patching.soft.attribution import attribute
 from circuitfind.prompts.batch import Batch
 

@@ -13,11 +13,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitfind.methods.outcome import in_question
-from circuitfind.methods.search.chain import mean_over_prompts, split
 from circuitfind.methods.search.reuse import Shortlist, decision_order
-from circuitfind.metrics.objective import MetricName, make_objective
+from circuitfind.metrics.measures import MetricName
+from circuitfind.metrics.objective import make_objective
 from circuitfind.models.transformer import Transformer, in_dtype
-from circuitfind.patching.reference import AblationName, prepare, run_patched
+from circuitfind.patching.ablation import AblationName
+from circuitfind.patching.blocks import mean_over_prompts, split
+from circuitfind.patching.reference import prepare, run_patched
 from circuitfind.prompts.batch import Batch
 
 MARGINS = {torch.float32: 1e-6, torch.float64: 1e-12}

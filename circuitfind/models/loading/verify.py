@@ -20,10 +20,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitfind.errors import ModelError
+from circuitfind.models.forward import Trace, at_end, trace
+from circuitfind.models.sizes import PROMPTS_COMPARED, compared_together
 from circuitfind.models.transformer import Transformer, unembed
-from circuitfind.patching.reference import Trace, at_end, trace
 from circuitfind.prompts.batch import Batch
-from circuitfind.runs.memory import PROMPTS_COMPARED, compared_together
 
 TOLERANCE = 1e-4
 

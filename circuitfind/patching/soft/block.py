@@ -11,7 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitfind.circuits.outputs import Outputs
-from circuitfind.metrics.objective import MetricName, Objective, make_objective
+from circuitfind.metrics.measures import MetricName
+from circuitfind.metrics.objective import Objective, make_objective
+from circuitfind.models.forward import at_end
 from circuitfind.models.transformer import (
     Architecture,
     Transformer,
@@ -20,9 +22,9 @@ from circuitfind.models.transformer import (
     rotary_table,
     write_heads,
 )
+from circuitfind.patching.ablation import AblationName, constant_outputs
+from circuitfind.patching.blocks import Rows
 from circuitfind.patching.gradients.sweep import HeadsRun, Sweeper
-from circuitfind.patching.incremental import Rows
-from circuitfind.patching.reference import AblationName, at_end, constant_outputs
 from circuitfind.prompts.batch import Batch
 
 PerRow = Float[Tensor, "head row d_head"]

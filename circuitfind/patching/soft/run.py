@@ -27,10 +27,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitfind.circuits.graph import SLOTS
+from circuitfind.models.forward import visible
 from circuitfind.models.transformer import Transformer, kv_heads, rotate
 from circuitfind.patching.gradients.edges import RECEIVERS
 from circuitfind.patching.gradients.sweep import MlpRun, Sweeper
-from circuitfind.patching.reference import visible
 from circuitfind.patching.soft.block import Block, centred
 from circuitfind.patching.soft.plan import BASES, LayerPlan, Plan, Shares
 
