@@ -106,7 +106,7 @@ class Case:
         out = self.keep / Path(self.model).name / f"{self.task}-{self.n_prompts}" / name
         if not (out / last).exists():
             begun = ["--resume"] if next(out.rglob("search.safetensors"), None) else []
-            command = [sys.executable, "-m", "circuitfind.cli.app", "run", self.task, "--model", self.model]
+            command = [sys.executable, "-m", "circuitfind", "run", self.task, "--model", self.model]
             command += ["--prompts", str(self.n_prompts), "--out", str(out), "--format", "dot", "--quiet"]
             done = subprocess.run([*command, *options, *begun], capture_output=True, text=True)
             if done.returncode:

@@ -16,7 +16,7 @@ from circuitfind.runs.files import RunResult, write_findings
 from circuitfind.runs.neuron_pipeline import find_neurons
 from circuitfind.runs.plan import Plan, make_plan
 from circuitfind.runs.prepare import find_units, make_ready
-from circuitfind.runs.result import Findings, Ready, TakenOver
+from circuitfind.runs.result import NOTHING_TAKEN_OVER, Findings, Ready, TakenOver
 from circuitfind.runs.score import score_circuit
 from circuitfind.runs.search import search_circuit
 
@@ -48,7 +48,12 @@ def carry_out(plan: Plan, progress: Progress, keeper: Keeper | None = None) -> R
 
 
 def find_circuit(
-    ready: Ready, options: RunOptions, notes: Noted, clock: Clock, keeper: Keeper, taken_over: TakenOver = TakenOver()
+    ready: Ready,
+    options: RunOptions,
+    notes: Noted,
+    clock: Clock,
+    keeper: Keeper,
+    taken_over: TakenOver = NOTHING_TAKEN_OVER,
 ) -> Findings:
     """The circuit that ``options`` ask for, and its evaluation."""
     options = settle(options)

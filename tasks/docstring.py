@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from random import Random
 
 from circuitfind.errors import TaskError
-from circuitfind.prompts.pairs import PromptPair, Role, Task, Tokenizer, draw_distinct, is_single_token, words
+from circuitfind.prompts import PromptPair, Role, Task, Tokenizer, draw_distinct, is_single_token, words
 
 FUNCTIONS = words("build call check create draw find load merge open parse print read save send show start test update")
 PARAMETERS = words(

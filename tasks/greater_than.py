@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from random import Random
 
 from circuitfind.errors import TaskError
-from circuitfind.prompts.pairs import PromptPair, Role, Task, Tokenizer, draw_distinct, fill, is_single_token, words
+from circuitfind.prompts import PromptPair, Role, Task, Tokenizer, draw_distinct, fill, is_single_token, words
 
 TEMPLATE = "The {noun} lasted from the year {year} to the year{shown}"
 HELD_OUT = (

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from random import Random
 
 from circuitfind.errors import TaskError
-from circuitfind.prompts.pairs import PromptPair, Role, Task, Tokenizer, draw_distinct, fill, is_single_token, words
+from circuitfind.prompts import PromptPair, Role, Task, Tokenizer, draw_distinct, fill, is_single_token, words
 
 TEMPLATES = (
     "Yesterday {first} and {second} met near the {place}, and {giver} gave a {thing} to",

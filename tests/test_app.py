@@ -177,7 +177,7 @@ def test_an_error_is_told_in_one_or_two_lines(error: Exception, says: str) -> No
 def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "circuitfind.cli.app", *arguments],
+        [sys.executable, "-m", "circuitfind", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -7,10 +7,11 @@ import torch
 
 from circuitfind.circuits.masks import readable
 from circuitfind.metrics.measures import MetricName
-from circuitfind.metrics.objective import METRICS, make_objective
+from circuitfind.metrics.objective import make_objective
 from circuitfind.patching.masked import Masked, Runner
 from circuitfind.patching.reference import prepare
 from circuitfind.patching.soft.attribution import attribute
+from circuitfind.prompts.task_metric import METRICS
 from tests.random_models import FAMILIES, random_batch, random_transformer
 
 STEP = 1e-5

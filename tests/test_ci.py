@@ -47,7 +47,7 @@ def test_its_check_is_green_while_the_circuit_holds_and_red_with_an_annotation_w
     assert stored is not None
     (folder / "circuit.json").write_text(text.replace(stored[1], "-1.0") if drifts else text, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "circuitfind.cli.app", *shlex.split(command)[1:], "--evaluate-only"],
+        [sys.executable, "-m", "circuitfind", *shlex.split(command)[1:], "--evaluate-only"],
         cwd=tmp_path,
         env=os.environ | {"GITHUB_ACTIONS": "true", "PYTHONPATH": str(ROOT)},
         capture_output=True,

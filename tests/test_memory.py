@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from circuitfind.circuits.graph import Graph
 from circuitfind.errors import UsageError
 from circuitfind.metrics import objective
+from circuitfind.models import sizes
 from circuitfind.models.sizes import Shape, Stored, stored_weights
-from circuitfind.patching import learned_ablation
+from circuitfind.patching import blocks, learned_ablation
 from circuitfind.patching.soft.block import BLOCK
 from circuitfind.runs import memory
 from circuitfind.runs.memory import (
@@ -90,7 +91,7 @@ def test_attention_in_long_prompts_grows_with_the_square_of_their_length() -> No
 
 
 def test_prompts_too_long_to_compare_at_once_are_compared_one_by_one() -> None:
-    assert [memory.compared_together(n_pos) for n_pos in (1, 64, 65, 128, 129, 5000)] == [4, 4, 3, 2, 1, 1]
+    assert [sizes.compared_together(n_pos) for n_pos in (1, 64, 65, 128, 129, 5000)] == [4, 4, 3, 2, 1, 1]
 
 
 @pytest.mark.parametrize(("n_layers", "n_heads"), [(1, 1), (3, 4), (12, 12)])
@@ -291,9 +292,8 @@ def test_bytes_are_shown_as_gigabytes(n_bytes: int, shown: str) -> None:
 
 
 def test_what_search_and_method_hold_is_what_is_counted() -> None:
-    from circuitfind.methods.search import acdc, chain
+    from circuitfind.methods.search import acdc
     from circuitfind.metrics import log_z
-    from circuitfind.patching import incremental
 
-    assert memory.BYTES_IN_FLIGHT == chain.BYTES_IN_FLIGHT and memory.TESTS == acdc.LONGEST_CHAIN
-    assert memory.BLOCK_ROWS == incremental.ROWS and memory.VOCAB_SLICE == log_z.VOCAB_SLICE
+    assert memory.BYTES_IN_FLIGHT == blocks.BYTES_IN_FLIGHT and memory.TESTS == acdc.LONGEST_CHAIN
+    assert memory.BLOCK_ROWS == blocks.ROWS and memory.VOCAB_SLICE == log_z.VOCAB_SLICE

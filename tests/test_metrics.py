@@ -24,9 +24,10 @@ from circuitfind.metrics.measures import (
     loss,
     prob_diff,
 )
-from circuitfind.metrics.objective import METRICS, make_objective
+from circuitfind.metrics.objective import make_objective
 from circuitfind.models.transformer import final_norm, unembed
 from circuitfind.prompts.batch import Batch
+from circuitfind.prompts.task_metric import METRICS
 from tests.oracles.metrics import objective as literal
 from tests.random_models import FAMILIES, random_batch, random_transformer
 

@@ -9,7 +9,6 @@ import torch
 
 from circuitfind.circuits.masks import readable
 from circuitfind.metrics.measures import MetricName
-from circuitfind.metrics.objective import METRICS
 from circuitfind.models.transformer import Transformer
 from circuitfind.patching.ablation import ABLATIONS, AblationName
 from circuitfind.patching.reference import prepare, run_patched
@@ -17,6 +16,7 @@ from circuitfind.patching.soft.block import prepare_block
 from circuitfind.patching.soft.plan import make_plan
 from circuitfind.patching.soft.run import Mixer, Workspace
 from circuitfind.prompts.batch import Batch
+from circuitfind.prompts.task_metric import METRICS
 from tests.oracles.learned import objective
 from tests.oracles.literal import Literal
 from tests.random_models import FAMILIES, random_batch, random_model, random_transformer, with_means

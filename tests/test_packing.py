@@ -10,11 +10,11 @@ import torch
 
 from circuitfind.methods.exact import Exact
 from circuitfind.methods.search.acdc import ACDC
+from circuitfind.models import sizes
 from circuitfind.models.packed import can_pack
 from circuitfind.models.transformer import Layer, Transformer, hidden_layer, mlp
 from circuitfind.patching.packing import can_pack_mlps, pack_mlps, pack_model
 from circuitfind.progress import Silent
-from circuitfind.runs import memory
 from tests.random_models import random_batch, random_transformer
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.zeros(1)), reason="this PyTorch comes without oneDNN")
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not can_pack(torch.zeros(1)), reason="this PyTor
 
 @pytest.fixture
 def of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "SMALLEST_PACKED", 1)
+    monkeypatch.setattr(sizes, "SMALLEST_PACKED", 1)
 
 
 def wide(seed: int = 0, d_model: int = 576, d_mlp: int = 1536) -> Transformer:
@@ -84,9 +84,9 @@ def test_what_is_too_small_too_large_or_of_another_dtype_is_left_as_it_is(monkey
     small = random_transformer("llama", 6, dtype=torch.float32)
     assert not can_pack_mlps(small) and pack_mlps(small) is small
     assert can_pack_mlps(wide())
-    monkeypatch.setattr(memory, "MOST_PACKED", 2 * 3 * 576 * 1536 - 1)
+    monkeypatch.setattr(sizes, "MOST_PACKED", 2 * 3 * 576 * 1536 - 1)
     assert not can_pack_mlps(wide())
-    monkeypatch.setattr(memory, "SMALLEST_PACKED", 1)
+    monkeypatch.setattr(sizes, "SMALLEST_PACKED", 1)
     assert not can_pack_mlps(random_transformer("llama", 6, dtype=torch.float64))
 
 

@@ -18,11 +18,11 @@ from circuitfind.circuits.circuit import Circuit
 from circuitfind.errors import ModelError, OutputError, UsageError
 from circuitfind.methods.make import METHODS
 from circuitfind.methods.search.acdc import DEFAULT_THRESHOLD
-from circuitfind.metrics.objective import METRICS
 from circuitfind.models.loading.catalogue import CATALOGUE
 from circuitfind.patching.ablation import ABLATIONS
 from circuitfind.pipeline import RunOptions, RunResult, run
 from circuitfind.prompts.files import read_prompts
+from circuitfind.prompts.task_metric import METRICS
 from circuitfind.runs.plan import CHOICES
 from circuitfind.runs.prepare import DTYPES, find_device
 
@@ -259,12 +259,12 @@ def test_a_run_that_names_no_folder_goes_under_results(tmp_path: Path, monkeypat
 
 
 def test_nothing_is_left_behind_by_a_run_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from circuitfind import pipeline
+    from circuitfind.runs import prepare
 
     def fails(*_: object) -> None:
         raise ModelError("no")
 
-    monkeypatch.setattr(pipeline, "load_model", fails)
+    monkeypatch.setattr(prepare, "load_model", fails)
     with pytest.raises(ModelError):
         find(tmp_path / "a" / "run")
     assert list(tmp_path.iterdir()) == []
@@ -273,14 +273,14 @@ def test_nothing_is_left_behind_by_a_run_that_fails(tmp_path: Path, monkeypatch:
 def test_a_folder_filled_while_the_run_went_on_is_not_overwritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from circuitfind import pipeline
+    from circuitfind.runs import evaluate as module
 
     def evaluate(*arguments: Any) -> Any:
         (tmp_path / "run" / "circuit.json").write_text("another's")  # the folder is there, for the lock
         return original(*arguments)
 
-    original = pipeline.evaluate
-    monkeypatch.setattr(pipeline, "evaluate", evaluate)
+    original = module.evaluate
+    monkeypatch.setattr(module, "evaluate", evaluate)
     with pytest.raises(OutputError, match="is not empty"):
         find(tmp_path / "run", n_prompts=2)
     assert (tmp_path / "run" / "circuit.json").read_text() == "another's"

@@ -95,7 +95,6 @@ def test_a_run_cut_off_again_and_again_ends_with_the_same_bytes(seed: int, whole
 def test_a_run_cut_off_after_its_search_tests_nothing_again(
     step: str, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from circuitfind import pipeline
     from circuitfind.runs import files, folder
 
     def kill(*_: object) -> None:

@@ -13,7 +13,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from circuitfind import pipeline
 from circuitfind.circuits.circuit import Circuit
 from circuitfind.circuits.selection import prune
 from circuitfind.errors import ModelError, UsageError
@@ -24,6 +23,7 @@ from circuitfind.methods.masks import learned, pruning
 from circuitfind.methods.options import OF_SCORES, settle_method
 from circuitfind.methods.settings import RULES, check_setting
 from circuitfind.pipeline import RunOptions, RunResult, run
+from circuitfind.runs import prepare
 from circuitfind.runs.plan import CHOICES
 from circuitfind.sweep import sweep
 
@@ -214,7 +214,7 @@ def test_options_that_make_no_sense_together_are_refused(options: dict[str, Any]
 def test_one_prompt_is_too_few_for_a_bootstrap_before_the_model_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(prepare, "load_model", lambda *_: pytest.fail("the model was loaded"))
     with pytest.raises(UsageError, match=r"^A bootstrap needs two prompts or more, not 1: raise --prompts"):
         find(tmp_path / "run", n_prompts=1)
     assert not (tmp_path / "run").exists()

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from circuitfind import pipeline
 from circuitfind.cli.app import call
 from circuitfind.errors import ModelError, OutputError, UsageError
 from circuitfind.pipeline import RunOptions, run
 from circuitfind.progress import Silent
+from circuitfind.runs import evaluate as evaluating
+from circuitfind.runs import prepare, search
 from circuitfind.runs.sweep_plan import folder_name, make_sweep_plan, parse_sizes
 from circuitfind.sweep import SweepResult, cells_of, sweep
 
@@ -71,15 +72,20 @@ def test_a_run_can_be_repeated_from_its_record(result: SweepResult) -> None:
 # what is shared
 
 
+PLACES = {"evaluate": evaluating, "search": search} | dict.fromkeys(
+    ("load_model", "make_prompts", "task_performance"), prepare
+)
+
+
 def count(monkeypatch: pytest.MonkeyPatch, *names: str) -> dict[str, list[tuple[Any, ...]]]:
-    """The calls of these functions of the pipeline from now on."""
+    """The calls of these functions from now on."""
     calls: dict[str, list[tuple[Any, ...]]] = {name: [] for name in names}
 
     def watched(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *arguments: calls[name].append(arguments) or function(*arguments)
 
     for name in names:
-        monkeypatch.setattr(pipeline, name, watched(name, getattr(pipeline, name)))
+        monkeypatch.setattr(PLACES[name], name, watched(name, getattr(PLACES[name], name)))
     return calls
 
 
@@ -200,7 +206,7 @@ def test_nothing_is_left_behind_by_a_sweep_that_finds_nothing(monkeypatch: pytes
     def fails(*_: object) -> None:
         raise ModelError("no")
 
-    monkeypatch.setattr(pipeline, "search", fails)
+    monkeypatch.setattr(search, "search", fails)
     with pytest.raises(ModelError):
         do_sweep(tmp_path / "sweep")
     assert list(tmp_path.iterdir()) == []

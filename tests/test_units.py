@@ -140,8 +140,10 @@ def test_a_consensus_of_nodes_has_all_edges_among_them() -> None:
 def test_without_grouped_queries_grouped_is_per_head() -> None:
     for family, group in (("gpt2", 1), ("pythia", 1), ("llama", 2)):
         architecture = random_transformer(family, 1).architecture
-        assert Units.of(architecture, "edge", "grouped") == Units(architecture.graph, group=group)
-        assert Units.of(architecture, "edge", "per-head").are_edges
+        assert Units.of(architecture.graph, architecture.n_kv_heads, "edge", "grouped") == Units(
+            architecture.graph, group=group
+        )
+        assert Units.of(architecture.graph, architecture.n_kv_heads, "edge", "per-head").are_edges
 
 
 def test_the_words_that_are_known_without_torch_are_those_that_units_have() -> None:

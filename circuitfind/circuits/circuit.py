@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -53,6 +53,8 @@ class Circuit:
     neurons: Mapping[Neuron, float] | None = None
     tolerances: Mapping[str, Any] = field(default_factory=dict)
     """How far a later run may be from what is stored (``review/tolerances.py``); most files have none."""
+    faces: ClassVar[Faces]
+    """How it is shown: ``circuitfind/__init__.py`` hands that in, since a circuit is data and knows no pictures."""
 
     def __post_init__(self) -> None:
         edges, places = self.edges, list(self.graph.places(self.edges))
@@ -117,28 +119,20 @@ class Circuit:
         return "{\n" + "\n".join(lines) + "\n}\n"
 
     def to_networkx(self) -> MultiDiGraph[str]:
-        """The circuit as a networkx graph: ``export.network`` says what its nodes and edges have."""
-        from circuitfind.export.formats.network import circuit_to_networkx
-
-        return circuit_to_networkx(self)
+        """The circuit as a networkx graph: ``export/formats/network.py`` says what its nodes and edges have."""
+        return self.faces.networkx(self)
 
     def _repr_html_(self) -> str:
         """In a notebook: the picture and a table."""
-        from circuitfind.export.formats.notebook import circuit_to_html
-
-        return circuit_to_html(self)
+        return self.faces.html(self)
 
     def _repr_svg_(self) -> str | None:
         """The picture alone, which a notebook takes where it is made into a PDF."""
-        from circuitfind.export.formats.notebook import circuit_to_svg
-
-        return circuit_to_svg(self)
+        return self.faces.svg(self)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """In IPython without pictures: a line, not thousands of edges."""
-        from circuitfind.export.formats.notebook import circuit_to_line
-
-        printer.text(circuit_to_line(self))
+        printer.text(self.faces.line(self))
 
     @staticmethod
     def from_json(text: str, source: str = "circuit.json") -> Circuit:
@@ -273,3 +267,14 @@ def check_size(n_layers: int, n_heads: int, source: str, n_roles: int = 0) -> No
         )
     if n_roles * n_nodes > MOST_SITES:
         raise CircuitError(f"{source}: its graph has {n_roles:,} roles; no prompt has so many.")
+
+
+@dataclass(frozen=True)
+class Faces:
+    """What a circuit is shown as: a networkx graph, a notebook's page, its picture (None where there can be none), and
+    one line."""
+
+    networkx: Callable[[Circuit], MultiDiGraph[str]]
+    html: Callable[[Circuit], str]
+    svg: Callable[[Circuit], str | None]
+    line: Callable[[Circuit], str]

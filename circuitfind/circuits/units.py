@@ -20,7 +20,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,9 +30,6 @@ from torch import Tensor
 from circuitfind.circuits.graph import Graph, Node, Receiver
 from circuitfind.circuits.masks import readable
 from circuitfind.errors import UsageError, unknown
-
-if TYPE_CHECKING:
-    from circuitfind.models.transformer import Architecture
 
 LevelName = Literal["edge", "node"]
 LEVELS: tuple[LevelName, ...] = ("edge", "node")
@@ -90,16 +87,16 @@ class Units:
     group: int = 1
 
     @staticmethod
-    def of(architecture: Architecture, level: LevelName, kv: KvName) -> Units:
-        """The units of a model. Without grouped queries ``kv`` makes no difference."""
-        group = architecture.n_heads // architecture.n_kv_heads if kv == "grouped" else 1
-        return Units(architecture.graph, level, group)
+    def of(graph: Graph, n_kv_heads: int, level: LevelName, kv: KvName) -> Units:
+        """The units of a model's graph. Without grouped queries ``kv`` makes no difference."""
+        group = graph.n_heads // n_kv_heads if kv == "grouped" else 1
+        return Units(graph, level, group)
 
     @staticmethod
-    def of_record(architecture: Architecture, graph: Graph, method: Mapping[str, Any]) -> Units:
+    def of_record(graph: Graph, n_kv_heads: int, method: Mapping[str, Any]) -> Units:
         """The units that the block ``method`` of a circuit file names, in the model's graph (with roles)."""
         level, kv = (method.get(name) or default for name, default in DEFAULTS.items())
-        return Units.of(architecture, find_level(level), find_kv(kv)).at_roles(graph)
+        return Units.of(graph.base, n_kv_heads, find_level(level), find_kv(kv)).at_roles(graph)
 
     def at_roles(self, graph: Graph) -> Units:
         """The units of the same graph with roles, where single edges are units."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from circuitfind.circuits.circuit import Circuit
     from circuitfind.exchange.edges import ScoredEdges
-    from circuitfind.export.drawing.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,16 @@ WRITERS: Mapping[str, Writer] = MappingProxyType(
 )
 
 
-def write(name: str, subject: Subject) -> bytes:
+def write(name: str, circuit: Circuit, folder: Path | None = None) -> bytes:
     """The circuit in that format. Raises CircuitError where it has neurons or positions, which none of them has."""
     module = importlib.import_module(f"circuitfind.exchange.{WRITERS[name].module}")
     function: Callable[[ScoredEdges], bytes] = getattr(module, WRITERS[name].function)
-    return function(_edges_of(subject))
+    return function(_edges_of(circuit, folder))
 
 
-def lost(name: str, subject: Subject) -> str:
+def lost(name: str, circuit: Circuit, folder: Path | None = None) -> str:
     """What the file can't hold of the circuit, in a few words."""
-    writer, edges = WRITERS[name], _edges_of(subject)
+    writer, edges = WRITERS[name], _edges_of(circuit, folder)
     parts = ["what the circuit was found with (model, task, method) and its metrics"]
     if writer.of_scores:
         parts.append("which edges are kept")
@@ -85,12 +86,7 @@ def lost(name: str, subject: Subject) -> str:
     return "; ".join(parts)
 
 
-def tell_lost(name: str, subject: Subject) -> tuple[str, ...]:
-    """The same as a line for a user."""
-    return (f"not in the file: {lost(name, subject)}",)
-
-
-def _edges_of(subject: Subject) -> ScoredEdges:
+def _edges_of(circuit: Circuit, folder: Path | None) -> ScoredEdges:
     from circuitfind.exchange.edges import of_circuit
 
-    return of_circuit(subject.circuit, subject.folder)
+    return of_circuit(circuit, folder)

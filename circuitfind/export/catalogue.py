@@ -44,8 +44,14 @@ def _picture(format: str, subject: Subject) -> bytes:
 
 def _of_another_tool(name: str) -> Format:
     said = writers.WRITERS[name]
-    told = partial(writers.tell_lost, name)
-    return Format(said.summary, said.suffix, partial(writers.write, name), said.is_text, of_folder=True, told=told)
+
+    def write(subject: Subject) -> bytes:
+        return writers.write(name, subject.circuit, subject.folder)
+
+    def told(subject: Subject) -> Sequence[str]:
+        return (f"not in the file: {writers.lost(name, subject.circuit, subject.folder)}",)
+
+    return Format(said.summary, said.suffix, write, said.is_text, of_folder=True, told=told)
 
 
 def _tikz(subject: Subject) -> bytes:

@@ -79,7 +79,10 @@ class Ensemble:
         What is so far are the ``scores`` of the methods that are done, and what the present one has so far.
         """
         graph, done = batch.graph_of(model.architecture.graph), SoFar({})
-        units, each = Units.of(model.architecture, self.level, self.kv).at_roles(graph), []
+        units, each = (
+            Units.of(model.architecture.graph, model.architecture.n_kv_heads, self.level, self.kv).at_roles(graph),
+            [],
+        )
         for number, method in enumerate(self.of):
             part = str(number)
             own = start and start.part(part)

@@ -89,7 +89,9 @@ class Exact:
         check_answers(self.metric, batch)
         if self.level == "node":
             return self._score_nodes(model, batch, batch_size, progress, start, save)
-        units = Units.of(model.architecture, self.level, self.kv).at_roles(batch.graph_of(model.architecture.graph))
+        units = Units.of(model.architecture.graph, model.architecture.n_kv_heads, self.level, self.kv).at_roles(
+            batch.graph_of(model.architecture.graph)
+        )
         graph, total = units.graph, sum(work(units.graph, receivers[0]) for receivers in units.receivers())
         scores = nothing_scored(graph, model.dtype, batch.n_prompts)
         scores = scores_before(start, scores, units) if start else scores

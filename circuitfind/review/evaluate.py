@@ -386,7 +386,7 @@ def find_curve(plan: AssessmentPlan, ready: Ready, trials: Trials, metric: str, 
     if plan.origin.scores is None:
         return None
     scores = torch.from_numpy(read_scores(plan.origin.scores, trials.graph))
-    units = Units.of_record(ready.model.transformer.architecture, trials.graph, plan.origin.circuit.method)
+    units = Units.of_record(trials.graph, ready.model.transformer.architecture.n_kv_heads, plan.origin.circuit.method)
     try:
         return measure_curve(trials, scores, metric, progress=notes, units=units)
     except UsageError as error:

@@ -48,7 +48,7 @@ def find_curve(plan: ViewPlan, ready: Ready, notes: Noted) -> Curve | None:
         ablation = find_ablation(ready.options.ablation)
         trials = Trials(ready.model.transformer, ready.batch, ablation, ready.work.batch_size, threads)
         try:
-            units = Units.of_record(ready.model.transformer.architecture, trials.graph, circuit.method)
+            units = Units.of_record(trials.graph, ready.model.transformer.architecture.n_kv_heads, circuit.method)
             return measure_curve(trials, scores, metric, progress=notes, units=units)
         except UsageError as error:
             notes.warn(f"no curve over sizes: {error}")

@@ -114,7 +114,12 @@ def make_ready(plan: Plan, notes: Noted, clock: Clock) -> Ready:
 
 def find_units(ready: Ready, options: RunOptions) -> Units:
     """What is decided on in this model."""
-    units = Units.of(ready.model.transformer.architecture, find_level(options.level), find_kv(options.kv))
+    units = Units.of(
+        ready.model.transformer.architecture.graph,
+        ready.model.transformer.architecture.n_kv_heads,
+        find_level(options.level),
+        find_kv(options.kv),
+    )
     return units.at_roles(ready.graph)
 
 

@@ -171,3 +171,6 @@ class TakenOver:
     per_prompt: Float[Tensor, "prompt receiver sender"] | None = None
     evaluation: Evaluation | None = None
     shortlist: Shortlist | None = None
+
+
+NOTHING_TAKEN_OVER = TakenOver()

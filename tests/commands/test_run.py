@@ -209,11 +209,10 @@ def test_a_folder_that_can_not_be_written(capsys: pytest.CaptureFixture[str]) ->
 def test_a_run_that_would_not_fit_is_told_before_the_weights_are_loaded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from circuitfind import pipeline
-    from circuitfind.runs import memory
+    from circuitfind.runs import memory, prepare
 
     monkeypatch.setattr(memory, "available", lambda device: 1000)
-    monkeypatch.setattr(pipeline, "load_model", lambda *_: pytest.fail("the weights were loaded"))
+    monkeypatch.setattr(prepare, "load_model", lambda *_: pytest.fail("the weights were loaded"))
     refused("This run needs about 0.", capsys, "ioi", *QUICK, "--out", "out")
 
 

@@ -59,8 +59,10 @@ def save(folder: Path, files: dict[str, str | bytes]) -> Path:
 def test_a_run_exported_and_imported_has_its_edges_and_all_scores(run, tmp_path):
     for format in ("eap-ig-json", "eap-ig-pt"):
         subject = Subject.load(run)
-        assert "outside" not in writers.lost(format, subject)
-        file = save(tmp_path, {"out." + format[7:]: writers.write(format, subject)}) / ("out." + format[7:])
+        assert "outside" not in writers.lost(format, subject.circuit, subject.folder)
+        file = save(tmp_path, {"out." + format[7:]: writers.write(format, subject.circuit, subject.folder)}) / (
+            "out." + format[7:]
+        )
         imported = import_circuit(ImportOptions(file))
         assert imported.circuit.edges == subject.circuit.edges and imported.notes == ()
         back = save(tmp_path / format, imported.files)
@@ -100,8 +102,8 @@ def test_scores_alone_ask_how_many_edges_to_keep(tmp_path):
 
 def test_a_circuit_without_a_folder_has_no_scores_to_choose_from(run, tmp_path):
     lone = Subject(Circuit.load(run))
-    assert "they are 0" in writers.lost("eap-ig-json", lone)
-    file = save(tmp_path, {"lone.json": writers.write("eap-ig-json", lone)}) / "lone.json"
+    assert "they are 0" in writers.lost("eap-ig-json", lone.circuit, lone.folder)
+    file = save(tmp_path, {"lone.json": writers.write("eap-ig-json", lone.circuit, lone.folder)}) / "lone.json"
     imported = import_circuit(ImportOptions(file))
     assert imported.circuit.edges == lone.circuit.edges and "scores.safetensors" not in imported.files
     assert imported.notes == ("the scores of the other edges are not known",)
@@ -117,13 +119,13 @@ def test_scores_of_another_circuit_beside_it_are_not_taken(run):
 
 def test_what_a_format_can_not_hold_is_said(run):
     subject = Subject.load(run)
-    said = {name: writers.lost(name, subject) for name in writers.WRITERS}
+    said = {name: writers.lost(name, subject.circuit, subject.folder) for name in writers.WRITERS}
     assert all(text.startswith("what the circuit was found with") for text in said.values())
     assert "all scores" in said["edge-pruning"] and "which edges are kept" in said["autocircuit"]
     exact = Circuit(subject.circuit.graph, {Edge.parse("input->logits"): 0.1}, subject.circuit.model)
-    assert "beyond float32" in writers.lost("eap-ig-pt", Subject(exact))
+    assert "beyond float32" in writers.lost("eap-ig-pt", exact)
     assert "beyond float32" not in said["eap-ig-pt"]
-    assert "beyond float32" not in writers.lost("eap-ig-json", Subject(exact))
+    assert "beyond float32" not in writers.lost("eap-ig-json", exact)
 
 
 def test_neurons_and_positions_are_refused_with_the_reason():
@@ -132,9 +134,9 @@ def test_neurons_and_positions_are_refused_with_the_reason():
     roles = Circuit(Graph(1, 1, roles=("S", "END")), {Edge.parse("input->m0@S"): 1.0}, model)
     for format in writers.WRITERS:
         with pytest.raises(CircuitError, match="is of neurons"):
-            writers.write(format, Subject(neurons))
+            writers.write(format, neurons)
         with pytest.raises(CircuitError, match=r"by position \(S, END\)"):
-            writers.write(format, Subject(roles))
+            writers.write(format, roles)
 
 
 class Evil:

@@ -12,9 +12,9 @@ from circuitfind.circuits.masks import readable
 from circuitfind.errors import ModelError, UsageError
 from circuitfind.methods.attribution.eap import EAP, EAPIG, CleanCorrupted, EAPIGActivations
 from circuitfind.metrics.measures import MetricName
-from circuitfind.metrics.objective import METRICS
 from circuitfind.patching.ablation import OF_MEANS, AblationName
 from circuitfind.progress import Silent
+from circuitfind.prompts.task_metric import METRICS
 from tests.attributions import agrees, late, linear, literal, same_bits, score, total_effect
 from tests.oracles.attribution import attribution
 from tests.random_models import FAMILIES, random_batch, random_transformer, with_means

@@ -15,12 +15,12 @@ from circuitfind.methods import exact as module
 from circuitfind.methods.attribution.eap import EAP
 from circuitfind.methods.exact import Exact
 from circuitfind.metrics.measures import MetricName
-from circuitfind.metrics.objective import METRICS
 from circuitfind.models.architectures.table import read_transformer
 from circuitfind.models.transformer import Transformer
 from circuitfind.patching.ablation import ABLATIONS, AblationName
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
+from circuitfind.prompts.task_metric import METRICS
 from tests.attributions import late, linear, literal, total_effect
 from tests.oracles.exact import exact
 from tests.oracles.literal import Literal

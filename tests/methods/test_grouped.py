@@ -11,12 +11,13 @@ from circuitfind.methods.outcome import Found, nothing_decided
 from circuitfind.methods.search.acdc import ACDC
 from circuitfind.methods.search.grouped import Grouped, middle
 from circuitfind.metrics.measures import MetricName
-from circuitfind.metrics.objective import METRICS, make_objective
+from circuitfind.metrics.objective import make_objective
 from circuitfind.models.transformer import Transformer
 from circuitfind.patching.ablation import AblationName
 from circuitfind.patching.reference import prepare, run_patched
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
+from circuitfind.prompts.task_metric import METRICS
 from tests.oracles.grouped import Search
 from tests.oracles.literal import Literal
 from tests.random_models import FAMILIES, random_batch, random_model, random_transformer

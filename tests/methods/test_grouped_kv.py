@@ -21,12 +21,12 @@ from circuitfind.methods.search.acdc import ACDC
 from circuitfind.methods.search.grouped import Grouped
 from circuitfind.methods.search.reuse import undecidable
 from circuitfind.metrics.measures import MetricName
-from circuitfind.metrics.objective import METRICS
 from circuitfind.models.architectures.table import read_transformer
 from circuitfind.models.transformer import Transformer
 from circuitfind.patching.ablation import ABLATIONS, AblationName
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
+from circuitfind.prompts.task_metric import METRICS
 from tests.attributions import Scorer, agrees, score
 from tests.methods.test_acdc import ROUNDING
 from tests.methods.test_nodes import same
@@ -109,7 +109,9 @@ def test_exact_scores_that_were_cut_off_go_on_to_the_same_bits(n_done: int) -> N
     model, batch, states = made(3, SHAPES[0], torch.float32), random_batch(3), []
     method = Exact("kl", kv="grouped")
     expected = method.score(model, batch, 8, Silent(), save=lambda so_far: states.append(so_far.copy()))
-    assert len(states) == len(list(Units.of(model.architecture, "edge", "grouped").receivers()))
+    assert len(states) == len(
+        list(Units.of(model.architecture.graph, model.architecture.n_kv_heads, "edge", "grouped").receivers())
+    )
     found = method.score(model, batch, 2, Silent(), start=states[n_done])
     assert torch.equal(found.nan_to_num(9), expected.nan_to_num(9))
 
@@ -297,7 +299,7 @@ def test_without_grouped_queries_it_is_the_score_of_each_edge(make: Any) -> None
 def test_of_edges_that_go_together_at_the_threshold_one_is_named() -> None:
     model, batch = made(3, SHAPES[0]), random_batch(3)
     found = ACDC(0.03, kv="grouped").find(model, batch, 8, Silent())
-    units = Units.of(model.architecture, "edge", "grouped")
+    units = Units.of(model.architecture.graph, model.architecture.n_kv_heads, "edge", "grouped")
     graph = units.graph
     row = next(r for r, receiver in enumerate(graph.receivers) if receiver.slot == "k" and found.kept[r].any())
     column = int(found.kept[row].nonzero()[0])

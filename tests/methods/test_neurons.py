@@ -23,7 +23,6 @@ from circuitfind.methods.neuron_circuit import bootstrap_neurons, choose
 from circuitfind.methods.search import neurons
 from circuitfind.methods.search.neurons import ACDCNeurons, FoundNeurons
 from circuitfind.metrics.measures import MetricName
-from circuitfind.metrics.objective import METRICS
 from circuitfind.models.forward import at_end, trace
 from circuitfind.models.transformer import Transformer, unembed
 from circuitfind.patching.ablation import ABLATIONS, OF_MEANS, AblationName
@@ -31,6 +30,7 @@ from circuitfind.patching.mean_ablation import mean_outputs
 from circuitfind.patching.units import NeuronRunner, ablated_neurons, neurons_of
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
+from circuitfind.prompts.task_metric import METRICS
 from tests.attributions import agrees, late, linear, total_effect
 from tests.attributions import score as score_edges
 from tests.oracles import neurons as oracle

@@ -21,11 +21,11 @@ from circuitfind.methods.search.acdc import ACDC
 from circuitfind.methods.search.nodes import NodeSearch
 from circuitfind.methods.search.reuse import undecidable
 from circuitfind.metrics.measures import MetricName
-from circuitfind.metrics.objective import METRICS
 from circuitfind.models.transformer import Transformer
 from circuitfind.patching.ablation import ABLATIONS, AblationName
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
+from circuitfind.prompts.task_metric import METRICS
 from tests.attributions import Scorer, agrees, late, linear, literal, same_bits, score, total_effect
 from tests.methods.test_eap import METHODS, STEPS, make
 from tests.oracles import units as literally

@@ -11,11 +11,12 @@ from circuitfind.methods.search import screened
 from circuitfind.methods.search.acdc import ACDC
 from circuitfind.methods.search.screened import Estimates
 from circuitfind.metrics.measures import MetricName
-from circuitfind.metrics.objective import METRICS, make_objective
+from circuitfind.metrics.objective import make_objective
 from circuitfind.models.transformer import Transformer
 from circuitfind.patching.reference import prepare, run_patched
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
+from circuitfind.prompts.task_metric import METRICS
 from tests.oracles.literal import Literal
 from tests.oracles.screened import Screened
 from tests.random_models import FAMILIES, random_batch, random_model, random_transformer

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from circuitfind.errors import ModelError
+from circuitfind.models import sizes
 from circuitfind.models.architectures.table import read_transformer
 from circuitfind.models.loading.verify import verify
 from circuitfind.models.transformer import Transformer
-from circuitfind.runs import memory
 from tests.random_models import D_VOCAB, N_CTX, bridge, make_model, random_batch
 
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "pythia", "pythia-sequential")
@@ -127,7 +127,7 @@ def test_only_the_answer_positions_are_unembedded_by_transformer_lens() -> None:
 
 def test_long_prompts_compared_one_by_one_are_compared_all(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = random_batch(1, (5, 7, 4, 6))
-    monkeypatch.setattr(memory, "TOKENS_COMPARED", 7)
+    monkeypatch.setattr(sizes, "TOKENS_COMPARED", 7)
     assert verify(booted("llama"), read("llama"), batch) < 1e-5
     wrong = with_layer(read("llama"), 1, W_O=1.01)
     with pytest.raises(ModelError, match="of layer 1"):

@@ -77,7 +77,9 @@ class AtP(AtCleanRun):
     ) -> Float[Tensor, "prompt receiver sender"]:
         """The score of every edge, or of its unit, on each prompt, as every ``Attribution``'s."""
         scores = super().score(model, batch, batch_size, progress)
-        units = Units.of(model.architecture, self.level, self.kv).at_roles(batch.graph_of(model.architecture.graph))
+        units = Units.of(model.architecture.graph, model.architecture.n_kv_heads, self.level, self.kv).at_roles(
+            batch.graph_of(model.architecture.graph)
+        )
         return scores if self.grad_drop else units.sum(scores)
 
     def _check(self, model: Transformer) -> None:
@@ -92,7 +94,9 @@ class AtP(AtCleanRun):
 
     def _score(self, block: Block, tell: Tell) -> ByRole:
         layout = block.sweeper.layout
-        units = Units.of(block.sweeper.model.architecture, self.level, self.kv)
+        units = Units.of(
+            block.sweeper.model.architecture.graph, block.sweeper.model.architecture.n_kv_heads, self.level, self.kv
+        )
         into_logits = multiply(block.slope(block.clean).unsqueeze(0), block.change, block.places)
         scores = into_logits.new_zeros(*into_logits.shape[:2], *units.edges.shape)
         if self.grad_drop and self.level == "node":  # where positions are not told apart

@@ -43,4 +43,4 @@ class Summed:
     ) -> Float[Tensor, "prompt receiver sender"]:
         """The score of every edge's unit, on each prompt; NaN where the graph has no edge."""
         scores = self.method.score(model, batch, batch_size, progress)
-        return Units.of(model.architecture, self.level, self.kv).sum(scores)
+        return Units.of(model.architecture.graph, model.architecture.n_kv_heads, self.level, self.kv).sum(scores)

@@ -136,7 +136,9 @@ class ACDC:
         if self.schedule == "grouped":
             return Grouped(*options, self.kv).find(model, batch, batch_size, progress, start, save, shortlist)
         check_answers(self.metric, batch)
-        units = Units.of(model.architecture, self.level, self.kv).at_roles(batch.graph_of(model.architecture.graph))
+        units = Units.of(model.architecture.graph, model.architecture.n_kv_heads, self.level, self.kv).at_roles(
+            batch.graph_of(model.architecture.graph)
+        )
         graph = units.graph
         among, found = in_question(graph, shortlist), take_up(graph, start, shortlist)
         require_in_order(found, among)

@@ -62,7 +62,7 @@ class Grouped:
         """Decide on every edge. ``start`` takes up what an earlier search of the same model, batch and options had
         decided, to the same outcome to the last bit; ``save`` is called with what is decided after every decision. With
         a ``shortlist`` all other edges are removed first."""
-        units = Units.of(model.architecture, "edge", self.kv)
+        units = Units.of(model.architecture.graph, model.architecture.n_kv_heads, "edge", self.kv)
         graph, layout = units.graph, Layout(units.graph)
         among, found = in_question(graph, shortlist), take_up(graph, start, shortlist)
         n_edges = int(among.sum())

@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import circuitfind
 from circuitfind.errors import TaskError, shown, unknown
 from circuitfind.prompts.files.prompts_file import pairs_of, read_prompts
 from circuitfind.prompts.files.python import load_python
@@ -35,7 +34,7 @@ def load_task(name_or_path: str) -> Task:
 
 def builtin_tasks() -> dict[str, Path]:
     """The files of the built-in tasks by name: in the wheel inside the package, in a checkout beside it."""
-    package = Path(circuitfind.__file__).parent
+    package = Path(__file__).parents[2]
     inside, beside = package / "tasks", package.parent / "tasks"
     files = (inside if inside.is_dir() else beside).glob("*.py")
     return {file.stem.replace("_", "-"): file for file in sorted(files) if not file.stem.startswith("_")}
