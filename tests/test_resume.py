@@ -95,7 +95,7 @@ def test_a_run_cut_off_again_and_again_ends_with_the_same_bytes(seed: int, whole
 def test_a_run_cut_off_after_its_search_tests_nothing_again(
     step: str, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from circuitfind.runs import files, folder
+    from circuitfind.runs import evaluate, files, folder
 
     def kill(*_: object) -> None:
         raise Killed
@@ -105,7 +105,7 @@ def test_a_run_cut_off_after_its_search_tests_nothing_again(
             original = folder.write
             patch.setattr(folder, "write", lambda f, name, x: kill() if name == "report.md" else original(f, name, x))
         else:
-            patch.setattr(files if step == "write_run" else pipeline, step, kill)
+            patch.setattr(files if step == "write_run" else evaluate, step, kill)
         with pytest.raises(Killed):
             find(Path("run"))
     n_tests = read_state(Path("run")).numbers["n_tests"]
