@@ -28,8 +28,8 @@ from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
 from circuitfind.prompts.task_metric import METRICS
 from tests.attributions import Scorer, agrees, score
-from tests.methods.test_acdc import ROUNDING
-from tests.methods.test_nodes import same
+from tests.methods.search.test_acdc import ROUNDING
+from tests.methods.search.test_nodes import same
 from tests.oracles import units as literally
 from tests.oracles.atp import atp
 from tests.oracles.attribution import attribution

@@ -1,4 +1,4 @@
-"""A circuit and its file. Regenerate the golden file with: REGENERATE=1 pytest tests/test_circuit.py"""
+"""A circuit and its file. Regenerate the golden file with: REGENERATE=1 pytest tests/circuits/test_circuit.py"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from circuitfind.circuits.graph import Edge, Graph, Node
 from circuitfind.circuits.schema import LARGEST
 from circuitfind.errors import CircuitError
 
-GOLDEN = Path(__file__).parent / "golden" / "circuit.json"
+GOLDEN = Path(__file__).parents[1] / "golden" / "circuit.json"
 
 MODEL = {
     "name": "tiny",

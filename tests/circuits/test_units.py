@@ -17,10 +17,10 @@ from circuitfind.circuits.size import Selection
 from circuitfind.circuits.units import KVS, LEVELS, Units, find_kv, find_level
 from circuitfind.errors import UsageError
 from circuitfind.runs.plan import CHOICES
+from tests.circuits.test_selection import draw_scores, edges_of
 from tests.oracles import units as literal
 from tests.oracles.selection import prune
 from tests.random_models import random_transformer
-from tests.test_selection import draw_scores, edges_of
 
 groups = st.sampled_from([(1, 1), (2, 1), (2, 2), (4, 2), (3, 3), (6, 3)])
 """Heads, and how many of them share a key and a value."""

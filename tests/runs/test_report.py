@@ -1,4 +1,4 @@
-"""The report of a hand-made circuit. Regenerate the golden file with: REGENERATE=1 pytest tests/test_report.py"""
+"""The report of a hand-made circuit. Regenerate the golden file with: REGENERATE=1 pytest tests/runs/test_report.py"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from circuitfind.prompts.pairs import PromptPair
 from circuitfind.runs.report import Evidence, on_paths, report, summary
 from circuitfind.runs.warnings import N_STRONGEST, recovery_warning, task_line, task_warning
 
-GOLDEN = Path(__file__).parent / "golden" / "report.md"
+GOLDEN = Path(__file__).parents[1] / "golden" / "report.md"
 
 
 def performance(kl: float, difference: float, accuracy: float = 1.0) -> Performance:

@@ -15,7 +15,7 @@ RUN = f"{COMMAND} run ioi --model tiny --prompts 3 --threshold 1 --format dot --
 
 def shell(line: str, folder: Path) -> tuple[int, str, str]:
     """The exit code of the shell's line, its stdout and stderr."""
-    root = str(Path(__file__).parent.parent)
+    root = str(Path(__file__).parents[2])
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {line}"],
         capture_output=True,

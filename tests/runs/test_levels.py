@@ -21,7 +21,7 @@ from circuitfind.runs import checkpoint
 from circuitfind.runs.checkpoint import Keeper
 from circuitfind.runs.sweep_plan import find_sizes
 from circuitfind.sweep import sweep
-from tests.test_scoring import REPEATABLE
+from tests.runs.test_scoring import REPEATABLE
 
 N_NODES = 6
 

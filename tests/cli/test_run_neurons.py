@@ -21,7 +21,7 @@ from circuitfind.methods.make import make_neuron_method
 from circuitfind.methods.neuron_options import REASONS
 from circuitfind.methods.options import settle_method
 from circuitfind.pipeline import RunOptions, RunResult, run
-from tests.test_app import python
+from tests.cli.test_app import python
 
 REPEATABLE = ("circuit.json", "circuit.dot", "scores.safetensors", "prompts.jsonl")
 ABLE = [info.name for info in CATALOGUE.values() if "neuron" in info.levels]

@@ -27,7 +27,7 @@ from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
 from circuitfind.prompts.task_metric import METRICS
 from tests.attributions import Scorer, agrees, late, linear, literal, same_bits, score, total_effect
-from tests.methods.test_eap import METHODS, STEPS, make
+from tests.methods.attribution.test_eap import METHODS, STEPS, make
 from tests.oracles import units as literally
 from tests.oracles.atp import atp
 from tests.oracles.literal import Literal
