@@ -1,4 +1,4 @@
-"""TODO docstring of circuitfind.options."""
+"""What a run is asked for: plain data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO docstring of circuitfind.circuits.masks."""
+"""Masks over a graph's edges, [receiver, sender], and over neurons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO docstring of circuitfind.cli.resumable."""
+"""Saves the state of long work on Ctrl-C or a signal, and tells how to resume it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,12 @@
-"""TODO docstring of circuitfind.metrics.measures."""
+"""Measures logits at the answer position: one number per prompt.
+
+The metrics are those of the field: ``kl`` = KL(full || circuit) in nats over the whole vocabulary, ``logit-diff`` =
+mean answer logit - mean wrong-answer logit, ``prob-diff`` = summed answer probability - summed wrong-answer
+probability, ``loss`` = -log of the summed answer probability, in nats. A task may have its own
+(``prompts/task_metric.py``), which is better if higher.
+
+Numbers leave here in float64, so that a mean over prompts is exact to the metric's own precision.
+"""
 
 from __future__ import annotations
 

@@ -1,12 +1,7 @@
-"""Logits at the answer position -> one number per prompt.
+"""Turns what the logits read into what a search minimises, one number per prompt.
 
-The metrics are those of the field: ``kl`` = KL(full || circuit) in nats over the whole vocabulary,
-``logit-diff`` = mean answer logit - mean wrong-answer logit, ``prob-diff`` = summed answer
-probability - summed wrong-answer probability, ``loss`` = -log of the summed answer probability, in
-nats. A search minimises: ``kl`` and ``loss`` as they are, the other two negated (``Objective``),
-and so a task's own metric (``prompts/task_metric.py``), which is better if higher.
-
-Numbers leave here in float64, so that a mean over prompts is exact to the metric's own precision.
+``kl`` and ``loss`` are minimised as they are, the other metrics (``metrics/measures.py``) negated, and so is a task's
+own. Where the whole vocabulary is not needed to tell a test from the threshold, log Z is enclosed (``log_z.py``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""TODO docstring of circuitfind.models.forward."""
+"""The unpatched run of a transformer: what every receiver reads and every component computes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO docstring of circuitfind.models.sizes."""
+"""Sizes of a model and of its parts in memory, read from its config and weight files without loading them."""
 
 from __future__ import annotations
 

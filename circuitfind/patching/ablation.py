@@ -1,4 +1,4 @@
-"""TODO docstring of circuitfind.patching.ablation."""
+"""What every sender writes when it is ablated: corrupted, zero, mean, mean-positional or optimal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO docstring of circuitfind.patching.blocks."""
+"""Splits prompts into fixed blocks, and rows into fixed multiples, so that bits depend on neither batch nor threads."""
 
 from __future__ import annotations
 

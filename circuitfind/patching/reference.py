@@ -1,4 +1,4 @@
-"""Runs of a transformer with chosen edges ablated.
+"""The reference run: any set of edges ablated, every component computed.
 
 In a patched run (on clean tokens) a receiver reads, for every kept edge, what the sender writes in
 this same run, and for every removed edge what it writes when ablated: its output in the corrupted

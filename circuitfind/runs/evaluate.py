@@ -1,4 +1,4 @@
-"""TODO docstring of circuitfind.runs.evaluate."""
+"""Evaluates the circuit of a run on the prompts that it was found on."""
 
 from __future__ import annotations
 

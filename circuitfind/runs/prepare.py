@@ -1,5 +1,8 @@
-"""What ablated senders write where that is the same for all prompts: means over other prompts of the task, or constants
-that are learned on those."""
+"""Prepares a run: device, prompts, batch, memory, model, and what ablated senders write.
+
+What they write is the same for all prompts under mean and optimal ablation: means over other prompts of the task, or
+constants that are learned on those.
+"""
 
 from __future__ import annotations
 

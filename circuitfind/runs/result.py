@@ -1,4 +1,4 @@
-"""What a run came by, and the files that are written from it."""
+"""What a run has loaded and what it has found, and the blocks of the circuit file that are made of both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO docstring of circuitfind.runs.score."""
+"""Makes the circuit of a method that scores edges: scores, selection, bootstrap, evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO docstring of circuitfind.runs.search."""
+"""Makes the circuit of a search: candidates, tests from where an earlier run was cut off, evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO docstring of circuitfind.runs.warnings."""
+"""Warnings about a run's outcome: a task that the model fails, over-recovery, an empty or unsure circuit."""
 
 from __future__ import annotations
 
