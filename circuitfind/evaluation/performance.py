@@ -167,7 +167,7 @@ def evaluate_runs(
 
 
 def logits_of(model: Transformer, final: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "prompt d_vocab"]:
-    """The logits of what they read, float64; the same bits however many rows there are (``incremental.ROWS``)."""
+    """The logits of what they read, float64; the same bits however many rows there are (``blocks.ROWS``)."""
     filled = torch.cat([final, final[-1:].expand(-len(final) % ROWS, -1)])
     return unembed(model, filled)[: len(final)].double()
 

@@ -299,7 +299,7 @@ class Runner:
 
     def changing(self, whole: bool) -> Int[Tensor, " row"]:
         """Which rows of a flattened [prompt, pos] an MLP must compute: where clean and ablated run can differ, up to
-        the answer (``incremental.Rows``). At the answer position alone: all."""
+        the answer (``blocks.Rows``). At the answer position alone: all."""
         return self._rows if whole else torch.arange(len(self.prompts), device=self._end.device)
 
     def gather(self, layer: int, heads: Sequence[int], reads: Sequence[Tensor], whole: bool) -> Tensor:

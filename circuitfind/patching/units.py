@@ -3,7 +3,7 @@
 In a patched run at neuron level (on clean tokens) a neuron that is kept holds what it holds in this same run, and any
 other what it holds when ablated: in the corrupted run, zero, or its mean over other prompts. Everything downstream
 reads what comes of that: all edges are there. The input is no neuron, and position embeddings and output biases are
-never ablated. The arithmetic is that of ``reference.trace``: with every neuron kept a run is the clean one to the last
+never ablated. The arithmetic is that of ``forward.trace``: with every neuron kept a run is the clean one to the last
 bit.
 
 ``run_from`` begins at a stage, before which every neuron is kept: several masks of that stage's

@@ -89,7 +89,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 
 BATCH_SIZES = (64, 16, 4)
 """What is tried where the default takes too much memory; below the last no less would be held
-(``incremental.ROWS``).
+(``blocks.ROWS``).
 """
 
 

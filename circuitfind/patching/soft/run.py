@@ -9,7 +9,7 @@ that read it. All of it is written out by hand, a stage at a time, as in
 too); but no two receivers read the same stream.
 
 What keeps it small: only the positions that ablation changes are computed, side by side for a whole
-block of prompts (``incremental.Rows``); a sender that no receiver looks at is not computed; a
+block of prompts (``blocks.Rows``); a sender that no receiver looks at is not computed; a
 receiver's gradient takes the place of what it read; and in a model of LayerNorms, which read no
 stream's mean, what is written is without it from the beginning, so that a LayerNorm is a division
 by a length.
