@@ -70,7 +70,9 @@ def main() -> None:
         print(f"{schedule}: {differ:,} edges other than {options.schedules[0]}'s")
 
 
-def tell(model: Transformer, batch: Batch, method: ACDC, found: Found, seconds: float, forward: float) -> None:
+def tell(
+    model: Transformer, batch: Batch, method: ACDC, found: Found, seconds: float, forward: float
+) -> None:
     """What a search took, beside a forward pass a test and the arithmetic of all tests."""
     per_test = seconds / found.n_tests
     print(f"{method.schedule}:")
@@ -148,7 +150,9 @@ def check_decisions(model: Transformer, batch: Batch, method: ACDC, found: Found
     return worst
 
 
-def decisions(graph: Graph, found: Found) -> Iterator[tuple[tuple[int, int], Callable[[tuple[int, int]], Tensor]]]:
+def decisions(
+    graph: Graph, found: Found
+) -> Iterator[tuple[tuple[int, int], Callable[[tuple[int, int]], Tensor]]]:
     """Every edge in the order of its decision, with what builds the mask of edges that were kept just before it."""
     order = [
         (graph.receiver_index[receiver], sender)

@@ -165,7 +165,9 @@ def yaml_files() -> Iterator[Wrong]:
     for key in (*about, "prompts", "prompts_file"):
         for what, value in VALUES.items():
             whole = (
-                {**about, key: value} if key.startswith("prompts") else {**about, key: value, "prompts": [dict(PAIR)]}
+                {**about, key: value}
+                if key.startswith("prompts")
+                else {**about, key: value, "prompts": [dict(PAIR)]}
             )
             yield f"{key}: {what}", "t.yaml", json.dumps(whole).encode()
     texts = {
@@ -199,9 +201,31 @@ from circuitfind.prompts.pairs import *
 P = PromptPair({clean!r}, {corrupted!r}, (' Peter',), (' Tim',))
 """.format(**PAIR)
 PARTS = ("name", "title", "paper", "metric", "example", "make", "metrics", "source", "held_out")
-ODD = ("None", "3", "True", "b'x'", "''", "'x' * 10**6", "[]", "{}", "print", "object()", "P", "'a/b'", "'\\0'", "int")
+ODD = (
+    "None",
+    "3",
+    "True",
+    "b'x'",
+    "''",
+    "'x' * 10**6",
+    "[]",
+    "{}",
+    "print",
+    "object()",
+    "P",
+    "'a/b'",
+    "'\\0'",
+    "int",
+)
 FIELDS = ("clean", "corrupted", "answers", "wrong_answers", "roles")
-RAISED = ("BaseException('x')", "GeneratorExit", "SystemExit(0)", "SyntaxError", "StopIteration", "MemoryError")
+RAISED = (
+    "BaseException('x')",
+    "GeneratorExit",
+    "SystemExit(0)",
+    "SyntaxError",
+    "StopIteration",
+    "MemoryError",
+)
 MADE = (
     "None",
     "3",
@@ -243,10 +267,18 @@ def python_files() -> Iterator[Wrong]:
             "(Role(1, 2, 3),)",
         ):
             pair = f"replace(P, {field}={odd})"
-            yield f"{field} is {odd}", "t.py", _task(parts | {"example": pair, "make": f"lambda t, n, s: [{pair}]"})
+            yield (
+                f"{field} is {odd}",
+                "t.py",
+                _task(parts | {"example": pair, "make": f"lambda t, n, s: [{pair}]"}),
+            )
     for raised in RAISED:
         yield f"raises {raised}", "t.py", f"raise {raised}".encode()
-        yield f"make raises {raised}", "t.py", _task(parts | {"make": "boom"}, f"def boom(*a): raise {raised}\n")
+        yield (
+            f"make raises {raised}",
+            "t.py",
+            _task(parts | {"make": "boom"}, f"def boom(*a): raise {raised}\n"),
+        )
     texts = {
         "no TASK": "x = 1",
         "a wrong TASK": "TASK = 3",
@@ -308,7 +340,11 @@ ROWS: tuple[dict[str, Any], ...] = (
     {
         "prompt": "Mary and John met. John gave to",
         "metadata": {"indirect_object": "Mary", "subject": "John"},
-        "s2_io_flip_counterfactual": {"prompt": "Mary and John met. Mary gave to", "choices": ["a"], "answerKey": 0},
+        "s2_io_flip_counterfactual": {
+            "prompt": "Mary and John met. Mary gave to",
+            "choices": ["a"],
+            "answerKey": 0,
+        },
     },
     {
         "prompt": "Which? Answer:",
@@ -341,9 +377,15 @@ def _changed(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 KINDS: Mapping[str, tuple[Callable[[], Iterator[Wrong]], tuple[tuple[str, ...], ...]]] = MappingProxyType(
     {
-        "prompts (.jsonl)": (jsonl_files, (("tasks", "check", "FILE"), ("tasks", "check", "FILE", "--model", "tiny"))),
+        "prompts (.jsonl)": (
+            jsonl_files,
+            (("tasks", "check", "FILE"), ("tasks", "check", "FILE", "--model", "tiny")),
+        ),
         "prompts (.csv)": (csv_files, (("tasks", "check", "FILE", "--model", "tiny"),)),
-        "task files (.yaml)": (yaml_files, (("tasks", "check", "FILE", "--model", "tiny"), ("tasks", "show", "FILE"))),
+        "task files (.yaml)": (
+            yaml_files,
+            (("tasks", "check", "FILE", "--model", "tiny"), ("tasks", "show", "FILE")),
+        ),
         "task files (.py)": (
             python_files,
             (

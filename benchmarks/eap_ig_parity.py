@@ -85,7 +85,9 @@ def main() -> None:
         copy = copy_for_cpu(options.repository, folder)
         peers = {variant: run_peer(options.python, copy, folder, variant) for variant in options.variants}
     print(machine())
-    print(f"{options.shape}, {len(job.clean)} prompts of up to {max(map(len, job.clean))} tokens, {job.steps} steps")
+    print(
+        f"{options.shape}, {len(job.clean)} prompts of up to {max(map(len, job.clean))} tokens, {job.steps} steps"
+    )
     print(f"losses   ours   {losses(ours)} ({ours.versions})")
     for variant, peer in peers.items():
         print(f"losses   {variant:<9} {losses(peer)} ({peer.versions})")
@@ -98,7 +100,9 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
-    parser.add_argument("--python", type=Path, required=True, help="the interpreter with transformer_lens 2.18")
+    parser.add_argument(
+        "--python", type=Path, required=True, help="the interpreter with transformer_lens 2.18"
+    )
     parser.add_argument("--repository", type=Path, required=True, help="a checkout of EAP-IG")
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--prompts", type=int, default=8)
@@ -141,7 +145,9 @@ def write_model(config: GPT2Config, folder: Path) -> None:
     model.lm_head.weight *= SPREAD
     with quiet():
         model.save_pretrained(folder)
-    words = {f"t{token}": token for token in range(config.vocab_size - 1)} | {"<|endoftext|>": config.vocab_size - 1}
+    words = {f"t{token}": token for token in range(config.vocab_size - 1)} | {
+        "<|endoftext|>": config.vocab_size - 1
+    }
     tokenizer = Tokenizer(WordLevel(words, unk_token="<|endoftext|>"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     tokenizer.save(str(folder / "words.json"))
@@ -224,7 +230,9 @@ def as_divided(ours: Scores, batch_size: int) -> Scores:
     """What its code makes of each prompt's scores: 1/N sum of score / size of the prompt's batch."""
     n_prompts = len(ours)
     firsts = range(0, n_prompts, batch_size)
-    sizes = np.concatenate([np.full(len(part), len(part)) for part in (ours[f : f + batch_size] for f in firsts)])
+    sizes = np.concatenate(
+        [np.full(len(part), len(part)) for part in (ours[f : f + batch_size] for f in firsts)]
+    )
     divided: Scores = (ours / sizes[:, None]).sum(0) / n_prompts
     return divided
 
@@ -250,7 +258,9 @@ def top_jaccard(a: Scores, b: Scores, n_top: int) -> float:
 
 
 def print_agreements(agreements: Sequence[Agreement]) -> None:
-    print(f"\n| method | its side | its batches | difference | as one factor | Spearman | Jaccard of {N_TOP} |")
+    print(
+        f"\n| method | its side | its batches | difference | as one factor | Spearman | Jaccard of {N_TOP} |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for a in agreements:
         figures = f"{a.difference:.1e} | {a.as_one_factor:.1e} | {a.spearman:.7f} | {a.jaccard:.3f}"

@@ -48,14 +48,27 @@ def main() -> None:
     model = read_transformer(bridge, batch.n_pos)
     methods = {name: METHODS[name](metric=options.metric) for name in options.methods.split(",")}
     works: dict[str, Callable[[], object]] = {
-        **{n: lambda m=method: m.score(model, batch, options.batch_size, Silent()) for n, method in methods.items()},
-        **{f"frozen {size}": lambda s=size: one_pass(bridge.original_model, batch, s, True) for size in (8, 32)},
-        **{f"weights {size}": lambda s=size: one_pass(bridge.original_model, batch, s, False) for size in (8, 32)},
+        **{
+            n: lambda m=method: m.score(model, batch, options.batch_size, Silent())
+            for n, method in methods.items()
+        },
+        **{
+            f"frozen {size}": lambda s=size: one_pass(bridge.original_model, batch, s, True)
+            for size in (8, 32)
+        },
+        **{
+            f"weights {size}": lambda s=size: one_pass(bridge.original_model, batch, s, False)
+            for size in (8, 32)
+        },
     }
     seconds = best_of(works, options.rounds)
-    frozen, weights = (min(t for name, t in seconds.items() if name.startswith(k)) for k in ("frozen", "weights"))
+    frozen, weights = (
+        min(t for name, t in seconds.items() if name.startswith(k)) for k in ("frozen", "weights")
+    )
     print(machine())
-    print(f"{options.task}, {options.model}, {batch.n_prompts} prompts of up to {batch.n_pos} tokens, {options.metric}")
+    print(
+        f"{options.task}, {options.model}, {batch.n_prompts} prompts of up to {batch.n_pos} tokens, {options.metric}"
+    )
     print(f"one pass, weights frozen        {frozen:7.2f} s")
     print(f"one pass, weights' gradients    {weights:7.2f} s")
     for name in methods:
@@ -96,7 +109,9 @@ def one_pass(model: Any, batch: Batch, size: int, frozen: bool) -> None:
         rows = batch.rows(range(first, min(first + size, batch.n_prompts)))
         embedded = model.get_input_embeddings()(rows.clean).detach().requires_grad_()
         logits = model(inputs_embeds=embedded, use_cache=False, logits_to_keep=1).logits[:, -1]
-        right, wrong = (torch.tensor([a[0] for a in answers]) for answers in (rows.answers, rows.wrong_answers))
+        right, wrong = (
+            torch.tensor([a[0] for a in answers]) for answers in (rows.answers, rows.wrong_answers)
+        )
         (logits.gather(1, wrong[:, None]) - logits.gather(1, right[:, None])).sum().backward()
 
 

@@ -61,18 +61,26 @@ def main() -> None:
             rises = tests.rises([receiver], senders).mean(0).tolist()
             seconds[receiver] = (time.perf_counter() - start) / len(senders)
             scores |= {(receiver, sender): rise for sender, rise in zip(senders, rises, strict=True)}
-            print(f"  {receiver!s:<12}{len(senders):5} tests {seconds[receiver] * 1e3:9.2f} ms each", flush=True)
+            print(
+                f"  {receiver!s:<12}{len(senders):5} tests {seconds[receiver] * 1e3:9.2f} ms each", flush=True
+            )
     forward = min(forward, best_forward(bridge.original_model, batch))
     mean = mean_over_edges(graph, seconds)
     print(machine())
-    print(f"{options.task}, {options.model}, {batch.n_prompts} prompts of up to {batch.n_pos} tokens, {metric}")
+    print(
+        f"{options.task}, {options.model}, {batch.n_prompts} prompts of up to {batch.n_pos} tokens, {metric}"
+    )
     print(f"one forward pass      {forward * 1e3:9.1f} ms")
     print(f"one exact test        {mean * 1e3:9.2f} ms, mean over all {graph.n_edges:,} edges")
     print(f"  ratio               {forward / mean:9.1f} x")
     print(f"  all edges           {mean * graph.n_edges / 60:9.1f} min")
     print(f"peak memory {gigabytes(peak())}, the two models' included")
-    chosen = {place: scores[place] for place in (list(scores)[i] for i in spread(len(scores), options.samples))}
-    print(f"{len(chosen)} scores again with the whole model: within {check(model, batch, metric, chosen):.1e}")
+    chosen = {
+        place: scores[place] for place in (list(scores)[i] for i in spread(len(scores), options.samples))
+    }
+    print(
+        f"{len(chosen)} scores again with the whole model: within {check(model, batch, metric, chosen):.1e}"
+    )
 
 
 def sample(graph: Graph, n_layers: int) -> list[Receiver]:
@@ -102,7 +110,9 @@ def mean_over_edges(graph: Graph, seconds: dict[Receiver, float]) -> float:
     return total / graph.n_edges
 
 
-def check(model: Transformer, batch: Batch, metric: MetricName, scores: dict[tuple[Receiver, int], float]) -> float:
+def check(
+    model: Transformer, batch: Batch, metric: MetricName, scores: dict[tuple[Receiver, int], float]
+) -> float:
     """Takes scores again with the whole model; the largest difference. Exits with 1 where one is too large."""
     graph, baseline = model.architecture.graph, prepare(model, batch, "corrupted")
     objective, edges = make_objective(metric, model, batch, baseline.final), readable(graph)
@@ -113,7 +123,9 @@ def check(model: Transformer, batch: Batch, metric: MetricName, scores: dict[tup
         again = float(objective(run_patched(baseline, kept).unsqueeze(0)).mean()) - full
         worst = max(worst, abs(again - score))
         if worst > CLOSE:
-            sys.exit(f"{graph.senders[sender]}->{receiver}: {again:.6g} with the whole model, {score:.6g} alone")
+            sys.exit(
+                f"{graph.senders[sender]}->{receiver}: {again:.6g} with the whole model, {score:.6g} alone"
+            )
     return worst
 
 

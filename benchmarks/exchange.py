@@ -150,10 +150,15 @@ def with_acdc(clone: Path, fixtures: Path | None) -> Iterator[tuple[str, bool]]:
     for graph in (SHAPES[0], SHAPES[2]):
         model = types.SimpleNamespace(cfg=types.SimpleNamespace(**config(graph), attn_only=False))
         found = names["TLACDCCorrespondence"].setup_from_model(model).all_edges()
-        theirs = {(to, i.hashable_tuple, of, j.hashable_tuple): edge for (to, i, of, j), edge in found.items()}
+        theirs = {
+            (to, i.hashable_tuple, of, j.hashable_tuple): edge for (to, i, of, j), edge in found.items()
+        }
         ours = drawn(graph)
         subgraph = torch.load(io.BytesIO(acdc.write_subgraph(ours)), weights_only=True)
-        yield f"load_subgraph's edges are ours, {graph.n_layers}x{graph.n_heads}", set(theirs) == set(subgraph)
+        yield (
+            f"load_subgraph's edges are ours, {graph.n_layers}x{graph.n_heads}",
+            set(theirs) == set(subgraph),
+        )
         read = eval(acdc.write_text(ours).decode(), {"TorchIndex": names["TorchIndex"]})
         keys = {(to, i.hashable_tuple, of, j.hashable_tuple) for (to, i, of, j), _ in read}
         yield f"its TorchIndex reads our text, {graph.n_layers}x{graph.n_heads}", keys <= set(theirs)
@@ -176,7 +181,12 @@ def with_auto_circuit(clone: Path, fixtures: Path | None) -> Iterator[tuple[str,
     package("auto_circuit.model_utils", clone / "auto_circuit" / "model_utils")
     utils = importlib.import_module("auto_circuit.model_utils.transformer_lens_utils")
     for graph in SHAPES:
-        hooks = {"use_attn_result": True, "use_hook_mlp_in": True, "use_split_qkv_input": True, "attn_only": False}
+        hooks = {
+            "use_attn_result": True,
+            "use_hook_mlp_in": True,
+            "use_split_qkv_input": True,
+            "attn_only": False,
+        }
         model = types.SimpleNamespace(cfg=types.SimpleNamespace(**config(graph), **hooks))
         sources, readers = utils.factorized_src_nodes(model), utils.factorized_dest_nodes(model, True)
         shapes: dict[str, tuple[int, ...]] = {}
@@ -184,14 +194,19 @@ def with_auto_circuit(clone: Path, fixtures: Path | None) -> Iterator[tuple[str,
             n = sum(source.layer < reader.layer for source in sources)
             shapes[reader.module_name] = (n,) if reader.head_idx is None else (graph.n_heads, n)
         ours = torch.load(io.BytesIO(autocircuit.write_scores(drawn(graph))), weights_only=True)
-        yield f"its modules and their sizes, {graph}", {name: tuple(x.shape) for name, x in ours.items()} == shapes
+        yield (
+            f"its modules and their sizes, {graph}",
+            {name: tuple(x.shape) for name, x in ours.items()} == shapes,
+        )
 
 
 def with_edge_pruning(clone: Path, fixtures: Path | None) -> Iterator[tuple[str, bool]]:
     """Edge-Pruning's functions of names take ours to the places of our graph."""
     source = (clone / "src" / "modeling" / "modeling_fpt2.py").read_text()
     wanted = {"writer_name_to_idx", "writer_idx_to_name", "reader_idx_to_name"}
-    found = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name in wanted]
+    found = [
+        node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name in wanted
+    ]
     names: dict[str, Callable[..., Any]] = {}
     exec(compile(ast.Module(found, []), "modeling_fpt2.py", "exec"), names)
     for graph in (SHAPES[0], SHAPES[2]):

@@ -43,7 +43,9 @@ class Work:
             self._end_only[node] = all(self._is_end_only(receiver) for receiver in self._feeds[node])
 
     def _is_end_only(self, receiver: Receiver) -> bool:
-        return receiver.slot not in ("k", "v") and (receiver.node.kind == "logits" or self._end_only[receiver.node])
+        return receiver.slot not in ("k", "v") and (
+            receiver.node.kind == "logits" or self._end_only[receiver.node]
+        )
 
     def _one(self, receiver: Receiver) -> Counter[str]:
         work: Counter[str] = Counter()

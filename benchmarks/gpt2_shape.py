@@ -37,7 +37,9 @@ def random_prompts(n_prompts: int, n_pos: int, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     clean = torch.randint(50_257, (n_prompts, n_pos), generator=generator)
     corrupted = clean.clone()
-    places = 1 + torch.stack([torch.randperm(n_pos - 2, generator=generator)[:N_CHANGED] for _ in range(n_prompts)])
+    places = 1 + torch.stack(
+        [torch.randperm(n_pos - 2, generator=generator)[:N_CHANGED] for _ in range(n_prompts)]
+    )
     corrupted.scatter_(1, places, torch.randint(50_257, (n_prompts, N_CHANGED), generator=generator))
     answers = torch.randint(50_257, (n_prompts, 2), generator=generator).tolist()
     end = torch.full((n_prompts,), n_pos - 1)

@@ -52,7 +52,8 @@ def main() -> None:
     model = read_transformer(bridge, options.tokens)
     sizes = [int(size) for size in options.prompts_per_step.split(",")]
     passes: dict[str, Callable[[], object]] = {
-        str(size): partial(one_pass, bridge.original_model, batch.rows(range(size)), size, True) for size in sizes
+        str(size): partial(one_pass, bridge.original_model, batch.rows(range(size)), size, True)
+        for size in sizes
     }
     seconds = best_of(passes, ROUNDS)
     print(machine())
@@ -62,7 +63,9 @@ def main() -> None:
         clock, before = Clock(), time.process_time()
         method.score(model, batch, 8, clock)
         report(size, clock, seconds[str(size)])
-        print(f"     processor time a step {(time.process_time() - before) / options.steps:.2f} s, preparing included")
+        print(
+            f"     processor time a step {(time.process_time() - before) / options.steps:.2f} s, preparing included"
+        )
     print(f"peak memory {gigabytes(peak())}, the two models' included")
 
 

@@ -91,12 +91,18 @@ class Case:
     def measure_acdc(self, threshold: float, n_sizes: int) -> tuple[str, ...]:
         """ACDC's row; its circuit stands in the first column, whatever its size."""
         name, blank = f"acdc, {threshold:g}", [""] * (n_sizes - 1)
-        out = self.run(f"acdc-{threshold:g}", "run.json", "--threshold", str(threshold), "--schedule", "screened")
+        out = self.run(
+            f"acdc-{threshold:g}", "run.json", "--threshold", str(threshold), "--schedule", "screened"
+        )
         if out is None:
             return (name, "-", *blank, "-", "-")
         record = json.loads((out / "run.json").read_text())
         circuit = json.loads((out / "circuit.json").read_text())
-        row = {"n_edges": len(circuit["edges"]), **circuit["metrics"], "metrics": circuit["metrics"]["circuit"]}
+        row = {
+            "n_edges": len(circuit["edges"]),
+            **circuit["metrics"],
+            "metrics": circuit["metrics"]["circuit"],
+        }
         seconds, memory = record["timings"]["search"], record["peak_memory_bytes"]
         return (name, self.cell(row, out), *blank, f"{seconds:.1f}", gigabytes(memory))
 
@@ -133,7 +139,9 @@ def main() -> None:
             rows = [case.measure(method, options.edges) for method in options.methods]
             if options.acdc is not None:
                 rows.append(case.measure_acdc(options.acdc, len(options.edges)))
-            print(f"\n{name}, {options.model}, {n_prompts} prompts; edges, KL in nats (on other prompts), faithfulness")
+            print(
+                f"\n{name}, {options.model}, {n_prompts} prompts; edges, KL in nats (on other prompts), faithfulness"
+            )
             sizes = [f"{n_edges:,} edges" for n_edges in options.edges]
             print("\n" + markdown_table(("method", *sizes, "seconds", "peak memory"), rows), flush=True)
 
@@ -144,7 +152,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", default=["ioi:8", "greater-than:8", "docstring:4"])
     parser.add_argument("--edges", nargs="+", type=int, default=[100, 500, 2000])
     usual = [info.name for info in CATALOGUE.values() if info.scores and info.name not in SLOW]
-    parser.add_argument("--methods", nargs="*", default=usual, choices=[i.name for i in CATALOGUE.values() if i.scores])
+    parser.add_argument(
+        "--methods", nargs="*", default=usual, choices=[i.name for i in CATALOGUE.values() if i.scores]
+    )
     parser.add_argument("--acdc", type=float)
     parser.add_argument("--keep", type=Path)
     options = parser.parse_args()

@@ -197,7 +197,10 @@ def safetensors_files(good: bytes) -> Iterator[tuple[str, bytes]]:
             bits = {"F64": 64, "I64": 64, "C64": 64, "BF16": 16, "F16": 16, "F4": 4}.get(dtype, 8)
             whole = {"dtype": dtype, "shape": head[name]["shape"], "data_offsets": [0, 0]}
             n_bytes = -(-bits * _product(whole["shape"]) // 8)
-            alone = {name: whole | {"data_offsets": [0, n_bytes]}, "__metadata__": head.get("__metadata__", {})}
+            alone = {
+                name: whole | {"data_offsets": [0, n_bytes]},
+                "__metadata__": head.get("__metadata__", {}),
+            }
             yield f"{name} of {dtype}, alone", safetensors(alone, bytes(n_bytes))
     for length in (0, 1, 2**40, 2**63, 2**64 - 1):
         yield f"a head of {length} bytes", length.to_bytes(8, "little") + good[8:]
@@ -213,7 +216,19 @@ def _product(shape: list[int]) -> int:
 # kinds
 
 
-SWEEP = ("sweep", "ioi", "--model", "tiny", "--prompts", "4", "--quiet", "--method", "eap-ig", "--edges", "10,20")
+SWEEP = (
+    "sweep",
+    "ioi",
+    "--model",
+    "tiny",
+    "--prompts",
+    "4",
+    "--quiet",
+    "--method",
+    "eap-ig",
+    "--edges",
+    "10,20",
+)
 RESUMED = (*SWEEP, "--resume", "--out", "PARENT")
 
 
@@ -228,8 +243,24 @@ def make_runs(folder: Path) -> Path:
     ):
         _do(*run, str(folder / name), *options)
     _do(*SWEEP, "--out", str(folder / "sweep"))
-    _do("evaluate", str(folder / "scored"), "--parts", "curve", "--quiet", "--out", str(folder / "scored-evaluation"))
-    for format in ("eap-ig-json", "eap-ig-pt", "acdc-json", "acdc-text", "acdc-pth", "autocircuit", "edge-pruning"):
+    _do(
+        "evaluate",
+        str(folder / "scored"),
+        "--parts",
+        "curve",
+        "--quiet",
+        "--out",
+        str(folder / "scored-evaluation"),
+    )
+    for format in (
+        "eap-ig-json",
+        "eap-ig-pt",
+        "acdc-json",
+        "acdc-text",
+        "acdc-pth",
+        "autocircuit",
+        "edge-pruning",
+    ):
         _do("export", str(folder / "scored"), "--format", format, "--out", str(folder / f"{format}.file"))
     return folder
 
@@ -391,7 +422,9 @@ def of_prompts(
         for what, name, content in make():
             file = folder / "wrong" / name
             told = {"FILE": str(file), "OUT": str(folder / "out.prompts.jsonl")}
-            yield Input(what, file, content, tuple(tuple(told.get(word, word) for word in one) for one in commands))
+            yield Input(
+                what, file, content, tuple(tuple(told.get(word, word) for word in one) for one in commands)
+            )
 
     return inputs
 
@@ -491,7 +524,9 @@ def main() -> None:
             begun = time.perf_counter()
             n_inputs, found = failures(kind, runs, options.sample)
             n_commands = len(next(iter(kind.inputs(runs))).commands)
-            print(f"{kind.name:36}{n_inputs:8,}{n_commands:10}{len(found):7,}{time.perf_counter() - begun:9.1f}")
+            print(
+                f"{kind.name:36}{n_inputs:8,}{n_commands:10}{len(found):7,}{time.perf_counter() - begun:9.1f}"
+            )
             n_failed += len(found)
             for failure in found if options.show else ():
                 print(
@@ -501,7 +536,9 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kinds", nargs="*", help="these alone")
     parser.add_argument("--sample", type=int, help="so many inputs of each kind alone, drawn")
     parser.add_argument("--show", action="store_true", help="every failure")

@@ -3,15 +3,15 @@
     CircuitfindError
     ├── UsageError     options that contradict each other or are out of range
     ├── TaskError      a task or prompts file that is unknown, unreadable or wrong
-    ├── ModelError     a model that is unknown, can't be reached, read, or reproduced; numbers that overflow in it
-    │   └── DivergedError  learned masks that became NaN, with the last scores that were sound (methods/learned.py)
+    ├── ModelError     a model that is unknown, or can't be read or reproduced; numbers that overflow
+    │   └── DivergedError  learned masks that became NaN, with the last sound scores
     ├── CircuitError   a circuit file that is unreadable or impossible
     └── OutputError    a place that can't be written, or that holds something already
         ├── BusyError      another process is at work there
         └── StateError     what a run was to go on from does not fit it
 
-A message is one or two lines: what was wrong, the value, what to do. Of a value it shows no more than LONGEST_VALUE
-characters, whoever made the message.
+A message is one or two lines: what was wrong, the value, what to do. Of a value it shows no more
+than LONGEST_VALUE characters, whoever made the message.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ LONGEST_MESSAGE = 2000
 FEW = 5
 """Items of a list or object that a message shows."""
 _QUOTED = re.compile(rf"(?<!\w)(?P<quote>['\"`])(?P<value>(?:(?!(?P=quote))[^\n]){{{LONGEST_VALUE + 4},}})")
-_UNBROKEN = re.compile(rf"\S{{{LONGEST_VALUE + 20},}}")  # a value that is cut, its quotes and a comma are none
+_UNBROKEN = re.compile(
+    rf"\S{{{LONGEST_VALUE + 20},}}"
+)  # a value that is cut, its quotes and a comma are none
 
 
 class CircuitfindError(Exception):
@@ -68,7 +70,9 @@ class StateError(OutputError):
     """What was saved of a run is not what such a run can have come to."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"The saved state is damaged: {cut(what)}.\nBegin anew with --force in place of --resume.")
+        super().__init__(
+            f"The saved state is damaged: {cut(what)}.\nBegin anew with --force in place of --resume."
+        )
 
 
 def cut(text: str, most: int = LONGEST_VALUE) -> str:
@@ -81,7 +85,8 @@ def cut(text: str, most: int = LONGEST_VALUE) -> str:
 
 
 def shown(value: object, quote: bool = True) -> str:
-    """A value as a message shows it, on one line: as JSON spells it, texts in single quotes, cut where it is long.
+    """A value as a message shows it, on one line: as JSON spells it, texts in single quotes, cut
+    where it is long.
 
     >>> shown("ioi"), shown(None), shown([1, "x"]), shown({})
     ("'ioi'", 'null', "[1, 'x']", 'an empty object')
@@ -113,7 +118,9 @@ def _item(value: object, deeper: int) -> str:
 
 
 def shorten(message: str) -> str:
-    """A message without what no reader of it needs: of each quoted value and each word the beginning alone."""
+    """A message without what no reader of it needs: of each quoted value and each word the
+    beginning alone.
+    """
     if len(message) <= LONGEST_VALUE:
         return message
     message = _QUOTED.sub(lambda found: found["quote"] + cut(found["value"]), message[: 50 * LONGEST_MESSAGE])
@@ -127,6 +134,8 @@ def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = Non
     "No task named 'greaterthan'. Did you mean 'greater-than'? Tasks: greater-than, ioi."
     """
     names = sorted(known)
-    nearest = difflib.get_close_matches(name[:LONGEST_VALUE].lower(), [n.lower() for n in names], n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(
+        name[:LONGEST_VALUE].lower(), [n.lower() for n in names], n=1, cutoff=0.5
+    )
     hint = next((f" Did you mean '{n}'?" for n in names if nearest and n.lower() == nearest[0]), "")
     return f"No {kind} named '{cut(name)}'.{hint} {(plural or kind + 's').capitalize()}: {', '.join(names)}."

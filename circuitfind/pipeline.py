@@ -39,7 +39,9 @@ def make_keeper(plan: Plan) -> Keeper:
 
 
 def carry_out(plan: Plan, progress: Progress, keeper: Keeper | None = None) -> RunResult:
-    """The run itself, step by step. Its folder is made when a search takes long, or there is all to be written."""
+    """The run itself, step by step. Its folder is made when a search takes long, or there is all to
+    be written.
+    """
     with keeper or make_keeper(plan) as keeper:
         notes, clock = Noted(progress, plan.cautions), Clock(plan.state.spent if plan.state else None)
         ready = make_ready(plan, notes, clock)

@@ -1,4 +1,6 @@
-"""The one way the library tells how far it is. The app decides what a terminal shows; the default says nothing."""
+"""The one way the library tells how far it is. The app decides what a terminal shows; the default
+says nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
-"""A sweep: one question at several sizes, each a complete run in a folder of its own, and a table of them all.
+"""A sweep: one question at several sizes, each a complete run in a folder of its own, and a table
+of them all.
 
-What depends on no size is made once: the model, loaded and checked, the prompts, how well the full model does and the
-fully ablated one; and a method that scores edges scores once. From one threshold to the next smaller a search takes
-over every decision up to the first that differs; no larger threshold before that one shares more, since whatever two
-thresholds decide alike those between them do too. The files of each run are the same, to the byte, as those of that
-run alone. (Learned masks are trained anew for each size that is their target.)
+What depends on no size is made once: the model, loaded and checked, the prompts, how well the full
+model does and the fully ablated one; and a method that scores edges scores once. From one threshold
+to the next smaller a search takes over every decision up to the first that differs; no larger
+threshold before that one shares more, since whatever two thresholds decide alike those between them
+do too. The files of each run are the same, to the byte, as those of that run alone. (Learned masks
+are trained anew for each size that is their target.)
 """
 
 from __future__ import annotations
@@ -65,7 +67,8 @@ class SweepResult:
 def sweep(
     options: RunOptions, sizes: Sequence[Size], progress: Progress | None = None, of: str = "threshold"
 ) -> SweepResult:
-    """Find the circuit at each of the sizes (``of``: threshold, edges, fraction or nodes) and write the sweep's folder.
+    """Find the circuit at each of the sizes (``of``: threshold, edges, fraction or nodes) and write
+    the sweep's folder.
 
     Raises CircuitfindError.
     """
@@ -76,7 +79,9 @@ def sweep(
 def carry_out_sweep(
     plan: SweepPlan, progress: Progress, watch: Callable[[Path, Keeper], None] = lambda folder, keeper: None
 ) -> SweepResult:
-    """The sweep itself. ``watch`` is told of the sweep's folder, and each run's keeper, before its search begins."""
+    """The sweep itself. ``watch`` is told of the sweep's folder, and each run's keeper, before its
+    search begins.
+    """
     with claimed(plan.base) as folder:
         if not all(plan.run_at(size, folder).is_finished for size in plan.sizes):
             find_circuits(plan, folder, Noted(progress, plan.base.cautions), watch)
@@ -126,7 +131,9 @@ def claimed(base: Plan) -> Iterator[Path]:
 
 
 def check_finished(run: Plan, ready: Ready) -> None:
-    """Raises OutputError where the finished run in a resumed sweep is not of the same prompts, model and options."""
+    """Raises OutputError where the finished run in a resumed sweep is not of the same prompts,
+    model and options.
+    """
     circuit = Circuit.load(run.folder)
     options = settle(run.options)
     method = make_method(options, ready.graph)
@@ -214,7 +221,9 @@ def make_row(folder: Path, of: str) -> dict[str, Any]:
     fit(circuit.metrics, SweptMetrics, str(folder / "circuit.json"), where="metrics")
     counted = {block: dict(record[block]) for block in COUNTED if record.get(block)}
     if of not in circuit.method or not counted:
-        raise CircuitError(f"{folder} is no finished run of this sweep. Give --force in place of --resume to redo it.")
+        raise CircuitError(
+            f"{folder} is no finished run of this sweep. Give --force in place of --resume to redo it."
+        )
     for block in counted.values():
         block.pop("undecidable", None)
     return {
@@ -251,7 +260,9 @@ def make_files(table: dict[str, Any], formats: Sequence[str]) -> dict[str, str |
     points = [Point(row[of], row["n_edges"], row["metrics"]["kl"]) for row in table["circuits"]]
     title, ablated = f"{what(table)}; labels are {PLURAL[of]}", table["metrics"]["ablated"]["kl"]
     pictures = {
-        f"sweep.{format}": draw_sweep(points, ablated, title, format) for format in formats if format in PICTURE_FORMATS
+        f"sweep.{format}": draw_sweep(points, ablated, title, format)
+        for format in formats
+        if format in PICTURE_FORMATS
     }
     return {**pictures, "sweep.md": page(table, list(pictures)), "sweep.json": json_file(table)}
 

@@ -7,16 +7,18 @@ r"""The next parameter of a docstring: which name of the definition does the thi
                    :param size: paper morning
                    :param
                -> " color", not " path", " size", " limit" or " state"
-    corrupted  the same text with five other names in the definition and two others again in the ``:param`` lines
+    corrupted  the same text with five other names in the definition and two others in the ``:param``
+               lines
 
-The model must find the name that stands after the last documented one in the definition. In the corrupted prompt the
-documented names are not in the definition and neither holds the answer, so that it can't be known.
+The model must find the name that stands after the last documented one in the definition. In the
+corrupted prompt the documented names are not in the definition and neither holds the answer, so
+that it can't be known.
 
-Roles: A_def to E_def, the names of the definition (the answer is C_def); A_doc and B_doc, the documented ones. The last
-token is END.
+Roles: A_def to E_def, the names of the definition (the answer is C_def); A_doc and B_doc, the
+documented ones. The last token is END.
 
-Paper: Heimersheim and Janiak, "A circuit for Python docstrings in a 4-layer attention-only transformer", 2023,
-https://www.lesswrong.com/posts/u6KXXmKFbXfWzoAXn. Default metric: kl.
+Paper: Heimersheim and Janiak, "A circuit for Python docstrings in a 4-layer attention-only
+transformer", 2023, https://www.lesswrong.com/posts/u6KXXmKFbXfWzoAXn. Default metric: kl.
 """
 
 from __future__ import annotations
@@ -28,23 +30,26 @@ from random import Random
 from circuitfind.errors import TaskError
 from circuitfind.prompts import PromptPair, Role, Task, Tokenizer, draw_distinct, is_single_token, words
 
-FUNCTIONS = words("build call check create draw find load merge open parse print read save send show start test update")
+FUNCTIONS = words(
+    "build call check create draw find load merge open parse print read save send show start test update"
+)
 PARAMETERS = words(
     """
-    action address amount angle base body cache case child client code color column command config content
-    count data date default depth device end error event field file filter first flag format group handle head height
-    host id image index input item key label language last left length level limit line list map mask max
-    message method min mode model name node number object offset option order output owner page parent password path
-    pattern point port position prefix query range rate request result right role root row scale score section seed
-    shape size source speed start state status step string style tag target task text time title token total type
-    unit url user value version weight width window word
+    action address amount angle base body cache case child client code color column command config
+    content count data date default depth device end error event field file filter first flag format
+    group handle head height host id image index input item key label language last left length
+    level limit line list map mask max message method min mode model name node number object offset
+    option order output owner page parent password path pattern point port position prefix query
+    range rate request result right role root row scale score section seed shape size source speed
+    start state status step string style tag target task text time title token total type unit url
+    user value version weight width window word
     """
 )
 WORDS = words(
     """
-    apple autumn bird bread bridge cloud coffee desert dinner dream engine evening forest garden glass gold green
-    island kitchen lake mirror moon morning mountain music ocean paper river road salt shadow silver snow stone storm
-    summer table tower train valley village wind winter yellow
+    apple autumn bird bread bridge cloud coffee desert dinner dream engine evening forest garden
+    glass gold green island kitchen lake mirror moon morning mountain music ocean paper river road
+    salt shadow silver snow stone storm summer table tower train valley village wind winter yellow
     """
 )
 N_PARAMETERS = 5  # in the definition
@@ -88,7 +93,11 @@ def make_from(styles: Sequence[Style], tokenizer: Tokenizer, n_prompts: int, see
     def draw(rng: Random, index: int) -> PromptPair | None:
         function, plain = rng.choice(FUNCTIONS), rng.sample(WORDS, 2 + 2 * N_DOCUMENTED)
         drawn = rng.sample(names, needed)
-        defined, others, documented = drawn[:N_PARAMETERS], drawn[N_PARAMETERS:-N_DOCUMENTED], drawn[-N_DOCUMENTED:]
+        defined, others, documented = (
+            drawn[:N_PARAMETERS],
+            drawn[N_PARAMETERS:-N_DOCUMENTED],
+            drawn[-N_DOCUMENTED:],
+        )
         style = styles[0] if len(styles) == 1 else rng.choice(styles)
         clean = spell(function, defined, defined[:N_DOCUMENTED], plain, style)
         corrupted = spell(function, others, documented, plain, style)
@@ -115,9 +124,15 @@ def name_roles(text: str, defined: Sequence[str], style: Style = STYLE) -> tuple
 
 
 def spell(
-    function: str, defined: Sequence[str], documented: Sequence[str], plain: Sequence[str], style: Style = STYLE
+    function: str,
+    defined: Sequence[str],
+    documented: Sequence[str],
+    plain: Sequence[str],
+    style: Style = STYLE,
 ) -> str:
-    """The text up to the ``:param`` that asks; ``plain`` gives two words for the summary and for each parameter."""
+    """The text up to the ``:param`` that asks; ``plain`` gives two words for the summary and for
+    each parameter.
+    """
     pairs = [f"{first} {second}" for first, second in zip(plain[::2], plain[1::2], strict=True)]
     lines = [f"    {style.marker} {name}: {text}" for name, text in zip(documented, pairs[1:], strict=True)]
     head = f'{style.function} {function}(self, {", ".join(defined)}):\n    """{pairs[0]}\n\n'

@@ -1,22 +1,24 @@
 """Greater-than: a span of years must end after it began.
 
-    clean      The voyage lasted from the year 1732 to the year 17     -> "33" to "99", not "01" to "32"
-    corrupted  The voyage lasted from the year 1701 to the year 17
+    clean      The voyage lasted from the year 1732 to the year 17     -> "33" to "99", not "01" to
+    "32" corrupted  The voyage lasted from the year 1701 to the year 17
 
-From 1701 on nearly every year of the century is possible, so that the corrupted prompt asks for no lower bound.
+From 1701 on nearly every year of the century is possible, so that the corrupted prompt asks for no
+lower bound.
 
-The answers are the tokens that this tokenizer really makes of years, found by tokenising them. The prompt ends where
-the years of a century part: after the century for two digits a token (GPT-2) and one digit a token (Gemma, Qwen,
-SmolLM2: "4" to "9", not "0" to "2"), before it for three digits a token (Llama 3: "174" to "179", not "170" to "172").
-A token is right if every year that it begins is later than the first year, and wrong if none is; one that begins both
-(here "3" and "173") is left out. First years that leave no right or no wrong answer are never asked, nor are years and
+The answers are the tokens that this tokenizer really makes of years, found by tokenising them. The
+prompt ends where the years of a century part: after the century for two digits a token (GPT-2) and
+one digit a token (Gemma, Qwen, SmolLM2: "4" to "9", not "0" to "2"), before it for three digits a
+token (Llama 3: "174" to "179", not "170" to "172"). A token is right if every year that it begins
+is later than the first year, and wrong if none is; one that begins both (here "3" and "173") is
+left out. First years that leave no right or no wrong answer are never asked, nor are years and
 centuries that the tokenizer splits differently from the rest.
 
-Roles: NOUN, what lasted; XX and YY, the century of the first year and the year in it. The last token is END. Where one
-token holds digits of both (Llama 3: "173") it is XX's.
+Roles: NOUN, what lasted; XX and YY, the century of the first year and the year in it. The last
+token is END. Where one token holds digits of both (Llama 3: "173") it is XX's.
 
-Paper: Hanna et al., "How does GPT-2 compute greater-than?", arXiv:2305.00586. Default metric: kl (the paper's own is
-prob-diff).
+Paper: Hanna et al., "How does GPT-2 compute greater-than?", arXiv:2305.00586. Default metric: kl
+(the paper's own is prob-diff).
 """
 
 from __future__ import annotations
@@ -38,9 +40,10 @@ HELD_OUT = (
 NOUNS = words(
     """
     alliance battle blockade boycott building campaign conflict construction contract crisis debate
-    dispute drought dynasty embargo empire epidemic expansion expedition exploration famine friendship invasion
-    journey marriage migration mission occupation partnership peace pilgrimage plague project rebellion reform
-    reign restoration rule siege strike struggle tour trade treaty trial uprising voyage war work
+    dispute drought dynasty embargo empire epidemic expansion expedition exploration famine
+    friendship invasion journey marriage migration mission occupation partnership peace pilgrimage
+    plague project rebellion reform reign restoration rule siege strike struggle tour trade treaty
+    trial uprising voyage war work
     """
 )
 CENTURIES = range(11, 20)
@@ -71,7 +74,9 @@ class Century:
 
 
 def make(tokenizer: Tokenizer, n_prompts: int, seed: int) -> list[PromptPair]:
-    """``n_prompts`` different pairs. Raises TaskError where the tokenizer splits no century's years regularly."""
+    """``n_prompts`` different pairs. Raises TaskError where the tokenizer splits no century's years
+    regularly.
+    """
     return make_from((TEMPLATE,), tokenizer, n_prompts, f"greater-than {seed}")
 
 
@@ -85,7 +90,8 @@ def make_from(templates: Sequence[str], tokenizer: Tokenizer, n_prompts: int, se
     spans = [(century, first) for century in centuries(tokenizer) for first in century.first_years()]
     if not spans:
         raise TaskError(
-            "greater-than needs years that are split into tokens regularly; this tokenizer has none. Use another model."
+            "greater-than needs years that are split into tokens regularly; this tokenizer has none. "
+            "Use another model."
         )
 
     def draw(rng: Random, index: int) -> PromptPair | None:
@@ -95,7 +101,9 @@ def make_from(templates: Sequence[str], tokenizer: Tokenizer, n_prompts: int, se
         corrupted = template.format(noun=noun, year=century.number * 100 + 1, shown=century.shown)
         if len(tokenizer.encode(clean)) != len(tokenizer.encode(corrupted)):
             return None
-        return PromptPair(clean, corrupted, *century.answers(first), name_roles(*places["noun"], *places["year"]))
+        return PromptPair(
+            clean, corrupted, *century.answers(first), name_roles(*places["noun"], *places["year"])
+        )
 
     return draw_distinct(draw, n_prompts, seed)
 
@@ -127,13 +135,17 @@ def split_century(tokenizer: Tokenizer, number: int) -> Century | None:
 
 
 def first_answer(tokenizer: Tokenizer, prompt: str, rest: str) -> str | None:
-    """The start of ``rest`` that is the next token when both texts are tokenised as one; None if no start is."""
+    """The start of ``rest`` that is the next token when both texts are tokenised as one; None if no
+    start is.
+    """
     before, whole = tokenizer.encode(prompt), tokenizer.encode(prompt + rest)
     if whole[: len(before)] != before:
         return None
     starts = (rest[:length] for length in range(1, len(rest) + 1))
     token = whole[len(before) : len(before) + 1]
-    return next((s for s in starts if tokenizer.continuation(s) == token and is_single_token(tokenizer, s)), None)
+    return next(
+        (s for s in starts if tokenizer.continuation(s) == token and is_single_token(tokenizer, s)), None
+    )
 
 
 TASK = Task(

@@ -1,10 +1,12 @@
 """Indirect object identification: of two people named, who receives what the one named again gives away?
 
-    clean      While Laura and Kevin waited outside the station, Kevin passed a camera to      -> " Laura", not " Kevin"
-    corrupted  While Simon and Helen waited outside the station, Peter passed a camera to
+    clean      While Laura and Kevin waited outside the station, Kevin passed a camera to      -> "
+    Laura", not " Kevin" corrupted  While Simon and Helen waited outside the station, Peter passed a
+    camera to
 
-Half of the prompts name the receiver first (ABBA), half second (BABA). The corrupted prompt has three other names in
-place of the three, so that no name is repeated and nothing in it tells the answer.
+Half of the prompts name the receiver first (ABBA), half second (BABA). The corrupted prompt has
+three other names in place of the three, so that no name is repeated and nothing in it tells the
+answer.
 
 Roles: IO, the receiver; S1 and S2, the giver's first and second mention. The last token is END.
 
@@ -44,23 +46,28 @@ HELD_OUT = (
 """Of the words of TEMPLATES, so that a model of few words knows them too."""
 NAMES = words(
     """
-    Aaron Adam Alan Albert Alex Alice Amanda Amy Andrea Andrew Angela Ann Anna Anne Anthony Arthur Barbara Ben
-    Benjamin Bob Brandon Brian Carl Carol Caroline Catherine Charles Chris Christina Claire Daniel David Dennis
-    Diana Donald Donna Dorothy Douglas Edward Elizabeth Emily Emma Eric Eva Evan Frank Fred Gary George Gordon
-    Greg Harry Heather Helen Henry Howard Ian Jack Jacob James Jamie Jane Jason Jeff Jennifer Jeremy Jessica Jim
-    Joe John Jonathan Joseph Joshua Julia Julie Justin Karen Kate Keith Kelly Kenneth Kevin Kim Larry Laura Lauren
-    Linda Lisa Louis Lucy Margaret Maria Martha Martin Mary Matthew Megan Melissa Michael Michelle Mike Nancy
-    Nathan Neil Nick Nicole Oliver Patricia Patrick Paul Peter Philip Rachel Ralph Rebecca Richard Robert Roger
-    Ronald Russell Ruth Ryan Sam Samantha Samuel Sandra Sara Sarah Scott Sean Simon Sophie Stephen Steve Steven
-    Stuart Susan Thomas Tim Tom Tony Victor Victoria Vincent Walter Wendy William
+    Aaron Adam Alan Albert Alex Alice Amanda Amy Andrea Andrew Angela Ann Anna Anne Anthony Arthur
+    Barbara Ben Benjamin Bob Brandon Brian Carl Carol Caroline Catherine Charles Chris Christina
+    Claire Daniel David Dennis Diana Donald Donna Dorothy Douglas Edward Elizabeth Emily Emma Eric
+    Eva Evan Frank Fred Gary George Gordon Greg Harry Heather Helen Henry Howard Ian Jack Jacob
+    James Jamie Jane Jason Jeff Jennifer Jeremy Jessica Jim Joe John Jonathan Joseph Joshua Julia
+    Julie Justin Karen Kate Keith Kelly Kenneth Kevin Kim Larry Laura Lauren Linda Lisa Louis Lucy
+    Margaret Maria Martha Martin Mary Matthew Megan Melissa Michael Michelle Mike Nancy Nathan Neil
+    Nick Nicole Oliver Patricia Patrick Paul Peter Philip Rachel Ralph Rebecca Richard Robert Roger
+    Ronald Russell Ruth Ryan Sam Samantha Samuel Sandra Sara Sarah Scott Sean Simon Sophie Stephen
+    Steve Steven Stuart Susan Thomas Tim Tom Tony Victor Victoria Vincent Walter Wendy William
     """
 )
-PLACES = words("bank beach church farm garden hospital hotel house library market museum park school station store")
+PLACES = words(
+    "bank beach church farm garden hospital hotel house library market museum park school station store"
+)
 THINGS = words("ball basket book bottle box camera card coin hat key letter map phone ring ticket")
 
 
 def make(tokenizer: Tokenizer, n_prompts: int, seed: int) -> list[PromptPair]:
-    """``n_prompts`` different pairs, ABBA and BABA in turn. Raises TaskError where too few names are one token."""
+    """``n_prompts`` different pairs, ABBA and BABA in turn. Raises TaskError where too few names
+    are one token.
+    """
     return make_from(TEMPLATES, tokenizer, n_prompts, f"ioi {seed}")
 
 
@@ -74,7 +81,8 @@ def make_from(templates: Sequence[str], tokenizer: Tokenizer, n_prompts: int, se
     names = [name for name in NAMES if is_single_token(tokenizer, f" {name}")]
     if len(names) < 5:
         raise TaskError(
-            f"ioi needs five names that are one token each; this tokenizer has {len(names)}. Use another model."
+            f"ioi needs five names that are one token each; this tokenizer has {len(names)}. "
+            "Use another model."
         )
 
     def draw(rng: Random, index: int) -> PromptPair:

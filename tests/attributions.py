@@ -19,7 +19,9 @@ from tests.random_models import random_batch, random_model, random_transformer
 
 
 class Scorer(Protocol):
-    def score(self, model: Transformer, batch: Batch, batch_size: int, progress: Progress) -> torch.Tensor: ...
+    def score(
+        self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
+    ) -> torch.Tensor: ...
 
 
 def score(

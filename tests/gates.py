@@ -55,10 +55,15 @@ class Gate:
     @property
     def edges(self) -> set[Edge]:
         """Those that carry the gate."""
-        mlp, ends = Node("mlp", self.n_layers - 1), {Edge(Node("mlp", self.n_layers - 1), Receiver(Node("logits")))}
+        mlp, ends = (
+            Node("mlp", self.n_layers - 1),
+            {Edge(Node("mlp", self.n_layers - 1), Receiver(Node("logits")))},
+        )
         nodes = [Node("head", *place) for place in self.heads]
         return ends | {
-            edge for head in nodes for edge in (Edge(head, Receiver(mlp)), Edge(Node("input"), Receiver(head, "v")))
+            edge
+            for head in nodes
+            for edge in (Edge(head, Receiver(mlp)), Edge(Node("input"), Receiver(head, "v")))
         }
 
 
@@ -82,7 +87,9 @@ def blueprint(gate: Gate) -> Blueprint:
     mlp = Part(Node("mlp", gate.n_layers - 1), {None: reads}, {"answer": answers}, {None: 1 - corners.sum(1)})
     heads = [read_bit(i, place) for i, place in enumerate(gate.heads)]
     tokens = {"bit": one_hots(GATE_WORDS, ("0", "1")), "filler": one_hots(GATE_WORDS, FILLERS)}
-    made = Blueprint(gate.n_layers, gate.n_heads, tokens, positions(n_ctx), (*heads, mlp), said(GATE_WORDS, ("0", "1")))
+    made = Blueprint(
+        gate.n_layers, gate.n_heads, tokens, positions(n_ctx), (*heads, mlp), said(GATE_WORDS, ("0", "1"))
+    )
     return with_distractors(made, gate.seed) if gate.is_crowded else _with_nothing_else(made)
 
 
@@ -91,10 +98,18 @@ def _with_nothing_else(made: Blueprint) -> Blueprint:
     used, nothing = {part.node for part in made.parts}, {"bit": np.zeros((2, 1))}
     free = [node for node in made.graph.senders[1:] if node not in used]
     silent = [
-        Part(node, dict.fromkeys(("q", "k", "v"), nothing) if node.kind == "head" else {None: nothing}, {}, {}, True)
+        Part(
+            node,
+            dict.fromkeys(("q", "k", "v"), nothing) if node.kind == "head" else {None: nothing},
+            {},
+            {},
+            True,
+        )
         for node in free
     ]
-    return Blueprint(made.n_layers, made.n_heads, made.tokens, made.positions, (*made.parts, *silent), made.answers)
+    return Blueprint(
+        made.n_layers, made.n_heads, made.tokens, made.positions, (*made.parts, *silent), made.answers
+    )
 
 
 def gate_model(gate: Gate) -> Any:
@@ -103,7 +118,9 @@ def gate_model(gate: Gate) -> Any:
     model = GPT2LMHeadModel(GPT2Config(**{**COMMON, **config(made)}))
     tensors = {name: torch.from_numpy(tensor) for name, tensor in state(made).items()}
     missing, unexpected = model.load_state_dict(tensors, strict=False)
-    assert not unexpected and not [name for name in missing if not name.endswith(("attn.bias", "masked_bias"))]
+    assert not unexpected and not [
+        name for name in missing if not name.endswith(("attn.bias", "masked_bias"))
+    ]
     return model.double().eval()
 
 

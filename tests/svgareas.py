@@ -26,7 +26,10 @@ class Area:
 
     def meets(self, other: Area) -> bool:
         return (
-            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+            self.left < other.right
+            and other.left < self.right
+            and self.top < other.bottom
+            and other.top < self.bottom
         )
 
     def holds(self, other: Area, slack: float = 0.0) -> bool:
@@ -68,7 +71,9 @@ def check_picture(svg: bytes) -> None:
     root = ElementTree.fromstring(svg)
     graph = root.find(f"{SVG}g")
     x, y, width, height = map(float, root.get("viewBox").split())
-    shift_x, shift_y = map(float, re.search(r"translate\(([-\d.]+)[ ,]([-\d.]+)\)", graph.get("transform")).groups())
+    shift_x, shift_y = map(
+        float, re.search(r"translate\(([-\d.]+)[ ,]([-\d.]+)\)", graph.get("transform")).groups()
+    )
     page = Area(x - shift_x, y - shift_y, x - shift_x + width, y - shift_y + height)
     nodes = [g for g in graph.iter(f"{SVG}g") if g.get("class") == "node"]
     boxes = [area_of_shape(next(e for e in g.iter() if e.get("d") or e.get("points"))) for g in nodes]

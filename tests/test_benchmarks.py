@@ -31,7 +31,16 @@ def ratio(output: str) -> float:
 
 def test_the_speed_benchmark_checks_decisions_and_prints_a_ratio() -> None:
     output = bench(
-        "acdc_speed", "--model", "tiny", "--prompts", "4", "--samples", "20", "--schedules", "sequential", "screened"
+        "acdc_speed",
+        "--model",
+        "tiny",
+        "--prompts",
+        "4",
+        "--samples",
+        "20",
+        "--schedules",
+        "sequential",
+        "screened",
     )
     assert ratio(output) > 0
     assert output.count("20 decisions taken again with the whole model: all the same") == 2
@@ -62,19 +71,25 @@ def test_whole_batches_divide_the_mean_score_by_their_size() -> None:
 
 
 def test_a_ragged_last_batch_counts_for_more_and_no_factor_undoes_it() -> None:
-    ours = np.array([[3.0, 0.0], [3.0, 0.0], [3.0, 0.0], [0.0, 3.0]])  # batches of 3 and 1: 1/4 (3 * 3/3, 3/1)
+    ours = np.array(
+        [[3.0, 0.0], [3.0, 0.0], [3.0, 0.0], [0.0, 3.0]]
+    )  # batches of 3 and 1: 1/4 (3 * 3/3, 3/1)
     its = parity.as_divided(ours, 3)
     np.testing.assert_allclose(its, [0.75, 0.75])
     found = parity.compare(Case("eap", "logit-diff"), "shipped", 3, ours, its)
     assert found.difference < 1e-12
-    assert found.as_one_factor == pytest.approx(1.5 / 2.25)  # 0.75 * 3 is the first edge's mean, and not the second's
+    assert found.as_one_factor == pytest.approx(
+        1.5 / 2.25
+    )  # 0.75 * 3 is the first edge's mean, and not the second's
 
 
 def test_scores_that_differ_by_a_thousandth_are_seen() -> None:
     ours = np.random.default_rng(0).normal(size=(8, 30))
     its = parity.as_divided(ours, 3)
     its[np.abs(its).argmax()] *= 1.001
-    assert parity.compare(Case("eap", "kl"), "shipped", 3, ours, its).difference == pytest.approx(1e-3, rel=0.01)
+    assert parity.compare(Case("eap", "kl"), "shipped", 3, ours, its).difference == pytest.approx(
+        1e-3, rel=0.01
+    )
 
 
 def test_edges_are_compared_by_name() -> None:
@@ -84,7 +99,9 @@ def test_edges_are_compared_by_name() -> None:
 
 
 def test_our_side_of_a_comparison_scores_every_edge_of_every_prompt(tmp_path: Path) -> None:
-    options = argparse.Namespace(shape="small", prompts=3, cases=["eap", "eap-ig:kl"], batch_sizes=[2], steps=2)
+    options = argparse.Namespace(
+        shape="small", prompts=3, cases=["eap", "eap-ig:kl"], batch_sizes=[2], steps=2
+    )
     parity.make_job(options).write(tmp_path)
     parity.write_model(parity.SHAPES["small"], tmp_path / MODEL)
     side = parity.run_ours(tmp_path)
@@ -98,4 +115,6 @@ def test_our_side_of_a_comparison_scores_every_edge_of_every_prompt(tmp_path: Pa
 @pytest.mark.slow
 def test_a_test_costs_at_most_a_fifteenth_of_a_forward_pass_on_smollm2() -> None:
     # At 0.1 the search takes two minutes; docs/performance.md has the figure at 0.02, measured by the same command.
-    assert ratio(bench("acdc_speed", "--prompts", "16", "--threshold", "0.1", "--samples", "6")) >= LEAST_RATIO
+    assert (
+        ratio(bench("acdc_speed", "--prompts", "16", "--threshold", "0.1", "--samples", "6")) >= LEAST_RATIO
+    )

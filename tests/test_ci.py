@@ -21,7 +21,9 @@ KNOWN = ROOT / "results" / "known"
 
 
 def workflow() -> dict[str, Any]:
-    (text,) = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs" / "ci.md").read_text(), re.MULTILINE | re.DOTALL)
+    (text,) = re.findall(
+        r"^```yaml\n(.*?)^```$", (ROOT / "docs" / "ci.md").read_text(), re.MULTILINE | re.DOTALL
+    )
     return yaml.safe_load(text)
 
 
@@ -45,7 +47,9 @@ def test_its_check_is_green_while_the_circuit_holds_and_red_with_an_annotation_w
     text = (KNOWN / "tiny-ioi.json").read_text(encoding="utf-8")
     stored = re.search(r'"circuit": {"kl": ([\d.e-]+)', text)
     assert stored is not None
-    (folder / "circuit.json").write_text(text.replace(stored[1], "-1.0") if drifts else text, encoding="utf-8")
+    (folder / "circuit.json").write_text(
+        text.replace(stored[1], "-1.0") if drifts else text, encoding="utf-8"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "circuitfind", *shlex.split(command)[1:], "--evaluate-only"],
         cwd=tmp_path,

@@ -32,7 +32,9 @@ def test_every_error_is_drawn_in_the_tree_and_stands_under_its_root() -> None:
         ("qwen", ["Qwen2", "GPT2"], "No task named 'qwen'. Did you mean 'Qwen2'? Tasks: GPT2, Qwen2."),
     ],
 )
-def test_an_unknown_name_is_told_the_nearest_and_all_there_are(name: str, known: list[str], message: str) -> None:
+def test_an_unknown_name_is_told_the_nearest_and_all_there_are(
+    name: str, known: list[str], message: str
+) -> None:
     assert unknown("task", name, known) == message
 
 

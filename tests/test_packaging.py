@@ -23,7 +23,10 @@ PYPROJECT_TEXT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PYPROJECT = tomllib.loads(PYPROJECT_TEXT)
 PROJECT = PYPROJECT["project"]
 IMPORTED_AS = {"pyyaml": "yaml"}
-NOT_IMPORTED = {"gguf", "pygraphviz"}  # transformers reads GGUF files with the one, the process that draws the other
+NOT_IMPORTED = {
+    "gguf",
+    "pygraphviz",
+}  # transformers reads GGUF files with the one, the process that draws the other
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 INFO = f"circuitfind-{circuitfind.__version__}.dist-info"
 FONT_LICENCE = "circuitfind/export/fonts/SourceSansPro-OFL.txt"
@@ -70,7 +73,9 @@ def test_the_package_imports_what_it_declares_and_nothing_else() -> None:
 def test_every_dependency_has_its_reason_beside_it() -> None:
     requirements = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
     lines = {line.strip() for line in PYPROJECT_TEXT.splitlines()}
-    without = [r for r in requirements if not any(re.match(rf'"{re.escape(r)}", +# \w', line) for line in lines)]
+    without = [
+        r for r in requirements if not any(re.match(rf'"{re.escape(r)}", +# \w', line) for line in lines)
+    ]
     assert without == []
 
 
@@ -85,7 +90,9 @@ def test_every_dependency_is_pinned_to_a_version_that_any_index_has() -> None:
 
 
 def test_the_lock_has_the_pinned_versions_of_all_but_torch_each_with_hashes() -> None:
-    entries = re.findall(r"^([^#\s].*?)==(\S+)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", LOCK, re.MULTILINE)
+    entries = re.findall(
+        r"^([^#\s].*?)==(\S+)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", LOCK, re.MULTILINE
+    )
     assert {normal(name): version for name, version, _ in entries} == {
         name: pin for name, pin in pins().items() if name != "torch"
     }
@@ -121,7 +128,18 @@ def hatchling(python: Path, source: Path, target: str, out: Path) -> Path:
 
 def run_tiny(*command: str | Path, folder: Path) -> None:
     """Runs ioi on the bundled model from ``folder``, which knows nothing of the checkout."""
-    arguments = ("run", "ioi", "--model", "tiny", "--threshold", "0.1", "--format", "svg,pdf", "--out", folder / "run")
+    arguments = (
+        "run",
+        "ioi",
+        "--model",
+        "tiny",
+        "--threshold",
+        "0.1",
+        "--format",
+        "svg,pdf",
+        "--out",
+        folder / "run",
+    )
     done = subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {path.suffix for path in (folder / "run").glob("circuit.*")} == {".json", ".dot", ".svg", ".pdf"}
@@ -150,12 +168,16 @@ def wheel(clone: Path, builder: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def tracked(clone: Path, *folders: str) -> set[str]:
-    done = subprocess.run(["git", "ls-files", *folders], cwd=clone, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        ["git", "ls-files", *folders], cwd=clone, check=True, capture_output=True, text=True
+    )
     return set(done.stdout.split())
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_package_with_tasks_model_font_and_licences_and_no_more(clone: Path, wheel: Path) -> None:
+def test_the_wheel_holds_the_package_with_tasks_model_font_and_licences_and_no_more(
+    clone: Path, wheel: Path
+) -> None:
     info = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", f"licenses/{FONT_LICENCE}")
     held = set(zipfile.ZipFile(wheel).namelist())
     assert held == {
@@ -178,7 +200,15 @@ def test_the_sdist_holds_the_sources_and_builds_the_same_wheel(
     held = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
     assert (
         tracked(
-            clone, "circuitfind", "tasks", "tests", "docs", "cli.py", "Makefile", "constraints.txt", "requirements.lock"
+            clone,
+            "circuitfind",
+            "tasks",
+            "tests",
+            "docs",
+            "cli.py",
+            "Makefile",
+            "constraints.txt",
+            "requirements.lock",
         )
         <= held
     )
@@ -188,7 +218,9 @@ def test_the_sdist_holds_the_sources_and_builds_the_same_wheel(
 
 
 @pytest.mark.slow
-def test_a_wheel_an_editable_install_and_cli_py_run_from_any_folder(clone: Path, wheel: Path, tmp_path: Path) -> None:
+def test_a_wheel_an_editable_install_and_cli_py_run_from_any_folder(
+    clone: Path, wheel: Path, tmp_path: Path
+) -> None:
     python = new_python(tmp_path / "venv")
     command = python.parent / "circuitfind"
     installs: list[list[str | Path]] = [[wheel], ["--no-deps", "--editable", clone], ["--no-deps", clone]]
@@ -203,5 +235,7 @@ def test_a_wheel_an_editable_install_and_cli_py_run_from_any_folder(clone: Path,
 
 @pytest.mark.slow
 def test_the_wheel_was_built_of_tracked_files_only(clone: Path) -> None:
-    status = subprocess.run(["git", "status", "--short"], cwd=clone, check=True, capture_output=True, text=True)
+    status = subprocess.run(
+        ["git", "status", "--short"], cwd=clone, check=True, capture_output=True, text=True
+    )
     assert status.stdout == ""

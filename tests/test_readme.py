@@ -23,8 +23,28 @@ BLOCK = re.compile(r"(?P<before>[^\n]*)\n\n```(?P<kind>\w+)\n(?P<text>.*?)^```$"
 SAVED = re.compile(r"[Ss]ave as `(?P<name>[\w.-]+)`")
 SHOWN_ONLY = ("text",)
 PRETRAINED = "smollm2-135m"
-QUICK = {"tiny", "--help", "methods", "models list", "tasks list", "tasks check", "tasks show", "export", "import"}
-QUICK |= {"known list", "known show", "known compare", "bench truth", "evaluate", "diff", "check", "show", "view"}
+QUICK = {
+    "tiny",
+    "--help",
+    "methods",
+    "models list",
+    "tasks list",
+    "tasks check",
+    "tasks show",
+    "export",
+    "import",
+}
+QUICK |= {
+    "known list",
+    "known show",
+    "known compare",
+    "bench truth",
+    "evaluate",
+    "diff",
+    "check",
+    "show",
+    "view",
+}
 
 
 @dataclass(frozen=True)
@@ -136,13 +156,17 @@ def test_every_fenced_block_is_seen() -> None:
 
 
 def test_the_summary_shown_is_what_the_command_prints(tmp_path: Path) -> None:
-    example = re.search(r"```sh\n(circuitfind run [^\n]*)\n```\n\n```text\n(.*?)```", README.read_text(), re.DOTALL)
+    example = re.search(
+        r"```sh\n(circuitfind run [^\n]*)\n```\n\n```text\n(.*?)```", README.read_text(), re.DOTALL
+    )
     assert example
     command, shown = example.groups()
     assert follow([Step("quick", command)], tmp_path).startswith(shown)
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "CONTRIBUTING.md"], ids=lambda document: document.name)
+@pytest.mark.parametrize(
+    "document", [*DOCUMENTS, ROOT / "CONTRIBUTING.md"], ids=lambda document: document.name
+)
 def test_every_file_linked_to_and_every_make_target_named_exists(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
@@ -167,7 +191,9 @@ def test_continuous_integration_runs_what_the_readme_names_and_nothing_else() ->
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (ROOT / ".git").exists() or not shutil.which("git"), reason="needs the repository and git")
+@pytest.mark.skipif(
+    not (ROOT / ".git").exists() or not shutil.which("git"), reason="needs the repository and git"
+)
 def test_make_demo_in_a_fresh_clone_ends_with_the_summary_and_where_the_picture_lies(tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)

@@ -61,7 +61,12 @@ def test_changes_reach_every_value_and_leave_the_first_alone() -> None:
         (0, "warning: something", 0.1, False),
         (2, "error: what was wrong\nwhat to do\n", 0.1, False),
         (2, "", 0.1, True),
-        (2, "error: TypeError: x\nThis is a fault in circuitfind; --debug shows where. Please report it.\n", 0.1, True),
+        (
+            2,
+            "error: TypeError: x\nThis is a fault in circuitfind; --debug shows where. Please report it.\n",
+            0.1,
+            True,
+        ),
         (2, "error: one\ntwo\nthree\n", 0.1, True),
         (2, f"error: it is '{'x' * 1000}'\n", 0.1, True),
         (3, "error: x\n", 0.1, True),
@@ -87,7 +92,10 @@ def test_an_acdc_list_with_a_hundred_thousand_spaces_is_refused_at_once(tmp_path
     entry = "(('blocks.1.hook_k_input', [:, :, 0], 'blocks.0.attn.hook_result', [:, :, 1])"
     (tmp_path / "x.txt").write_text(f"[{entry}, 0.5),\n{entry[:-1]}{' ' * 100_000}")
     assert (
-        robustness.try_out(("import", str(tmp_path / "x.txt"), "--shape", "2x2", "--out", str(tmp_path / "o"))) is None
+        robustness.try_out(
+            ("import", str(tmp_path / "x.txt"), "--shape", "2x2", "--out", str(tmp_path / "o"))
+        )
+        is None
     )
 
 
@@ -95,9 +103,18 @@ def test_an_acdc_list_with_a_hundred_thousand_spaces_is_refused_at_once(tmp_path
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A circuit of a million edges."""
     graph = Graph(32, 26)
-    edges = {str(edge): number % 1009 / 1009 - 0.5 for number, edge in enumerate(islice(graph.edges(), 1_000_000))}
+    edges = {
+        str(edge): number % 1009 / 1009 - 0.5 for number, edge in enumerate(islice(graph.edges(), 1_000_000))
+    }
     model = {"n_layers": 32, "n_heads": 26, "parallel_attn_mlp": False}
-    blocks = {"model": model, "task": {}, "method": {}, "graph": graph.to_dict(), "edges": edges, "metrics": {}}
+    blocks = {
+        "model": model,
+        "task": {},
+        "method": {},
+        "graph": graph.to_dict(),
+        "edges": edges,
+        "metrics": {},
+    }
     file = tmp_path_factory.mktemp("large") / "circuit.json"
     file.write_text(json.dumps({"format": "circuitfind.circuit", "version": 1, **blocks}))
     return file
@@ -138,9 +155,14 @@ def test_a_circuit_of_a_million_edges_is_shown_in_seconds_and_within_a_gigabyte(
     assert seconds < MOST_FOR_A_MILLION and kilobytes < 1 << 20
 
 
-def test_check_says_on_stderr_why_it_could_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_says_on_stderr_why_it_could_not_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "circuit.json"
-    for text in ("{}", json.dumps({"format": "circuitfind.circuit", "version": 1, "tolerances": {"kl": "x"}})):
+    for text in (
+        "{}",
+        json.dumps({"format": "circuitfind.circuit", "version": 1, "tolerances": {"kl": "x"}}),
+    ):
         file.write_text(text)
         assert call(["check", str(file), "--quiet"], False) == 2
         printed = capsys.readouterr()
@@ -149,7 +171,19 @@ def test_check_says_on_stderr_why_it_could_not_run(tmp_path: Path, capsys: pytes
 
 
 def test_an_empty_circuit_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["run", "ioi", "--model", "tiny", "--prompts", "2", "--format", "dot", "--quiet", "--threshold", "1e9"]
+    command = [
+        "run",
+        "ioi",
+        "--model",
+        "tiny",
+        "--prompts",
+        "2",
+        "--format",
+        "dot",
+        "--quiet",
+        "--threshold",
+        "1e9",
+    ]
     for more in ([], ["--level", "neuron"]):
         assert call([*command, "--out", str(tmp_path / "run"), "--force", *more], False) == 0
         assert "the circuit is empty" in capsys.readouterr().err

@@ -32,7 +32,18 @@ RANKS = (
 )
 """The rooms of the package, the lowest first: a module imports from its own room and from lower ones alone."""
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
-WITHOUT_TORCH = ("files", "circuits", "prompts", "exchange", "known", "export", "cli", "options", "errors", "progress")
+WITHOUT_TORCH = (
+    "files",
+    "circuits",
+    "prompts",
+    "exchange",
+    "known",
+    "export",
+    "cli",
+    "options",
+    "errors",
+    "progress",
+)
 """The rooms that a command goes through which runs no model."""
 WITH_TORCH = {
     *(f"circuits.{name}" for name in ("bootstrap", "masks", "outputs", "scores_file", "selection", "units")),
@@ -40,7 +51,13 @@ WITH_TORCH = {
     "prompts.roles",
 }
 """The modules there that compute with tensors."""
-ALSO_WITHOUT_TORCH = ("methods.catalogue", "runs.plan", "runs.sweep_plan", "runs.resume", "review.evaluate_plan")
+ALSO_WITHOUT_TORCH = (
+    "methods.catalogue",
+    "runs.plan",
+    "runs.sweep_plan",
+    "runs.resume",
+    "review.evaluate_plan",
+)
 
 BLOCKED = """
 import importlib, sys
@@ -59,7 +76,10 @@ for name in sys.argv[1:]:
 def modules() -> dict[str, Path]:
     """Every module of the package by its dotted name."""
     paths = (ROOT / PACKAGE).rglob("*.py")
-    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in paths
+    }
 
 
 def imports(source: str, known: Mapping[str, object]) -> Iterator[str]:

@@ -16,8 +16,26 @@ BY_NAME = {"exec", "eval", "compile", "__import__", "open"}
 BY_ATTRIBUTE = {
     *("run_path", "run_module", "import_module", "find_spec", "spec_from_file_location", "exec_module"),
     *("Popen", "check_output", "check_call", "_exit", "extract", "extractall"),
-    *("from_pretrained", "boot_transformers", "save_pretrained", "snapshot_download", "model_info", "urlopen"),
-    *("write_text", "write_bytes", "touch", "mkdir", "unlink", "rmdir", "rmtree", "rename", "savefig", "symlink_to"),
+    *(
+        "from_pretrained",
+        "boot_transformers",
+        "save_pretrained",
+        "snapshot_download",
+        "model_info",
+        "urlopen",
+    ),
+    *(
+        "write_text",
+        "write_bytes",
+        "touch",
+        "mkdir",
+        "unlink",
+        "rmdir",
+        "rmtree",
+        "rename",
+        "savefig",
+        "symlink_to",
+    ),
     *("Unpickler", "unsafe_load", "full_load"),
 }
 WHOLE = {
@@ -54,7 +72,8 @@ def modules() -> dict[str, set[str]]:
     """The modules that have such calls."""
     package = ROOT / "circuitfind"
     found = {
-        file.relative_to(package).as_posix(): calls(file.read_text(encoding="utf-8")) for file in package.rglob("*.py")
+        file.relative_to(package).as_posix(): calls(file.read_text(encoding="utf-8"))
+        for file in package.rglob("*.py")
     }
     return {name: which for name, which in found.items() if which}
 

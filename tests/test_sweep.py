@@ -53,7 +53,9 @@ def record(folder: Path, threshold: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("threshold", THRESHOLDS)
-def test_each_run_is_to_the_byte_that_run_alone(threshold: float, result: SweepResult, tmp_path: Path) -> None:
+def test_each_run_is_to_the_byte_that_run_alone(
+    threshold: float, result: SweepResult, tmp_path: Path
+) -> None:
     alone = run(options(tmp_path / "alone", threshold=threshold))
     place = result.folder / folder_name(threshold)
     assert {name: (place / name).read_bytes() for name in REPEATABLE} == {
@@ -117,7 +119,9 @@ def test_a_sweep_leaves_its_runs_its_table_and_its_picture(result: SweepResult) 
     assert names == {"sweep.json", "sweep.md", "sweep.svg", *map(folder_name, THRESHOLDS)}
 
 
-def test_the_table_is_the_file_and_goes_from_the_largest_threshold_to_the_smallest(result: SweepResult) -> None:
+def test_the_table_is_the_file_and_goes_from_the_largest_threshold_to_the_smallest(
+    result: SweepResult,
+) -> None:
     table = json.loads((result.folder / "sweep.json").read_text())
     assert table == result.table and (table["format"], table["version"]) == ("circuitfind.sweep", 1)
     assert [row["threshold"] for row in table["circuits"]] == [20.0, 0.5, 0.1, 0.05]
@@ -155,7 +159,9 @@ def test_a_list_of_thresholds_that_means_nothing(text: str, says: str) -> None:
 
 
 def test_thresholds_may_be_many_and_written_in_any_way() -> None:
-    assert parse_sizes(" 0.1, 5e-2,1", "threshold") == (0.1, 0.05, 1.0) and parse_sizes(None, "threshold") == ()
+    assert (
+        parse_sizes(" 0.1, 5e-2,1", "threshold") == (0.1, 0.05, 1.0) and parse_sizes(None, "threshold") == ()
+    )
     hundred = [number / 1000 for number in range(100)]
     assert parse_sizes(",".join(map(str, hundred)), "threshold") == tuple(hundred)
 
@@ -174,8 +180,14 @@ def test_no_two_thresholds_share_a_folder() -> None:
         (["run", "ioi", "--threshold", "0.1,nan"], "--threshold is nan; it must be a finite number"),
         (["run", "ioi", "--threshold", "0.1,-0.2"], "--threshold is -0.2; it must be a finite number"),
         (["run", "ioi", "--threshold", "0.1,0.2", "--edges", "3"], "--threshold and --edges each set"),
-        (["run", "ioi", "--threshold", "0.1,0.0001", "--dtype", "bfloat16"], "bfloat16 logits do not resolve"),
-        (["sweep", "ioi"], "A sweep needs two thresholds or more. Give several, as in --threshold 0.1,0.05,0.02."),
+        (
+            ["run", "ioi", "--threshold", "0.1,0.0001", "--dtype", "bfloat16"],
+            "bfloat16 logits do not resolve",
+        ),
+        (
+            ["sweep", "ioi"],
+            "A sweep needs two thresholds or more. Give several, as in --threshold 0.1,0.05,0.02.",
+        ),
         (["sweep", "ioi", "--threshold", "0.1"], "A sweep needs two thresholds or more."),
         (["sweep", "ioi", "--threshold", "0.1,0.2", "--resume"], "A sweep is resumed in its folder"),
     ],
@@ -202,7 +214,9 @@ def test_a_folder_that_holds_something_is_left_alone_unless_forced(again: Path) 
     assert len(json.loads((again / "sweep.json").read_text())["circuits"]) == 2
 
 
-def test_nothing_is_left_behind_by_a_sweep_that_finds_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_nothing_is_left_behind_by_a_sweep_that_finds_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def fails(*_: object) -> None:
         raise ModelError("no")
 
@@ -257,7 +271,18 @@ def test_a_finished_run_of_other_prompts_is_told_when_they_are_known(again: Path
 
 @pytest.mark.parametrize("command", ["run", "sweep"])
 def test_the_table_is_printed(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [command, "ioi", "--model", "tiny", "--prompts", "2", "--threshold", "5,1", "--out", str(tmp_path / "out")]
+    words = [
+        command,
+        "ioi",
+        "--model",
+        "tiny",
+        "--prompts",
+        "2",
+        "--threshold",
+        "5,1",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert call([*words, "--quiet"], debug=False) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "ioi in tiny, acdc: 2 thresholds" and lines[1].split()[:4] == [
@@ -271,7 +296,19 @@ def test_the_table_is_printed(command: str, tmp_path: Path, capsys: pytest.Captu
 
 
 def test_json_is_one_document_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["sweep", "ioi", "--model", "tiny", "--prompts", "2", "--threshold", "5,4", "--format", "dot", "--json"]
+    words = [
+        "sweep",
+        "ioi",
+        "--model",
+        "tiny",
+        "--prompts",
+        "2",
+        "--threshold",
+        "5,4",
+        "--format",
+        "dot",
+        "--json",
+    ]
     assert call([*words, "--out", str(tmp_path / "out")], debug=False) == 0
     document = json.loads(capsys.readouterr().out)
     assert document.pop("folder") == str(tmp_path / "out")

@@ -1,14 +1,16 @@
 """Train the bundled model ``tiny`` on the ioi task: ``python -m tools.train_tiny [FOLDER]``.
 
-The words of tasks/ioi.py become a vocabulary of one token a word (of its names every third, so that two cores learn
-them in minutes: the task leaves out the others by itself); a small GPT-2 learns to write whole prompts with their
-answers, drawn afresh at every step. A tenth of the name pairs is never trained on. The script refuses to save a model
-that gets under 99% of the prompts right, with names in any pair or in held-out pairs alone.
+The words of tasks/ioi.py become a vocabulary of one token a word (of its names every third, so that
+two cores learn them in minutes: the task leaves out the others by itself); a small GPT-2 learns to
+write whole prompts with their answers, drawn afresh at every step. A tenth of the name pairs is
+never trained on. The script refuses to save a model that gets under 99% of the prompts right, with
+names in any pair or in held-out pairs alone.
 
-The answer is the name that occurs once, and while training it stands in any of the three places, also in the last
-one. So no place tells the answer, nor does leaving out the last name: only noticing which name occurs twice does. A
-part of the prompts has three different names, as the task's corrupted prompts have, any of them the answer. So the
-model meets nothing foreign when edges are patched between the two.
+The answer is the name that occurs once, and while training it stands in any of the three places,
+also in the last one. So no place tells the answer, nor does leaving out the last name: only
+noticing which name occurs twice does. A part of the prompts has three different names, as the
+task's corrupted prompts have, any of them the answer. So the model meets nothing foreign when edges
+are patched between the two.
 
 The same seed gives the same bytes on one machine; another processor or torch may round differently.
 """
@@ -54,7 +56,9 @@ class Recipe:
     batch_size: int = 64
     learning_rate: float = 3e-3
     weight_decay: float = 0.1
-    other_tokens_weight: float = 0.2  # the loss of all tokens beside the answer's, together, against the answer's
+    other_tokens_weight: float = (
+        0.2  # the loss of all tokens beside the answer's, together, against the answer's
+    )
     corrupted_share: float = 0.1  # of the prompts has three different names
     seed: int = 0
 
@@ -72,7 +76,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Score:
-    """How well a model does on prompt pairs: share of prompts whose likeliest next word is the answer; mean logits."""
+    """How well a model does on prompt pairs: share of prompts whose likeliest next word is the
+    answer; mean logits.
+    """
 
     n_prompts: int
     accuracy: float
@@ -81,8 +87,8 @@ class Score:
 
     def __str__(self) -> str:
         return (
-            f"accuracy {self.accuracy:.2%} of {self.n_prompts} prompts, logit difference {self.logit_diff:.2f} "
-            f"(after corrupted prompts {self.corrupted_logit_diff:.2f})"
+            f"accuracy {self.accuracy:.2%} of {self.n_prompts} prompts, logit difference"
+            f" {self.logit_diff:.2f} (after corrupted prompts {self.corrupted_logit_diff:.2f})"
         )
 
 
@@ -106,7 +112,9 @@ def names_of(task: ModuleType) -> list[str]:
 def vocabulary(task: ModuleType) -> list[str]:
     """Every word of the task's templates and lists as one token, the space before it included."""
     listed = [f" {word}" for word in (*names_of(task), *task.PLACES, *task.THINGS)]
-    written = [word for template in task.TEMPLATES for word in re.findall(WORD, re.sub(r" ?{\w+}", "", template))]
+    written = [
+        word for template in task.TEMPLATES for word in re.findall(WORD, re.sub(r" ?{\w+}", "", template))
+    ]
     return list(dict.fromkeys([END, UNKNOWN, *written, *listed]))
 
 
@@ -146,12 +154,16 @@ def build_model(recipe: Recipe, n_words: int) -> GPT2LMHeadModel:
 
 
 def is_held_out(one: str, other: str) -> bool:
-    """Whether a prompt of these two names is never trained on: about one pair in ten, whichever name comes first."""
+    """Whether a prompt of these two names is never trained on: about one pair in ten, whichever
+    name comes first.
+    """
     return sum(map(ord, one + other)) % 10 == 0
 
 
 def draw_samples(task: ModuleType, recipe: Recipe) -> Iterator[Sample]:
-    """Prompts without end, of every template: three names in any order, the answer the one that occurs once."""
+    """Prompts without end, of every template: three names in any order, the answer the one that
+    occurs once.
+    """
     rng, names = Random(recipe.seed), names_of(task)
     while True:
         receiver, giver, third = rng.sample(names, 3)
@@ -160,7 +172,11 @@ def draw_samples(task: ModuleType, recipe: Recipe) -> Iterator[Sample]:
         again = third if rng.random() < recipe.corrupted_share else giver
         first, second, last = rng.sample((receiver, giver, again), 3)
         prompt = rng.choice(task.TEMPLATES).format(
-            first=first, second=second, giver=last, place=rng.choice(task.PLACES), thing=rng.choice(task.THINGS)
+            first=first,
+            second=second,
+            giver=last,
+            place=rng.choice(task.PLACES),
+            thing=rng.choice(task.THINGS),
         )
         yield Sample(prompt, f" {receiver}")
 
@@ -169,7 +185,9 @@ def loss_of(
     model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, samples: list[Sample], recipe: Recipe
 ) -> Tensor:
     """Cross-entropy in nats of the answers, plus that of all other tokens at the recipe's weight."""
-    tokens = tokenizer([s.prompt + s.answer for s in samples], padding=True, padding_side="left", return_tensors="pt")
+    tokens = tokenizer(
+        [s.prompt + s.answer for s in samples], padding=True, padding_side="left", return_tensors="pt"
+    )
     ids: Tensor = tokens["input_ids"]
     mask: Tensor = tokens["attention_mask"]
     positions = (mask.cumsum(1) - 1).clamp(min=0)
@@ -203,8 +221,12 @@ def train(task: ModuleType, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) 
     return model.eval()
 
 
-def answer_logits(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> Tensor:
-    """Logits [batch, d_vocab] after each prompt. Padding comes after a prompt, where nothing attends to it."""
+def answer_logits(
+    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]
+) -> Tensor:
+    """Logits [batch, d_vocab] after each prompt. Padding comes after a prompt, where nothing
+    attends to it.
+    """
     tokens = tokenizer(list(prompts), padding=True, padding_side="right", return_tensors="pt")
     last = tokens["attention_mask"].sum(1) - 1
     with torch.no_grad():
@@ -213,7 +235,9 @@ def answer_logits(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, pr
 
 
 def score(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[PromptPair]) -> Score:
-    """The model's score on the pairs, right against wrong answers after the clean and after the corrupted prompts."""
+    """The model's score on the pairs, right against wrong answers after the clean and after the
+    corrupted prompts.
+    """
     clean = answer_logits(model, tokenizer, [pair.clean for pair in pairs])
     corrupted = answer_logits(model, tokenizer, [pair.corrupted for pair in pairs])
     row = torch.arange(len(pairs))

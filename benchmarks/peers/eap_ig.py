@@ -50,12 +50,16 @@ def main() -> None:
     model = load(options.folder / MODEL, options.process)
     check_tokens(model, job)
     graph = Graph.from_model(model)
-    rows, columns = (np.array(index) for index in zip(*(e.matrix_index for e in graph.edges.values()), strict=True))
+    rows, columns = (
+        np.array(index) for index in zip(*(e.matrix_index for e in graph.edges.values()), strict=True)
+    )
     scores, costs = {}, {}
     for case in job.cases:
         for size in job.batch_sizes:
             name, method, metric = f"{case}:{size}", METHODS[case.method], METRICS[case.metric]
-            work = partial(attribute, model, graph, batches(job, size), metric, method, ig_steps=job.steps, quiet=True)
+            work = partial(
+                attribute, model, graph, batches(job, size), metric, method, ig_steps=job.steps, quiet=True
+            )
             _, costs[name] = measured(work)
             scores[name] = graph.scores.numpy()[rows, columns].astype(np.float64)
             print(f"{options.name} {name}: {costs[name].seconds:.1f} s", file=sys.stderr, flush=True)
@@ -69,8 +73,12 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("folder", type=Path)
     parser.add_argument("name")
-    parser.add_argument("--mend", action="store_true", help="put an einsum in place of TransformerLens's slow line")
-    parser.add_argument("--process", action="store_true", help="fold norms and centre weights, as by default there")
+    parser.add_argument(
+        "--mend", action="store_true", help="put an einsum in place of TransformerLens's slow line"
+    )
+    parser.add_argument(
+        "--process", action="store_true", help="fold norms and centre weights, as by default there"
+    )
     return parser.parse_args()
 
 

@@ -1,9 +1,10 @@
 """Single neurons: what a circuit at neuron level is made of. Names and places, no torch.
 
-An MLP's neurons are its hidden layer, behind the activation (and the gate, where there is one) and before W_out; a
-head's are the dimensions of its z, before W_O. Each writes its activation times its own row of that matrix, and
-what a node writes is the sum over its neurons: output biases are no neuron's. Neurons stand in forward order: layer by
-layer each head's from first to last, head after head, then the MLP's. The input is no neuron and always kept.
+An MLP's neurons are its hidden layer, behind the activation (and the gate, where there is one) and
+before W_out; a head's are the dimensions of its z, before W_O. Each writes its activation times its
+own row of that matrix, and what a node writes is the sum over its neurons: output biases are no
+neuron's. Neurons stand in forward order: layer by layer each head's from first to last, head after
+head, then the MLP's. The input is no neuron and always kept.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Any
 from circuitfind.circuits.graph import Edge, Graph, Node
 from circuitfind.errors import CircuitError
 
-_NEURON = re.compile(r"(?P<head>a\d+\.h\d+)\.d(?P<d>0|[1-9]\d{0,8})|(?P<mlp>m\d+)\.n(?P<n>0|[1-9]\d{0,8})", re.ASCII)
+_NEURON = re.compile(
+    r"(?P<head>a\d+\.h\d+)\.d(?P<d>0|[1-9]\d{0,8})|(?P<mlp>m\d+)\.n(?P<n>0|[1-9]\d{0,8})", re.ASCII
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +112,9 @@ def by_node(scores: Mapping[Neuron, float]) -> dict[Node, list[float]]:
 
 
 def edges_among(graph: Graph, scores: Mapping[Neuron, float]) -> dict[Edge, float]:
-    """The edges among the input, the nodes with kept neurons and the logits, each with the sum of the scores of its
-    sender's kept neurons: 0 for the input, which has none. Without a kept neuron there is no edge."""
+    """The edges among the input, the nodes with kept neurons and the logits, each with the sum of
+    the scores of its sender's kept neurons: 0 for the input, which has none. Without a kept neuron
+    there is no edge."""
     totals = {node: sum(of_node) for node, of_node in by_node(scores).items()}
     ends = {Node("logits"), *totals} if totals else set()
     written = {Node("input"): 0.0, **totals}

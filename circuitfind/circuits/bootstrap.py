@@ -1,20 +1,22 @@
 """How sure a circuit is: a bootstrap over prompts of attribution scores, without running the model again.
 
-An edge's score is a mean over prompts, so other prompts of the same kind would have given another one, and another
-circuit. What they would have given is estimated by drawing as many prompts from the same ones with replacement, often
-(the nonparametric bootstrap, Efron 1979). Each resample has a mean score for every edge, and from them a circuit, made
-by the same rule as the circuit itself. From all resamples come
+An edge's score is a mean over prompts, so other prompts of the same kind would have given another
+one, and another circuit. What they would have given is estimated by drawing as many prompts from
+the same ones with replacement, often (the nonparametric bootstrap, Efron 1979). Each resample has a
+mean score for every edge, and from them a circuit, made by the same rule as the circuit itself.
+From all resamples come
 
-- a confidence interval of each edge's score, by the studentised bootstrap and Student's t (``circuits/intervals.py``,
-  which says from how many prompts on it holds);
+- a confidence interval of each edge's score, by the studentised bootstrap and Student's t
+  (``circuits/intervals.py``, which says from how many prompts on it holds);
 - the inclusion probability of each edge: the share of the resamples whose circuit has it;
-- the consensus circuit: the edges (or nodes, with all edges among them) whose inclusion probability reaches a bar,
-  pruned as every circuit is;
-- how alike two resampled circuits are: the mean over all pairs of |A and B| / |A or B| (Jaccard 1901). Both sizes come
-  from one product of the resamples' 0-1 matrix with its transpose, exactly.
+- the consensus circuit: the edges (or nodes, with all edges among them) whose inclusion probability
+  reaches a bar, pruned as every circuit is;
+- how alike two resampled circuits are: the mean over all pairs of |A and B| / |A or B| (Jaccard
+  1901). Both sizes come from one product of the resamples' 0-1 matrix with its transpose, exactly.
 
-Sums are those of whole numbers of draws times scores, in float64: of scores in float16 they are exact. Edges are taken
-in slices and resamples in blocks: what grows with both is one byte for each edge in each resample.
+Sums are those of whole numbers of draws times scores, in float64: of scores in float16 they are
+exact. Edges are taken in slices and resamples in blocks: what grows with both is one byte for each
+edge in each resample.
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ BYTES = 128 << 20
 class Bootstrap:
     """What to draw and to report. Raises UsageError for what cannot be.
 
-    ``resamples`` are drawn with ``seed``; ``level`` is that of the confidence intervals; an edge is in the consensus
-    where its inclusion probability is at least ``bar``.
+    ``resamples`` are drawn with ``seed``; ``level`` is that of the confidence intervals; an edge is
+    in the consensus where its inclusion probability is at least ``bar``.
     """
 
     resamples: int = 200
@@ -66,7 +68,8 @@ class Bootstrap:
         """Raises UsageError for fewer than two prompts."""
         if n_prompts < 2:
             raise UsageError(
-                f"A bootstrap needs two prompts or more, not {n_prompts}: raise --prompts, or leave out --bootstrap."
+                f"A bootstrap needs two prompts or more, not {n_prompts}: raise --prompts, or leave out"
+                " --bootstrap."
             )
 
     def draw(self, n_prompts: int) -> Int[Tensor, "resample prompt"]:
@@ -81,9 +84,9 @@ class Bootstrap:
 class Uncertainty:
     """What a bootstrap found; scores in their own unit, NaN where the graph has no edge, float64.
 
-    ``mean``: over the prompts themselves; ``lower`` and ``upper``: its confidence interval. ``inclusion``: the share of
-    resampled circuits (pruned) that have the edge. ``consensus``: a pruned circuit. ``jaccard``: between 0 and 1; two
-    circuits without edges count as alike.
+    ``mean``: over the prompts themselves; ``lower`` and ``upper``: its confidence interval.
+    ``inclusion``: the share of resampled circuits (pruned) that have the edge. ``consensus``: a
+    pruned circuit. ``jaccard``: between 0 and 1; two circuits without edges count as alike.
     """
 
     mean: Float[Tensor, "receiver sender"]
@@ -96,7 +99,9 @@ class Uncertainty:
 
 @dataclass(frozen=True)
 class Scores:
-    """Per-prompt scores of which the graph's edges are looked at alone: ``places`` are theirs in a flat row."""
+    """Per-prompt scores of which the graph's edges are looked at alone: ``places`` are theirs in a
+    flat row.
+    """
 
     flat: Float[Tensor, "prompt place"]
     places: Int[Tensor, " edge"]
@@ -113,7 +118,9 @@ class Scores:
         self, mean: Float[Tensor, " some"], places: Int[Tensor, " some"]
     ) -> Float[np.ndarray, "some prompt"]:
         """How far each prompt's score lies from the ``mean``, of some edges, float64."""
-        deviations: Float[np.ndarray, "some prompt"] = (self.flat[:, places].double() - mean).T.contiguous().numpy()
+        deviations: Float[np.ndarray, "some prompt"] = (
+            (self.flat[:, places].double() - mean).T.contiguous().numpy()
+        )
         return deviations
 
     def means(self, draws: Int[Tensor, "resample prompt"]) -> Float[Tensor, "resample edge"]:
@@ -137,11 +144,12 @@ def bootstrap(
     options: Bootstrap,
     units: Units | None = None,
 ) -> Uncertainty:
-    """The uncertainty of scores per prompt (positive or negative, any float dtype) and of the circuits made of them.
+    """The uncertainty of scores per prompt (positive or negative, any float dtype) and of the
+    circuits made of them.
 
-    ``units``: what the selection chooses, single edges by default. The same arguments give the same outcome; torch's
-    own random state is neither read nor changed. Raises UsageError for fewer than two prompts, a score that is no
-    finite number, or a selection that the graph does not allow.
+    ``units``: what the selection chooses, single edges by default. The same arguments give the same
+    outcome; torch's own random state is neither read nor changed. Raises UsageError for fewer than
+    two prompts, a score that is no finite number, or a selection that the graph does not allow.
     """
     scores = scores.detach().cpu()
     units = units or Units(graph)
@@ -164,10 +172,14 @@ def estimate(
     choose: Callable[[Float[Tensor, "receiver sender"]], Bool[Tensor, "receiver sender"]],
     close: Callable[[Bool[Tensor, "receiver sender"]], Bool[Tensor, "receiver sender"]],
 ) -> Uncertainty:
-    """The uncertainty of scores of which ``choose`` makes a circuit; ``close`` makes a circuit of what is in most."""
+    """The uncertainty of scores of which ``choose`` makes a circuit; ``close`` makes a circuit of
+    what is in most.
+    """
     mean, lower, upper = intervals(table, draws, options.level)
     members = resample_circuits(table, draws, choose)
-    often = torch.from_numpy(members.numpy().sum(0, dtype=np.int64))  # torch's sum would copy the matrix as int64
+    often = torch.from_numpy(
+        members.numpy().sum(0, dtype=np.int64)
+    )  # torch's sum would copy the matrix as int64
     inclusion = table.spread(often.double() / len(draws))
     consensus = close(inclusion >= options.bar)
     return Uncertainty(mean, lower, upper, inclusion, consensus, mean_jaccard(members))
@@ -175,10 +187,16 @@ def estimate(
 
 def intervals(
     table: Scores, draws: Int[Tensor, "resample prompt"], level: float
-) -> tuple[Float[Tensor, "receiver sender"], Float[Tensor, "receiver sender"], Float[Tensor, "receiver sender"]]:
-    """Each edge's mean score, and the lower and upper ends of its confidence interval (``circuits/intervals.py``)."""
+) -> tuple[
+    Float[Tensor, "receiver sender"], Float[Tensor, "receiver sender"], Float[Tensor, "receiver sender"]
+]:
+    """Each edge's mean score, and the lower and upper ends of its confidence interval
+    (``circuits/intervals.py``).
+    """
     every, counts = torch.ones_like(draws[:1]), draws.double().numpy()
-    found = torch.empty(3, len(table.places), dtype=torch.float64)  # first, lest it be strewn among what is freed
+    found = torch.empty(
+        3, len(table.places), dtype=torch.float64
+    )  # first, lest it be strewn among what is freed
     for into, places in zip(torch.split(found, EDGES, 1), torch.split(table.places, EDGES), strict=True):
         into[0] = table.resampled(every, places)[:, 0]
         ends = mean_intervals(table.deviations(into[0], places), counts, level)
@@ -202,7 +220,8 @@ def resample_circuits(
 def mean_jaccard(members: Bool[Tensor, "resample edge"]) -> float:
     """The mean over pairs of rows of what they share by what either has; two empty rows are alike.
 
-    The numbers are whole and below 2^24, so that float32 counts them exactly. Edges in no row are left out first.
+    The numbers are whole and below 2^24, so that float32 counts them exactly. Edges in no row are
+    left out first.
     """
     shared = torch.zeros(len(members), len(members), dtype=torch.float64)
     for places in torch.split(members.any(0).nonzero().flatten(), EDGES):

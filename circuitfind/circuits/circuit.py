@@ -1,4 +1,6 @@
-"""A circuit: the kept edges of a model's graph, their scores, and how they were found. The file format, version 1."""
+"""A circuit: the kept edges of a model's graph, their scores, and how they were found. The file
+format, version 1.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +37,9 @@ MOST_SITES = 1_000_000
 class Circuit:
     """Kept edges with their scores, in graph order, and the record of what found them.
 
-    ``model``, ``task``, ``method`` and ``metrics`` are the blocks of the file of the same names (plain JSON values).
-    An edge's score is, for ACDC, the metric change measured when it was tested; for attribution methods the attribution
-    (positive = corrupting the edge hurts).
+    ``model``, ``task``, ``method`` and ``metrics`` are the blocks of the file of the same names
+    (plain JSON values). An edge's score is, for ACDC, the metric change measured when it was
+    tested; for attribution methods the attribution (positive = corrupting the edge hurts).
 
     ``neurons``: the kept neurons with their scores, in forward order, of a circuit at neuron level;
     None at edge level. There ``model`` has d_head and d_mlp, and ``edges`` are those among the
@@ -54,7 +56,9 @@ class Circuit:
     tolerances: Mapping[str, Any] = field(default_factory=dict)
     """How far a later run may be from what is stored (``review/tolerances.py``); most files have none."""
     faces: ClassVar[Faces]
-    """How it is shown: ``circuitfind/__init__.py`` hands that in, since a circuit is data and knows no pictures."""
+    """How it is shown: ``circuitfind/__init__.py`` hands that in, since a circuit is data and knows
+    no pictures.
+    """
 
     def __post_init__(self) -> None:
         edges, places = self.edges, list(self.graph.places(self.edges))
@@ -90,12 +94,18 @@ class Circuit:
     def places(self) -> Iterator[tuple[tuple[int, int], float]]:
         """The kept edges' places in a [receiver, sender] matrix, with their scores."""
         places = self.graph.places(self.edges)
-        return ((place, score) for place, score in zip(places, self.edges.values(), strict=True) if place is not None)
+        return (
+            (place, score)
+            for place, score in zip(places, self.edges.values(), strict=True)
+            if place is not None
+        )
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
         """The nodes that kept edges touch, in forward order, the logits last."""
-        senders = {id(edge.sender): edge.sender for edge in self.edges}  # most are one object: of these one is hashed
+        senders = {
+            id(edge.sender): edge.sender for edge in self.edges
+        }  # most are one object: of these one is hashed
         receivers = {id(edge.receiver): edge.receiver for edge in self.edges}
         touched = {*senders.values(), *(receiver.node for receiver in receivers.values())}
         return tuple(node for node in (*self.graph.senders, Node("logits")) if node in touched)
@@ -119,7 +129,9 @@ class Circuit:
         return "{\n" + "\n".join(lines) + "\n}\n"
 
     def to_networkx(self) -> MultiDiGraph[str]:
-        """The circuit as a networkx graph: ``export/formats/network.py`` says what its nodes and edges have."""
+        """The circuit as a networkx graph: ``export/formats/network.py`` says what its nodes and
+        edges have.
+        """
         return self.faces.networkx(self)
 
     def _repr_html_(self) -> str:
@@ -136,7 +148,9 @@ class Circuit:
 
     @staticmethod
     def from_json(text: str, source: str = "circuit.json") -> Circuit:
-        """The circuit that ``to_json`` wrote. Raises CircuitError naming ``source`` and what is wrong with it."""
+        """The circuit that ``to_json`` wrote. Raises CircuitError naming ``source`` and what is
+        wrong with it.
+        """
         return circuit_of(parse_json(text, source), source)
 
     @staticmethod
@@ -149,12 +163,16 @@ class Circuit:
             text = read_text(file)
         except CircuitError as error:
             reason = str(error).removeprefix("Cannot read ")
-            raise CircuitError(f"Cannot read the circuit {reason} Give a circuit.json or a run folder.") from None
+            raise CircuitError(
+                f"Cannot read the circuit {reason} Give a circuit.json or a run folder."
+            ) from None
         return Circuit.from_json(text, str(file))
 
 
 def circuit_of(data: Any, source: str) -> Circuit:
-    """The circuit in the JSON values of its file. Raises CircuitError naming ``source`` and what is wrong with it."""
+    """The circuit in the JSON values of its file. Raises CircuitError naming ``source`` and what is
+    wrong with it.
+    """
     check_header(data, source)
     file = fit(data, CircuitFile, source)
     check_spelling(data, source)
@@ -174,7 +192,9 @@ def check_header(data: Any, source: str) -> None:
         raise CircuitError(f'{source} is no circuit: it lacks "format": "{FORMAT}".')
     if data.get("version") != VERSION or isinstance(data["version"], bool):
         said = shown(data.get("version"))
-        raise CircuitError(f"{source} has version {said}; this circuitfind reads version {VERSION}. Upgrade it.")
+        raise CircuitError(
+            f"{source} has version {said}; this circuitfind reads version {VERSION}. Upgrade it."
+        )
 
 
 def check_spelling(data: dict[str, Any], source: str) -> None:
@@ -183,7 +203,9 @@ def check_spelling(data: dict[str, Any], source: str) -> None:
         try:
             _spell(data.get(block)).encode()
         except UnicodeEncodeError:
-            raise CircuitError(f'{source}: its block "{block}" holds half a character (a lone surrogate).') from None
+            raise CircuitError(
+                f'{source}: its block "{block}" holds half a character (a lone surrogate).'
+            ) from None
 
 
 def graph_of(file: CircuitFile, source: str) -> Graph:
@@ -207,8 +229,8 @@ def parse_edges(names: Iterable[str]) -> Iterator[Edge]:
 
 
 def parse_neurons(file: CircuitFile) -> dict[Neuron, float]:
-    """The kept neurons of a circuit's file. Raises CircuitError for a name that none has, and for a model without
-    their numbers."""
+    """The kept neurons of a circuit's file. Raises CircuitError for a name that none has, and for a
+    model without their numbers."""
     for key in ("d_head", "d_mlp"):
         if getattr(file.model, key) is None:
             raise CircuitError(f'it has neurons, but its model lacks "{key}", how many of them a node has.')
@@ -228,11 +250,15 @@ class _Memo(dict[str, T]):
 
 
 def check_neurons(known: Neurons, scores: Mapping[Neuron, float]) -> dict[Neuron, float]:
-    """The neurons in forward order. Raises CircuitError for one that there is not, and a score that is no number."""
+    """The neurons in forward order. Raises CircuitError for one that there is not, and a score that
+    is no number.
+    """
     for neuron, score in scores.items():
         if neuron not in known:
             shape = f"{known.graph.n_layers} layers of {known.graph.n_heads} heads of {known.d_head} neurons"
-            raise CircuitError(f"Neuron '{neuron}' cannot exist in a model of {shape}, and MLPs of {known.d_mlp:,}.")
+            raise CircuitError(
+                f"Neuron '{neuron}' cannot exist in a model of {shape}, and MLPs of {known.d_mlp:,}."
+            )
         if not abs(score) <= LARGEST:
             raise CircuitError(f"Neuron '{neuron}' has the score {score}; {A_SCORE}.")
     return {neuron: float(score) for neuron, score in in_order(known, scores.items()).items()}
@@ -254,7 +280,9 @@ def _roles(file: CircuitFile, source: str) -> tuple[str, ...]:
     if roles is None:
         return ()
     if not all(map(is_role, roles)) or len(set(roles)) < len(roles) or roles[-1:] != [END]:
-        raise CircuitError(f'{source}: its graph\'s "positions" must be a list of different roles, the last {END}.')
+        raise CircuitError(
+            f'{source}: its graph\'s "positions" must be a list of different roles, the last {END}.'
+        )
     return tuple(roles)
 
 
@@ -271,8 +299,8 @@ def check_size(n_layers: int, n_heads: int, source: str, n_roles: int = 0) -> No
 
 @dataclass(frozen=True)
 class Faces:
-    """What a circuit is shown as: a networkx graph, a notebook's page, its picture (None where there can be none), and
-    one line."""
+    """What a circuit is shown as: a networkx graph, a notebook's page, its picture (None where
+    there can be none), and one line."""
 
     networkx: Callable[[Circuit], MultiDiGraph[str]]
     html: Callable[[Circuit], str]

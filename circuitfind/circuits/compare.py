@@ -1,7 +1,9 @@
-"""Two circuits of models of one shape side by side: what was gained, what was lost, and what has another score.
+"""Two circuits of models of one shape side by side: what was gained, what was lost, and what has
+another score.
 
-Edges are compared by name, so that models may differ in their weights (a fine-tuned checkpoint, another revision) but
-not in their layers, heads and blocks. Scores are comparable where the same method gave both.
+Edges are compared by name, so that models may differ in their weights (a fine-tuned checkpoint,
+another revision) but not in their layers, heads and blocks. Scores are comparable where the same
+method gave both.
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ def overlap(before: Collection[Any], after: Collection[Any]) -> Overlap:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What has become of the circuit ``before``. ``tolerance``: which relative change of a score does not count."""
+    """What has become of the circuit ``before``. ``tolerance``: which relative change of a score
+    does not count.
+    """
 
     before: Circuit
     after: Circuit
@@ -129,13 +133,19 @@ class Comparison:
         return not self.lost and not self.gained
 
     def by_layer(self) -> dict[str, Overlap]:
-        """The edges into each layer and into the logits, or each layer's neurons: where either circuit has some."""
+        """The edges into each layer and into the logits, or each layer's neurons: where either
+        circuit has some.
+        """
         names = [*map(str, range(self.before.graph.n_layers)), "logits"]
         return self._by(names, lambda part: "logits" if _node(part).layer < 0 else str(_node(part).layer))
 
     def by_role(self) -> dict[str, Overlap]:
-        """The edges by what they lead into: q, k, v inputs of heads, MLPs, the logits. Neurons by what they are of."""
-        return self._by(ROLES, lambda part: (part.receiver.slot if isinstance(part, Edge) else "") or _node(part).kind)
+        """The edges by what they lead into: q, k, v inputs of heads, MLPs, the logits. Neurons by
+        what they are of.
+        """
+        return self._by(
+            ROLES, lambda part: (part.receiver.slot if isinstance(part, Edge) else "") or _node(part).kind
+        )
 
     def _by(self, names: Collection[str], name: Callable[[Part], str]) -> dict[str, Overlap]:
         before, after = self._sides
@@ -163,10 +173,12 @@ class Comparison:
 
 
 def compare(before: Circuit, after: Circuit, tolerance: float = CHANGED) -> Comparison:
-    """The comparison. Raises CircuitError for models of different shapes and for one of neurons beside one of edges,
-    UsageError for a tolerance below 0 or not below 1."""
+    """The comparison. Raises CircuitError for models of different shapes and for one of neurons
+    beside one of edges, UsageError for a tolerance below 0 or not below 1."""
     if not 0 <= tolerance < 1:
-        raise UsageError(f"--tolerance is {tolerance}; give it a share, 0 or more and below 1, such as {CHANGED}.")
+        raise UsageError(
+            f"--tolerance is {tolerance}; give it a share, 0 or more and below 1, such as {CHANGED}."
+        )
     if (before.neurons is None) != (after.neurons is None):
         raise CircuitError("One circuit is of neurons, the other of edges. Compare circuits of one kind.")
     check_same_graph(before.graph, "the other circuit", after.graph)
@@ -176,7 +188,9 @@ def compare(before: Circuit, after: Circuit, tolerance: float = CHANGED) -> Comp
 def place(circuit: Circuit) -> Placed:
     """What the circuit keeps, with scores, by its place in graph or forward order."""
     if circuit.neurons is not None:
-        return {circuit.all_neurons.place(neuron): (neuron, score) for neuron, score in circuit.neurons.items()}
+        return {
+            circuit.all_neurons.place(neuron): (neuron, score) for neuron, score in circuit.neurons.items()
+        }
     n_senders = len(circuit.graph.senders)
     places = (row * n_senders + sender for (row, sender), _ in circuit.places())
     return dict(zip(places, circuit.edges.items(), strict=True))
@@ -188,7 +202,9 @@ def _node(part: Part) -> Node:
 
 
 def check_same_graph(graph: Graph, what: str, other: Graph) -> None:
-    """Raises CircuitError where a circuit's graph is not that of ``what`` it is to be compared with or run in."""
+    """Raises CircuitError where a circuit's graph is not that of ``what`` it is to be compared with
+    or run in.
+    """
     if graph != other:
         raise CircuitError(
             f"The circuit is of {describe_shape(graph)}, {what} of {describe_shape(other)}.\n"

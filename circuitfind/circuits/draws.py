@@ -1,7 +1,7 @@
 """Random choices that are the same on every machine, under every version of Python, torch and numpy.
 
-All of them come from ``random()`` of Python's own generator, the one method whose numbers Python promises never to
-change.
+All of them come from ``random()`` of Python's own generator, the one method whose numbers Python
+promises never to change.
 """
 
 from __future__ import annotations

@@ -1,16 +1,18 @@
 """The computational graph of a decoder-only transformer at edge level: pure data, no model, no torch.
 
-Senders write to the residual stream: the input (token embedding), every attention head's output, every MLP's output.
-Receivers read from it: the q, k and v input of every head, every MLP's input, and the logits. An edge says that a
-receiver reads what a sender wrote. The names are those of EAP-IG and MIB: ``a0.h1->a5.h2<k>``, ``input->m0``,
-``a9.h9->logits``. Under grouped-query attention every query head has its own k and v receiver, as the field has it.
+Senders write to the residual stream: the input (token embedding), every attention head's output,
+every MLP's output. Receivers read from it: the q, k and v input of every head, every MLP's input,
+and the logits. An edge says that a receiver reads what a sender wrote. The names are those of
+EAP-IG and MIB: ``a0.h1->a5.h2<k>``, ``input->m0``, ``a9.h9->logits``. Under grouped-query attention
+every query head has its own k and v receiver, as the field has it.
 
-Both lists stand in forward order, and what a receiver can read is always a prefix of the senders: so an edge is a pair
-of indices, and a set of edges is a [receiver, sender] mask.
+Both lists stand in forward order, and what a receiver can read is always a prefix of the senders:
+so an edge is a pair of indices, and a set of edges is a [receiver, sender] mask.
 
-With *roles*, the names of groups of token positions, every receiver but the logits is there once for each role:
-``a0.h1->a5.h2<k>@S2`` says that what a0.h1 wrote is read by a5.h2's keys at the positions of S2. The logits read at the
-answer position alone, which is the last role, ``END``. A set of edges is still a [receiver, sender] mask, of more rows.
+With *roles*, the names of groups of token positions, every receiver but the logits is there once
+for each role: ``a0.h1->a5.h2<k>@S2`` says that what a0.h1 wrote is read by a5.h2's keys at the
+positions of S2. The logits read at the answer position alone, which is the last role, ``END``. A
+set of edges is still a [receiver, sender] mask, of more rows.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ LONGEST_ROLE = 16
 _ROLE = rf"[A-Za-z0-9_][A-Za-z0-9_.+-]{{0,{LONGEST_ROLE - 1}}}"
 _NUMBER = r"0|[1-9]\d{0,8}"  # one spelling for each number: m01 would be a second name of m1
 _NODE = re.compile(
-    rf"input|logits|m(?P<mlp>{_NUMBER})|a(?P<layer>{_NUMBER})\.h(?P<head>{_NUMBER})(<(?P<slot>[qkv])>)?", re.ASCII
+    rf"input|logits|m(?P<mlp>{_NUMBER})|a(?P<layer>{_NUMBER})\.h(?P<head>{_NUMBER})(<(?P<slot>[qkv])>)?",
+    re.ASCII,
 )
 
 
@@ -52,8 +55,9 @@ def is_role(name: str) -> bool:
 class Node:
     """A component of the model: ``input``, ``a5.h2``, ``m5`` or ``logits``.
 
-    ``role``: as it is at these positions alone, as a picture of positions shows it; a graph's senders have none. A head
-    without a number, ``a5``, is all heads of its layer, as a picture may show them; a graph has none.
+    ``role``: as it is at these positions alone, as a picture of positions shows it; a graph's
+    senders have none. A head without a number, ``a5``, is all heads of its layer, as a picture may
+    show them; a graph has none.
     """
 
     kind: Literal["input", "head", "mlp", "logits"]
@@ -90,7 +94,8 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """Where a node reads the residual stream: a head at its q, k or v input, an MLP and the logits at their one.
+    """Where a node reads the residual stream: a head at its q, k or v input, an MLP and the logits
+    at their one.
 
     ``role``: it reads at these positions alone.
     """
@@ -110,8 +115,8 @@ class Receiver:
 
     @property
     def serves(self) -> str | None:
-        """At which role the node writes what it makes of this input: at the same, or (None) at any, since keys and
-        values are seen from other positions."""
+        """At which role the node writes what it makes of this input: at the same, or (None) at any,
+        since keys and values are seen from other positions."""
         return None if self.slot in ("k", "v") else self.role
 
     @staticmethod
@@ -124,7 +129,9 @@ class Receiver:
                 f"'{name}' is no receiver. Receivers are named a0.h1<q>, a0.h1<k>, a0.h1<v>, m0 and logits."
             )
         if at and (not is_role(role) or base == "logits"):
-            raise CircuitError(f"'{name}' is no receiver. At the positions of a role it is named like a0.h1<q>@S2.")
+            raise CircuitError(
+                f"'{name}' is no receiver. At the positions of a role it is named like a0.h1<q>@S2."
+            )
         slot = next((s for s in SLOTS if s == match["slot"]), None)
         return Receiver(Node.parse(base.partition("<")[0]), slot, role or None)
 
@@ -160,9 +167,9 @@ class Edge:
 class Graph:
     """All nodes and edges of a model of this shape.
 
-    ``parallel``: attention and MLP of a layer read the same stream (Pythia, GPT-J), so that an MLP does not read the
-    heads of its own layer. ``roles``: names of groups of positions, the last of them ``END``, the answer position; none
-    where an edge stands for all positions.
+    ``parallel``: attention and MLP of a layer read the same stream (Pythia, GPT-J), so that an MLP
+    does not read the heads of its own layer. ``roles``: names of groups of positions, the last of
+    them ``END``, the answer position; none where an edge stands for all positions.
     """
 
     n_layers: int
@@ -191,7 +198,9 @@ class Graph:
 
     @cached_property
     def receivers(self) -> tuple[Receiver, ...]:
-        """For each layer the q, k and v inputs of its heads and its MLP's input, each at its roles; then the logits."""
+        """For each layer the q, k and v inputs of its heads and its MLP's input, each at its roles;
+        then the logits.
+        """
         layers = (
             (
                 *((Node("head", layer, head), slot) for slot in SLOTS for head in range(self.n_heads)),
@@ -199,7 +208,9 @@ class Graph:
             )
             for layer in range(self.n_layers)
         )
-        inner = (Receiver(*reads, role) for layer in layers for reads in layer for role in self.roles or (None,))
+        inner = (
+            Receiver(*reads, role) for layer in layers for reads in layer for role in self.roles or (None,)
+        )
         return (*inner, Receiver(Node("logits")))
 
     @cached_property
@@ -239,12 +250,17 @@ class Graph:
 
     def __contains__(self, edge: Edge) -> bool:
         sender = self.sender_index.get(edge.sender)
-        return sender is not None and edge.receiver in self.receiver_index and sender < self.n_readable(edge.receiver)
+        return (
+            sender is not None
+            and edge.receiver in self.receiver_index
+            and sender < self.n_readable(edge.receiver)
+        )
 
     def places(self, edges: Collection[Edge]) -> Iterator[tuple[int, int] | None]:
         """Each edge's place in graph order, as ``order`` has it; None of an edge that the graph hasn't got.
 
-        Nodes and receivers that are one object are looked up once: of a million edges there are some thousand.
+        Nodes and receivers that are one object are looked up once: of a million edges there are
+        some thousand.
         """
         rows: dict[int, tuple[int, int]] = {}
         columns: dict[int, int] = {}
@@ -260,8 +276,8 @@ class Graph:
             yield (row[0], column) if column < row[1] else None
 
     def receivers_of(self, node: Node) -> tuple[Receiver, ...]:
-        """Where the node reads: three receivers of a head, one of an MLP or the logits, none of the input; with roles
-        each at every one."""
+        """Where the node reads: three receivers of a head, one of an MLP or the logits, none of the
+        input; with roles each at every one."""
         if node.kind == "input":
             return ()
         if node.kind == "logits":

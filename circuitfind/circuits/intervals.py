@@ -1,16 +1,20 @@
 """Confidence intervals over prompts that hold what they promise with few of them: means, and ratios of means.
 
-A percentile interval of n prompts is too narrow: it knows neither that the spread is itself estimated (Student's t) nor
-that prompts are skewed, and of 8 prompts "95%" held the truth 84 to 89 times in a hundred; BCa (Efron 1987), which
-corrects skew and bias to second order, does no better with so few. Here an end is the farther of two:
+A percentile interval of n prompts is too narrow: it knows neither that the spread is itself
+estimated (Student's t) nor that prompts are skewed, and of 8 prompts "95%" held the truth 84 to 89
+times in a hundred; BCa (Efron 1987), which corrects skew and bias to second order, does no better
+with so few. Here an end is the farther of two:
 
-- that of the studentised bootstrap (Efron 1979; Hall 1988): with f what was found and s its standard error, of each
-  resample t* = (f* - f) / s*; the ends are f - s q(t*, 1 - tail) and f - s q(t*, tail), which takes skew into account;
-- that of Student's t with n - 1 degrees of freedom, f +- s t, which heavy tails need, as resamples don't have them.
+- that of the studentised bootstrap (Efron 1979; Hall 1988): with f what was found and s its
+  standard error, of each resample t* = (f* - f) / s*; the ends are f - s q(t*, 1 - tail) and f - s
+  q(t*, tail), which takes skew into account;
+- that of Student's t with n - 1 degrees of freedom, f +- s t, which heavy tails need, as resamples
+  don't have them.
 
-Measured by simulation (``tests/evaluation/test_intervals.py``: normal, skewed and heavy-tailed prompts), "95%" holds
-the truth 92 to 98 times in a hundred from LEAST_PROMPTS on (90 for a KL of which few prompts have most), and
-down to 87 below. What few prompts decide that are quite unlike the rest, no interval knows that has seen none of them.
+Measured by simulation (``tests/evaluation/test_intervals.py``: normal, skewed and heavy-tailed
+prompts), "95%" holds the truth 92 to 98 times in a hundred from LEAST_PROMPTS on (90 for a KL of
+which few prompts have most), and down to 87 below. What few prompts decide that are quite unlike
+the rest, no interval knows that has seen none of them.
 """
 
 from __future__ import annotations
@@ -47,8 +51,9 @@ def farther_ends(
     n_prompts: int,
     level: float,
 ) -> Ends:
-    """The lower and upper ends for what was ``found`` with a standard ``error``, and ``drawn`` with ``errors`` of their
-    own in resamples of two prompts or more. A resample of prompts that are all alike tells nothing."""
+    """The lower and upper ends for what was ``found`` with a standard ``error``, and ``drawn`` with
+    ``errors`` of their own in resamples of two prompts or more. A resample of prompts that are all
+    alike tells nothing."""
     tells = errors > LEAST_SPREAD * error[..., None]
     pivots = np.divide(drawn - found[..., None], errors, out=np.zeros_like(drawn), where=tells)
     tail = (1 - level) / 2
@@ -65,10 +70,12 @@ def ratio_interval(
     level: float,
     least: float,
 ) -> tuple[float, float] | None:
-    """The interval of mean(above) / mean(below), both of the same prompts, of which ``draws`` are the resamples.
+    """The interval of mean(above) / mean(below), both of the same prompts, of which ``draws`` are
+    the resamples.
 
-    The standard error is that of the first order: the residuals above - ratio below, by the mean below. None for fewer
-    than two prompts, or where the mean below is at most ``least`` in more than 1 - ``level`` of the resamples.
+    The standard error is that of the first order: the residuals above - ratio below, by the mean
+    below. None for fewer than two prompts, or where the mean below is at most ``least`` in more
+    than 1 - ``level`` of the resamples.
     """
     sound = draws[np.abs(below[draws].mean(-1)) > least]
     if len(below) < 2 or abs(below.mean()) <= least or len(sound) < level * len(draws):
@@ -92,15 +99,18 @@ def _ratio(
 def mean_intervals(
     deviations: Float[np.ndarray, "row prompt"], counts: Float[np.ndarray, "draw prompt"], level: float
 ) -> Ends:
-    """The ends of each row's mean, less that mean, from its ``deviations`` from it; ``counts`` are how often each
-    prompt stands in each resample.
+    """The ends of each row's mean, less that mean, from its ``deviations`` from it; ``counts`` are
+    how often each prompt stands in each resample.
 
-    Deviations are taken as whole numbers of so few bits that every sum is exact: bits depend on no order of summing.
+    Deviations are taken as whole numbers of so few bits that every sum is exact: bits depend on no
+    order of summing.
     """
     n_prompts = deviations.shape[1]
     bits = (52 - n_prompts.bit_length()) // 2
     unit = np.abs(deviations).max(1, initial=0.0) / (1 << bits)
-    whole = np.rint(np.divide(deviations, unit[:, None], out=np.zeros_like(deviations), where=unit[:, None] > 0))
+    whole = np.rint(
+        np.divide(deviations, unit[:, None], out=np.zeros_like(deviations), where=unit[:, None] > 0)
+    )
     drawn, squares = (power @ counts.T / n_prompts for power in (whole, whole**2))
     errors = np.sqrt(np.maximum(squares - drawn**2, 0.0) / (n_prompts - 1))
     error = np.sqrt((whole**2).sum(1) / n_prompts / (n_prompts - 1))

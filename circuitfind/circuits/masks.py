@@ -29,7 +29,9 @@ def kept_of(circuit: Circuit) -> Bool[Tensor, "receiver sender"]:
 def kept_neurons(circuit: Circuit, neurons: Neurons) -> Bool[Tensor, " neuron"]:
     """The circuit's neurons as a mask."""
     if circuit.all_neurons != neurons:
-        raise CircuitError("The circuit's neurons are not the model's: its heads or MLPs have others. Name its model.")
+        raise CircuitError(
+            "The circuit's neurons are not the model's: its heads or MLPs have others. Name its model."
+        )
     kept = torch.zeros(len(neurons), dtype=torch.bool)
     kept[[neurons.place(neuron) for neuron in circuit.neurons or ()]] = True
     return kept

@@ -16,7 +16,8 @@ OfHidden = Float[Tensor, "#prompt #pos d_mlp"]
 
 @dataclass(frozen=True)
 class Outputs:
-    """Heads' are z, before W_O; output biases belong to no sender. A constant has one prompt, or also one position.
+    """Heads' are z, before W_O; output biases belong to no sender. A constant has one prompt, or
+    also one position.
 
     ``hidden``: what MLPs' neurons hold, before W_out; only where it is asked for.
     """

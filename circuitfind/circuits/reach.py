@@ -1,9 +1,10 @@
 """Which receivers make up a node, and at which roles what they read can count: what a set of edges leads to.
 
-A *site* is a node at one role: what it writes there. A q input and an MLP's serve the site of their own role. A k or v
-input serves the sites of its head at every role, since a query may see keys and values from anywhere before it. So an
-edge into a k or v input counts as long as its head is read at any role; whether a query of that role comes behind it
-in some prompt is not asked, so that what is pruned depends on the graph alone.
+A *site* is a node at one role: what it writes there. A q input and an MLP's serve the site of their
+own role. A k or v input serves the sites of its head at every role, since a query may see keys and
+values from anywhere before it. So an edge into a k or v input counts as long as its head is read at
+any role; whether a query of that role comes behind it in some prompt is not asked, so that what is
+pruned depends on the graph alone.
 
 Without roles there is one site a node.
 """
@@ -23,7 +24,8 @@ AtSites = Bool[np.ndarray, "role node"]
 class Sites:
     """The receivers of a graph by the sites that they serve.
 
-    ``owner``: each one's node; ``role``: where it reads; ``anywhere``: it serves its node at every role.
+    ``owner``: each one's node; ``role``: where it reads; ``anywhere``: it serves its node at every
+    role.
     """
 
     def __init__(self, graph: Graph) -> None:

@@ -62,7 +62,8 @@ class Record(Schema, frozen=True):
 def read_record(folder: Path, circuit: Circuit) -> dict[str, Any]:
     """run.json beside a circuit that is that run's; else nothing.
 
-    Raises CircuitError for a link out of the folder, and for a record that is damaged, naming what is wrong with it.
+    Raises CircuitError for a link out of the folder, and for a record that is damaged, naming what
+    is wrong with it.
     """
     file = file_in(folder, RUN_FILE)
     if file is None:

@@ -1,7 +1,8 @@
-"""What a circuit.json holds, as a schema: which keys are read, and what each may be. Other keys are left alone.
+"""What a circuit.json holds, as a schema: which keys are read, and what each may be. Other keys are
+left alone.
 
-A file of version 1 may lack what an older circuitfind, or another tool, did not write: only the model's shape, the
-graph's size and the edges must be there.
+A file of version 1 may lack what an older circuitfind, or another tool, did not write: only the
+model's shape, the graph's size and the edges must be there.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ class Means(Schema, frozen=True):
 class Method(Schema, frozen=True):
     """What found it, with the options that it was given; settings (``--set``) are among them.
 
-    ``confidence`` is the level of a consensus circuit's intervals; older ones have it in ``level``, which is a word.
+    ``confidence`` is the level of a consensus circuit's intervals; older ones have it in ``level``,
+    which is a word.
     """
 
     name: Name | None = None

@@ -1,8 +1,9 @@
 """Scores on disk, as safetensors with the names of receivers and senders in the metadata.
 
-The scores of single prompts take half the room of their numbers: float16, all of them scaled by one power of two such
-that the largest comes out just below 2^15. What is less than 2^-39 of the largest becomes 0, and the rest keeps 11
-bits, or fewer below 2^-29 of it. ``rounded`` is what is read back, and what a bootstrap draws from.
+The scores of single prompts take half the room of their numbers: float16, all of them scaled by one
+power of two such that the largest comes out just below 2^15. What is less than 2^-39 of the largest
+becomes 0, and the rest keeps 11 bits, or fewer below 2^-29 of it. ``rounded`` is what is read back,
+and what a bootstrap draws from.
 """
 
 from __future__ import annotations
@@ -25,21 +26,26 @@ TOP = 15
 
 
 def scores_file(graph: Graph, scores: Float[Tensor, "receiver sender"], dtype: torch.dtype) -> bytes:
-    """scores.safetensors: every edge's score, NaN where there is no edge; float64 in a float64 run, else float32."""
+    """scores.safetensors: every edge's score, NaN where there is no edge; float64 in a float64 run,
+    else float32.
+    """
     stored = scores.to(torch.float64 if dtype == torch.float64 else torch.float32)
     return _write(graph, {"scores": stored})
 
 
 def prompt_scores_file(graph: Graph, scores: Float[Tensor, "prompt receiver sender"]) -> bytes:
-    """prompt_scores.safetensors: ``scores`` [prompt, edge] in graph order, float16, to be times 2^``exponent``."""
+    """prompt_scores.safetensors: ``scores`` [prompt, edge] in graph order, float16, to be times
+    2^``exponent``.
+    """
     flat = scores.flatten(1)[:, _places(graph)]
     exponent = _exponent(flat)
     return _write(graph, {"scores": _shrink(flat, exponent), "exponent": torch.tensor([exponent])})
 
 
 def uncertainty_file(graph: Graph, uncertainty: Uncertainty) -> bytes:
-    """bootstrap.safetensors: of every edge the confidence interval of its score and its inclusion probability, float32,
-    NaN where there is no edge; and whether it is in the consensus circuit, 0 or 1."""
+    """bootstrap.safetensors: of every edge the confidence interval of its score and its inclusion
+    probability, float32, NaN where there is no edge; and whether it is in the consensus circuit, 0
+    or 1."""
     return _write(graph, _of_uncertainty(uncertainty))
 
 
@@ -59,9 +65,13 @@ def neuron_scores_file(neurons: Neurons, scores: Float[Tensor, " neuron"], dtype
 
 
 def neuron_prompt_scores_file(neurons: Neurons, scores: Float[Tensor, "prompt neuron"]) -> bytes:
-    """prompt_scores.safetensors at neuron level: ``scores`` [prompt, neuron], as those of edges are stored."""
+    """prompt_scores.safetensors at neuron level: ``scores`` [prompt, neuron], as those of edges are
+    stored.
+    """
     exponent = _exponent(scores)
-    return _save({"scores": _shrink(scores, exponent), "exponent": torch.tensor([exponent])}, _layout(neurons))
+    return _save(
+        {"scores": _shrink(scores, exponent), "exponent": torch.tensor([exponent])}, _layout(neurons)
+    )
 
 
 def neuron_uncertainty_file(neurons: Neurons, uncertainty: Uncertainty) -> bytes:
@@ -81,7 +91,9 @@ def rounded_each(scores: Float[Tensor, "prompt place"]) -> Float[Tensor, "prompt
     return torch.ldexp(_shrink(scores, exponent).float(), torch.tensor(exponent))
 
 
-def rounded(graph: Graph, scores: Float[Tensor, "prompt receiver sender"]) -> Float[Tensor, "prompt receiver sender"]:
+def rounded(
+    graph: Graph, scores: Float[Tensor, "prompt receiver sender"]
+) -> Float[Tensor, "prompt receiver sender"]:
     """The scores as ``prompt_scores_file`` stores them, float32, NaN where there is no edge."""
     places = _places(graph)
     whole = torch.full((len(scores), scores[0].numel()), math.nan)
@@ -114,7 +126,9 @@ def _save(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
 
 
 def _in_order(data: bytes) -> bytes:
-    """A safetensors file with the names in its head sorted: the library writes them in another order each time."""
+    """A safetensors file with the names in its head sorted: the library writes them in another
+    order each time.
+    """
     size = int.from_bytes(data[:8], "little")
     head = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
     return data[:8] + head.ljust(size) + data[8 + size :]

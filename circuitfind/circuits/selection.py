@@ -1,19 +1,23 @@
-"""From scores to a circuit: which edges (or nodes: ``circuits/units.py``), and what is pruned because it leads nowhere.
+"""From scores to a circuit: which edges (or nodes: ``circuits/units.py``), and what is pruned
+because it leads nowhere.
 
 Which ones is one of three (how many: ``circuits/size.py``):
 
 - ``top``: the edges with the highest |score|;
 - ``top-signed``: the edges with the highest score;
-- ``greedy``: from the logits upwards. The circuit's nodes are the logits at first; again and again the edge with the
-  highest |score| among those not taken whose receiver belongs to a node of the circuit is taken, and its sender joins
-  the circuit's nodes (EAP-IG, arXiv:2403.17806). With a threshold it goes on while such an edge is at or above it.
+- ``greedy``: from the logits upwards. The circuit's nodes are the logits at first; again and again
+  the edge with the highest |score| among those not taken whose receiver belongs to a node of the
+  circuit is taken, and its sender joins the circuit's nodes (EAP-IG, arXiv:2403.17806). With a
+  threshold it goes on while such an edge is at or above it.
 
-Of edges with equal scores the first in graph order is taken first, so that the same scores give the same circuit.
-Where edges are decided on together, as units, the first two ways choose units; ``greedy`` goes edge by edge alone.
+Of edges with equal scores the first in graph order is taken first, so that the same scores give the
+same circuit. Where edges are decided on together, as units, the first two ways choose units;
+``greedy`` goes edge by edge alone.
 
-Then the circuit is pruned: a head or MLP that no kept edge enters (a head: at none of q, k and v), or that none leaves,
-loses all its edges, again and again until there is none. What remains are the chosen edges that lie on a path of chosen
-edges from the input to the logits. So the real number of edges can be below the nominal one, that before pruning.
+Then the circuit is pruned: a head or MLP that no kept edge enters (a head: at none of q, k and v),
+or that none leaves, loses all its edges, again and again until there is none. What remains are the
+chosen edges that lie on a path of chosen edges from the input to the logits. So the real number of
+edges can be below the nominal one, that before pruning.
 """
 
 from __future__ import annotations
@@ -37,7 +41,9 @@ from circuitfind.errors import UsageError
 
 @dataclass(frozen=True)
 class Selected:
-    """A circuit's edges after pruning; ``n_nominal`` is how many units (mostly edges) were chosen before it."""
+    """A circuit's edges after pruning; ``n_nominal`` is how many units (mostly edges) were chosen
+    before it.
+    """
 
     kept: Bool[Tensor, "receiver sender"]
     n_nominal: int
@@ -51,18 +57,21 @@ class Selected:
 def select(
     graph: Graph, scores: Float[Tensor, "receiver sender"], selection: Selection, units: Units | None = None
 ) -> Selected:
-    """The circuit that the selection makes of the scores (compared in float64, whatever their dtype), on the CPU.
+    """The circuit that the selection makes of the scores (compared in float64, whatever their
+    dtype), on the CPU.
 
-    ``units``: what is chosen, single edges by default; the score of each stands at its leader. Scores where the graph
-    has no edge are not looked at. Raises UsageError for a score that is no finite number, for more edges than the graph
-    has, and for a greedy choice of anything but edges.
+    ``units``: what is chosen, single edges by default; the score of each stands at its leader.
+    Scores where the graph has no edge are not looked at. Raises UsageError for a score that is no
+    finite number, for more edges than the graph has, and for a greedy choice of anything but edges.
     """
     units = units or Units(graph)
     if selection.select == "greedy" and not units.are_edges:
         raise UsageError(f"greedy goes edge by edge and can't choose {units.noun}. Use --select top.")
     count, size = selection.count(units), scores.detach().cpu().double().numpy()
     check_finite(graph, size, units.edges.numpy())
-    size = np.where(units.choosable.numpy(), size if selection.select == "top-signed" else np.abs(size), -np.inf)
+    size = np.where(
+        units.choosable.numpy(), size if selection.select == "top-signed" else np.abs(size), -np.inf
+    )
     if count is not None:
         chosen = climb(graph, size, count) if selection.select == "greedy" else first(size, count)
     else:
@@ -103,17 +112,22 @@ Candidate = tuple[float, int, int]
 
 
 def descend(size: Float[np.ndarray, " sender"], row: int, count: int) -> Iterator[Candidate]:
-    """The ``count`` largest edges of a receiver, from the largest down, of equal ones the first in graph order."""
+    """The ``count`` largest edges of a receiver, from the largest down, of equal ones the first in
+    graph order.
+    """
     order = (-size).argsort(kind="stable")[:count]
     return zip((-size[order]).tolist(), repeat(row), order.tolist(), strict=False)
 
 
-def climb(graph: Graph, size: Float[np.ndarray, "receiver sender"], count: int) -> Bool[np.ndarray, "receiver sender"]:
+def climb(
+    graph: Graph, size: Float[np.ndarray, "receiver sender"], count: int
+) -> Bool[np.ndarray, "receiver sender"]:
     """The first ``count`` edges that the greedy way takes; all that it can reach, where those are fewer.
 
-    Of the ``count`` largest edges those that lead along such edges to the logits come first, before any other: while
-    one of them is left, one can be taken, and it is larger. From there on a heap holds the next edge of each receiver
-    of the circuit. Without roles it does not run out: the logits read every sender, so that all receivers join at last.
+    Of the ``count`` largest edges those that lead along such edges to the logits come first, before
+    any other: while one of them is left, one can be taken, and it is larger. From there on a heap
+    holds the next edge of each receiver of the circuit. Without roles it does not run out: the
+    logits read every sender, so that all receivers join at last.
     """
     sites, chosen = Sites(graph), leading_to_logits(graph, first(size, count))
     left = np.where(chosen, -np.inf, size)
@@ -146,7 +160,9 @@ def climb(graph: Graph, size: Float[np.ndarray, "receiver sender"], count: int) 
     return chosen
 
 
-def leading_to_logits(graph: Graph, chosen: Bool[np.ndarray, "receiver sender"]) -> Bool[np.ndarray, "receiver sender"]:
+def leading_to_logits(
+    graph: Graph, chosen: Bool[np.ndarray, "receiver sender"]
+) -> Bool[np.ndarray, "receiver sender"]:
     """The chosen edges from which chosen edges lead on to the logits."""
     sites = Sites(graph)
     live, leads = sites.nothing(), np.zeros(len(chosen), bool)
@@ -160,10 +176,11 @@ def leading_to_logits(graph: Graph, chosen: Bool[np.ndarray, "receiver sender"])
 
 
 def prune(graph: Graph, chosen: Bool[Tensor, "receiver sender"]) -> Bool[Tensor, "receiver sender"]:
-    """The chosen edges without those of sites that no edge enters or none leaves, until there is no such site.
+    """The chosen edges without those of sites that no edge enters or none leaves, until there is no
+    such site.
 
-    The input needs no edge in and the logits none out. In a graph without cycles this leaves exactly the edges on a
-    path of chosen edges from the input to the logits.
+    The input needs no edge in and the logits none out. In a graph without cycles this leaves
+    exactly the edges on a path of chosen edges from the input to the logits.
     """
     sites, kept, n_kept = Sites(graph), chosen.numpy(), -1
     while n_kept != (n_kept := int(kept.sum())):

@@ -31,8 +31,9 @@ def find_select(name: str) -> SelectName:
 
 @dataclass(frozen=True)
 class Selection:
-    """How much to keep, exactly one of ``edges``, ``fraction`` (of all edges, in (0, 1]), ``threshold`` (in the score's
-    unit) and ``nodes``, and how to choose it. Raises UsageError for anything else."""
+    """How much to keep, exactly one of ``edges``, ``fraction`` (of all edges, in (0, 1]),
+    ``threshold`` (in the score's unit) and ``nodes``, and how to choose it. Raises UsageError for
+    anything else."""
 
     edges: int | None = None
     fraction: float | None = None
@@ -47,7 +48,9 @@ class Selection:
             if number is not None and number < 1:
                 raise UsageError(f"{number} {of} are asked for; give --{of} a whole number, 1 or more.")
         if self.fraction is not None and not 0 < self.fraction <= 1:
-            raise UsageError(f"The fraction is {self.fraction}; give --fraction a number above 0 and at most 1.")
+            raise UsageError(
+                f"The fraction is {self.fraction}; give --fraction a number above 0 and at most 1."
+            )
         if self.threshold is not None:
             self._check_threshold(self.threshold)
 
@@ -61,7 +64,8 @@ class Selection:
         said = [f"{option} {value}" for option, value in given.items() if value is not None]
         if len(said) != 1:
             raise UsageError(
-                f"Give exactly one of --edges, --nodes, --fraction and --threshold, not {' and '.join(said) or 'none'}."
+                "Give exactly one of --edges, --nodes, --fraction and --threshold, not"
+                f" {' and '.join(said) or 'none'}."
             )
 
     def _check_threshold(self, threshold: float) -> None:
@@ -76,8 +80,8 @@ class Selection:
     def count(self, units: Units) -> int | None:
         """The nominal number of units (mostly edges); None where a threshold decides.
 
-        A fraction may come to 0 edges, as MIB's smallest ones do on a small graph. Raises UsageError where more are
-        asked for than there are.
+        A fraction may come to 0 edges, as MIB's smallest ones do on a small graph. Raises
+        UsageError where more are asked for than there are.
         """
         if self.fraction is not None:
             return int(self.fraction * units.n)
@@ -91,9 +95,9 @@ class Selection:
 
 @dataclass(frozen=True)
 class NeuronSelection:
-    """How many neurons to keep, exactly one of ``neurons``, ``fraction`` (of all, in (0, 1]) and ``threshold`` (in the
-    score's unit), and by what: the largest scores by size or, ``top-signed``, as they are. Raises UsageError for
-    anything else."""
+    """How many neurons to keep, exactly one of ``neurons``, ``fraction`` (of all, in (0, 1]) and
+    ``threshold`` (in the score's unit), and by what: the largest scores by size or, ``top-signed``,
+    as they are. Raises UsageError for anything else."""
 
     neurons: int | None = None
     fraction: float | None = None
@@ -102,7 +106,9 @@ class NeuronSelection:
 
     def __post_init__(self) -> None:
         if self.select == "greedy":
-            raise UsageError("--select greedy follows edges back from the logits, which neurons have none of. Use top.")
+            raise UsageError(
+                "--select greedy follows edges back from the logits, which neurons have none of. Use top."
+            )
         if self.neurons is None:
             Selection(None, self.fraction, self.threshold, self.select)
         elif self.neurons < 1:

@@ -1,17 +1,21 @@
-"""What a method decides on: single edges, whole nodes, or edges into heads that share a key or value, together.
+"""What a method decides on: single edges, whole nodes, or edges into heads that share a key or
+value, together.
 
-A unit is a set of edges that are scored, tested, kept and removed together; each edge is in one unit.
+A unit is a set of edges that are scored, tested, kept and removed together; each edge is in one
+unit.
 
-- ``level`` "edge": every edge is a unit of its own. With ``kv`` "grouped", in a model with grouped queries, the k
-  inputs of the query heads that share a key/value head are one receiver, and so are their v inputs: the edges from a
-  sender into all of them are one unit.
-- ``level`` "node": all edges that leave a sender are one unit, since to ablate a node is to ablate what it writes,
-  whoever reads it. A circuit of nodes has all edges among them and into the logits. The input is scored like any node
-  but always kept: without it no path is left. So it is not among those that can be chosen.
+- ``level`` "edge": every edge is a unit of its own. With ``kv`` "grouped", in a model with grouped
+  queries, the k inputs of the query heads that share a key/value head are one receiver, and so are
+  their v inputs: the edges from a sender into all of them are one unit.
+- ``level`` "node": all edges that leave a sender are one unit, since to ablate a node is to ablate
+  what it writes, whoever reads it. A circuit of nodes has all edges among them and into the logits.
+  The input is scored like any node but always kept: without it no path is left. So it is not among
+  those that can be chosen.
 
-Scores stay [receiver, sender] at every level: an edge has the score of its unit. A unit goes by the place of its
-*leader*, one of its edges: the first in graph order, or, of the edges that leave a node, that into the logits, which
-read every sender. So leaders stand in graph order, and nodes in forward order.
+Scores stay [receiver, sender] at every level: an edge has the score of its unit. A unit goes by the
+place of its *leader*, one of its edges: the first in graph order, or, of the edges that leave a
+node, that into the logits, which read every sender. So leaders stand in graph order, and nodes in
+forward order.
 """
 
 from __future__ import annotations
@@ -56,7 +60,8 @@ def find_kv(name: str) -> KvName:
 
 
 def without_defaults(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's record, in which level and kv stand only where they are not what they were before there was a choice.
+    """A method's record, in which level and kv stand only where they are not what they were before
+    there was a choice.
 
     >>> without_defaults({"name": "eap", "level": "edge", "kv": "grouped"})
     {'name': 'eap', 'kv': 'grouped'}
@@ -79,8 +84,8 @@ def owners(graph: Graph) -> Int[np.ndarray, " receiver"]:
 
 @dataclass(frozen=True)
 class Units:
-    """A partition of a graph's edges. ``group``: of how many neighbouring query heads the k inputs, and the v inputs,
-    are one receiver; 1 where every head's is its own."""
+    """A partition of a graph's edges. ``group``: of how many neighbouring query heads the k inputs,
+    and the v inputs, are one receiver; 1 where every head's is its own."""
 
     graph: Graph
     level: LevelName = "edge"
@@ -162,7 +167,9 @@ class Units:
             if together[0] == receiver:
                 yield together
 
-    def spread(self, values: Shaped[Tensor, "*batch receiver sender"]) -> Shaped[Tensor, "*batch receiver sender"]:
+    def spread(
+        self, values: Shaped[Tensor, "*batch receiver sender"]
+    ) -> Shaped[Tensor, "*batch receiver sender"]:
         """What stands at each leader at all edges of its unit; elsewhere what stood there."""
         if self.are_edges:
             return values
@@ -172,14 +179,19 @@ class Units:
     def sum(self, scores: Float[Tensor, "prompt receiver sender"]) -> Float[Tensor, "prompt receiver sender"]:
         """Every edge with the sum over its unit, NaN where the graph has no edge.
 
-        In float64 and in graph order, so that the sum does not depend on how many prompts there are.
+        In float64 and in graph order, so that the sum does not depend on how many prompts there
+        are.
         """
         if self.are_edges:
             return scores.masked_fill(~self.edges, math.nan)
         places = self.edges.flatten().nonzero().flatten()
         leaders, flat = self.leader.flatten()[places].numpy(), scores.double().flatten(1)[:, places].numpy()
         sums = [torch.from_numpy(np.bincount(leaders, row, minlength=self.edges.numel())) for row in flat]
-        return self.spread(torch.stack(sums).view(scores.shape)).masked_fill(~self.edges, math.nan).to(scores.dtype)
+        return (
+            self.spread(torch.stack(sums).view(scores.shape))
+            .masked_fill(~self.edges, math.nan)
+            .to(scores.dtype)
+        )
 
     def circuit(self, chosen: Bool[Tensor, "receiver sender"]) -> Bool[Tensor, "receiver sender"]:
         """The edges of a circuit of units, given by their leaders. Not pruned."""

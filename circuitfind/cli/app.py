@@ -1,4 +1,6 @@
-"""The command line. Commands parse, call and print; what they can't do comes back as one message and exit code 2."""
+"""The command line. Commands parse, call and print; what they can't do comes back as one message
+and exit code 2.
+"""
 
 from __future__ import annotations
 
@@ -91,11 +93,15 @@ def circuitfind(
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Find the circuit in a language model: the few edges of its computational graph that carry a behaviour."""
+    """Find the circuit in a language model: the few edges of its computational graph that carry a
+    behaviour.
+    """
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs the command line and exits: 0 done, 1 below the bar asked for, 2 could not run, 128 + n by signal n."""
+    """Runs the command line and exits: 0 done, 1 below the bar asked for, 2 could not run, 128 + n
+    by signal n.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in given  # wherever it stands: the one who needs it adds it to the end of a line
     if not open_closed():
@@ -109,7 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def call(arguments: list[str], debug: bool) -> int:
-    """Runs one command; the exit code. Errors are printed here, with their traceback where ``debug`` is set."""
+    """Runs one command; the exit code. Errors are printed here, with their traceback where
+    ``debug`` is set.
+    """
     with printing():
         return _call(arguments, debug)
 
@@ -117,7 +125,9 @@ def call(arguments: list[str], debug: bool) -> int:
 def _call(arguments: list[str], debug: bool) -> int:
     try:
         code = int(app(arguments, prog_name="circuitfind", standalone_mode=False) or 0)
-        return COULD_NOT_RUN if code == 0 and finish_stdout() else code  # a reader that went away before the help's end
+        return (
+            COULD_NOT_RUN if code == 0 and finish_stdout() else code
+        )  # a reader that went away before the help's end
     except KeyboardInterrupt as error:
         return exit_code(error)
     except Exception as error:
@@ -135,7 +145,9 @@ def _call(arguments: list[str], debug: bool) -> int:
 
 
 def explain_usage(error: Any) -> str:
-    """What the parser can't make sense of, in two lines; the help itself where a command came without arguments."""
+    """What the parser can't make sense of, in two lines; the help itself where a command came
+    without arguments.
+    """
     message: str = error.format_message()
     if message.startswith("Usage:"):
         return message
@@ -150,11 +162,15 @@ def explain(error: Exception) -> str:
     said = str(error).strip().partition("\n")[0]
     if is_out_of_memory(error):
         return (
-            f"Out of memory{': ' + said if said else ''}\nLower --prompts or --batch-size, or take a smaller --model."
+            f"Out of memory{': ' + said if said else ''}\nLower --prompts or --batch-size, or take a smaller"
+            " --model."
         )
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return f"{type(error).__name__}: {said}\nThis is a fault in circuitfind; {DEBUG} shows where. Please report it."
+    return (
+        f"{type(error).__name__}: {said}\nThis is a fault in circuitfind; {DEBUG} shows where. Please"
+        " report it."
+    )
 
 
 def is_out_of_memory(error: Exception) -> bool:

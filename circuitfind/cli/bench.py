@@ -31,9 +31,11 @@ def truth(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; warnings only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Run methods on small models whose circuit is known, and print how well each ranks the true edges above the rest.
+    """Run methods on small models whose circuit is known, and print how well each ranks the true
+    edges above the rest.
 
-    Edge AUROC: 1 is perfect, 0.5 is chance. Seconds are those of scoring, for ACDC those of a sweep of thresholds.
+    Edge AUROC: 1 is perfect, 0.5 is chance. Seconds are those of scoring, for ACDC those of a sweep
+    of thresholds.
     """
     from circuitfind.cli.run import parse_names
     from circuitfind.cli.terminal import TerminalProgress

@@ -20,22 +20,29 @@ EXAMPLE = "Example: circuitfind check results/known/*.json --junit report.xml"
 
 
 def check(
-    circuits: Annotated[list[Path], typer.Argument(metavar="CIRCUIT...", help="Circuit.json files, or run folders.")],
+    circuits: Annotated[
+        list[Path], typer.Argument(metavar="CIRCUIT...", help="Circuit.json files, or run folders.")
+    ],
     evaluate_only: Annotated[
         bool, typer.Option("--evaluate-only", help="Evaluate the stored circuit; do not look for it anew.")
     ] = False,
     model: Annotated[
         str | None,
-        typer.Option("--model", metavar="M", help="Another model of the same shape: a checkpoint.", show_default=False),
+        typer.Option(
+            "--model", metavar="M", help="Another model of the same shape: a checkpoint.", show_default=False
+        ),
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option("--task", metavar="TASK", help="The task's name or file, if it is elsewhere.", show_default=False),
+        typer.Option(
+            "--task", metavar="TASK", help="The task's name or file, if it is elsewhere.", show_default=False
+        ),
     ] = None,
     trust: Annotated[
         bool,
         typer.Option(
-            "--trust", help="Run the task file and open the model that a circuit's files name, wherever they are."
+            "--trust",
+            help="Run the task file and open the model that a circuit's files name, wherever they are.",
         ),
     ] = False,
     tolerance: Annotated[
@@ -43,12 +50,15 @@ def check(
         typer.Option(
             "--tolerance",
             metavar="NAME=X",
-            help="accuracy, faithfulness, kl, jaccard or heads; over what the file says. Several with commas.",
+            help=(
+                "accuracy, faithfulness, kl, jaccard or heads; over what the file says. Several with commas."
+            ),
             show_default=False,
         ),
     ] = None,
     junit_file: Annotated[
-        Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit's XML too.", show_default=False)
+        Path | None,
+        typer.Option("--junit", metavar="FILE", help="Write JUnit's XML too.", show_default=False),
     ] = None,
     device: Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda or mps.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
@@ -63,7 +73,9 @@ def check(
     from circuitfind.runs.target import check_target, write_target
 
     if junit_file is not None:
-        check_target(junit_file, circuits, is_report(junit_file), "It is no report of this command: name another file.")
+        check_target(
+            junit_file, circuits, is_report(junit_file), "It is no report of this command: name another file."
+        )
     from circuitfind.review.check import CheckOptions
     from circuitfind.review.check import check as check_one
     from circuitfind.review.opening import Named

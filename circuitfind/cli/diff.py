@@ -23,7 +23,9 @@ EXAMPLE = "Example: circuitfind diff results/known/ioi.json results/my-run --fai
 def diff(
     before: Annotated[Path, typer.Argument(metavar="A", help="A circuit.json or a run folder.")],
     after: Annotated[Path, typer.Argument(metavar="B", help="Another, of a model of the same shape.")],
-    fail: Annotated[bool, typer.Option("--fail", help="Exit with 1 where edges were gained or lost: for CI.")] = False,
+    fail: Annotated[
+        bool, typer.Option("--fail", help="Exit with 1 where edges were gained or lost: for CI.")
+    ] = False,
     min_jaccard: Annotated[
         float | None,
         typer.Option(
@@ -34,7 +36,8 @@ def diff(
         ),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", metavar="SHARE", help="A smaller relative change of a score is none.")
+        float,
+        typer.Option("--tolerance", metavar="SHARE", help="A smaller relative change of a score is none."),
     ] = CHANGED,
     dot: Annotated[
         Path | None,
@@ -48,7 +51,8 @@ def diff(
     force: Annotated[bool, typer.Option("--force", help="Replace a picture that is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Compare two circuits: edges and nodes gained and lost, scores that changed, by layer and by what edges lead into.
+    """Compare two circuits: edges and nodes gained and lost, scores that changed, by layer and by
+    what edges lead into.
 
     Models may differ in their weights, not in their shape.
     """
@@ -92,7 +96,9 @@ def lines_of(comparison: Comparison) -> Iterator[str]:
     yield f"nodes: {shared(comparison.nodes)}"
     yield from _edges("lost", {e: f"{x:+.4g}" for e, x in comparison.lost.items()})
     yield from _edges("gained", {e: f"{x:+.4g}" for e, x in comparison.gained.items()})
-    yield from _edges("another score", {e: f"{x:+.4g} -> {y:+.4g}" for e, (x, y) in comparison.changed.items()})
+    yield from _edges(
+        "another score", {e: f"{x:+.4g} -> {y:+.4g}" for e, (x, y) in comparison.changed.items()}
+    )
     for title, nodes in (("nodes lost", comparison.lost_nodes), ("nodes gained", comparison.gained_nodes)):
         if nodes:
             yield f"\n{title}: " + ", ".join(map(str, nodes))
@@ -104,14 +110,18 @@ def lines_of(comparison: Comparison) -> Iterator[str]:
 
 def name_of(circuit: Circuit) -> str:
     """A circuit in one line."""
-    names = [str(block["name"]) for block in (circuit.task, circuit.model, circuit.method) if block.get("name")]
+    names = [
+        str(block["name"]) for block in (circuit.task, circuit.model, circuit.method) if block.get("name")
+    ]
     return f"{', '.join(names)}: {circuit.size}"
 
 
 def shared(overlap: Overlap) -> str:
     """How much is common, in a few words."""
     n_lost, n_gained = overlap.n_before - overlap.n_common, overlap.n_after - overlap.n_common
-    return f"{overlap.n_common:,} in both, {n_lost:,} lost, {n_gained:,} gained (Jaccard {overlap.jaccard:.1%})"
+    return (
+        f"{overlap.n_common:,} in both, {n_lost:,} lost, {n_gained:,} gained (Jaccard {overlap.jaccard:.1%})"
+    )
 
 
 def _edges(title: str, edges: Mapping[Any, str]) -> Iterator[str]:

@@ -1,4 +1,6 @@
-"""``circuitfind evaluate``: how good a circuit is, beyond its faithfulness on the prompts that it was found on."""
+"""``circuitfind evaluate``: how good a circuit is, beyond its faithfulness on the prompts that it
+was found on.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,11 @@ def evaluate(
         str,
         typer.Option(
             metavar="PART,PART...",
-            help="ablations, held-out, completeness, minimality, random, hypotheses, curve, reference; or quick. "
-            "Default: all.",
+            help=(
+                "ablations, held-out, completeness, minimality, random, hypotheses, curve, reference; or"
+                " quick. "
+                "Default: all."
+            ),
             show_default=False,
         ),
     ] = "",
@@ -38,22 +43,31 @@ def evaluate(
     held_out: Annotated[
         int | None,
         typer.Option(
-            "--held-out", metavar="N", help="How many other prompts. Default: as many as its own.", show_default=False
+            "--held-out",
+            metavar="N",
+            help="How many other prompts. Default: as many as its own.",
+            show_default=False,
         ),
     ] = None,
     also: Annotated[
         list[str] | None,
         typer.Option(
-            "--also", metavar="TASK", help="Another task or prompts file to try it on, such as other templates."
+            "--also",
+            metavar="TASK",
+            help="Another task or prompts file to try it on, such as other templates.",
         ),
     ] = None,
     reference: Annotated[
         Path | None,
-        typer.Option(metavar="CIRCUIT", help="Another circuit, to compare it with edge by edge.", show_default=False),
+        typer.Option(
+            metavar="CIRCUIT", help="Another circuit, to compare it with edge by edge.", show_default=False
+        ),
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="What is measured. Default: logit-diff, or kl without wrong answers.", show_default=False),
+        typer.Option(
+            help="What is measured. Default: logit-diff, or kl without wrong answers.", show_default=False
+        ),
     ] = None,
     knock_outs: Annotated[int, typer.Option("--knock-outs", help="Completeness: random sets of nodes.")] = 20,
     steps: Annotated[int, typer.Option(help="Completeness: steps of the greedy knock-out.")] = 5,
@@ -63,28 +77,40 @@ def evaluate(
     random: Annotated[int, typer.Option("--random", help="Random circuits to compare with.")] = 50,
     most: Annotated[int, typer.Option(help="Minimality: edges looked at; of more a sample.")] = 200,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
-    model: Annotated[str | None, typer.Option(help="Another model of the same shape.", show_default=False)] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Another model of the same shape.", show_default=False)
+    ] = None,
     task: Annotated[
         str | None, typer.Option(help="The task's name or file, in place of its own.", show_default=False)
     ] = None,
     trust: Annotated[
         bool,
-        typer.Option("--trust", help="Run the task file and open the model that its files name, wherever they are."),
+        typer.Option(
+            "--trust", help="Run the task file and open the model that its files name, wherever they are."
+        ),
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where the report goes. Default: beside the circuit.", show_default=False),
+        typer.Option(
+            metavar="DIR", help="Where the report goes. Default: beside the circuit.", show_default=False
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a report that is there.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the parts that the report there lacks.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the parts that the report there lacks.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     batch_size: Annotated[
         int | None, typer.Option(help="Prompts at once. It changes no result.", show_default=False)
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; warnings only.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the summary.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document instead of the summary.")
+    ] = False,
 ) -> None:
-    """Judge a circuit: under every ablation, on other prompts, without parts of it, against chance and a reference."""
+    """Judge a circuit: under every ablation, on other prompts, without parts of it, against chance
+    and a reference.
+    """
     from circuitfind.cli.run import parse_names
     from circuitfind.review.evaluate_plan import PARTS, QUICK, EvaluateOptions, make_assessment_plan
     from circuitfind.review.opening import Named

@@ -21,18 +21,24 @@ def export(
             "--format",
             "-f",
             metavar="F",
-            help="dot, svg, png, pdf, html, tikz, mermaid, graphml or gexf; for other tools eap-ig-json, eap-ig-pt, "
-            "acdc-json, acdc-text, acdc-pth, autocircuit or edge-pruning. Several with commas. Without it what --out "
-            "ends in, else svg.",
+            help=(
+                "dot, svg, png, pdf, html, tikz, mermaid, graphml or gexf; for other tools eap-ig-json,"
+                " eap-ig-pt, "
+                "acdc-json, acdc-text, acdc-pth, autocircuit or edge-pruning. Several with commas. Without it"
+                " what --out "
+                "ends in, else svg."
+            ),
             show_default=False,
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where to; - for stdout.", show_default=False)
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Where to; - for stdout.", show_default=False),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     style: Annotated[
-        str, typer.Option("--style", metavar="S", help="Of pictures: paper (print) or screen (dark, for slides).")
+        str,
+        typer.Option("--style", metavar="S", help="Of pictures: paper (print) or screen (dark, for slides)."),
     ] = "paper",
     max_edges: Annotated[
         int | None,
@@ -54,8 +60,11 @@ def export(
         typer.Option(
             "--labels",
             metavar="NODE=LABEL",
-            help='What a node does, such as "a9.h9=Name mover": text and colour. Several with commas, again, or as a '
-            "JSON file of them.",
+            help=(
+                'What a node does, such as "a9.h9=Name mover": text and colour. Several with commas, again,'
+                " or as a "
+                "JSON file of them."
+            ),
             show_default=False,
         ),
     ] = None,
@@ -70,17 +79,21 @@ def export(
         typer.Option(
             "--highlight",
             metavar="KNOWN",
-            help="Show what is common with another circuit, missing of it and extra: a file, a run folder or a name of "
-            "`circuitfind known list`.",
+            help=(
+                "Show what is common with another circuit, missing of it and extra: a file, a run folder or a"
+                " name of "
+                "`circuitfind known list`."
+            ),
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Write a circuit: a picture (svg, png, pdf), its source (dot, tikz, mermaid), a page, a network (graphml, gexf) or
-    a file for another tool.
+    """Write a circuit: a picture (svg, png, pdf), its source (dot, tikz, mermaid), a page, a
+    network (graphml, gexf) or a file for another tool.
 
-    The file lies beside the circuit unless --out is given. What a file for another tool can't hold is told. A page
-    (html) is made of what the run left; `circuitfind view` makes it with runs of the model.
+    The file lies beside the circuit unless --out is given. What a file for another tool can't hold
+    is told. A page (html) is made of what the run left; `circuitfind view` makes it with runs of
+    the model.
 
     Example: circuitfind export results/my-run --format svg,pdf
     """
@@ -166,11 +179,14 @@ def _targets(circuit: Path, formats: list[str], out: Path | None, force: bool) -
     from circuitfind.runs.target import check_target
 
     if out and len(formats) > 1:
-        raise UsageError(f"--out {out} names one file, but --format asks for {len(formats)}. Leave one of them out.")
+        raise UsageError(
+            f"--out {out} names one file, but --format asks for {len(formats)}. Leave one of them out."
+        )
     if out == STDOUT:
         if not FORMATS[formats[0]].is_text:
             raise UsageError(
-                f"--out - writes text, and {formats[0]} is none. Give a file, or a format that is text, such as dot."
+                f"--out - writes text, and {formats[0]} is none. Give a file, or a format that is text, such"
+                " as dot."
             )
         return {}
     stem = circuit / "circuit" if circuit.is_dir() else circuit.with_suffix("")

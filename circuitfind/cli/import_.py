@@ -20,7 +20,9 @@ MOST_PROBLEMS = 3
 def import_(
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="A circuit (.json, .pt, .pth, .txt) or prompts (.csv, .jsonl, .json)"),
+        typer.Argument(
+            metavar="FILE", help="A circuit (.json, .pt, .pth, .txt) or prompts (.csv, .jsonl, .json)"
+        ),
     ],
     format: Annotated[
         str | None,
@@ -29,7 +31,8 @@ def import_(
             "-f",
             metavar="F",
             help="eap-ig-json, eap-ig-pt, acdc-json, acdc-text, acdc-pth, autocircuit, edge-pruning; "
-            "prompts: eap-ig-csv, edge-pruning-jsonl, mib-jsonl, autocircuit-json. Default: what the file is.",
+            "prompts: eap-ig-csv, edge-pruning-jsonl, mib-jsonl, autocircuit-json. Default: what the"
+            " file is.",
             show_default=False,
         ),
     ] = None,
@@ -46,29 +49,41 @@ def import_(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="The model's name; of prompts the model whose tokens they are.", show_default=False
+            "--model",
+            "-m",
+            help="The model's name; of prompts the model whose tokens they are.",
+            show_default=False,
         ),
     ] = None,
-    task: Annotated[str | None, typer.Option("--task", help="The task's name or file.", show_default=False)] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="The task's name or file.", show_default=False)
+    ] = None,
     shape: Annotated[
         str | None,
         typer.Option(
-            "--shape", help="Layers and heads of a model whose edges are just listed: 12x12.", show_default=False
+            "--shape",
+            help="Layers and heads of a model whose edges are just listed: 12x12.",
+            show_default=False,
         ),
     ] = None,
     edges: Annotated[
         int | None, typer.Option("--edges", "-e", metavar="N", help="Keep so many edges.", show_default=False)
     ] = None,
     fraction: Annotated[
-        float | None, typer.Option("--fraction", metavar="F", help="Keep this share of the edges.", show_default=False)
+        float | None,
+        typer.Option("--fraction", metavar="F", help="Keep this share of the edges.", show_default=False),
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option("--threshold", "-t", metavar="T", help="Keep edges from this score on.", show_default=False),
+        typer.Option(
+            "--threshold", "-t", metavar="T", help="Keep edges from this score on.", show_default=False
+        ),
     ] = None,
     nodes: Annotated[
         int | None,
-        typer.Option("--nodes", metavar="N", help="Keep so many nodes, of scores of nodes.", show_default=False),
+        typer.Option(
+            "--nodes", metavar="N", help="Keep so many nodes, of scores of nodes.", show_default=False
+        ),
     ] = None,
     select: Annotated[str, typer.Option("--select", help="By what: top, top-signed or greedy.")] = "top",
     corrupted: Annotated[
@@ -78,8 +93,9 @@ def import_(
 ) -> None:
     """Read a circuit or prompts of another tool: EAP-IG, MIB, ACDC, AutoCircuit, Edge-Pruning.
 
-    A circuit has the edges that the file marks as kept; with --edges, --fraction, --threshold or --nodes those of the
-    largest scores. It comes out as a folder like that of a run. What of the file is left out is told.
+    A circuit has the edges that the file marks as kept; with --edges, --fraction, --threshold or
+    --nodes those of the largest scores. It comes out as a folder like that of a run. What of the
+    file is left out is told.
     """
     _check_file(file)
     from circuitfind.exchange.prompts import holds_prompts
@@ -94,7 +110,9 @@ def import_(
     place = out or file.with_suffix("")
     is_alone = place.suffix.lower() == ".json"
     _check_place(file, place, is_alone, force)
-    options = ImportOptions(file, format, model, task, selection, None if shape is None else parse_shape(shape))
+    options = ImportOptions(
+        file, format, model, task, selection, None if shape is None else parse_shape(shape)
+    )
     imported = import_circuit(options)
     for note in imported.notes:
         typer.echo(f"{file.name}: {note}", err=True)
@@ -115,7 +133,9 @@ def _check_file(file: Path) -> None:
 def _selection(
     edges: int | None, fraction: float | None, threshold: float | None, nodes: int | None, select: str
 ) -> Selection | None:
-    """What was asked for; None where the file is to say. Raises UsageError for a way to select that there is not."""
+    """What was asked for; None where the file is to say. Raises UsageError for a way to select that
+    there is not.
+    """
     from circuitfind.circuits.size import Selection, find_select
 
     way = find_select(select)
@@ -144,7 +164,9 @@ def _write(place: Path, files: dict[str, str | bytes], is_alone: bool, force: bo
         return
     write(place.parent, place.name, files["circuit.json"])
     if "scores.safetensors" in files:
-        typer.echo(f"{place.name} has the circuit alone; as a folder it has the scores of all edges, too.", err=True)
+        typer.echo(
+            f"{place.name} has the circuit alone; as a folder it has the scores of all edges, too.", err=True
+        )
 
 
 def _import_prompts(
@@ -170,6 +192,7 @@ def _import_prompts(
         typer.echo(f"{file.name}: {note}", err=True)
     if len(problems) > MOST_PROBLEMS:
         typer.echo(
-            f"and {len(problems) - MOST_PROBLEMS:,} more: circuitfind tasks check {place} --model {model}", err=True
+            f"and {len(problems) - MOST_PROBLEMS:,} more: circuitfind tasks check {place} --model {model}",
+            err=True,
         )
     typer.echo(f"{place}: {len(read.pairs):,} prompts")

@@ -1,7 +1,7 @@
 """Ctrl-C, SIGTERM and SIGHUP: one line and exit code 130, 143 or 129, at once.
 
-A cluster ends a job by SIGTERM, a terminal that is closed by SIGHUP; all are taken alike. Nothing here takes time to
-import: it stands before what does.
+A cluster ends a job by SIGTERM, a terminal that is closed by SIGHUP; all are taken alike. Nothing
+here takes time to import: it stands before what does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import NoReturn
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 INTERRUPTED = 128 + signal.SIGINT
 GRACE_SECONDS = 0.5
-"""How long work that can't be interrupted (a product in a worker thread, a library's import) is waited for."""
+"""How long work that can't be interrupted (a product in a worker thread, a library's import) is
+waited for.
+"""
 CLEAR_LINE_SHOW_CURSOR = "\r\x1b[K\x1b[?25h"
 """What a terminal needs if the progress bar had no time to go."""
 
@@ -36,7 +38,8 @@ def exit_code(error: KeyboardInterrupt) -> int:
 
 
 def leave(last_words: Callable[[], str] = str, code: int = INTERRUPTED) -> NoReturn:
-    """Ends the program here, however busy its threads are, once ``last_words`` has put in order what they leave.
+    """Ends the program here, however busy its threads are, once ``last_words`` has put in order
+    what they leave.
 
     What it returns is told before the last line.
     """
@@ -56,7 +59,8 @@ def leaving_at_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def leaving_soon(last_words: Callable[[], str] = str) -> Iterator[None]:
-    """Inside, a signal raises KeyboardInterrupt, and ends the program if that has not done so in GRACE_SECONDS.
+    """Inside, a signal raises KeyboardInterrupt, and ends the program if that has not done so in
+    GRACE_SECONDS.
 
     ``last_words`` is called in the latter case, from another thread.
     """
@@ -84,7 +88,9 @@ def _on_signals(action: Callable[[int], NoReturn]) -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         action(number)
 
-    taken = [number for number in SIGNALS if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
+    taken = [
+        number for number in SIGNALS if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN
+    ]
     before = {number: signal.signal(number, handle) for number in taken}
     try:
         yield

@@ -74,12 +74,16 @@ def compare(
         typer.Argument(metavar="NAME", help=f"{Circuits} Without it that of the same task and shape."),
     ] = None,
     folder: Folder = None,
-    signed: Annotated[bool, typer.Option("--signed", help="Rank by the signed score, not by |score|.")] = False,
+    signed: Annotated[
+        bool, typer.Option("--signed", help="Rank by the signed score, not by |score|.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare a circuit with a known one: what of each role it has, and how well its scores rank what is known.
+    """Compare a circuit with a known one: what of each role it has, and how well its scores rank
+    what is known.
 
-    A run folder's scores rank all edges; of a circuit.json alone the edges that it lacks count as 0.
+    A run folder's scores rank all edges; of a circuit.json alone the edges that it lacks count as
+    0.
     """
     from circuitfind.circuits.circuit import Circuit
     from circuitfind.evaluation.reference import SCORES_FILE, read_scores
@@ -130,16 +134,19 @@ def _lines(comparison: KnownComparison) -> Iterator[str]:
         rows.append((role, count, _few(recall.found), _few(recall.missing)))
     yield from _aligned(rows)
     yield ""
-    by = f"{'score' if agreement.order == 'signed' else '|score|'} of {'all' if comparison.is_scored else 'kept'} edges"
+    by = (
+        f"{'score' if agreement.order == 'signed' else '|score|'} of"
+        f" {'all' if comparison.is_scored else 'kept'} edges"
+    )
     title = "heads" if comparison.known.level == "heads" else "nodes"
     parts = [(title, agreement.nodes, agreement.node_ranking)]
     if agreement.edges is not None and agreement.edge_ranking is not None:
         parts.append(("edges", agreement.edges, agreement.edge_ranking))
     for title, common, ranking in parts:
         yield (
-            f"{title}: {common.n_common:,} of {common.n_before:,} found; the circuit has {common.n_after:,}. "
-            f"Precision {_share(common.precision)}, recall {_share(common.recall)}, Jaccard {common.jaccard:.1%}; "
-            f"{_ranked(ranking)} by the {by}"
+            f"{title}: {common.n_common:,} of {common.n_before:,} found; the circuit has {common.n_after:,}."
+            f" Precision {_share(common.precision)}, recall {_share(common.recall)}, Jaccard"
+            f" {common.jaccard:.1%}; {_ranked(ranking)} by the {by}"
         )
 
 
@@ -155,7 +162,9 @@ def _share(share: float | None) -> str:
 
 def _few(nodes: Sequence[Any], most: int = 12) -> str:
     """Nodes by name, the first so many of them."""
-    return " ".join(map(str, nodes[:most])) + (f" and {len(nodes) - most:,} more" if len(nodes) > most else "")
+    return " ".join(map(str, nodes[:most])) + (
+        f" and {len(nodes) - most:,} more" if len(nodes) > most else ""
+    )
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -14,17 +14,23 @@ from circuitfind.options import Setting
 
 EXAMPLE = "Example: circuitfind methods --json"
 _NOTE = (
-    "Costs are passes of the whole model over all prompts. Methods that score edges need the circuit's size: --edges, "
-    f"--nodes, --neurons, --fraction or --threshold. Without --method: {DEFAULT_SEARCH}; with a number or a share of "
-    f"edges, nodes or neurons: {DEFAULT_SCORES}."
+    "Costs are passes of the whole model over all prompts. Methods that score edges need the circuit's size:"
+    f" --edges, --nodes, --neurons, --fraction or --threshold. Without --method: {DEFAULT_SEARCH}; with a"
+    f" number or a share of edges, nodes or neurons: {DEFAULT_SCORES}."
 )
 
 
-def methods(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
+def methods(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
     """List the methods: what each does, where it was published, what it costs and what it can't do."""
     if as_json:
         defaults = {"search": DEFAULT_SEARCH, "scores": DEFAULT_SCORES}
-        print(json.dumps({"defaults": defaults, "methods": [asdict(info) for info in CATALOGUE.values()]}, indent=2))
+        print(
+            json.dumps(
+                {"defaults": defaults, "methods": [asdict(info) for info in CATALOGUE.values()]}, indent=2
+            )
+        )
     elif sys.stdout.isatty():
         _print_table()
         print(_NOTE, file=sys.stderr)

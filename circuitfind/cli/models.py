@@ -24,17 +24,24 @@ app = typer.Typer(
 )
 
 _OTHERS = (
-    "Any name TransformerLens knows (gpt2, pythia-160m, ...), any hub name (organisation/model), a local folder in the "
-    "hub's layout and a .gguf file work as well."
+    "Any name TransformerLens knows (gpt2, pythia-160m, ...), any hub name (organisation/model), a local"
+    " folder in the hub's layout and a .gguf file work as well."
 )
 
 
 @app.command("list", epilog="Example: circuitfind models list --json")
-def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
-    """Show the models that have a name: what each is, its size, licence and origin, and whether it is here already."""
+def list_models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show the models that have a name: what each is, its size, licence and origin, and whether it
+    is here already.
+    """
     if as_json:
         print(
-            json.dumps({"default": DEFAULT_MODEL, "models": [_record(model) for model in CATALOGUE.values()]}, indent=2)
+            json.dumps(
+                {"default": DEFAULT_MODEL, "models": [_record(model) for model in CATALOGUE.values()]},
+                indent=2,
+            )
         )
         return
     rows = [_row(model) for model in CATALOGUE.values()]
@@ -47,9 +54,13 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print one 
 
 @app.command("pull", epilog="Example: circuitfind models pull smollm2-135m")
 def pull(
-    name: Annotated[str, typer.Argument(help="A model of the list, a TransformerLens or hub name, or a .gguf file.")],
+    name: Annotated[
+        str, typer.Argument(help="A model of the list, a TransformerLens or hub name, or a .gguf file.")
+    ],
 ) -> None:
-    """Fetch a model now, so that a run finds it here; print its folder. Of one that can't be run nothing is fetched."""
+    """Fetch a model now, so that a run finds it here; print its folder. Of one that can't be run
+    nothing is fetched.
+    """
     from circuitfind.cli.terminal import TerminalProgress
     from circuitfind.models.loading.config import judge, read_config
     from circuitfind.models.loading.locate import locate

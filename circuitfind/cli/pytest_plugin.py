@@ -1,6 +1,7 @@
 """A plugin for pytest: ``pytest --circuits results/known`` makes a test of each known circuit.
 
-It is registered as the entry point ``pytest11`` and imports nothing heavy: torch comes when the first circuit is run.
+It is registered as the entry point ``pytest11`` and imports nothing heavy: torch comes when the
+first circuit is run.
 """
 
 from __future__ import annotations
@@ -23,28 +24,44 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="PATH",
         help="A circuit.json, or a folder of them; several times.",
     )
-    group.addoption("--circuits-model", metavar="M", default=None, help="A model in place of the circuits' own.")
-    group.addoption("--circuits-task", metavar="TASK", default=None, help="A task or its file in place of their own.")
     group.addoption(
-        "--circuits-trust", action="store_true", help="Run the task files and open the models that the circuits name."
+        "--circuits-model", metavar="M", default=None, help="A model in place of the circuits' own."
     )
     group.addoption(
-        "--circuits-evaluate-only", action="store_true", help="Evaluate the stored circuits; do not look for them anew."
+        "--circuits-task", metavar="TASK", default=None, help="A task or its file in place of their own."
     )
     group.addoption(
-        "--circuits-tolerance", action="append", default=[], metavar="NAME=X", help="As of `circuitfind check`."
+        "--circuits-trust",
+        action="store_true",
+        help="Run the task files and open the models that the circuits name.",
+    )
+    group.addoption(
+        "--circuits-evaluate-only",
+        action="store_true",
+        help="Evaluate the stored circuits; do not look for them anew.",
+    )
+    group.addoption(
+        "--circuits-tolerance",
+        action="append",
+        default=[],
+        metavar="NAME=X",
+        help="As of `circuitfind check`.",
     )
 
 
 def pytest_collection(session: pytest.Session) -> None:
-    """Alone, ``--circuits`` runs circuits alone: pytest would look for tests in the working directory otherwise."""
+    """Alone, ``--circuits`` runs circuits alone: pytest would look for tests in the working
+    directory otherwise.
+    """
     config = session.config
     if config.getoption("--circuits") and config.args_source is not pytest.Config.ArgsSource.ARGS:
         config.args = []
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(
+    session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
+) -> None:
     from circuitfind.files.printable import printable
 
     for given in config.getoption("--circuits"):
@@ -53,7 +70,8 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 
 
 def circuit_files(path: Path) -> list[Path]:
-    """The circuits at a path: the file itself, or those of the folder and below, by name; no link out of it counts.
+    """The circuits at a path: the file itself, or those of the folder and below, by name; no link
+    out of it counts.
 
     Raises pytest.UsageError where there are none.
     """
@@ -61,7 +79,9 @@ def circuit_files(path: Path) -> list[Path]:
 
     if path.is_file():
         return [path]
-    found = sorted(file for file in path.rglob("*.json") if not leads_outside(file, path) and _is_circuit(file))
+    found = sorted(
+        file for file in path.rglob("*.json") if not leads_outside(file, path) and _is_circuit(file)
+    )
     if not found:
         raise pytest.UsageError(f"--circuits {path}: there is no circuit file there.")
     return found

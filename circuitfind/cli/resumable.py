@@ -8,7 +8,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def resumably(save: Callable[[], None], how_to_go_on: Callable[[], str]) -> Iterator[None]:
-    """Inside, a Ctrl-C saves what has been decided so far, and whatever ends the work tells how to go on with it."""
+    """Inside, a Ctrl-C saves what has been decided so far, and whatever ends the work tells how to
+    go on with it.
+    """
     from circuitfind.cli.interrupt import leaving_soon
     from circuitfind.cli.streams import say
     from circuitfind.files.printable import printable

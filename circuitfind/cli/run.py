@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from circuitfind.runs.checkpoint import Keeper
     from circuitfind.runs.plan import Plan
 
-SWEEP_HELP = "Find the circuit at several thresholds or numbers of edges: a table, and a picture of edges against KL."
+SWEEP_HELP = (
+    "Find the circuit at several thresholds or numbers of edges: a table, and a picture of edges against KL."
+)
 SWEEP_EXAMPLE = "Example: circuitfind sweep ioi --model tiny --threshold 0.1,0.05,0.02"
 EXAMPLE = "Example: circuitfind run ioi --model tiny --threshold 0.02 --format svg,pdf"
 
@@ -42,21 +44,28 @@ def run(
     method: Annotated[
         str | None,
         typer.Option(
-            help="One of `circuitfind methods`. Default: acdc, or eap-ig with --edges, --nodes or --fraction.",
+            help=(
+                "One of `circuitfind methods`. Default: acdc, or eap-ig with --edges, --nodes or --fraction."
+            ),
             show_default=False,
         ),
     ] = None,
     threshold: Annotated[
         str | None,
         typer.Option(
-            help="acdc: an edge is removed if the metric then rises by less, in its unit; default: 0.02 for kl. "
-            "Methods that score: the least score. Several with commas are a sweep.",
+            help=(
+                "acdc: an edge is removed if the metric then rises by less, in its unit; default: 0.02 for"
+                " kl. "
+                "Methods that score: the least score. Several with commas are a sweep."
+            ),
             show_default=False,
         ),
     ] = None,
     edges: Annotated[
         str | None,
-        typer.Option(help="Methods that score: how many edges to keep. Several are a sweep.", show_default=False),
+        typer.Option(
+            help="Methods that score: how many edges to keep. Several are a sweep.", show_default=False
+        ),
     ] = None,
     nodes: Annotated[
         str | None,
@@ -71,7 +80,8 @@ def run(
         typer.Option(help="With --level neuron: how many neurons to keep.", show_default=False),
     ] = None,
     select: Annotated[
-        str, typer.Option(help="Which scores count: top (by size), top-signed, or greedy (from the logits back).")
+        str,
+        typer.Option(help="Which scores count: top (by size), top-signed, or greedy (from the logits back)."),
     ] = "top",
     steps: Annotated[
         int | None,
@@ -88,13 +98,18 @@ def run(
         bool, typer.Option("--grad-drop", help="atp: a pass for each layer without its gradients, averaged.")
     ] = False,
     of_methods: Annotated[
-        str, typer.Option("--of", metavar="METHOD,METHOD...", help="ensemble: its methods.", show_default=False)
+        str,
+        typer.Option("--of", metavar="METHOD,METHOD...", help="ensemble: its methods.", show_default=False),
     ] = "",
-    combine: Annotated[str, typer.Option(help="ensemble: mean, max, min or rank-mean of the scores.")] = "mean",
+    combine: Annotated[
+        str, typer.Option(help="ensemble: mean, max, min or rank-mean of the scores.")
+    ] = "mean",
     start_from: Annotated[
         str | None,
         typer.Option(
-            metavar="METHOD", help="edge-pruning, subnetwork-probing: scores to start from.", show_default=False
+            metavar="METHOD",
+            help="edge-pruning, subnetwork-probing: scores to start from.",
+            show_default=False,
         ),
     ] = None,
     settings: Annotated[
@@ -108,12 +123,17 @@ def run(
     ] = None,
     level: Annotated[
         str,
-        typer.Option(help="What is kept or ablated: edge, node (heads and MLPs with all edges they send) or neuron."),
+        typer.Option(
+            help="What is kept or ablated: edge, node (heads and MLPs with all edges they send) or neuron."
+        ),
     ] = "edge",
     kv: Annotated[
         str,
         typer.Option(
-            help="grouped: the k inputs of query heads that share a key/value head are one, and their v inputs."
+            help=(
+                "grouped: the k inputs of query heads that share a key/value head are one, and their v"
+                " inputs."
+            )
         ),
     ] = "per-head",
     metric: Annotated[
@@ -124,28 +144,39 @@ def run(
         ),
     ] = None,
     ablation: Annotated[
-        str, typer.Option(help="What a removed edge carries: corrupted, zero, mean, mean-positional or optimal.")
+        str,
+        typer.Option(help="What a removed edge carries: corrupted, zero, mean, mean-positional or optimal."),
     ] = "corrupted",
     objective: Annotated[
         str,
         typer.Option(
-            help="improve: lower the metric, as published. match: stay at the full model's value, prompt by prompt."
+            help=(
+                "improve: lower the metric, as published. match: stay at the full model's value, prompt by"
+                " prompt."
+            )
         ),
     ] = "improve",
     schedule: Annotated[
         str,
         typer.Option(
-            help="sequential: a test for every edge, as published. screened: approximate; gradients decide what "
-            "is far from the threshold, and edges that undo each other may by a small chance go together. "
-            "grouped: many edges a test; another circuit."
+            help=(
+                "sequential: a test for every edge, as published. screened: approximate; gradients decide"
+                " what "
+                "is far from the threshold, and edges that undo each other may by a small chance go"
+                " together. "
+                "grouped: many edges a test; another circuit."
+            )
         ),
     ] = "sequential",
     candidates: Annotated[
         str | None,
         typer.Option(
             metavar="METHOD:N",
-            help="acdc: test only the N edges with the largest scores of another method, e.g. eap-ig:5000; all others "
-            "are removed first. Default: test all.",
+            help=(
+                "acdc: test only the N edges with the largest scores of another method, e.g. eap-ig:5000; all"
+                " others "
+                "are removed first. Default: test all."
+            ),
             show_default=False,
         ),
     ] = None,
@@ -153,7 +184,10 @@ def run(
         bool,
         typer.Option(
             "--positions",
-            help="Tell positions apart: an edge for each role that the task names (ioi: IO, S1, S2), or each token.",
+            help=(
+                "Tell positions apart: an edge for each role that the task names (ioi: IO, S1, S2), or each"
+                " token."
+            ),
         ),
     ] = False,
     prompts: Annotated[
@@ -164,7 +198,9 @@ def run(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Which prompts.")] = 0,
-    batch_size: Annotated[str, typer.Option(help="Prompts computed together, or auto. It changes no result.")] = "auto",
+    batch_size: Annotated[
+        str, typer.Option(help="Prompts computed together, or auto. It changes no result.")
+    ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, float64 or bfloat16.")] = "float32",
     bos: Annotated[
@@ -185,15 +221,21 @@ def run(
     format: Annotated[
         str,
         typer.Option(
-            help="Beside circuit.dot: svg, png, pdf, html (a page), or any other of export; several with commas."
+            help=(
+                "Beside circuit.dot: svg, png, pdf, html (a page), or any other of export; several with"
+                " commas."
+            )
         ),
     ] = "svg",
     resume: Annotated[
         bool,
         typer.Option(
             "--resume",
-            help="Go on with a run that was cut off: that in --out, or the latest of the same options. Where there is "
-            "nothing to go on with it begins anew.",
+            help=(
+                "Go on with a run that was cut off: that in --out, or the latest of the same options. Where"
+                " there is "
+                "nothing to go on with it begins anew."
+            ),
         ),
     ] = False,
     memory: Annotated[
@@ -201,7 +243,9 @@ def run(
         typer.Option(help="The most memory to take, e.g. 4GB. It changes no result.", show_default=False),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; warnings only.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the summary.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document instead of the summary.")
+    ] = False,
 ) -> None:
     """Find the circuit of a task in a model: the few edges that carry it, with the evidence and a picture."""
     from circuitfind.options import RunOptions
@@ -250,7 +294,10 @@ def run_and_print(options: RunOptions, quiet: bool, as_json: bool) -> None:
 
 def carry_out_safely(plan: Plan, options: RunOptions, progress: Progress) -> RunResult:
     """The run. A Ctrl-C keeps what it has decided so far, and tells how to go on with it."""
-    from circuitfind.pipeline import carry_out, make_keeper  # seconds of imports, after all that is told without them
+    from circuitfind.pipeline import (
+        carry_out,
+        make_keeper,
+    )  # seconds of imports, after all that is told without them
 
     keeper = make_keeper(plan)
     with resumably(keeper.save_now, lambda: how_to_go_on(keeper, options)):
@@ -290,7 +337,9 @@ def parse_settings(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
 
 def parse_memory(text: str | None) -> int | None:
-    """Bytes, from a number and its unit; None for whatever is available. A bare number would be taken for either."""
+    """Bytes, from a number and its unit; None for whatever is available. A bare number would be
+    taken for either.
+    """
     if text is None:
         return None
     parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)(b?)", text.strip().lower())
@@ -306,7 +355,9 @@ def parse_names(text: str) -> tuple[str, ...]:
 
 
 def result_json(circuit: Circuit, folder: Path, warnings: Sequence[str], found: Mapping[str, Any]) -> str:
-    """The circuit file's blocks without the edges, how it came about, and where the run lies, as one document."""
+    """The circuit file's blocks without the edges, how it came about, and where the run lies, as
+    one document.
+    """
     document = {
         "folder": str(folder),
         "model": circuit.model,
@@ -332,7 +383,9 @@ def print_finished(folder: Path, as_json: bool) -> None:
     if as_json:
         file_in(folder, RUN_FILE)  # no link that leads out of the folder
         record = read_run(folder / RUN_FILE)
-        found: dict[str, Any] = {key: record[key] for key in ("search", "selection", "bootstrap") if record.get(key)}
+        found: dict[str, Any] = {
+            key: record[key] for key in ("search", "selection", "bootstrap") if record.get(key)
+        }
         typer.echo(result_json(Circuit.load(folder), folder, record["warnings"], found))
     else:
         print_places(folder)
@@ -352,7 +405,9 @@ def print_summary(result: RunResult) -> None:
 
 def print_places(folder: Path) -> None:
     """Where the picture and the report lie."""
-    picture = next((path for end in ("svg", "png", "pdf") if (path := folder / f"circuit.{end}").exists()), None)
+    picture = next(
+        (path for end in ("svg", "png", "pdf") if (path := folder / f"circuit.{end}").exists()), None
+    )
     typer.echo(f"picture: {picture or folder / 'circuit.dot'}")
     if (page := folder / "circuit.html").exists():
         typer.echo(f"page:    {page}")

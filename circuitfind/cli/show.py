@@ -17,7 +17,9 @@ def show(
     edges: Annotated[int, typer.Option("--edges", "-n", metavar="N", help="How many edges to list.")] = 20,
     node: Annotated[
         str | None,
-        typer.Option("--node", metavar="NODE", help="The edges into and out of this node alone.", show_default=False),
+        typer.Option(
+            "--node", metavar="NODE", help="The edges into and out of this node alone.", show_default=False
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:

@@ -1,4 +1,5 @@
-"""Stdout and stderr that are closed, full or read no more: one line where there is still a place for it, no traceback.
+"""Stdout and stderr that are closed, full or read no more: one line where there is still a place
+for it, no traceback.
 
 Nothing here takes time to import.
 """
@@ -12,8 +13,9 @@ from typing import Any
 
 
 def open_closed() -> bool:
-    """Whether there is a stdout. Whatever of stdin, stdout and stderr was closed (``>&-``) is /dev/null from now on:
-    else the next file that is opened would take its place, and what is printed would go into it."""
+    """Whether there is a stdout. Whatever of stdin, stdout and stderr was closed (``>&-``) is
+    /dev/null from now on: else the next file that is opened would take its place, and what is
+    printed would go into it."""
     has_stdout = sys.stdout is not None
     for number in range(3):
         try:

@@ -29,22 +29,31 @@ def mib(
     runs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RUN...", help="Run folders with scores; NAME=RUN names the folder, ioi_gpt2.", show_default=False
+            metavar="RUN...",
+            help="Run folders with scores; NAME=RUN names the folder, ioi_gpt2.",
+            show_default=False,
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="The submission's folder.", show_default=False)
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="The submission's folder.", show_default=False),
     ] = None,
     check: Annotated[
-        Path | None, typer.Option("--check", metavar="DIR", help="Check one; pack nothing.", show_default=False)
+        Path | None,
+        typer.Option("--check", metavar="DIR", help="Check one; pack nothing.", show_default=False),
     ] = None,
     kind: Annotated[
-        str, typer.Option("--as", metavar="KIND", help="importances (all scores) or circuits (nine, by budget).")
+        str,
+        typer.Option("--as", metavar="KIND", help="importances (all scores) or circuits (nine, by budget)."),
     ] = "importances",
     format: Annotated[str, typer.Option("--format", "-f", metavar="F", help="json or pt.")] = "json",
-    force: Annotated[bool, typer.Option("--force", help="Replace a task and model's folder that is there.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a task and model's folder that is there.")
+    ] = False,
 ) -> None:
-    """Pack runs into a submission for MIB's circuit track, and check it. Exits with 1 if anything is wrong with it."""
+    """Pack runs into a submission for MIB's circuit track, and check it. Exits with 1 if anything
+    is wrong with it.
+    """
     from circuitfind.errors import UsageError, unknown
 
     for what, word, known in (("kind", kind, KINDS), ("format", format, SUFFIXES)):
@@ -77,8 +86,8 @@ def _pack(runs: list[str], out: Path, kind: str, suffix: str, force: bool) -> li
 
 
 def refuse_others(place: Path, run: Path) -> None:
-    """Raises OutputError, by name, for a file in a submission's folder that MIB would read and no submission has, or
-    that is of the run that is packed."""
+    """Raises OutputError, by name, for a file in a submission's folder that MIB would read and no
+    submission has, or that is of the run that is packed."""
     from circuitfind.errors import OutputError
     from circuitfind.exchange.submission import FILES
     from circuitfind.runs.ownership import refuse_inputs
@@ -87,7 +96,9 @@ def refuse_others(place: Path, run: Path) -> None:
     refuse_inputs(there, [run])
     for file in there:
         if file.suffix in (".json", ".pt") and (file.name not in FILES or not file.is_file()):
-            raise OutputError(f"{file} is of no submission, and is not replaced. Move it away, or give another --out.")
+            raise OutputError(
+                f"{file} is of no submission, and is not replaced. Move it away, or give another --out."
+            )
 
 
 def _write(place: Path, files: dict[str, bytes]) -> Iterator[Path]:

@@ -1,4 +1,6 @@
-"""``circuitfind run`` with several sizes, and ``circuitfind sweep``: the circuit at each, and a table of them."""
+"""``circuitfind run`` with several sizes, and ``circuitfind sweep``: the circuit at each, and a
+table of them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
     from circuitfind.sweep import SweepResult
 
 
-def sweep_and_print(options: RunOptions, sizes: tuple[Size, ...], of: str, quiet: bool, as_json: bool) -> None:
+def sweep_and_print(
+    options: RunOptions, sizes: tuple[Size, ...], of: str, quiet: bool, as_json: bool
+) -> None:
     """The sweep, and its table on stdout."""
     with TerminalProgress(quiet) as progress:
         result = carry_out_safely(make_sweep_plan(options, sizes, progress, of), options, progress)
@@ -31,7 +35,9 @@ def sweep_and_print(options: RunOptions, sizes: tuple[Size, ...], of: str, quiet
 
 
 def carry_out_safely(plan: SweepPlan, options: RunOptions, progress: Progress) -> SweepResult:
-    """The sweep. A Ctrl-C keeps what the run at work has decided so far, and tells how to go on with the sweep."""
+    """The sweep. A Ctrl-C keeps what the run at work has decided so far, and tells how to go on
+    with the sweep.
+    """
     from circuitfind.sweep import carry_out_sweep  # seconds of imports, after all that is told without them
 
     folders: list[Path] = []
@@ -49,7 +55,9 @@ def carry_out_safely(plan: SweepPlan, options: RunOptions, progress: Progress) -
         return carry_out_sweep(plan, progress, watch)
 
 
-def how_to_go_on(plan: SweepPlan, options: RunOptions, folders: Sequence[Path], keepers: Sequence[Keeper]) -> str:
+def how_to_go_on(
+    plan: SweepPlan, options: RunOptions, folders: Sequence[Path], keepers: Sequence[Keeper]
+) -> str:
     """What to tell the user of a sweep that ends before it is done; nothing where nothing of it is kept."""
     from circuitfind.runs.resume import resume_command
 

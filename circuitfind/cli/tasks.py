@@ -1,4 +1,6 @@
-"""circuitfind tasks: the built-in tasks, what a task's prompts look like, and what is wrong with one's own."""
+"""circuitfind tasks: the built-in tasks, what a task's prompts look like, and what is wrong with
+one's own.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ app = typer.Typer(
 )
 
 TaskName = Annotated[
-    str, typer.Argument(metavar="TASK", help="A built-in task, a task file (.py, .yaml) or prompts (.jsonl, .csv).")
+    str,
+    typer.Argument(
+        metavar="TASK", help="A built-in task, a task file (.py, .yaml) or prompts (.jsonl, .csv)."
+    ),
 ]
 ModelName = Annotated[
     str | None, typer.Option("--model", "-m", help="The model whose tokenizer to use, e.g. smollm2-135m.")
@@ -52,27 +57,39 @@ def list_tasks(as_json: AsJson = False) -> None:
 
 
 @app.command(
-    "show", no_args_is_help=True, epilog="Example: circuitfind tasks show ioi --model smollm2-135m --prompts 3"
+    "show",
+    no_args_is_help=True,
+    epilog="Example: circuitfind tasks show ioi --model smollm2-135m --prompts 3",
 )
 def show(
     task: TaskName,
     model: ModelName = None,
     prompts: Annotated[
-        int | None, typer.Option("--prompts", "-n", min=1, help=f"How many prompts to show; {SHOWN} if not given.")
+        int | None,
+        typer.Option("--prompts", "-n", min=1, help=f"How many prompts to show; {SHOWN} if not given."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="The seed that the prompts are made with.")] = 0,
     held_out: Annotated[
-        bool, typer.Option("--held-out", help="With --model: prompts of its other templates, on which evaluate judges.")
+        bool,
+        typer.Option(
+            "--held-out", help="With --model: prompts of its other templates, on which evaluate judges."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a task: one pair as an example; with --model the prompts that a run with that model and seed uses."""
+    """Show a task: one pair as an example; with --model the prompts that a run with that model and
+    seed uses.
+    """
     if prompts is not None and model is None:
-        raise UsageError("--prompts needs --model: which prompts a task makes depends on the model's tokenizer.")
+        raise UsageError(
+            "--prompts needs --model: which prompts a task makes depends on the model's tokenizer."
+        )
     loaded = load_task(task)
     if held_out and (model is None or loaded.elsewhere is None):
         raise UsageError(
-            "--held-out needs --model." if model is None else f"The task '{loaded.name}' has no held-out templates."
+            "--held-out needs --model."
+            if model is None
+            else f"The task '{loaded.name}' has no held-out templates."
         )
     loaded = (loaded.elsewhere or loaded) if held_out else loaded
     pairs = [] if model is None else _make(loaded, load_tokenizer_of(model), prompts or SHOWN, seed)
@@ -87,13 +104,15 @@ def show(
 
 
 @app.command(
-    "check", no_args_is_help=True, epilog="Example: circuitfind tasks check prompts.jsonl --model smollm2-135m"
+    "check",
+    no_args_is_help=True,
+    epilog="Example: circuitfind tasks check prompts.jsonl --model smollm2-135m",
 )
 def check(file: TaskName, model: ModelName = None, as_json: AsJson = False) -> None:
     """Say what is wrong with a task or prompts file, one line a problem. Exits with 1 if anything is.
 
-    Without --model the words alone are checked; with it their tokens too: that clean and corrupted are equally long and
-    that right and wrong answers begin differently.
+    Without --model the words alone are checked; with it their tokens too: that clean and corrupted
+    are equally long and that right and wrong answers begin differently.
     """
     report = check_task(file, None if model is None else load_tokenizer_of(model))
     if as_json:
@@ -142,7 +161,9 @@ def _record(task: Task) -> dict[str, Any]:
 
 
 def _spell(pair: PromptPair) -> str:
-    """The pair as four lines for a reader, or five; a prompt's own further lines are indented under its first."""
+    """The pair as four lines for a reader, or five; a prompt's own further lines are indented under
+    its first.
+    """
     rows = {
         "clean": pair.clean.replace("\n", "\n" + " " * 11),
         "corrupted": pair.corrupted.replace("\n", "\n" + " " * 11),
@@ -162,7 +183,8 @@ def _listed(answers: Sequence[str], most: int = 8) -> str:
 def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
     )
 
 

@@ -1,10 +1,10 @@
-"""All that is printed. Every text leaves through ``Printed``, which stands for stdout and stderr while a command runs,
-or through a console of ``make_console``, whose own codes for colours and bars pass and whose texts do not
-(``files/printable.py``).
+"""All that is printed. Every text leaves through ``Printed``, which stands for stdout and stderr
+while a command runs, or through a console of ``make_console``, whose own codes for colours and bars
+pass and whose texts do not (``files/printable.py``).
 
-Progress in a terminal is a line a stage, and under them a bar with the time left; elsewhere the lines alone. It goes to
-stderr. Where that is no terminal (a file, a CI log) a stage that takes long writes a further line every half a minute,
-so that its reader sees how far it is.
+Progress in a terminal is a line a stage, and under them a bar with the time left; elsewhere the
+lines alone. It goes to stderr. Where that is no terminal (a file, a CI log) a stage that takes long
+writes a further line every half a minute, so that its reader sees how far it is.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ LIFE_SECONDS = 30.0
 
 
 class Printed(io.TextIOBase):
-    """A text stream that lets nothing through to ``stream`` that a terminal obeys, or that its encoding lacks."""
+    """A text stream that lets nothing through to ``stream`` that a terminal obeys, or that its
+    encoding lacks.
+    """
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -76,13 +78,16 @@ def behind(stream: Any) -> Any:
 
 
 def make_console(stream: Any = None) -> Console:
-    """A console on ``stream``, else on stdout, that prints texts as they are: none is markup or the name of an emoji,
-    and none holds what a terminal obeys. Without colours where they are not wanted."""
+    """A console on ``stream``, else on stdout, that prints texts as they are: none is markup or the
+    name of an emoji, and none holds what a terminal obeys. Without colours where they are not
+    wanted."""
     from rich.console import Console
     from rich.segment import Segment
 
     class Safe(Console):
-        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        def render(
+            self, renderable: RenderableType, options: ConsoleOptions | None = None
+        ) -> Iterable[Segment]:
             for segment in super().render(renderable, options):
                 text, style, control = segment
                 yield segment if control else Segment(encodable(printable(text), self.encoding), style)
@@ -92,7 +97,9 @@ def make_console(stream: Any = None) -> Console:
 
 
 class TerminalProgress:
-    """A Progress (circuitfind.progress) that writes to stderr in its ``with`` block; ``quiet``: only warnings."""
+    """A Progress (circuitfind.progress) that writes to stderr in its ``with`` block; ``quiet``:
+    only warnings.
+    """
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -148,11 +155,20 @@ class TerminalProgress:
             silence(self._stream)
 
     def _new_bar(self) -> RichProgress:
-        from rich.progress import BarColumn, Progress, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            Task,
+            TaskProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
         from rich.text import Text
 
         class TimeLeft(TimeRemainingColumn):
-            """From the share that is done; a stage that is not as long as that says so itself, in its note."""
+            """From the share that is done; a stage that is not as long as that says so itself, in
+            its note.
+            """
 
             def render(self, task: Task) -> Text:
                 return Text() if task.fields["note"] else super().render(task)

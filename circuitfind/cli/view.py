@@ -23,13 +23,17 @@ def view(
     circuit: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="A circuit.json or a run folder.")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="Default: circuit.html, beside it.", show_default=False),
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="Default: circuit.html, beside it.", show_default=False
+        ),
     ] = None,
     runs_model: Annotated[
         bool,
         typer.Option("--with-model/--no-model", help="Run the model: attention, predictions, ... Or not."),
     ] = True,
-    pairs: Annotated[int, typer.Option(metavar="N", help="Prompt pairs with attention patterns and writes.")] = 4,
+    pairs: Annotated[
+        int, typer.Option(metavar="N", help="Prompt pairs with attention patterns and writes.")
+    ] = 4,
     curve: Annotated[
         bool,
         typer.Option("--curve/--no-curve", help="Run circuits of other sizes, by the run's scores. Or not."),
@@ -38,30 +42,39 @@ def view(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="A known circuit or a circuit.json to compare with. Default: the published one, if there is one.",
+            help=(
+                "A known circuit or a circuit.json to compare with. Default: the published one, if there is"
+                " one."
+            ),
             show_default=False,
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Another model of the same shape.", show_default=False)] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Another model of the same shape.", show_default=False)
+    ] = None,
     task: Annotated[
         str | None, typer.Option(help="The task's name or file, in place of its own.", show_default=False)
     ] = None,
     trust: Annotated[
         bool,
-        typer.Option("--trust", help="Run the task file and open the model that its files name, wherever they are."),
+        typer.Option(
+            "--trust", help="Run the task file and open the model that its files name, wherever they are."
+        ),
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     opens: Annotated[
         bool | None,
-        typer.Option("--open/--no-open", help="Open it in a browser; else if there is a display.", show_default=False),
+        typer.Option(
+            "--open/--no-open", help="Open it in a browser; else if there is a display.", show_default=False
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is no such page.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; warnings only.")] = False,
 ) -> None:
     """Make one HTML file of a circuit, to explore in a browser and to send: it needs no network.
 
-    Attention patterns, what nodes write to the logits, and predictions take a run of the model on the run's prompts;
-    where it can't be had the page is made without.
+    Attention patterns, what nodes write to the logits, and predictions take a run of the model on
+    the run's prompts; where it can't be had the page is made without.
     """
     from circuitfind.export import export_subject
     from circuitfind.review.opening import Named
@@ -83,8 +96,8 @@ def view(
 def find_subject(
     options: ViewOptions, known: str | None, folder: Path, runs_model: bool, progress: TerminalProgress
 ) -> Subject:
-    """The circuit with all that the page shows of it. Raises CircuitfindError; where only the model is missing, and no
-    other was named, it warns."""
+    """The circuit with all that the page shows of it. Raises CircuitfindError; where only the model
+    is missing, and no other was named, it warns."""
     from dataclasses import replace
 
     from circuitfind.cli.known import here

@@ -1,14 +1,17 @@
-"""Is anything of the behaviour left outside of the circuit? Completeness, after Wang et al. (arXiv:2211.00593).
+"""Is anything of the behaviour left outside of the circuit? Completeness, after Wang et al.
+(arXiv:2211.00593).
 
-Two ways to ask. The complement, all edges but the circuit's, should do no better than the ablated model. And a complete
-circuit behaves as the model does under every knock-out: for any set K of its nodes, |F(C\\K) - F(M\\K)| is small, where
-C\\K is the circuit and M\\K the whole model without any edge that leaves a node of K. That difference is the
-incompleteness under K. Backup heads, which take over only when others are gone, show in no other number: single edges
-of an OR look needless one by one, and a circuit without the backup is as faithful as one with it.
+Two ways to ask. The complement, all edges but the circuit's, should do no better than the ablated
+model. And a complete circuit behaves as the model does under every knock-out: for any set K of its
+nodes, |F(C\\K) - F(M\\K)| is small, where C\\K is the circuit and M\\K the whole model without any
+edge that leaves a node of K. That difference is the incompleteness under K. Backup heads, which
+take over only when others are gone, show in no other number: single edges of an OR look needless
+one by one, and a circuit without the backup is as faithful as one with it.
 
-Wang et al. draw K at random, by the class of heads, and greedily. Here K is drawn at random, each head and MLP of C
-with probability 1/2, and grown greedily: from the empty set, again and again by the node that raises the incompleteness
-most, until none does or after some steps. So the greedy one is a lower bound of the largest incompleteness.
+Wang et al. draw K at random, by the class of heads, and greedily. Here K is drawn at random, each
+head and MLP of C with probability 1/2, and grown greedily: from the empty set, again and again by
+the node that raises the incompleteness most, until none does or after some steps. So the greedy one
+is a lower bound of the largest incompleteness.
 """
 
 from __future__ import annotations
@@ -19,7 +22,16 @@ from typing import Any
 
 from circuitfind.circuits.draws import Draw
 from circuitfind.circuits.graph import Graph, Node
-from circuitfind.evaluation.meter import Meter, heads_and_mlps, knock_out, mean, share, spell_share, unit, values_of
+from circuitfind.evaluation.meter import (
+    Meter,
+    heads_and_mlps,
+    knock_out,
+    mean,
+    share,
+    spell_share,
+    unit,
+    values_of,
+)
 from circuitfind.evaluation.options import KnockOuts
 from circuitfind.evaluation.performance import Evaluation
 from circuitfind.evaluation.trials import Kept, Trials
@@ -52,8 +64,9 @@ class KnockOut:
 
 @dataclass(frozen=True)
 class Completeness:
-    """``complement``: all edges but the circuit's. ``nothing``: no node knocked out. ``greedy``: the steps of one
-    growing K, each with one node more than the last; none if no node raised the incompleteness.
+    """``complement``: all edges but the circuit's. ``nothing``: no node knocked out. ``greedy``:
+    the steps of one growing K, each with one node more than the last; none if no node raised the
+    incompleteness.
     """
 
     metric: MetricName
@@ -99,8 +112,10 @@ class Completeness:
         spelled = "none" if faithfulness is None else f"{faithfulness:.3f}"
         outside = mean(values_of(self.complement.circuit, self.metric))
         lines = [
-            f"Complement (all edges but the circuit's): {self.metric} {outside:.4g} {unit(self.metric)}, "
-            f"faithfulness {spelled}; 0 where nothing of the behaviour is left outside.",
+            (
+                f"Complement (all edges but the circuit's): {self.metric} {outside:.4g} {unit(self.metric)}, "
+                f"faithfulness {spelled}; 0 where nothing of the behaviour is left outside."
+            ),
             f"No knock-out: {self._spell(self.nothing)}.",
         ]
         if self.randoms:
@@ -113,7 +128,10 @@ class Completeness:
         return lines
 
     def _spell(self, knock: KnockOut) -> str:
-        return f"incompleteness {knock.incompleteness:.4g} {unit(self.metric)} ({spell_share(self.share(knock))})"
+        return (
+            f"incompleteness {knock.incompleteness:.4g} {unit(self.metric)}"
+            f" ({spell_share(self.share(knock))})"
+        )
 
     def _spell_greedy(self) -> str:
         if not self.greedy:
@@ -155,7 +173,15 @@ def measure_completeness(
     greedy = _grow(meter, kept, nodes, nothing, options, draw)
     meter.finish()
     return Completeness(
-        metric, options, len(nodes), meter.full, meter.ablated, complement, nothing, tuple(randoms), tuple(greedy)
+        metric,
+        options,
+        len(nodes),
+        meter.full,
+        meter.ablated,
+        complement,
+        nothing,
+        tuple(randoms),
+        tuple(greedy),
     )
 
 

@@ -1,4 +1,5 @@
-"""How a circuit fares as it grows: faithfulness and KL at each of MIB's sizes, and two areas that sum them up.
+"""How a circuit fares as it grows: faithfulness and KL at each of MIB's sizes, and two areas that
+sum them up.
 
 Of the same scores two families of circuits are made, of ten sizes each (a share of all edges,
 before pruning): of the edges with the highest score, and of those with the highest |score|. Where a
@@ -6,12 +7,15 @@ method decides on whole nodes, or on edges that go together, the shares are of t
 (``circuits/units.py``): a circuit of nodes has all edges among them and the input, which is always
 in, as MIB's circuits of nodes. With f the faithfulness,
 
-- CPR, the circuit performance ratio, is the area under f of the first family: how much of the behaviour small circuits
-  recover. More than 1 is over-recovery, so that it is never to be read without
-- CMD, the circuit-model distance, the area of |1 - f| of the second family: how far small circuits are from the model.
+- CPR, the circuit performance ratio, is the area under f of the first family: how much of the
+  behaviour small circuits recover. More than 1 is over-recovery, so that it is never to be read
+  without
+- CMD, the circuit-model distance, the area of |1 - f| of the second family: how far small circuits
+  are from the model.
 
-Both are trapezoids over the share of edges, from the smallest size to the whole graph, on a linear axis: a circuit that
-fails until it is the whole graph has CPR 0.25 and CMD 0.749. Paper: MIB, arXiv:2504.13151.
+Both are trapezoids over the share of edges, from the smallest size to the whole graph, on a linear
+axis: a circuit that fails until it is the whole graph has CPR 0.25 and CMD 0.749. Paper: MIB,
+arXiv:2504.13151.
 """
 
 from __future__ import annotations
@@ -65,10 +69,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """The circuits of every size, from the smallest to the whole graph; ``metric`` is that of values and faithfulness.
+    """The circuits of every size, from the smallest to the whole graph; ``metric`` is that of
+    values and faithfulness.
 
-    ``signed``: those of the highest scores, ``absolute``: of the highest |score|. ``full`` and ``ablated``: the metric
-    of the full model and with every edge ablated, ``ablated_kl`` the latter's KL in nats.
+    ``signed``: those of the highest scores, ``absolute``: of the highest |score|. ``full`` and
+    ``ablated``: the metric of the full model and with every edge ablated, ``ablated_kl`` the
+    latter's KL in nats.
     """
 
     metric: str
@@ -127,16 +133,19 @@ def measure_curve(
     progress: Progress | None = None,
     units: Units | None = None,
 ) -> Curve:
-    """The circuits that the scores make at each of the ``budgets`` (rising, in (0, 1]), run on the trials' prompts.
+    """The circuits that the scores make at each of the ``budgets`` (rising, in (0, 1]), run on the
+    trials' prompts.
 
-    ``units``: what is chosen, and the budgets are shares of; single edges by default. A circuit that comes up twice is
-    run once. Raises UsageError for an unknown metric, for budgets that do not rise, and for a score that is no finite
-    number.
+    ``units``: what is chosen, and the budgets are shares of; single edges by default. A circuit
+    that comes up twice is run once. Raises UsageError for an unknown metric, for budgets that do
+    not rise, and for a score that is no finite number.
     """
     if metric not in trials.full.values:
         raise UsageError(unknown("metric", metric, trials.full.values))
     if any(left >= right for left, right in pairwise(budgets)):
-        raise UsageError(f"The budgets are {', '.join(f'{b:g}' for b in budgets)}; give each once, the smallest first.")
+        raise UsageError(
+            f"The budgets are {', '.join(f'{b:g}' for b in budgets)}; give each once, the smallest first."
+        )
     units, runs = units or Units(trials.graph), _Runs(trials, metric)
     progress, families = progress or Silent(), []
     progress.stage("running circuits of every size")
@@ -173,7 +182,9 @@ def _key(kept: Kept) -> bytes:
     return kept.numpy().tobytes()
 
 
-def _measure(runs: _Runs, scores: Float[Tensor, "receiver sender"], selection: Selection, units: Units) -> Point:
+def _measure(
+    runs: _Runs, scores: Float[Tensor, "receiver sender"], selection: Selection, units: Units
+) -> Point:
     """The circuit of one size."""
     trials = runs.trials
     selected = select(trials.graph, scores, selection, units)

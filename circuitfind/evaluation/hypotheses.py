@@ -1,25 +1,34 @@
-"""Tests of what a circuit claims: "Hypothesis Testing the Circuit Hypothesis in LLMs" (Shi et al., arXiv:2410.13032).
+"""Tests of what a circuit claims: "Hypothesis Testing the Circuit Hypothesis in LLMs" (Shi et al.,
+arXiv:2410.13032).
 
-M is the full model, C the circuit, s_i(A) the metric of prompt i under the edges A with its sign turned where less is
-better, d(A) = mean_i |s_i(A) - s_i(M)| how far from the model a run is. What is tested, at edge level:
+M is the full model, C the circuit, s_i(A) the metric of prompt i under the edges A with its sign
+turned where less is better, d(A) = mean_i |s_i(A) - s_i(M)| how far from the model a run is. What
+is tested, at edge level:
 
-- **Equivalence.** Null: |P(s(C) > s(M)) - 1/2| <= epsilon, over prompts. p: ``statistics.share_differs`` of the
-  prompts that C wins. Prompts on which both are exactly equal are left out; where none is left, p = 1.
-- **Independence.** Null: s(M \\ C) is independent of s(M), over prompts. HSIC, by permutation of prompts.
-- **Minimality.** Null for each edge e of C: P(D(C, e) > D(C+, r)) >= quantile. D(A, e) = mean_i |s_i(A) - s_i(A \\ e)|;
-  C+ is C with a random path of edges outside of C, r a random edge of that path. Binomial, Holm over the edges; the
-  null of the whole circuit is that of all its edges, and its p value the least corrected one.
-- **Sufficiency.** Null: P(d(C) < d(R)) <= quantile, R unions of random paths through the model with at least as many
-  edges as C. Binomial.
-- **Partial necessity.** Null: P(d(M \\ C) > d(M \\ R)) <= quantile, R likewise, of paths outside of C. Binomial.
+- **Equivalence.** Null: |P(s(C) > s(M)) - 1/2| <= epsilon, over prompts. p:
+  ``statistics.share_differs`` of the prompts that C wins. Prompts on which both are exactly equal
+  are left out; where none is left, p = 1.
+- **Independence.** Null: s(M \\ C) is independent of s(M), over prompts. HSIC, by permutation of
+  prompts.
+- **Minimality.** Null for each edge e of C: P(D(C, e) > D(C+, r)) >= quantile. D(A, e) = mean_i
+  |s_i(A) - s_i(A \\ e)|; C+ is C with a random path of edges outside of C, r a random edge of that
+  path. Binomial, Holm over the edges; the null of the whole circuit is that of all its edges, and
+  its p value the least corrected one.
+- **Sufficiency.** Null: P(d(C) < d(R)) <= quantile, R unions of random paths through the model with
+  at least as many edges as C. Binomial.
+- **Partial necessity.** Null: P(d(M \\ C) > d(M \\ R)) <= quantile, R likewise, of paths outside of
+  C. Binomial.
 
-To reject one of the first three speaks against the circuit, not to reject it proves nothing; to reject one of the last
-two speaks for it. KL is a distance from M and no score, under which M would win always: equivalence and independence
-then look at the loss. The paper's own software (blei-lab/circuitry) differs in that it squares the differences of d and
-D, takes the mean difference of the scores for the share of prompts that C wins, gives both variables of HSIC one kernel
-width, corrects for no number of edges, and draws R for partial necessity from the whole model unless told otherwise.
+To reject one of the first three speaks against the circuit, not to reject it proves nothing; to
+reject one of the last two speaks for it. KL is a distance from M and no score, under which M would
+win always: equivalence and independence then look at the loss. The paper's own software
+(blei-lab/circuitry) differs in that it squares the differences of d and D, takes the mean
+difference of the scores for the share of prompts that C wins, gives both variables of HSIC one
+kernel width, corrects for no number of edges, and draws R for partial necessity from the whole
+model unless told otherwise.
 
-p values are corrected (Holm) for the number of tests that were run. A test that cannot be run says why.
+p values are corrected (Holm) for the number of tests that were run. A test that cannot be run says
+why.
 """
 
 from __future__ import annotations
@@ -51,7 +60,9 @@ from circuitfind.progress import Progress
 
 @dataclass(frozen=True)
 class EdgeTest:
-    """One edge of the minimality test: what leaving it out changes, how many random edges change less, and p."""
+    """One edge of the minimality test: what leaving it out changes, how many random edges change
+    less, and p.
+    """
 
     edge: Edge
     change: float
@@ -60,15 +71,21 @@ class EdgeTest:
     corrected: float
 
     def to_dict(self) -> dict[str, Any]:
-        return {"change": self.change, "wins": self.wins, "p_value": self.p_value, "corrected_p_value": self.corrected}
+        return {
+            "change": self.change,
+            "wins": self.wins,
+            "p_value": self.p_value,
+            "corrected_p_value": self.corrected,
+        }
 
 
 @dataclass(frozen=True)
 class Outcome:
     """Of one test. ``n``: prompts or random draws that it rests on.
 
-    ``effect_size`` is that which ``effect`` says. ``rejected_says`` and ``kept_says``: what follows where the null is
-    rejected, and what was not shown where it is not. ``why_not``: why it was not run; then it has no numbers.
+    ``effect_size`` is that which ``effect`` says. ``rejected_says`` and ``kept_says``: what follows
+    where the null is rejected, and what was not shown where it is not. ``why_not``: why it was not
+    run; then it has no numbers.
     """
 
     name: str
@@ -147,9 +164,11 @@ def score_of(metric: MetricName) -> MetricName:
     return "loss" if metric == "kl" else metric
 
 
-def phases(graph: Graph, kept: Kept, options: HypothesisOptions, are_known: bool = False) -> tuple[Phase, ...]:
-    """The runs that ``run_tests`` takes, in its order; fewer where a test cannot be run. ``are_known``: those without
-    an edge have been made for another judgement."""
+def phases(
+    graph: Graph, kept: Kept, options: HypothesisOptions, are_known: bool = False
+) -> tuple[Phase, ...]:
+    """The runs that ``run_tests`` takes, in its order; fewer where a test cannot be run.
+    ``are_known``: those without an edge have been made for another judgement."""
     n_edges, n = min(options.most, int(kept.sum())), options.n_random
     edges = (Phase(1 + n_edges, 0.0 if are_known else PART), Phase(2 * n, GROWN))
     return (Phase(2, DENSE), Phase(2, ALONE), *edges, Phase(n, ALONE), Phase(1 + n, DENSE))
@@ -181,8 +200,12 @@ def run_tests(
     return Hypotheses(options, correct_together(tests))
 
 
-def draw_parts(graph: Graph, kept: Kept, options: HypothesisOptions, draw: Draw | None = None) -> dict[Edge, Kept]:
-    """The circuit without each of its edges that are tested for minimality: all, or the first of the draws."""
+def draw_parts(
+    graph: Graph, kept: Kept, options: HypothesisOptions, draw: Draw | None = None
+) -> dict[Edge, Kept]:
+    """The circuit without each of its edges that are tested for minimality: all, or the first of
+    the draws.
+    """
     edges, draw = edges_of(graph, kept), draw or Draw(options.seed)
     return {edges[i]: leave_out(graph, kept, edges[i]) for i in draw.some(len(edges), options.most)}
 
@@ -193,9 +216,13 @@ def correct_together(tests: Sequence[Outcome]) -> tuple[Outcome, ...]:
     return tuple(test if test.p_value is None else replace(test, corrected=next(corrected)) for test in tests)
 
 
-def judge_equivalence(circuit: Values, model: Values, metric: MetricName, options: HypothesisOptions) -> Outcome:
+def judge_equivalence(
+    circuit: Values, model: Values, metric: MetricName, options: HypothesisOptions
+) -> Outcome:
     """Of each prompt's score in the circuit and in the full model, more being better. Not corrected yet."""
-    wins, losses = (sum(x > y for x, y in zip(*pair, strict=True)) for pair in ((circuit, model), (model, circuit)))
+    wins, losses = (
+        sum(x > y for x, y in zip(*pair, strict=True)) for pair in ((circuit, model), (model, circuit))
+    )
     n = wins + losses
     share = wins / n if n else 0.5
     return Outcome(
@@ -214,7 +241,9 @@ def judge_equivalence(circuit: Values, model: Values, metric: MetricName, option
     )
 
 
-def judge_independence(complement: Values, model: Values, metric: MetricName, options: HypothesisOptions) -> Outcome:
+def judge_independence(
+    complement: Values, model: Values, metric: MetricName, options: HypothesisOptions
+) -> Outcome:
     """Of each prompt's score without the circuit's edges and in the full model. Not corrected yet."""
     outcome = Outcome(
         "independence",
@@ -274,9 +303,13 @@ class Bench:
             return replace(outcome, why_not=reason)
         whole, *without = self._meter.values_within(self._kept, [self._kept, *parts.values()])
         changes = {edge: mean_change(whole, values) for edge, values in zip(parts, without, strict=True)}
-        tests = judge_edges(changes, [self._inflate(outside, draw) for _ in range(options.n_random)], options.quantile)
+        tests = judge_edges(
+            changes, [self._inflate(outside, draw) for _ in range(options.n_random)], options.quantile
+        )
         n_needless = sum(test.corrected <= options.alpha for test in tests)
-        found = f"{n_needless:,} of {count_of(len(tests), self._n_edges, 'edges')} matter less than random ones"
+        found = (
+            f"{n_needless:,} of {count_of(len(tests), self._n_edges, 'edges')} matter less than random ones"
+        )
         return replace(
             outcome,
             rejected_says=f"{found}, so the circuit is not minimal",
@@ -292,13 +325,16 @@ class Bench:
         """Against random circuits of the whole model."""
         outcome = self._outcome(
             "sufficiency",
-            f"the circuit is nearer to the model than at most {self._options.quantile:.0%} of random circuits",
+            f"the circuit is nearer to the model than at most {self._options.quantile:.0%} of random"
+            " circuits",
             "share of random circuits that are farther from the model",
         )
         own = self._distance(self.circuit)
         paths, n = Paths(self._graph, self._edges), self._options.n_random
         draw = Draw(self._options.seed)
-        others = [self._distance(self._meter.run(paths.draw(self._n_edges, draw), self._names)) for _ in range(n)]
+        others = [
+            self._distance(self._meter.run(paths.draw(self._n_edges, draw), self._names)) for _ in range(n)
+        ]
         wins = sum(own < other for other in others)
         return self._weigh(outcome, wins, "more faithful than", "the circuit was not shown to be sufficient")
 
@@ -306,7 +342,8 @@ class Bench:
         """Against random circuits from outside of the circuit."""
         outcome = self._outcome(
             "partial necessity",
-            f"its knock-out hurts more than that of at most {self._options.quantile:.0%} of random circuits outside",
+            f"its knock-out hurts more than that of at most {self._options.quantile:.0%} of random circuits"
+            " outside",
             "share of random circuits whose knock-out changes less",
         )
         paths, n = Paths(self._graph, self._edges & ~self._kept), self._options.n_random
@@ -319,14 +356,18 @@ class Bench:
         circuits = (paths.draw(self._n_edges, draw) for _ in range(n))
         others = [self._distance(self._meter.run(self._edges & ~drawn, self._names)) for drawn in circuits]
         wins = sum(own > other for other in others)
-        return self._weigh(outcome, wins, "its knock-out hurts more than that of", "it was not shown to be necessary")
+        return self._weigh(
+            outcome, wins, "its knock-out hurts more than that of", "it was not shown to be necessary"
+        )
 
     @property
     def _names(self) -> tuple[str, ...]:
         return (self._meter.metric,)
 
     def _outcome(self, name: str, null: str, effect: str) -> Outcome:
-        return Outcome(name, self._meter.metric, null, effect, "", "", self._options.seed, self._options.alpha)
+        return Outcome(
+            name, self._meter.metric, null, effect, "", "", self._options.seed, self._options.alpha
+        )
 
     def _weigh(self, outcome: Outcome, wins: int, how: str, otherwise: str) -> Outcome:
         n, quantile, alpha = self._options.n_random, self._options.quantile, self._options.alpha

@@ -1,7 +1,8 @@
 """One metric of one circuit after another, with a count of the runs: what every judgement holds in its hand.
 
-F(A) is the mean over prompts of the metric of a run in which all edges but those of A are ablated. The unit in which
-judgements are compared is |F(full) - F(ablated)|, the whole of what there is to lose.
+F(A) is the mean over prompts of the metric of a run in which all edges but those of A are ablated.
+The unit in which judgements are compared is |F(full) - F(ablated)|, the whole of what there is to
+lose.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ UNITS = {"kl": "nats", "logit-diff": "logits", "prob-diff": "probability", "loss
 class Meter:
     """Reads one metric off trials and tells how much of the runs of some phases is done.
 
-    To settle on a circuit counts as a run. The full and the ablated model's are not counted: they are run once for
-    all judgements.
+    To settle on a circuit counts as a run. The full and the ablated model's are not counted: they
+    are run once for all judgements.
     """
 
-    def __init__(self, trials: Trials, metric: MetricName, phases: tuple[Phase, ...], progress: Progress) -> None:
+    def __init__(
+        self, trials: Trials, metric: MetricName, phases: tuple[Phase, ...], progress: Progress
+    ) -> None:
         self.trials, self.metric = trials, metric
         self._done, self._work, self._progress = 0, Work(phases), progress
 
@@ -54,7 +57,9 @@ class Meter:
         return mean(self.values(kept))
 
     def values_within(self, circuit: Kept, parts: Sequence[Kept]) -> list[tuple[float, ...]]:
-        """The metric of each prompt in each of these parts of a circuit. Raises UsageError as ``values_of``."""
+        """The metric of each prompt in each of these parts of a circuit. Raises UsageError as
+        ``values_of``.
+        """
         runs = self.trials.run_within(circuit, parts, (self.metric,), self._count)
         return [values_of(run, self.metric) for run in runs]
 
@@ -107,7 +112,11 @@ def share(value: float, full: float, ablated: float) -> float | None:
 
 def spell_share(value: float | None) -> str:
     """A share as a reader sees it."""
-    return "no share: full and ablated model do not differ" if value is None else f"{value:.1%} of full - ablated"
+    return (
+        "no share: full and ablated model do not differ"
+        if value is None
+        else f"{value:.1%} of full - ablated"
+    )
 
 
 def count_of(n: int, n_all: int, what: str) -> str:
@@ -121,9 +130,13 @@ def unit(metric: str) -> str:
 
 
 def heads_and_mlps(graph: Graph, kept: Kept) -> tuple[Node, ...]:
-    """The nodes of a circuit that can be knocked out: heads and MLPs that a kept edge leaves, in forward order."""
+    """The nodes of a circuit that can be knocked out: heads and MLPs that a kept edge leaves, in
+    forward order.
+    """
     sends = kept.any(0).tolist()
-    return tuple(node for node, is_in in zip(graph.senders, sends, strict=True) if is_in and node.kind != "input")
+    return tuple(
+        node for node, is_in in zip(graph.senders, sends, strict=True) if is_in and node.kind != "input"
+    )
 
 
 def knock_out(graph: Graph, kept: Kept, nodes: Sequence[Node]) -> Kept:

@@ -1,9 +1,10 @@
 """Is everything in the circuit needed? Each edge and each node left out of it alone.
 
-The contribution of a part is F(C) - F(C without it), in the metric's unit: for a metric of which more is better (the
-differences) it is positive where the part helps, for KL and loss negative. A part whose contribution, whatever its
-sign, is below a small share of |F(full) - F(ablated)| is called needless; parts that stand in for each other are all
-needless one by one, so that needless parts cannot simply all be left out. A node is left out with all its edges.
+The contribution of a part is F(C) - F(C without it), in the metric's unit: for a metric of which
+more is better (the differences) it is positive where the part helps, for KL and loss negative. A
+part whose contribution, whatever its sign, is below a small share of |F(full) - F(ablated)| is
+called needless; parts that stand in for each other are all needless one by one, so that needless
+parts cannot simply all be left out. A node is left out with all its edges.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from circuitfind.progress import Progress
 
 @dataclass(frozen=True)
 class Contributions:
-    """F(C) - F(C without it) of edges or of nodes, in graph order; ``n_all``: how many of them the circuit has."""
+    """F(C) - F(C without it) of edges or of nodes, in graph order; ``n_all``: how many of them the
+    circuit has.
+    """
 
     values: dict[Edge, float] | dict[Node, float]
     n_all: int
@@ -39,7 +42,12 @@ class Contributions:
 
     def to_dict(self) -> dict[str, Any]:
         values = {str(part): value for part, value in self.values.items()}
-        return {"n_all": self.n_all, "n_looked_at": len(values), "is_sample": self.is_sample, "contributions": values}
+        return {
+            "n_all": self.n_all,
+            "n_looked_at": len(values),
+            "is_sample": self.is_sample,
+            "contributions": values,
+        }
 
 
 @dataclass(frozen=True)
@@ -78,8 +86,9 @@ class Minimality:
     def _line(self, parts: Contributions, what: str) -> str:
         n = len(parts.values)
         line = (
-            f"Left out alone, {parts.n_below(self.least):,} of {count_of(n, parts.n_all, what)} change {self.metric} "
-            f"by less than {100 * self.options.share:g}% of |full - ablated| ({self.least:.3g} {unit(self.metric)})"
+            f"Left out alone, {parts.n_below(self.least):,} of {count_of(n, parts.n_all, what)} change"
+            f" {self.metric} by less than {100 * self.options.share:g}% of |full - ablated| ({self.least:.3g}"
+            f" {unit(self.metric)})"
         )
         if not n:
             return f"{line}."
@@ -96,7 +105,11 @@ def edges_of(graph: Graph, kept: Kept) -> list[Edge]:
 
 def phases(graph: Graph, kept: Kept, options: LeaveOneOut) -> tuple[Phase, ...]:
     """The runs that ``measure_minimality`` takes."""
-    return (Phase(1 + sum(min(options.most, n) for n in (int(kept.sum()), len(heads_and_mlps(graph, kept)))), PART),)
+    return (
+        Phase(
+            1 + sum(min(options.most, n) for n in (int(kept.sum()), len(heads_and_mlps(graph, kept)))), PART
+        ),
+    )
 
 
 def n_runs(graph: Graph, kept: Kept, options: LeaveOneOut) -> int:

@@ -1,4 +1,6 @@
-"""How well a circuit of neurons does the task, beside the full model and the one with every neuron ablated."""
+"""How well a circuit of neurons does the task, beside the full model and the one with every neuron
+ablated.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,11 @@ def evaluate_neurons(
     known: Evaluation | None = None,
     progress: Progress = SILENT,
 ) -> Evaluation:
-    """The full model, the circuit of the ``kept`` neurons, and the model with every neuron ablated (its input is not).
+    """The full model, the circuit of the ``kept`` neurons, and the model with every neuron ablated
+    (its input is not).
 
-    ``known``: that of another circuit, all else the same, from which all but the circuit's is taken over.
+    ``known``: that of another circuit, all else the same, from which all but the circuit's is taken
+    over.
     """
 
     def open_block(block: Batch) -> tuple[Final, Callable[[Tensor], Final]]:

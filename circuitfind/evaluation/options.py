@@ -1,4 +1,6 @@
-"""What each judgement of a circuit is asked for. No torch: a wrong number is refused before anything is loaded."""
+"""What each judgement of a circuit is asked for. No torch: a wrong number is refused before
+anything is loaded.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,11 @@ from circuitfind.errors import UsageError
 
 @dataclass(frozen=True)
 class KnockOuts:
-    """``n_random`` random sets of the circuit's nodes, and one that grows by a node in each of at most ``n_steps``.
+    """``n_random`` random sets of the circuit's nodes, and one that grows by a node in each of at
+    most ``n_steps``.
 
-    A step looks at ``n_candidates`` nodes drawn from those left; None: at all of them. Raises UsageError for what
-    cannot be.
+    A step looks at ``n_candidates`` nodes drawn from those left; None: at all of them. Raises
+    UsageError for what cannot be.
     """
 
     n_random: int = 20
@@ -29,7 +32,9 @@ class KnockOuts:
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """At most ``most`` edges and as many nodes, drawn where there are more; ``share``: below which one is needless."""
+    """At most ``most`` edges and as many nodes, drawn where there are more; ``share``: below which
+    one is needless.
+    """
 
     most: int = 500
     share: float = 0.01
@@ -55,9 +60,10 @@ class RandomCircuits:
 class HypothesisOptions:
     """Of the five tests (``hypotheses.py``).
 
-    ``epsilon``: by how much the share of prompts that the circuit wins may differ from 1/2. ``quantile``: with which
-    probability the circuit, or an edge of it, must beat chance. ``n_random`` random circuits for each test that needs
-    some, ``n_permutations`` of the prompts, at most ``most`` edges tested for minimality. ``alpha``: the level.
+    ``epsilon``: by how much the share of prompts that the circuit wins may differ from 1/2.
+    ``quantile``: with which probability the circuit, or an edge of it, must beat chance.
+    ``n_random`` random circuits for each test that needs some, ``n_permutations`` of the prompts,
+    at most ``most`` edges tested for minimality. ``alpha``: the level.
     """
 
     epsilon: float = 0.1

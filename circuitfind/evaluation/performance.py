@@ -1,6 +1,7 @@
 """How well the full model, the circuit and the fully ablated model do the task: the evidence in every report.
 
-Faithfulness is (m(circuit) - m(ablated)) / (m(full) - m(ablated)), each m a mean over prompts (MIB, arXiv:2504.13151).
+Faithfulness is (m(circuit) - m(ablated)) / (m(full) - m(ablated)), each m a mean over prompts (MIB,
+arXiv:2504.13151).
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ class Evaluation:
     ablated: Performance
 
     def faithfulness(self, metric: str) -> float | None:
-        """1: the circuit does as the full model, 0: as the ablated one; None where those two do not differ."""
+        """1: the circuit does as the full model, 0: as the ablated one; None where those two do not
+        differ.
+        """
         full, circuit, ablated = (run.mean(metric) for run in (self.full, self.circuit, self.ablated))
         if full is None or circuit is None or ablated is None or math.isclose(full, ablated, abs_tol=ZERO):
             return None
@@ -78,7 +81,9 @@ class Evaluation:
         faithfulness, of one prompt, or in too many of the draws."""
         if self.faithfulness(metric) is None:
             return None
-        full, circuit, ablated = (np.array(run.values[metric]) for run in (self.full, self.circuit, self.ablated))
+        full, circuit, ablated = (
+            np.array(run.values[metric]) for run in (self.full, self.circuit, self.ablated)
+        )
         draws = np.random.default_rng(0).integers(len(full), size=(RESAMPLES, len(full)))
         return ratio_interval(circuit - ablated, full - ablated, draws, LEVEL, ZERO)
 
@@ -88,8 +93,12 @@ class Evaluation:
         return len(self.full.values["kl"])
 
     def to_dict(self) -> dict[str, object]:
-        """The block ``metrics`` of a circuit file; ``faithfulness`` is the logit difference's where there is one."""
-        by_metric = {name: self.faithfulness(name) for name in ("logit-diff", "kl", "prob-diff", *self.full.own)}
+        """The block ``metrics`` of a circuit file; ``faithfulness`` is the logit difference's where
+        there is one.
+        """
+        by_metric = {
+            name: self.faithfulness(name) for name in ("logit-diff", "kl", "prob-diff", *self.full.own)
+        }
         chosen = "kl" if by_metric["logit-diff"] is None else "logit-diff"
         interval = self.interval(chosen)
         return {
@@ -123,10 +132,11 @@ def evaluate(
     known: Evaluation | None = None,
     progress: Progress = SILENT,
 ) -> Evaluation:
-    """The full model, the circuit of the ``kept`` edges, and the model with every edge ablated, on the same prompts.
+    """The full model, the circuit of the ``kept`` edges, and the model with every edge ablated, on
+    the same prompts.
 
-    ``known``: that of another circuit, all else the same. Then only the circuit is run, the others are taken over.
-    Progress is told in prompts.
+    ``known``: that of another circuit, all else the same. Then only the circuit is run, the others
+    are taken over. Progress is told in prompts.
     """
 
     def open_block(block: Batch) -> tuple[Final, Callable[[Tensor], Final]]:
@@ -146,8 +156,8 @@ def evaluate_runs(
     known: Evaluation | None = None,
     progress: Progress = SILENT,
 ) -> Evaluation:
-    """The same for whatever a mask is over. ``open_block``: what the logits of some prompts read in the full model, and
-    what makes of a mask what they then read."""
+    """The same for whatever a mask is over. ``open_block``: what the logits of some prompts read in
+    the full model, and what makes of a mask what they then read."""
 
     def measure_block(group: tuple[Batch, int]) -> dict[str, dict[str, Tensor]]:
         block, n_real = group
@@ -205,4 +215,6 @@ def measure(
 
 def join(blocks: Sequence[Mapping[str, Tensor]]) -> Performance:
     """The measures of all blocks' prompts, in their order."""
-    return Performance({name: tuple(torch.cat([block[name] for block in blocks]).tolist()) for name in blocks[0]})
+    return Performance(
+        {name: tuple(torch.cat([block[name] for block in blocks]).tolist()) for name in blocks[0]}
+    )

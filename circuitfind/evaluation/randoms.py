@@ -1,10 +1,11 @@
 """What chance achieves: random circuits as large as the one that is judged.
 
-Two kinds. Circuits of the same *shape* have as many edges into each stage of each layer (its heads' q inputs, their k
-inputs, their v inputs, its MLP) and into the logits, drawn from all edges that lead there; many of those lie on no path
-from the input to the logits and carry nothing. Circuits of *paths* (Shi et al., arXiv:2410.13032) are unions of random
-paths from the input to the logits, each through an edge that is not in the circuit yet, until there are as many edges:
-all of them can carry something, and the last path may make the circuit a little larger.
+Two kinds. Circuits of the same *shape* have as many edges into each stage of each layer (its heads'
+q inputs, their k inputs, their v inputs, its MLP) and into the logits, drawn from all edges that
+lead there; many of those lie on no path from the input to the logits and carry nothing. Circuits of
+*paths* (Shi et al., arXiv:2410.13032) are unions of random paths from the input to the logits, each
+through an edge that is not in the circuit yet, until there are as many edges: all of them can carry
+something, and the last path may make the circuit a little larger.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from circuitfind.progress import Progress
 
 @dataclass(frozen=True)
 class AgainstRandom:
-    """The circuit beside random ones of its shape: faithfulness (None where full and ablated do not differ) and mean KL
-    in nats.
+    """The circuit beside random ones of its shape: faithfulness (None where full and ablated do not
+    differ) and mean KL in nats.
     """
 
     metric: MetricName
@@ -48,7 +49,9 @@ class AgainstRandom:
 
     @property
     def faithfulness_quantile(self) -> float | None:
-        """The share of random circuits farther from a faithfulness of 1; of those as far, half. 1: nearer than all."""
+        """The share of random circuits farther from a faithfulness of 1; of those as far, half. 1:
+        nearer than all.
+        """
         if self.faithfulness is None or self.random_faithfulness is None:
             return None
         return quantile(abs(self.faithfulness - 1), [abs(x - 1) for x in self.random_faithfulness])
@@ -109,7 +112,11 @@ def measure_against_random(
 
     Raises UsageError where a prompt has no value of the metric.
     """
-    meter, draw, names = Meter(trials, metric, phases(options), progress), Draw(options.seed), sorted({"kl", metric})
+    meter, draw, names = (
+        Meter(trials, metric, phases(options), progress),
+        Draw(options.seed),
+        sorted({"kl", metric}),
+    )
 
     def measure(circuit: Kept) -> tuple[float | None, float]:
         performance = meter.run(circuit, names)
@@ -127,8 +134,8 @@ def measure_against_random(
 
 
 def stages(graph: Graph) -> list[range]:
-    """The receivers of each stage: a layer's q inputs, its k inputs, its v inputs, its MLP, each at one role if there
-    are some; the logits."""
+    """The receivers of each stage: a layer's q inputs, its k inputs, its v inputs, its MLP, each at
+    one role if there are some; the logits."""
     sizes = [n * graph.n_roles for _ in range(graph.n_layers) for n in (graph.n_heads,) * 3 + (1,)]
     ends = np.cumsum(sizes).tolist()
     inner = [
@@ -163,12 +170,16 @@ class Paths:
         return len(self._places)
 
     def draw(self, n_edges: int, draw: Draw) -> Kept:
-        """The union of random paths with so many edges, or a few more. Raises UsageError where there are not so many.
+        """The union of random paths with so many edges, or a few more. Raises UsageError where
+        there are not so many.
 
-        Each path goes through the next edge, in a random order of all, that no path goes through yet.
+        Each path goes through the next edge, in a random order of all, that no path goes through
+        yet.
         """
         if n_edges > len(self):
-            raise UsageError(f"{n_edges:,} edges cannot be drawn: only {len(self):,} lie on a path to the logits.")
+            raise UsageError(
+                f"{n_edges:,} edges cannot be drawn: only {len(self):,} lie on a path to the logits."
+            )
         drawn = np.zeros_like(self.edges)
         n_drawn = 0
         for place in draw.order(len(self)):
@@ -182,7 +193,9 @@ class Paths:
         return torch.from_numpy(drawn)
 
     def _through(self, row: int, sender: int, draw: Draw) -> list[tuple[int, int]]:
-        """A path through this edge: from each node on by an edge drawn from those that lead on, and so back."""
+        """A path through this edge: from each node on by an edge drawn from those that lead on, and
+        so back.
+        """
         path, first = [(row, sender)], row
         while self._sites.owner[row] < self.edges.shape[1]:
             column = self._sites.owner[row]

@@ -1,12 +1,14 @@
 """Scores, or a circuit, against a reference circuit: is what should be found on top, and is it what was kept?
 
-What was kept is told by precision, recall and Jaccard. What is on top is told by two numbers that need no size: the
-area under the ROC curve (the probability that an edge of the reference, drawn at random, has a higher score than one
-that is not; of equal scores half counts) and the average precision (the mean, over the edges of the reference, of the
-share of reference edges among those that score at least as high). Edges, over all of the graph, are ranked by |score|
-unless signed scores are asked for. A node's score is the largest of those of the edges that leave it; nodes are heads
-and MLPs, or heads alone where the reference names no others, and never the input or the logits, which every circuit
-has. Of a circuit without scores for all edges those that it lacks count as 0.
+What was kept is told by precision, recall and Jaccard. What is on top is told by two numbers that
+need no size: the area under the ROC curve (the probability that an edge of the reference, drawn at
+random, has a higher score than one that is not; of equal scores half counts) and the average
+precision (the mean, over the edges of the reference, of the share of reference edges among those
+that score at least as high). Edges, over all of the graph, are ranked by |score| unless signed
+scores are asked for. A node's score is the largest of those of the edges that leave it; nodes are
+heads and MLPs, or heads alone where the reference names no others, and never the input or the
+logits, which every circuit has. Of a circuit without scores for all edges those that it lacks count
+as 0.
 
 No torch here: scores are numpy arrays.
 """
@@ -60,10 +62,12 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Agreement:
-    """What a circuit has in common with a reference, and how well scores tell the reference's edges and nodes.
+    """What a circuit has in common with a reference, and how well scores tell the reference's edges
+    and nodes.
 
-    In each Overlap the reference stands before, the circuit after: so precision is the share of the circuit that the
-    reference has, recall the share of the reference that the circuit has. Edges are None where the reference has none.
+    In each Overlap the reference stands before, the circuit after: so precision is the share of the
+    circuit that the reference has, recall the share of the reference that the circuit has. Edges
+    are None where the reference has none.
     """
 
     order: Order
@@ -76,7 +80,9 @@ class Agreement:
         return {
             "order": self.order,
             "nodes": _block(self.nodes, self.node_ranking),
-            "edges": None if self.edges is None or self.edge_ranking is None else _block(self.edges, self.edge_ranking),
+            "edges": None
+            if self.edges is None or self.edge_ranking is None
+            else _block(self.edges, self.edge_ranking),
         }
 
 
@@ -99,8 +105,8 @@ def agree_with_circuit(
 ) -> Agreement:
     """The circuit against a reference of which the edges are known.
 
-    ``scores``: those the ranking is of; without them the circuit's own. Raises CircuitError for graphs of different
-    shapes and for scores that are no finite numbers.
+    ``scores``: those the ranking is of; without them the circuit's own. Raises CircuitError for
+    graphs of different shapes and for scores that are no finite numbers.
     """
     check_same_graph(circuit.graph, "the reference", reference.graph)
     nodes = agree_with_nodes(circuit, reference.nodes, scores, order)
@@ -122,7 +128,9 @@ def agree_with_nodes(
     graph = circuit.graph
     size = _sizes(circuit, scores, order)
     universe = [node for node in graph.senders if node.kind in kinds]
-    wanted, found = ([node for node in universe if node in nodes] for nodes in (set(reference), set(circuit.nodes)))
+    wanted, found = (
+        [node for node in universe if node in nodes] for nodes in (set(reference), set(circuit.nodes))
+    )
     heights = np.where(edges_of(graph), size, -np.inf).max(0)
     of_nodes = heights[[graph.sender_index[node] for node in universe]]
     ranking = rank(of_nodes, np.array([node in set(wanted) for node in universe], bool))
@@ -138,7 +146,9 @@ def rank(scores: Float[np.ndarray, " item"], positive: Bool[np.ndarray, " item"]
     above = rankdata(scores)[positive].sum() - n_positive * (n_positive + 1) / 2  # Mann and Whitney's U
     at_least = partial(rankdata, method="max")  # of -scores: how many score at least as high
     precision = at_least(-scores[positive]) / at_least(-scores)[positive]
-    return Ranking(n_positive, n_negative, float(above / (n_positive * n_negative)), math.fsum(precision) / n_positive)
+    return Ranking(
+        n_positive, n_negative, float(above / (n_positive * n_negative)), math.fsum(precision) / n_positive
+    )
 
 
 def edges_of(graph: Graph) -> Bool[np.ndarray, "receiver sender"]:
@@ -161,12 +171,16 @@ def _sizes(circuit: Circuit, scores: Scores | None, order: Order) -> Scores:
     given = scores_of(circuit) if scores is None else scores.astype(np.float64)
     n_wrong = int((edges_of(circuit.graph) & ~np.isfinite(given)).sum())
     if n_wrong:
-        raise CircuitError(f"{n_wrong:,} scores are no finite numbers. Leave the scores out, or find them again.")
+        raise CircuitError(
+            f"{n_wrong:,} scores are no finite numbers. Leave the scores out, or find them again."
+        )
     return np.abs(given) if order == "absolute" else given
 
 
 def read_scores(path: Path, graph: Graph) -> Scores:
-    """The scores in a scores.safetensors, float64. Raises CircuitError for a file that is none or of another graph."""
+    """The scores in a scores.safetensors, float64. Raises CircuitError for a file that is none or
+    of another graph.
+    """
     try:
         if not is_of(graph, read_metadata(path), path):
             raise CircuitError(f"{path}: its scores are of another graph than {describe_shape(graph)}.")

@@ -1,8 +1,8 @@
 """How a circuit does prompt by prompt: a mean over prompts hides those on which it fails.
 
-Faithfulness of prompt i is (m_i(C) - m_i(ablated)) / (m_i(full) - m_i(ablated)). Where ablation hardly moves a prompt
-its denominator is noise; such prompts are counted and left out. The mean of these ratios is not the faithfulness of
-``performance.py``, which is a ratio of means.
+Faithfulness of prompt i is (m_i(C) - m_i(ablated)) / (m_i(full) - m_i(ablated)). Where ablation
+hardly moves a prompt its denominator is noise; such prompts are counted and left out. The mean of
+these ratios is not the faithfulness of ``performance.py``, which is a ratio of means.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ NEGLIGIBLE = 0.01
 
 @dataclass(frozen=True)
 class Quantiles:
-    """Of one number a prompt: its 5th, 25th, 50th, 75th and 95th percentile, interpolated linearly, and the worst.
+    """Of one number a prompt: its 5th, 25th, 50th, 75th and 95th percentile, interpolated linearly,
+    and the worst.
 
     ``worst_prompt``: its number, from 0.
     """
@@ -51,8 +52,9 @@ class Quantiles:
 
 @dataclass(frozen=True)
 class Spread:
-    """``values``: the faithfulness of each prompt, None where its denominator is noise; ``faithfulness`` their
-    quantiles, None if no prompt has one, the worst of them the farthest from 1. ``kl`` in nats, the worst the largest.
+    """``values``: the faithfulness of each prompt, None where its denominator is noise;
+    ``faithfulness`` their quantiles, None if no prompt has one, the worst of them the farthest from
+    1. ``kl`` in nats, the worst the largest.
     """
 
     metric: MetricName
@@ -96,8 +98,12 @@ def measure_spread(evaluation: Evaluation, metric: MetricName) -> Spread:
     return Spread(metric, values, faithfulness, summarise(list(enumerate(kl)), kl))
 
 
-def per_prompt(full: Sequence[float], circuit: Sequence[float], ablated: Sequence[float]) -> tuple[float | None, ...]:
-    """The faithfulness of each prompt; None where |full - ablated| is at most 1e-9 or negligible beside the others'."""
+def per_prompt(
+    full: Sequence[float], circuit: Sequence[float], ablated: Sequence[float]
+) -> tuple[float | None, ...]:
+    """The faithfulness of each prompt; None where |full - ablated| is at most 1e-9 or negligible
+    beside the others'.
+    """
     gaps = [f - a for f, a in zip(full, ablated, strict=True)]
     least = max(1e-9, NEGLIGIBLE * mean([abs(gap) for gap in gaps]))
     triples = zip(circuit, ablated, gaps, strict=True)

@@ -1,7 +1,8 @@
 """The statistics behind the hypothesis tests: numbers in, p values out; no model, no circuit.
 
-Every p value is valid at any number of prompts or draws: binomial tests are exact, and a permutation test counts the
-observed order among the permuted ones, (1 + those at least as large) / (1 + permutations), so that it is never 0.
+Every p value is valid at any number of prompts or draws: binomial tests are exact, and a
+permutation test counts the observed order among the permuted ones, (1 + those at least as large) /
+(1 + permutations), so that it is never 0.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ Values = Sequence[float]
 def holm(p_values: Values) -> tuple[float, ...]:
     """Corrected for their number (Holm 1979): the chance of any false rejection stays below the level.
 
-    The i-th smallest of n is multiplied by n - i + 1, is at least as large as the smaller ones, and at most 1.
+    The i-th smallest of n is multiplied by n - i + 1, is at least as large as the smaller ones, and
+    at most 1.
     """
     corrected, least = [0.0] * len(p_values), 0.0
     for place, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
@@ -32,8 +34,9 @@ def holm(p_values: Values) -> tuple[float, ...]:
 def share_differs(wins: int, n: int, epsilon: float) -> float:
     """The p value of: the probability of a win differs from 1/2 by at most ``epsilon``.
 
-    Two-sided: the largest probability, under any such probability of a win, of a share of wins as far from 1/2 as the
-    one that was seen. It is largest at 1/2 + epsilon (and 1/2 - epsilon). With an epsilon of 0 this is the sign test.
+    Two-sided: the largest probability, under any such probability of a win, of a share of wins as
+    far from 1/2 as the one that was seen. It is largest at 1/2 + epsilon (and 1/2 - epsilon). With
+    an epsilon of 0 this is the sign test.
     """
     fewer = min(wins, n - wins)
     if 2 * fewer == n:
@@ -55,8 +58,8 @@ def wins_more_often(wins: int, n: int, quantile: float) -> float:
 def centred_kernel(values: Values) -> Float[np.ndarray, "prompt prompt"]:
     """H K H of the Gaussian kernel exp(-(x - y)^2 / (2 width^2)), H = I - 1/n.
 
-    The width is the median distance of two different prompts; where that is 0, the mean one. Values that are all equal
-    have a kernel of zeros.
+    The width is the median distance of two different prompts; where that is 0, the mean one. Values
+    that are all equal have a kernel of zeros.
     """
     x = np.asarray(values)
     distances = np.abs(x[:, None] - x)
@@ -65,15 +68,19 @@ def centred_kernel(values: Values) -> Float[np.ndarray, "prompt prompt"]:
     if width == 0:
         return np.zeros_like(distances)
     kernel = np.exp(-((distances / width) ** 2) / 2)
-    centred: Float[np.ndarray, "prompt prompt"] = kernel - kernel.mean(0) - kernel.mean(1)[:, None] + kernel.mean()
+    centred: Float[np.ndarray, "prompt prompt"] = (
+        kernel - kernel.mean(0) - kernel.mean(1)[:, None] + kernel.mean()
+    )
     return centred
 
 
 def dependence(x: Values, y: Values, n_permutations: int, seed: int) -> tuple[float, float, float]:
-    """HSIC of two numbers a prompt, its normalised size from 0 to 1, and the p value of: they are independent.
+    """HSIC of two numbers a prompt, its normalised size from 0 to 1, and the p value of: they are
+    independent.
 
-    HSIC = tr(HKH HLH) / (n - 1)^2 (Gretton et al. 2007), against permutations of the prompts of ``y``. Divided by the
-    root of HSIC(x, x) HSIC(y, y) it is 1 for two numbers that are the same up to their scale. Needs two prompts.
+    HSIC = tr(HKH HLH) / (n - 1)^2 (Gretton et al. 2007), against permutations of the prompts of
+    ``y``. Divided by the root of HSIC(x, x) HSIC(y, y) it is 1 for two numbers that are the same up
+    to their scale. Needs two prompts.
     """
     of_x, of_y, draw = centred_kernel(x), centred_kernel(y), Draw(seed)
     observed = float((of_x * of_y).sum())

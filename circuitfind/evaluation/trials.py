@@ -44,8 +44,8 @@ AT_ONCE = 8
 
 
 class _Block:
-    """One block of prompts, its run that others set out from, and what runs parts of the circuit it was last asked for
-    parts of."""
+    """One block of prompts, its run that others set out from, and what runs parts of the circuit it
+    was last asked for parts of."""
 
     def __init__(self, baseline: Baseline, n_real: int) -> None:
         self._runner, self._n_real = Runner(baseline), n_real
@@ -64,7 +64,9 @@ class _Block:
         """These measures of each real prompt."""
         return self._measure(self.run(kept).final, names)
 
-    def measure_within(self, circuit: Kept, parts: Sequence[Kept], names: Sequence[str]) -> list[dict[str, Tensor]]:
+    def measure_within(
+        self, circuit: Kept, parts: Sequence[Kept], names: Sequence[str]
+    ) -> list[dict[str, Tensor]]:
         """The same of each of these parts of a circuit."""
         return [self._measure(final, names) for final in self._finals(circuit, parts)]
 
@@ -87,7 +89,9 @@ class _Block:
         """Which nodes each lacks, where nothing else is missing of any."""
         edges, senders = self._runner.edges, self._runner.baseline.graph.senders
         out = [(edges & ~part).any(0) for part in parts]
-        if any(bool(lacks[0]) or bool((part[:, lacks]).any()) for part, lacks in zip(parts, out, strict=True)):
+        if any(
+            bool(lacks[0]) or bool((part[:, lacks]).any()) for part, lacks in zip(parts, out, strict=True)
+        ):
             return None
         return [[senders[sender] for sender in lacks.nonzero().flatten().tolist()] for lacks in out]
 
@@ -142,7 +146,8 @@ class Trials:
         names: Sequence[str] = NAMES,
         tell: Callable[[int], None] = lambda n_done: None,
     ) -> list[Performance]:
-        """What parts of a circuit achieve, which lack few of its edges. ``tell`` hears how many more of them are done.
+        """What parts of a circuit achieve, which lack few of its edges. ``tell`` hears how many
+        more of them are done.
 
         What was run before, by whichever judgement, is not run again.
         """

@@ -1,8 +1,8 @@
 """What runs cost beside each other, so that progress is told evenly and the time left is known beforehand.
 
-The unit is a bare forward pass of the same prompts. The figures are those of smollm2-135m on two cores (16 prompts,
-circuits of 500 to 5,000 edges); other models differ, and the pace of the judgement that is under way corrects them
-(``time_left.Course``).
+The unit is a bare forward pass of the same prompts. The figures are those of smollm2-135m on two
+cores (16 prompts, circuits of 500 to 5,000 edges); other models differ, and the pace of the
+judgement that is under way corrects them (``time_left.Course``).
 """
 
 from __future__ import annotations

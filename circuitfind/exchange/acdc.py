@@ -1,16 +1,19 @@
 """ACDC's edges (arXiv:2304.14997), by the names of its hooks: lists as text or JSON, and subgraphs as pth.
 
-An edge is (receiver's hook, its index, sender's hook, its index). A hook of a whole layer's heads has the index of a
-head, [:, :, head], any other [:], and None stands for the colon: ('blocks.9.hook_mlp_in', (None,),
-'blocks.3.attn.hook_result', (None, None, 7)).
+An edge is (receiver's hook, its index, sender's hook, its index). A hook of a whole layer's heads
+has the index of a head, [:, :, head], any other [:], and None stands for the colon:
+('blocks.9.hook_mlp_in', (None,), 'blocks.3.attn.hook_result', (None, None, 7)).
 
-text, json: the kept edges, each with the metric's change when it was tested, as ACDC's save_edges has them in a pickle.
-    The text is what printing such a list shows, or the same as Python would read it: TorchIndex([None, None, 7]).
-pth: a dict of every edge to whether it is kept, as save_subgraph writes and load_subgraph reads it. It has no scores.
+text, json: the kept edges, each with the metric's change when it was tested, as ACDC's save_edges
+    has them in a pickle. The text is what printing such a list shows, or the same as Python would
+    read it: TorchIndex([None, None, 7]).
+pth: a dict of every edge to whether it is kept, as save_subgraph writes and load_subgraph reads
+    it. It has no scores.
 
-Beside the edges of the graph ACDC has those within a node: from a head's q input to its q, from that to its result, and
-from an MLP's input to its output. They are no choices: they are left out where a file is read, and written with what
-reads through them. Its two embeddings (``use_pos_embed``) are one input here.
+Beside the edges of the graph ACDC has those within a node: from a head's q input to its q, from
+that to its result, and from an MLP's input to its output. They are no choices: they are left out
+where a file is read, and written with what reads through them. Its two embeddings
+(``use_pos_embed``) are one input here.
 """
 
 from __future__ import annotations
@@ -68,7 +71,9 @@ def read_list(content: Any, source: str, shape: Graph | None = None) -> Read:
     """The edges of a JSON list. Raises CircuitError naming the first entry that is none."""
     for number, entry in enumerate(content, start=1):
         if not _is_entry(entry):
-            raise CircuitError(f"{source}: entry {number} is no edge of ACDC's with a score: {json.dumps(entry)[:80]}")
+            raise CircuitError(
+                f"{source}: entry {number} is no edge of ACDC's with a score: {json.dumps(entry)[:80]}"
+            )
     entries = [Entry(_as_key(names), value) for names, value in content]
     return _from_entries(entries, settle_shape(shape, None, source), source)
 
@@ -79,7 +84,9 @@ def read_text(content: str, source: str, shape: Graph | None = None) -> Read:
 
 
 def read_subgraph(content: Mapping[Any, Any], source: str, shape: Graph | None = None) -> Read:
-    """The kept edges of a subgraph, whose list of all edges tells the shape of its model. Raises CircuitError."""
+    """The kept edges of a subgraph, whose list of all edges tells the shape of its model. Raises
+    CircuitError.
+    """
     for key, kept in content.items():
         if not _is_key(key) or not isinstance(kept, bool):
             raise CircuitError(f"{source}: {shown(key)} is no edge of ACDC's that is said to be kept or not.")
@@ -121,7 +128,9 @@ def _from_entries(entries: Sequence[Entry], graph: Graph, source: str) -> Read:
             continue
         is_logits = edge.receiver.node.kind == "logits"
         if is_logits and entry.key[0] != f"blocks.{graph.n_layers - 1}.hook_resid_post":
-            raise CircuitError(f"{source}: {entry.key[0]} is not the end of a model of {graph.n_layers} layers.")
+            raise CircuitError(
+                f"{source}: {entry.key[0]} is not the end of a model of {graph.n_layers} layers."
+            )
         place = place_of(graph, edge, source)
         is_kept, score = _value(entry, source)
         if edge.sender.kind == "input" and entry.key[2] != EMBEDDINGS[0]:
@@ -130,7 +139,9 @@ def _from_entries(entries: Sequence[Entry], graph: Graph, source: str) -> Read:
             raise CircuitError(f"{source}: the edge '{edge}' stands in it twice.")
         kept[place], scores[place] = kept[place] or is_kept, score
     notes = (
-        [f"{len(half):,} edges from one of its two embeddings alone are taken as from the whole input"] if half else []
+        [f"{len(half):,} edges from one of its two embeddings alone are taken as from the whole input"]
+        if half
+        else []
     )
     scores = np.where(kept, scores, math.nan)
     return Read(check_scores(ScoredEdges(graph, kept, scores), source), tuple(notes))
@@ -144,11 +155,15 @@ def _value(entry: Entry, source: str) -> tuple[bool, float]:
         return True, 0.0
     if isinstance(entry.value, int | float) and math.isfinite(entry.value):
         return True, float(entry.value)
-    raise CircuitError(f"{source}: the edge {entry.key} has the score {entry.value!r}; it must be a finite number.")
+    raise CircuitError(
+        f"{source}: the edge {entry.key} has the score {entry.value!r}; it must be a finite number."
+    )
 
 
 def _written(edges: ScoredEdges) -> Iterator[tuple[Key, float | None]]:
-    """The kept edges with their scores, then those within nodes that they are read through, which have none."""
+    """The kept edges with their scores, then those within nodes that they are read through, which
+    have none.
+    """
     receivers: dict[Receiver, None] = {}
     for edge, score in kept_edges(edges):
         receivers[edge.receiver] = None
@@ -164,17 +179,23 @@ def _shape_of(entries: Iterable[Entry], source: str) -> Graph:
     heads = [edge.receiver.node for _, edge in edges if edge.receiver.node.kind == "head"]
     layers = [int(key[0].split(".")[1]) for key, edge in edges if edge.receiver.node.kind == "logits"]
     if not heads or not layers:
-        raise CircuitError(f"{source} has no edges into heads or into the logits: it is no whole subgraph of ACDC's.")
+        raise CircuitError(
+            f"{source} has no edges into heads or into the logits: it is no whole subgraph of ACDC's."
+        )
     return make_graph(max(layers) + 1, max(node.head for node in heads) + 1, False, source)
 
 
 def _entries(text: str, source: str) -> Iterator[Entry]:
-    """The edges in a text. Raises CircuitError showing what stands between them and is nothing but brackets."""
+    """The edges in a text. Raises CircuitError showing what stands between them and is nothing but
+    brackets.
+    """
     end = 0
     for match in _ENTRY.finditer(text):
         _check_between(text[end : match.start()], source)
         receiver, receiver_index, sender, sender_index, value = match.groups()
-        yield Entry((receiver, _parse_index(receiver_index), sender, _parse_index(sender_index)), _parse_value(value))
+        yield Entry(
+            (receiver, _parse_index(receiver_index), sender, _parse_index(sender_index)), _parse_value(value)
+        )
         end = match.end()
     _check_between(text[end:], source)
 

@@ -1,4 +1,6 @@
-"""The names of ACDC's edges: hooks of TransformerLens and places in them, to and fro (acdc.py says how they look)."""
+"""The names of ACDC's edges: hooks of TransformerLens and places in them, to and fro (acdc.py says
+how they look).
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def key_of(edge: Edge, graph: Graph) -> Key:
 
 
 def edge_of(key: Key) -> Edge | None:
-    """The edge that ACDC names so; None for one within a node. Raises CircuitError for names that it hasn't got."""
+    """The edge that ACDC names so; None for one within a node. Raises CircuitError for names that
+    it hasn't got.
+    """
     receiver_hook, receiver_index, sender_hook, sender_index = key
     if _WITHIN.fullmatch(receiver_hook):
         return None
@@ -67,7 +71,9 @@ def _receiver_hook(receiver: Receiver, graph: Graph) -> tuple[str, Index]:
 def _sender_hook(node: Node) -> tuple[str, Index]:
     if node.kind == "input":
         return EMBEDDINGS[0], WHOLE
-    return f"blocks.{node.layer}.{'attn.hook_result' if node.kind == 'head' else 'hook_mlp_out'}", _index(node)
+    return f"blocks.{node.layer}.{'attn.hook_result' if node.kind == 'head' else 'hook_mlp_out'}", _index(
+        node
+    )
 
 
 def _receiver_of(hook: str, index: Index) -> Receiver:
@@ -88,12 +94,18 @@ def _sender_of(hook: str, index: Index) -> Node:
     match = _SENDER.fullmatch(hook)
     if match is None or not _fits(index, is_head=match["head"] is not None):
         raise CircuitError(f"ACDC has no sender {hook}{_spell_index(index)}.")
-    return Node("head", int(match["layer"]), index[-1] or 0) if match["head"] else Node("mlp", int(match["layer"]))
+    return (
+        Node("head", int(match["layer"]), index[-1] or 0)
+        if match["head"]
+        else Node("mlp", int(match["layer"]))
+    )
 
 
 def _fits(index: Index, is_head: bool) -> bool:
     """Whether the index is one of a head, or of a whole layer."""
-    return len(index) == 3 and index[:2] == (None, None) and index[2] is not None if is_head else index == WHOLE
+    return (
+        len(index) == 3 and index[:2] == (None, None) and index[2] is not None if is_head else index == WHOLE
+    )
 
 
 def _spell_index(index: Index) -> str:

@@ -1,10 +1,12 @@
 """AutoCircuit's prune scores: a dict of tensors, one for each module that reads, saved by torch.save.
 
-A model's heads read at blocks.0.hook_q_input, ..._k_input, ..._v_input: tensors [head, sender]. Its MLPs read at
-blocks.0.hook_mlp_in and its logits at the last block's hook_resid_post: [sender]. Senders stand in forward order, each
-tensor holds those that can be read there, as many as circuitfind's graph has. So the file tells the shape of its model.
+A model's heads read at blocks.0.hook_q_input, ..._k_input, ..._v_input: tensors [head, sender]. Its
+MLPs read at blocks.0.hook_mlp_in and its logits at the last block's hook_resid_post: [sender].
+Senders stand in forward order, each tensor holds those that can be read there, as many as
+circuitfind's graph has. So the file tells the shape of its model.
 
-It has scores alone: which edges are kept is to be chosen from them, as AutoCircuit does, by their size.
+It has scores alone: which edges are kept is to be chosen from them, as AutoCircuit does, by their
+size.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ from circuitfind.exchange.eapig import matrix
 from circuitfind.exchange.edges import ScoredEdges, check_scores, empty, make_graph
 from circuitfind.exchange.reading import Read
 
-NESTED = "Save the scores of one task and algorithm by themselves: torch.save(scores[task][algorithm], 'scores.pt')."
+NESTED = (
+    "Save the scores of one task and algorithm by themselves: torch.save(scores[task][algorithm],"
+    " 'scores.pt')."
+)
 
 
 def is_scores(content: Any) -> bool:
@@ -31,20 +36,26 @@ def is_scores(content: Any) -> bool:
         return False
     name, first = next(iter(content.items()))
     if isinstance(first, dict):
-        return any(str(inner).startswith("blocks.") or isinstance(inner, dict) for inner in (*first, *first.values()))
+        return any(
+            str(inner).startswith("blocks.") or isinstance(inner, dict) for inner in (*first, *first.values())
+        )
     return isinstance(name, str) and name.startswith("blocks.")
 
 
 def read_scores(content: Mapping[str, Any], source: str) -> Read:
-    """All edges with their scores, none kept. Raises CircuitError for a module or tensor that is none of a model's."""
+    """All edges with their scores, none kept. Raises CircuitError for a module or tensor that is
+    none of a model's.
+    """
     if not all(isinstance(name, str) for name in content):
-        raise CircuitError(f"{source}: its prune scores must go by the names of modules, blocks.0.hook_q_input.")
+        raise CircuitError(
+            f"{source}: its prune scores must go by the names of modules, blocks.0.hook_q_input."
+        )
     if any(isinstance(value, dict) for value in content.values()):
         raise CircuitError(f"{source} holds prune scores of several runs.\n{NESTED}")
     if any(name.endswith("hook_attn_in") for name in content):
         raise CircuitError(
-            f"{source}: its scores are of attention inputs that q, k and v share (hook_attn_in); circuitfind's are of "
-            "each. Use separate_qkv=True in AutoCircuit."
+            f"{source}: its scores are of attention inputs that q, k and v share (hook_attn_in);"
+            " circuitfind's are of each. Use separate_qkv=True in AutoCircuit."
         )
     graph = _graph_of(content, source)
     rows = dict(_rows(graph))
@@ -86,14 +97,16 @@ def _rows(graph: Graph) -> Iterator[tuple[str, list[Receiver]]]:
 
 
 def _graph_of(content: Mapping[str, Any], source: str) -> Graph:
-    """The shape of the model: its layers by counting modules, its heads and its kind of blocks by their sizes."""
+    """The shape of the model: its layers by counting modules, its heads and its kind of blocks by
+    their sizes.
+    """
     n_layers = sum(name.endswith(".hook_q_input") for name in content)
     first, mlp = (content.get(f"blocks.0.{hook}") for hook in ("hook_q_input", "hook_mlp_in"))
     shape = tuple(getattr(first, "shape", ()))
     if len(shape) == 3:
         raise CircuitError(
-            f"{source}: its scores tell edges apart by token position ({shape[0]} of them), without saying which; "
-            "circuitfind's positions are roles. Use seq_len=None in AutoCircuit."
+            f"{source}: its scores tell edges apart by token position ({shape[0]} of them), without saying"
+            " which; circuitfind's positions are roles. Use seq_len=None in AutoCircuit."
         )
     if len(shape) != 2 or not hasattr(mlp, "shape"):
         raise CircuitError(

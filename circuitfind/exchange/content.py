@@ -1,7 +1,8 @@
 """A file's content, read without running anything in it: JSON, text, or tensors that PyTorch saved.
 
-A pickle is a program that Python runs when it reads it, so none is read: of PyTorch's files only those that hold
-tensors and plain values (``torch.load(weights_only=True)``). What a file unpacks to is counted before it is unpacked.
+A pickle is a program that Python runs when it reads it, so none is read: of PyTorch's files only
+those that hold tensors and plain values (``torch.load(weights_only=True)``). What a file unpacks to
+is counted before it is unpacked.
 """
 
 from __future__ import annotations
@@ -16,16 +17,20 @@ from circuitfind.errors import CircuitError
 from circuitfind.files.json_file import parse_json
 
 MOST_BYTES = 1 << 30
-"""A file that is larger, or unpacks to more, is refused: the scores of a model of 8B take some ten million numbers."""
+"""A file that is larger, or unpacks to more, is refused: the scores of a model of 8B take some ten
+million numbers.
+"""
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 SAFE = (
-    "Save it anew in a safe format: as JSON, or with torch.save as a dict of tensors and plain values (of ACDC: "
-    "experiment.save_subgraph('subgraph.pth'))."
+    "Save it anew in a safe format: as JSON, or with torch.save as a dict of tensors and plain values (of"
+    " ACDC: experiment.save_subgraph('subgraph.pth'))."
 )
 
 
 def read_content(path: Path) -> Any:
-    """JSON values, a text, or the dict of tensors that a file holds. Raises CircuitError for anything else."""
+    """JSON values, a text, or the dict of tensors that a file holds. Raises CircuitError for
+    anything else.
+    """
     data = read_bytes(path)
     if data.startswith(ZIP):
         return _load_tensors(data, path)
@@ -71,8 +76,8 @@ def _load_tensors(data: bytes, path: Path) -> Any:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CircuitError(
-            f"{path} holds more than tensors and plain values: reading it would run whatever program it holds, so it "
-            f"is not read.\n{SAFE}"
+            f"{path} holds more than tensors and plain values: reading it would run whatever program it"
+            f" holds, so it is not read.\n{SAFE}"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise CircuitError(f"{path} is damaged, or no file of torch.save.") from None

@@ -1,14 +1,18 @@
-"""EAP-IG's and MIB's graph files, json and pt (arXiv:2403.17806, arXiv:2504.13151): every edge with score and in_graph.
+"""EAP-IG's and MIB's graph files, json and pt (arXiv:2403.17806, arXiv:2504.13151): every edge with
+score and in_graph.
 
 json: {"cfg": {"n_layers", "n_heads", "parallel_attn_mlp", "d_model"}, "nodes": {NAME: {"in_graph"}},
-       "edges": {NAME: {"score", "in_graph"}}}; older files have a bool for each node, and a null for a missing score.
+       "edges": {NAME: {"score", "in_graph"}}}; older files have a bool for each node,
+       and a null for a missing score.
 pt:   a dict of cfg, the names src_nodes (senders) and dst_nodes (receivers), and the tensors edges_scores and
       edges_in_graph [sender, receiver] and nodes_in_graph [sender]; older ones have edges for edges_scores.
 
-At node level both have scores of nodes, too. Their neurons are the dimensions of what a node writes, d_model of them;
-circuitfind's are a head's z and an MLP's hidden units. So theirs are left out where a file is read.
+At node level both have scores of nodes, too. Their neurons are the dimensions of what a node
+writes, d_model of them; circuitfind's are a head's z and an MLP's hidden units. So theirs are left
+out where a file is read.
 
-A pt whose circuit was chosen by nodes marks places that are no edges: they are not looked at, as EAP-IG does not.
+A pt whose circuit was chosen by nodes marks places that are no edges: they are not looked at, as
+EAP-IG does not.
 """
 
 from __future__ import annotations
@@ -36,8 +40,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOST_NEURONS = (
-    "its neurons are left out: they are dimensions of what a node writes, circuitfind's are a head's z and an MLP's "
-    "hidden units"
+    "its neurons are left out: they are dimensions of what a node writes, circuitfind's are a head's z "
+    "and an MLP's hidden units"
 )
 
 
@@ -89,7 +93,9 @@ def read_json(content: Mapping[str, Any], source: str) -> Read:
     edges = ScoredEdges(graph, kept, scores, d_model=file.cfg.d_model or None)
     if of_nodes:
         values = [of_nodes.get(str(node)) for node in graph.senders]
-        edges = _by_node(edges, np.array([math.nan if value is None else value for value in values], np.float64))
+        edges = _by_node(
+            edges, np.array([math.nan if value is None else value for value in values], np.float64)
+        )
     n_missing = graph.n_edges - len(file.edges)
     notes += [f"it leaves out {n_missing:,} of the {graph.n_edges:,} edges: their scores are not known"] * (
         n_missing > 0
@@ -100,12 +106,16 @@ def read_json(content: Mapping[str, Any], source: str) -> Read:
 def write_json(edges: ScoredEdges) -> bytes:
     """The json file of these edges, to the byte as EAP-IG writes it. Scores that are not known are 0."""
     graph, scores = edges.graph, edges.filled
-    nodes: dict[str, dict[str, Any]] = {str(node): {"in_graph": kept} for node, kept in _nodes_in_graph(edges).items()}
+    nodes: dict[str, dict[str, Any]] = {
+        str(node): {"in_graph": kept} for node, kept in _nodes_in_graph(edges).items()
+    }
     if edges.by_node:
         for name, score in zip(map(str, graph.senders), _sent(edges), strict=True):
             nodes[name]["score"] = float(score)
     places = [(str(edge), graph.order(edge)) for edge in their_order(graph)]
-    said = {name: {"score": float(scores[place]), "in_graph": bool(edges.kept[place])} for name, place in places}
+    said = {
+        name: {"score": float(scores[place]), "in_graph": bool(edges.kept[place])} for name, place in places
+    }
     return json.dumps({"cfg": _config(edges), "nodes": nodes, "edges": said}).encode()
 
 
@@ -168,7 +178,8 @@ def _config(edges: ScoredEdges) -> dict[str, Any]:
         "n_layers": graph.n_layers,
         "n_heads": graph.n_heads,
         "parallel_attn_mlp": graph.parallel,
-        "d_model": edges.d_model or 0,  # a number: EAP-IG makes room for so many neurons whether there are some or not
+        "d_model": edges.d_model
+        or 0,  # a number: EAP-IG makes room for so many neurons whether there are some or not
     }
 
 
@@ -177,7 +188,9 @@ def _nodes_in_graph(edges: ScoredEdges) -> dict[Node, bool]:
     graph = edges.graph
     touched = set(np.flatnonzero(edges.kept.any(0)).tolist())
     read = {graph.receivers[row].node for row in np.flatnonzero(edges.kept.any(1)).tolist()}
-    return {node: index in touched or node in read for index, node in enumerate(graph.senders)} | {Node("logits"): True}
+    return {node: index in touched or node in read for index, node in enumerate(graph.senders)} | {
+        Node("logits"): True
+    }
 
 
 def _sent(edges: ScoredEdges) -> Float[np.ndarray, " sender"]:
@@ -188,7 +201,9 @@ def _sent(edges: ScoredEdges) -> Float[np.ndarray, " sender"]:
 
 def _by_node(edges: ScoredEdges, scores: Float[np.ndarray, " sender"]) -> ScoredEdges:
     """The edges with the scores of the nodes that send them. A node without one is always kept: it has 0."""
-    of_edges = np.where(edges_of(edges.graph), np.nan_to_num(scores, posinf=math.inf, neginf=-math.inf), math.nan)
+    of_edges = np.where(
+        edges_of(edges.graph), np.nan_to_num(scores, posinf=math.inf, neginf=-math.inf), math.nan
+    )
     return replace(edges, scores=of_edges, by_node=True)
 
 
@@ -201,7 +216,11 @@ def _plain(config: Any) -> Any:
     """A cfg without what is no JSON value: a file of PyTorch's may hold tensors in their place."""
     if not isinstance(config, dict):
         return None
-    return {key: value for key, value in config.items() if isinstance(key, str) and isinstance(value, bool | int | str)}
+    return {
+        key: value
+        for key, value in config.items()
+        if isinstance(key, str) and isinstance(value, bool | int | str)
+    }
 
 
 def _edge(said: Said) -> tuple[bool, float]:
@@ -224,13 +243,21 @@ def _nodes(nodes: Mapping[str, Said | bool] | Sequence[str], graph: Graph, sourc
 
 
 def _check_names(key: str, names: Any, expected: list[str], source: str) -> None:
-    """Raises CircuitError where the file's names, a list or older ones' dict, are not those of its shape in order."""
+    """Raises CircuitError where the file's names, a list or older ones' dict, are not those of its
+    shape in order.
+    """
     given = list(names) if isinstance(names, list | tuple | dict) else None
     if given is None:
         raise CircuitError(f"{source} lacks {key}, the names that its tensors are in the order of.")
     if given != expected:
-        where = next((i for i, (one, other) in enumerate(zip(given, expected, strict=False)) if one != other), None)
-        what = f"{len(given):,} names" if where is None else f"{shown(given[where])} where '{expected[where]}' belongs"
+        where = next(
+            (i for i, (one, other) in enumerate(zip(given, expected, strict=False)) if one != other), None
+        )
+        what = (
+            f"{len(given):,} names"
+            if where is None
+            else f"{shown(given[where])} where '{expected[where]}' belongs"
+        )
         raise CircuitError(
             f"{source}: its {key} have {what}; a model of its cfg has {len(expected):,}, in forward order."
         )
@@ -243,7 +270,9 @@ def matrix(tensor: Any, shape: tuple[int, ...], name: str, source: str) -> Float
     if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_complex():
         raise CircuitError(f"{source}: its {name} is no tensor of numbers.")
     if tuple(tensor.shape) != shape:
-        raise CircuitError(f"{source}: its {name} has the shape {list(tensor.shape)}; its cfg asks for {list(shape)}.")
+        raise CircuitError(
+            f"{source}: its {name} has the shape {list(tensor.shape)}; its cfg asks for {list(shape)}."
+        )
     try:
         found: Float[np.ndarray, "*shape"] = as_numbers(tensor)
     except (RuntimeError, TypeError, NotImplementedError):  # quantised, or without data

@@ -1,10 +1,12 @@
 """Edge-Pruning's edges.json (arXiv:2406.16778): a JSON list of the kept edges, [writer, reader].
 
-Writers are tok_embeds and pos_embeds (GPT-2) or embeds (Llama), a0.h1 and m0; readers a0.h1.q, m0 and resid_post. There
-are no scores. The two embeddings of GPT-2 are one input here. A file without embeddings comes from a run in which every
-reader saw them: then each input of a node that keeps an edge out of it reads the input, and so do the logits.
+Writers are tok_embeds and pos_embeds (GPT-2) or embeds (Llama), a0.h1 and m0; readers a0.h1.q, m0
+and resid_post. There are no scores. The two embeddings of GPT-2 are one input here. A file without
+embeddings comes from a run in which every reader saw them: then each input of a node that keeps an
+edge out of it reads the input, and so do the logits.
 
-Of a model with grouped queries the readers of keys and values are key/value heads, which circuitfind's graph has not.
+Of a model with grouped queries the readers of keys and values are key/value heads, which
+circuitfind's graph has not.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ def read_list(content: Any, source: str, shape: Graph | None = None) -> Read:
     seen: set[tuple[str, str]] = set()
     for number, pair in enumerate(content, start=1):
         if not _is_pair(pair):
-            raise CircuitError(f"{source}: entry {number} is no edge [writer, reader]: {json.dumps(pair)[:80]}")
+            raise CircuitError(
+                f"{source}: entry {number} is no edge [writer, reader]: {json.dumps(pair)[:80]}"
+            )
         if tuple(pair) in seen:
             raise CircuitError(f"{source}: the edge {pair[0]} -> {pair[1]} stands in it twice.")
         seen.add((pair[0], pair[1]))
@@ -71,7 +75,9 @@ def edge_of(writer: str, reader: str) -> Edge:
         return Edge(sender, Receiver(Node("logits")))
     match = _READER.fullmatch(reader)
     if match is None or sender.kind == "logits":
-        raise CircuitError(f"Edge-Pruning has no edge from '{writer}' to '{reader}'. Readers: a0.h1.q, m0, {LOGITS}.")
+        raise CircuitError(
+            f"Edge-Pruning has no edge from '{writer}' to '{reader}'. Readers: a0.h1.q, m0, {LOGITS}."
+        )
     slot = next((slot for slot in SLOTS if slot == match["slot"]), None)
     return Edge(sender, Receiver(Node.parse(match["node"] or reader), slot))
 
@@ -86,7 +92,9 @@ def _spell(edge: Edge) -> Iterator[tuple[str, str]]:
         yield writer, reader
 
 
-def _reads_input(graph: Graph, kept: Bool[np.ndarray, "receiver sender"]) -> Bool[np.ndarray, "receiver sender"]:
+def _reads_input(
+    graph: Graph, kept: Bool[np.ndarray, "receiver sender"]
+) -> Bool[np.ndarray, "receiver sender"]:
     """The edges from the input into the nodes that keep an edge out of them, and into the logits."""
     added = np.zeros_like(kept)
     live = {graph.senders[index] for index in np.flatnonzero(kept.any(0)).tolist()} | {Node("logits")}

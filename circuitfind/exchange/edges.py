@@ -1,4 +1,6 @@
-"""Every edge of a graph, whether it is kept and what its score is: what formats of circuits have in common."""
+"""Every edge of a graph, whether it is kept and what its score is: what formats of circuits have in
+common.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,16 @@ from circuitfind.evaluation.reference import SCORES_FILE, edges_of, read_scores
 from circuitfind.files.links import file_in
 
 MOST_PLACES = 100_000_000
-"""A file whose model has more places for edges (receivers times senders) is wrong: the largest models have as many."""
+"""A file whose model has more places for edges (receivers times senders) is wrong: the largest
+models have as many.
+"""
 
 
 @dataclass(frozen=True)
 class ScoredEdges:
-    """``scores``: NaN where there is no edge and where no score is known. ``by_node``: an edge's score is that of the
-    node which sends it. ``d_model``: the width of the residual stream, where it is known."""
+    """``scores``: NaN where there is no edge and where no score is known. ``by_node``: an edge's
+    score is that of the node which sends it. ``d_model``: the width of the residual stream, where
+    it is known."""
 
     graph: Graph
     kept: Bool[np.ndarray, "receiver sender"]
@@ -55,7 +60,10 @@ def make_graph(n_layers: int, n_heads: int, parallel: bool, source: str) -> Grap
     """The graph of a file's model. Raises CircuitError for a shape that no model has."""
     check_size(n_layers, n_heads, source)
     graph = Graph(n_layers, n_heads, parallel)
-    n_senders, n_receivers = 1 + graph.n_layers * (graph.n_heads + 1), 1 + graph.n_layers * (3 * graph.n_heads + 1)
+    n_senders, n_receivers = (
+        1 + graph.n_layers * (graph.n_heads + 1),
+        1 + graph.n_layers * (3 * graph.n_heads + 1),
+    )
     if n_senders * n_receivers > MOST_PLACES:
         raise CircuitError(f"{source}: {describe_shape(graph)}: no model has so many heads and MLPs.")
     return graph
@@ -68,7 +76,9 @@ def empty(graph: Graph) -> tuple[Bool[np.ndarray, "receiver sender"], Float[np.n
 
 
 def place_of(graph: Graph, edge: Edge, source: str) -> tuple[int, int]:
-    """The edge's receiver and sender, as indices. Raises CircuitError naming an edge that the graph hasn't got."""
+    """The edge's receiver and sender, as indices. Raises CircuitError naming an edge that the graph
+    hasn't got.
+    """
     if edge not in graph:
         raise CircuitError(
             f"{source}: the edge '{edge}' cannot exist in {describe_shape(graph)}: "
@@ -88,14 +98,16 @@ def places_of(graph: Graph, names: Iterable[str], source: str) -> Iterator[tuple
 
 
 def check_scores(edges: ScoredEdges, source: str, of_all: bool = False) -> ScoredEdges:
-    """The same. Raises CircuitError naming the first kept edge (``of_all``: the first edge) without a finite score, and
-    any that is infinite."""
+    """The same. Raises CircuitError naming the first kept edge (``of_all``: the first edge) without
+    a finite score, and any that is infinite."""
     asked = edges_of(edges.graph) if of_all else edges.kept
     wrong = (asked & ~np.isfinite(edges.scores)) | np.isinf(edges.scores)
     if wrong.any():
         row, sender = np.unravel_index(int(wrong.argmax()), wrong.shape)
         edge = Edge(edges.graph.senders[sender], edges.graph.receivers[row])
-        raise CircuitError(f"{source}: the edge '{edge}' has the score {edges.scores[row, sender]}; it must be finite.")
+        raise CircuitError(
+            f"{source}: the edge '{edge}' has the score {edges.scores[row, sender]}; it must be finite."
+        )
     return edges
 
 
@@ -106,10 +118,11 @@ def kept_edges(edges: ScoredEdges) -> Iterable[tuple[Edge, float]]:
 
 
 def of_circuit(circuit: Circuit, folder: Path | None = None) -> ScoredEdges:
-    """All edges of a circuit: the scores of those outside it from the scores.safetensors in ``folder``, where that is
-    of this circuit; else they are not known.
+    """All edges of a circuit: the scores of those outside it from the scores.safetensors in
+    ``folder``, where that is of this circuit; else they are not known.
 
-    Raises CircuitError for a circuit that no other tool's format holds: of neurons, or of positions.
+    Raises CircuitError for a circuit that no other tool's format holds: of neurons, or of
+    positions.
     """
     refuse_finer(circuit)
     kept, scores = empty(circuit.graph)
@@ -124,13 +137,13 @@ def refuse_finer(circuit: Circuit) -> None:
     """Raises CircuitError where edges alone would say something else than the circuit."""
     if circuit.neurons is not None:
         raise CircuitError(
-            "The circuit is of neurons (of heads' z and MLPs' hidden layers), and other tools' files have no such "
-            "neurons. Export one of edges or nodes."
+            "The circuit is of neurons (of heads' z and MLPs' hidden layers), and other tools' files have no"
+            " such neurons. Export one of edges or nodes."
         )
     if circuit.graph.roles:
         raise CircuitError(
-            f"The circuit tells edges apart by position ({', '.join(circuit.graph.roles)}), and other tools' files "
-            "hold edges of all positions. Export one found without --positions."
+            f"The circuit tells edges apart by position ({', '.join(circuit.graph.roles)}), and other tools'"
+            " files hold edges of all positions. Export one found without --positions."
         )
 
 

@@ -1,8 +1,9 @@
 """From what was read to a circuit, and to the files of a folder like a run's.
 
-The circuit has the edges that the file marks as kept, as they are there, or those that are chosen from its scores as a
-run chooses them (``circuits/selection.py``). The folder has circuit.json; where the score of every edge is known also
-scores.safetensors; and run.json, which names the file, so that ``evaluate`` takes the folder for one of a run.
+The circuit has the edges that the file marks as kept, as they are there, or those that are chosen
+from its scores as a run chooses them (``circuits/selection.py``). The folder has circuit.json;
+where the score of every edge is known also scores.safetensors; and run.json, which names the file,
+so that ``evaluate`` takes the folder for one of a run.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from circuitfind.files.json_file import json_file
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """``model``, ``task``: names to go with the circuit, which files of other tools don't have. ``selection``: which
-    edges are kept, in place of those that the file marks. ``shape``: that of a model whose edges are listed alone."""
+    """``model``, ``task``: names to go with the circuit, which files of other tools don't have.
+    ``selection``: which edges are kept, in place of those that the file marks. ``shape``: that of a
+    model whose edges are listed alone."""
 
     path: Path
     format: str | None = None
@@ -39,7 +41,9 @@ class ImportOptions:
 
 @dataclass(frozen=True)
 class Imported:
-    """A circuit of another tool; ``edges`` all that is known of its edges, ``notes`` what of the file is left out."""
+    """A circuit of another tool; ``edges`` all that is known of its edges, ``notes`` what of the
+    file is left out.
+    """
 
     circuit: Circuit
     edges: ScoredEdges
@@ -101,9 +105,13 @@ def choose(edges: ScoredEdges, selection: Selection, source: str) -> ScoredEdges
     if selection.edges is not None and edges.by_node:
         raise UsageError(f"--edges needs scores of edges, and {source} has scores of nodes. Give --nodes.")
     if not is_ranking(edges):
-        raise UsageError(f"{source} has not the scores of all edges, to choose from. Leave the choice of edges out.")
+        raise UsageError(
+            f"{source} has not the scores of all edges, to choose from. Leave the choice of edges out."
+        )
     units = Units(edges.graph, "node" if edges.by_node else "edge")
-    return replace(edges, kept=select(edges.graph, torch.from_numpy(edges.scores), selection, units).kept.numpy())
+    return replace(
+        edges, kept=select(edges.graph, torch.from_numpy(edges.scores), selection, units).kept.numpy()
+    )
 
 
 def _blocks(edges: ScoredEdges, options: ImportOptions, format: str) -> tuple[dict[str, Any], ...]:

@@ -1,7 +1,9 @@
-"""MIB's circuit track (arXiv:2504.13151): the models and tasks that it takes, their shapes, and its budgets. No torch.
+"""MIB's circuit track (arXiv:2504.13151): the models and tasks that it takes, their shapes, and its
+budgets. No torch.
 
-A submission has a folder for each task and model, ioi_gpt2, arc-easy_llama3, ..., with one file of importances of all
-edges or nine circuits, one for each budget; of two models and two tasks at least.
+A submission has a folder for each task and model, ioi_gpt2, arc-easy_llama3, ..., with one file of
+importances of all edges or nine circuits, one for each budget; of two models and two tasks at
+least.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ IMPORTANCES = "importances"
 
 @dataclass(frozen=True)
 class MibModel:
-    """``graph``: its shape, None where it is not known. ``names``: what it is called elsewhere, in lower case."""
+    """``graph``: its shape, None where it is not known. ``names``: what it is called elsewhere, in
+    lower case.
+    """
 
     graph: Graph | None
     tasks: tuple[str, ...]

@@ -1,17 +1,23 @@
-"""Prompts of other tools as pairs: EAP-IG's and MIB's CSV, Edge-Pruning's and MIB's JSONL, AutoCircuit's JSON.
+"""Prompts of other tools as pairs: EAP-IG's and MIB's CSV, Edge-Pruning's and MIB's JSONL,
+AutoCircuit's JSON.
 
-Rows with clean and corrupted texts have their answers in columns, and only what these are by themselves is taken:
-- two columns of token ids, one of each kind (``ID_COLUMNS``), each one id or a list of them, of one model's tokenizer,
-  which turns them into texts here. A column of the texts beside them is held against what comes out;
-- a year, in one column (``YEARS``): the last two digits of the first year, or all four. Every later year is right,
-  every other wrong. It is one only where the clean prompt says so: it ends in a century and names that century's year;
-- in JSONL, an answer marked in each text, "1 + 2 = <predict>3</predict>"; what follows the mark is left out, and a
-  space before it belongs to the answer, as it does where tokens are made of the whole text;
+Rows with clean and corrupted texts have their answers in columns, and only what these are by
+themselves is taken:
+- two columns of token ids, one of each kind (``ID_COLUMNS``), each one id or a list of them, of one
+  model's tokenizer, which turns them into texts here. A column of the texts beside them is held
+  against what comes out;
+- a year, in one column (``YEARS``): the last two digits of the first year, or all four. Every later
+  year is right, every other wrong. It is one only where the clean prompt says so: it ends in a
+  century and names that century's year;
+- in JSONL, an answer marked in each text, "1 + 2 = <predict>3</predict>"; what follows the mark is
+  left out, and a space before it belongs to the answer, as it does where tokens are made of the
+  whole text;
 - in AutoCircuit's JSON, lists of texts, or of token ids.
 
-Edge-Pruning's own tasks have the texts up to the answer: prefix and corr_prefix with pronoun and corr_pronoun, or with
-digits, a year; or whole sentences whose last word is the answer: ioi_sentences and corr_ioi_sentences (or text and
-corr_text), where b, if there, is the wrong name. MIB's rows have a prompt, and each counterfactual in a column.
+Edge-Pruning's own tasks have the texts up to the answer: prefix and corr_prefix with pronoun and
+corr_pronoun, or with digits, a year; or whole sentences whose last word is the answer:
+ioi_sentences and corr_ioi_sentences (or text and corr_text), where b, if there, is the wrong name.
+MIB's rows have a prompt, and each counterfactual in a column.
 """
 
 from __future__ import annotations
@@ -101,7 +107,9 @@ def holds_prompts(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         start = file.read(1 << 16)
-    is_list = re.match(rb"\s*\[\s*\{", start) is not None and re.search(rb'"(clean|prompt|prefix)"\s*:', start)
+    is_list = re.match(rb"\s*\[\s*\{", start) is not None and re.search(
+        rb'"(clean|prompt|prefix)"\s*:', start
+    )
     return bool(is_list) or re.search(rb'"prompts"\s*:\s*\[', start) is not None
 
 
@@ -133,17 +141,21 @@ class Rows:
             pair, told = self._json_pair(f"prompt {number}", data)
             pairs.append(pair)
             notes.update(told)
-        return ReadPrompts(tuple(pairs), tuple(note.format(n=n) if note == CUT else note for note, n in notes.items()))
+        return ReadPrompts(
+            tuple(pairs), tuple(note.format(n=n) if note == CUT else note for note, n in notes.items())
+        )
 
     def _check_columns(self, columns: Sequence[str]) -> None:
         """Raises TaskError unless the columns of the texts are there, each once."""
         if len(set(columns)) < len(columns):
-            raise TaskError(f"{self.path}: a column of the header stands in it twice. It has {_named(columns)}.")
+            raise TaskError(
+                f"{self.path}: a column of the header stands in it twice. It has {_named(columns)}."
+            )
         missing = next((name for name in ("clean", self.corrupted) if name not in columns), None)
         if missing is not None:
             raise TaskError(
-                f"{self.path}: the column {shown(missing)} is missing. EAP-IG's and MIB's CSV has clean, corrupted and "
-                f"the answers, as token ids or a year. It has {_named(columns)}."
+                f"{self.path}: the column {shown(missing)} is missing. EAP-IG's and MIB's CSV has clean,"
+                f" corrupted and the answers, as token ids or a year. It has {_named(columns)}."
             )
 
     def _answers(self, columns: Iterable[str]) -> tuple[Answers, tuple[str, ...]]:
@@ -153,7 +165,9 @@ class Rows:
         """
         names = list(columns)
         found: list[tuple[Answers, tuple[str, ...]]] = [
-            (TokenIds(self, ids), (ids.right, ids.wrong)) for ids in ID_COLUMNS if {ids.right, ids.wrong} <= set(names)
+            (TokenIds(self, ids), (ids.right, ids.wrong))
+            for ids in ID_COLUMNS
+            if {ids.right, ids.wrong} <= set(names)
         ]
         if not found:
             found = [(Year(self, name), (name,)) for name in YEARS if name in names]
@@ -162,7 +176,9 @@ class Rows:
         if found:
             which = " and ".join("/".join(taken) for _, taken in found)
             raise TaskError(f"{self.path}: its answers may be those of {which}. Leave the columns of one.")
-        reason = next((f"'{name}' {why}" for name, why in NO_ANSWERS.items() if name in names), "there are no answers")
+        reason = next(
+            (f"'{name}' {why}" for name, why in NO_ANSWERS.items() if name in names), "there are no answers"
+        )
         raise TaskError(
             f"{self.path}: {reason}. It has {_named(names)}.\n"
             f"Answers are token ids ({_known_ids()}) or a year ({', '.join(YEARS)})."
@@ -184,12 +200,16 @@ class Rows:
             raise self.error(where, entry.problem)
         return entry.pair
 
-    def _notes(self, columns: Sequence[str], used: Sequence[str], pairs: Sequence[PromptPair]) -> tuple[str, ...]:
+    def _notes(
+        self, columns: Sequence[str], used: Sequence[str], pairs: Sequence[PromptPair]
+    ) -> tuple[str, ...]:
         left = [column for column in columns if column and column not in ("clean", self.corrupted, *used)]
         notes = [f"left out: the columns {', '.join(left)}"] if left else []
         if pairs:
             right, wrong = _quoted(pairs[0].answers), _quoted(pairs[0].wrong_answers)
-            notes.append(f"{' and '.join(used)}: the first prompt's answers are {right}, its wrong ones {wrong}")
+            notes.append(
+                f"{' and '.join(used)}: the first prompt's answers are {right}, its wrong ones {wrong}"
+            )
         return tuple(notes)
 
     def _few(self, items: Iterable[Any]) -> Iterator[Any]:
@@ -244,12 +264,19 @@ class Rows:
         found = [_MARKED.match(text) for text in texts]
         if found[0] is None:
             if not set(data) & {*YEARS, *NO_ANSWERS, *(ids.right for ids in ID_COLUMNS)}:
-                raise self.error(where, "its clean text marks no answer. Write one as '1 + 2 = <predict>3</predict>'.")
+                raise self.error(
+                    where, "its clean text marks no answer. Write one as '1 + 2 = <predict>3</predict>'."
+                )
             right, wrong = self._answers(data)[0].of(texts[0], data, where)
             return self._pair(where, texts[0], texts[1], right, wrong), ()
-        prompts = [text if match is None else match["prompt"] for text, match in zip(texts, found, strict=True)]
+        prompts = [
+            text if match is None else match["prompt"] for text, match in zip(texts, found, strict=True)
+        ]
         answers = [() if match is None else (match["space"] + match["answer"],) for match in found]
-        more = any(match is not None and text[match.end() :].strip() for text, match in zip(texts, found, strict=True))
+        more = any(
+            match is not None and text[match.end() :].strip()
+            for text, match in zip(texts, found, strict=True)
+        )
         wrong = answers[1] if answers[1] != answers[0] else ()
         return self._pair(where, prompts[0], prompts[1], answers[0], wrong), (CUT,) if more else ()
 
@@ -257,7 +284,9 @@ class Rows:
         """The pair of AutoCircuit's clean and corrupt, with lists of answers: texts, or token ids."""
         corrupted = "corrupt" if "corrupt" in data else self.corrupted
         clean, other = (self._text(data, name, where) for name in ("clean", corrupted))
-        right, wrong = (self._listed(data.get(name, []), name, where) for name in ("answers", "wrong_answers"))
+        right, wrong = (
+            self._listed(data.get(name, []), name, where) for name in ("answers", "wrong_answers")
+        )
         return self._pair(where, clean, other, right, wrong)
 
     def _listed(self, value: object, name: str, where: str) -> list[object]:
@@ -280,7 +309,9 @@ class Rows:
 
     def _of_sentences(self, data: Mapping[str, Any], key: str, where: str) -> PromptPair:
         """The pair of two sentences of which the last word is the answer."""
-        (clean, right), (corrupted, _) = (_split(self._text(data, name, where)) for name in (key, f"corr_{key}"))
+        (clean, right), (corrupted, _) = (
+            _split(self._text(data, name, where)) for name in (key, f"corr_{key}")
+        )
         wrong = (f" {data['b'].strip()}",) if isinstance(data.get("b"), str) else ()
         return self._pair(where, clean, corrupted, (right,), wrong)
 
@@ -307,7 +338,9 @@ class Rows:
         if self.corrupted in data:
             return self.corrupted
         if self.corrupted == "corrupted":
-            found = columns if len(columns) == 1 else [name for name in MIB_COUNTERFACTUALS if name in columns]
+            found = (
+                columns if len(columns) == 1 else [name for name in MIB_COUNTERFACTUALS if name in columns]
+            )
             if len(found) == 1:
                 return found[0]
         raise self.error(
@@ -317,15 +350,24 @@ class Rows:
         )
 
     def _chosen(self, data: Mapping[str, Any], where: str) -> str:
-        """MIB's answer: a number or text called label, or the label of the choice that answerKey counts to."""
+        """MIB's answer: a number or text called label, or the label of the choice that answerKey
+        counts to.
+        """
         value = data.get("label")
         if "choices" not in data and (isinstance(value, str) or type(value) is int):
             return str(value)
         choices, key = data.get("choices"), data.get("answerKey")
         labels = choices.get("label") if isinstance(choices, dict) else choices
-        if isinstance(labels, list) and type(key) is int and 0 <= key < len(labels) and isinstance(labels[key], str):
+        if (
+            isinstance(labels, list)
+            and type(key) is int
+            and 0 <= key < len(labels)
+            and isinstance(labels[key], str)
+        ):
             return str(labels[key])
-        raise self.error(where, "it has no answer: neither a label, nor choices and an answerKey that counts to one.")
+        raise self.error(
+            where, "it has no answer: neither a label, nor choices and an answerKey that counts to one."
+        )
 
     def _text(self, data: Mapping[str, Any], name: str, where: str) -> str:
         value = data.get(name)
@@ -361,7 +403,9 @@ class TokenIds:
     columns: IdColumns
 
     def of(self, clean: str, row: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The right answers' texts and the wrong ones'. Raises TaskError where they are not what stands beside them."""
+        """The right answers' texts and the wrong ones'. Raises TaskError where they are not what
+        stands beside them.
+        """
         right, wrong = (self._texts(row, name, where) for name in (self.columns.right, self.columns.wrong))
         for texts, column in zip((right, wrong), self.columns.texts or (), strict=False):
             beside = str(row.get(column) or "")
@@ -376,7 +420,9 @@ class TokenIds:
 
     def _texts(self, row: Mapping[str, Any], column: str, where: str) -> tuple[str, ...]:
         place = f"{self.rows.path}, {where}"
-        return tuple(spell(token, self.rows.the_tokenizer(), place) for token in ids(row[column], column, place))
+        return tuple(
+            spell(token, self.rows.the_tokenizer(), place) for token in ids(row[column], column, place)
+        )
 
 
 @dataclass(frozen=True)
@@ -387,14 +433,16 @@ class Year:
     column: str
 
     def of(self, clean: str, row: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The later years' last two digits, and the others'. Raises TaskError where the prompt names no such year."""
+        """The later years' last two digits, and the others'. Raises TaskError where the prompt
+        names no such year.
+        """
         value = str(row[self.column])[:100].strip()
         place = _place_in_century(value, clean)
         if place is None:
             raise self.rows.error(
                 where,
-                f"its {self.column} is {shown(value)}, and the clean prompt does not end in a century and name its "
-                f"year that ends so: {shown(clean[-100:])}.\n{self._why()}",
+                f"its {self.column} is {shown(value)}, and the clean prompt does not end in a century and"
+                f" name its year that ends so: {shown(clean[-100:])}.\n{self._why()}",
             )
         if not self.rows.spells_years:
             raise self.rows.error(
@@ -413,7 +461,9 @@ Answers = TokenIds | Year
 
 
 def _place_in_century(value: str, clean: str) -> int | None:
-    """Which year of the century that the clean prompt ends in ``value`` is; None unless the prompt names that year."""
+    """Which year of the century that the clean prompt ends in ``value`` is; None unless the prompt
+    names that year.
+    """
     century = re.search(r"(?<!\d)(\d\d)\s*\Z", clean, re.ASCII)
     digits = re.fullmatch(r"(\d\d)?(\d{1,2})", value, re.ASCII)
     if century is None or digits is None or digits[1] not in (None, century[1]):
@@ -429,14 +479,20 @@ def ids(value: object, column: str, where: str) -> list[int]:
     except (ValueError, RecursionError):
         data = None
     found: list[Any] = data if isinstance(data, list) else [data]
-    whole = [int(one) for one in found if type(one) in (int, float) and math.isfinite(one) and one == int(one)]
+    whole = [
+        int(one) for one in found if type(one) in (int, float) and math.isfinite(one) and one == int(one)
+    ]
     if len(whole) < len(found) or not found or min(whole) < 0:
-        raise TaskError(f"{where}: its {column} is {shown(value)}; it must be a token id, or a JSON list of them.")
+        raise TaskError(
+            f"{where}: its {column} is {shown(value)}; it must be a token id, or a JSON list of them."
+        )
     return whole
 
 
 def spell(token: int, tokenizer: Tokenizer, where: str) -> str:
-    """The text of a token id, which is that token behind a prompt. Raises TaskError for an id that is none."""
+    """The text of a token id, which is that token behind a prompt. Raises TaskError for an id that
+    is none.
+    """
     try:
         text = tokenizer.decode([token])
     except (IndexError, OverflowError, ValueError, TypeError):

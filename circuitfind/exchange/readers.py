@@ -18,8 +18,8 @@ from circuitfind.exchange.reading import Read
 
 @dataclass(frozen=True)
 class Reader:
-    """``fits``: whether a content is in the format. ``read`` takes the content, the file's name for messages, and the
-    shape that the user gave, if any."""
+    """``fits``: whether a content is in the format. ``read`` takes the content, the file's name for
+    messages, and the shape that the user gave, if any."""
 
     summary: str
     fits: Callable[[Any], bool]
@@ -45,7 +45,9 @@ READERS: Mapping[str, Reader] = MappingProxyType(
         "acdc-json": Reader("ACDC's list of edges as JSON", acdc.is_list, acdc.read_list),
         "acdc-text": Reader("ACDC's list of edges as text", acdc.is_text, acdc.read_text),
         "acdc-pth": Reader("ACDC's subgraph", acdc.is_subgraph, acdc.read_subgraph),
-        "autocircuit": Reader("AutoCircuit's prune scores", autocircuit.is_scores, _told(autocircuit.read_scores)),
+        "autocircuit": Reader(
+            "AutoCircuit's prune scores", autocircuit.is_scores, _told(autocircuit.read_scores)
+        ),
         "edge-pruning": Reader("Edge-Pruning's edges.json", edgepruning.is_list, edgepruning.read_list),
     }
 )
@@ -54,7 +56,8 @@ READERS: Mapping[str, Reader] = MappingProxyType(
 def read_circuit(path: Path, format: str | None = None, shape: Graph | None = None) -> tuple[str, Read]:
     """The edges in a file of another tool, and the name of the format that it is in (or is said to be in).
 
-    Raises UsageError for a format that there is not, CircuitError for a file that can't be read or is in none.
+    Raises UsageError for a format that there is not, CircuitError for a file that can't be read or
+    is in none.
     """
     if format is not None and format not in READERS:
         raise UsageError(unknown("import format", format, READERS))

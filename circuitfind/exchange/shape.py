@@ -1,4 +1,6 @@
-"""The shape of a model whose edges are listed by name alone: told by the user, or by the list where it has all."""
+"""The shape of a model whose edges are listed by name alone: told by the user, or by the list where
+it has all.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,10 @@ from circuitfind.circuits.graph import Graph
 from circuitfind.errors import CircuitError, UsageError
 from circuitfind.exchange.edges import make_graph
 
-HOW = "Say the model's layers and heads, for instance --shape 12x12 (12x12-parallel for Pythia's kind of blocks)."
+HOW = (
+    "Say the model's layers and heads, for instance --shape 12x12 (12x12-parallel for Pythia's kind of"
+    " blocks)."
+)
 
 
 def parse_shape(text: str) -> Graph:
@@ -24,13 +29,15 @@ def parse_shape(text: str) -> Graph:
 
 
 def settle_shape(asked: Graph | None, told: Graph | None, source: str) -> Graph:
-    """The shape that is asked for, or the one that the file tells. Raises CircuitError where there is neither, or where
-    they differ."""
+    """The shape that is asked for, or the one that the file tells. Raises CircuitError where there
+    is neither, or where they differ."""
     if asked is None and told is None:
         raise CircuitError(f"{source} lists edges, which don't tell the shape of their model.\n{HOW}")
     if asked is not None and told is not None and asked != told:
         shapes = [f"{g.n_layers}x{g.n_heads}{'-parallel' * g.parallel}" for g in (told, asked)]
-        raise CircuitError(f"{source} is of a model of the shape {shapes[0]}, not {shapes[1]}. Leave --shape out.")
+        raise CircuitError(
+            f"{source} is of a model of the shape {shapes[0]}, not {shapes[1]}. Leave --shape out."
+        )
     shape = asked or told
     assert shape is not None
     return shape

@@ -1,7 +1,8 @@
 """A submission to MIB's circuit track: packed from runs, and checked file by file.
 
-The checks are what MIB asks for in its description of the track: names, one file or nine, every edge with a finite
-score, circuits within their budgets. They are of edges; files of neurons or of scored nodes are not looked into.
+The checks are what MIB asks for in its description of the track: names, one file or nine, every
+edge with a finite score, circuits within their budgets. They are of edges; files of neurons or of
+scored nodes are not looked into.
 """
 
 from __future__ import annotations
@@ -36,16 +37,21 @@ from circuitfind.exchange.readers import read_circuit
 from circuitfind.files.links import leads_outside
 
 WRITERS = {"json": write_json, "pt": write_pt}
-FILES = frozenset(f"{stem}.{suffix}" for stem in (IMPORTANCES, *(f"{b:g}" for b in BUDGETS)) for suffix in WRITERS)
+FILES = frozenset(
+    f"{stem}.{suffix}" for stem in (IMPORTANCES, *(f"{b:g}" for b in BUDGETS)) for suffix in WRITERS
+)
 """Every file that a folder of a submission may have."""
 ReadFiles = Sequence[tuple[str, ScoredEdges]]
 
 
-def pack(run: Path, name: str | None, by_budget: bool = False, suffix: str = "json") -> tuple[str, dict[str, bytes]]:
-    """The folder of a run in a submission, and its files: the scores of all edges, or nine circuits of budgets.
+def pack(
+    run: Path, name: str | None, by_budget: bool = False, suffix: str = "json"
+) -> tuple[str, dict[str, bytes]]:
+    """The folder of a run in a submission, and its files: the scores of all edges, or nine circuits
+    of budgets.
 
-    ``name``: the folder's, where not by the circuit's task and model. Raises CircuitError for a run without the scores
-    of all its edges, UsageError for a name that no folder can have.
+    ``name``: the folder's, where not by the circuit's task and model. Raises CircuitError for a run
+    without the scores of all its edges, UsageError for a name that no folder can have.
     """
     circuit = Circuit.load(run)
     edges = of_circuit(circuit, run if run.is_dir() else run.parent)
@@ -72,7 +78,9 @@ def within(edges: ScoredEdges, budget: float) -> ScoredEdges:
 def check(folder: Path) -> list[str]:
     """Everything wrong with a submission, each as one line. Raises UsageError where there is no folder."""
     if not folder.is_dir():
-        raise UsageError(f"There is no folder {folder}. Give a submission's: it has one for each task and model.")
+        raise UsageError(
+            f"There is no folder {folder}. Give a submission's: it has one for each task and model."
+        )
     places = sorted(place for place in folder.iterdir() if place.is_dir() and not place.name.startswith("."))
     problems = [f"{place.name}: {problem}" for place in places for problem in check_one(place)]
     return problems + list(_whole_problems(place.name for place in places if not name_problems(place.name)))
@@ -108,7 +116,9 @@ def _read(file: Path) -> ScoredEdges:
 
 
 def _shape_problems(read: ReadFiles, shape: Graph | None) -> Iterator[str]:
-    """Which files are not of the shape that the model has; where that is not known, not of the first file's."""
+    """Which files are not of the shape that the model has; where that is not known, not of the
+    first file's.
+    """
     wanted = shape or (read[0][1].graph if read else None)
     wrong = [(file, edges.graph) for file, edges in read if edges.graph != wanted]
     if wrong and wanted is not None:

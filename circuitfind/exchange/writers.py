@@ -1,4 +1,5 @@
-"""Every format of other tools that a circuit is written in, and what each can't hold. Light: torch comes later.
+"""Every format of other tools that a circuit is written in, and what each can't hold. Light: torch
+comes later.
 
 What a file lacks is told when it is written; docs/exchange.md has the whole table.
 """
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Writer:
-    """``module`` and ``function``: what writes it, from all edges. ``of_kept``: it has kept edges alone; ``of_scores``:
-    scores alone. ``is_single``: its scores are float32."""
+    """``module`` and ``function``: what writes it, from all edges. ``of_kept``: it has kept edges
+    alone; ``of_scores``: scores alone. ``is_single``: its scores are float32."""
 
     summary: str
     suffix: str
@@ -39,8 +40,12 @@ WRITERS: Mapping[str, Writer] = MappingProxyType(
         "eap-ig-pt": Writer(
             "EAP-IG's and MIB's graph as tensors", "eap-ig.pt", "eapig", "write_pt", False, is_single=True
         ),
-        "acdc-json": Writer("ACDC's list of edges as JSON", "acdc.json", "acdc", "write_list", True, of_kept=True),
-        "acdc-text": Writer("ACDC's list of edges as text", "acdc.txt", "acdc", "write_text", True, of_kept=True),
+        "acdc-json": Writer(
+            "ACDC's list of edges as JSON", "acdc.json", "acdc", "write_list", True, of_kept=True
+        ),
+        "acdc-text": Writer(
+            "ACDC's list of edges as text", "acdc.txt", "acdc", "write_text", True, of_kept=True
+        ),
         "acdc-pth": Writer(
             "ACDC's subgraph", "acdc.pth", "acdc", "write_subgraph", False, of_kept=True, has_scores=False
         ),
@@ -56,14 +61,22 @@ WRITERS: Mapping[str, Writer] = MappingProxyType(
             True,
         ),
         "edge-pruning": Writer(
-            "Edge-Pruning's list of edges", "edges.json", "edgepruning", "write_list", True, True, has_scores=False
+            "Edge-Pruning's list of edges",
+            "edges.json",
+            "edgepruning",
+            "write_list",
+            True,
+            True,
+            has_scores=False,
         ),
     }
 )
 
 
 def write(name: str, circuit: Circuit, folder: Path | None = None) -> bytes:
-    """The circuit in that format. Raises CircuitError where it has neurons or positions, which none of them has."""
+    """The circuit in that format. Raises CircuitError where it has neurons or positions, which none
+    of them has.
+    """
     module = importlib.import_module(f"circuitfind.exchange.{WRITERS[name].module}")
     function: Callable[[ScoredEdges], bytes] = getattr(module, WRITERS[name].function)
     return function(_edges_of(circuit, folder))

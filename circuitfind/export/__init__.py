@@ -36,15 +36,18 @@ def export_subject(subject: Subject, format: str, path: Path) -> None:
 
 
 def export_comparison(comparison: Comparison, path: Path) -> None:
-    """Writes both circuits in one picture, in the format that ``path`` ends in, one of DRAWN; what was there is
-    replaced.
+    """Writes both circuits in one picture, in the format that ``path`` ends in, one of DRAWN; what
+    was there is replaced.
 
-    An edge has the score that it has now, one that was lost the score that it had. Raises as ``export_subject`` does.
+    An edge has the score that it has now, one that was lost the score that it had. Raises as
+    ``export_subject`` does.
     """
     name = format_of(path.name) or path.suffix.removeprefix(".").lower()
     format = find_format(name)
     if name not in DRAWN:
-        raise UsageError(f"{path} would be {name}, which shows one circuit alone. Name one of {', '.join(DRAWN)}.")
+        raise UsageError(
+            f"{path} would be {name}, which shows one circuit alone. Name one of {', '.join(DRAWN)}."
+        )
     look = Look(highlight=Highlight.of(comparison.before, words=EARLIER))
     _write(path, format.write(Subject(comparison.after, look)))
 

@@ -1,4 +1,6 @@
-"""Every format that a circuit can be written in. A new one is a function from a Subject to bytes and a line here."""
+"""Every format that a circuit can be written in. A new one is a function from a Subject to bytes
+and a line here.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,9 @@ from circuitfind.export.formats.tikz import circuit_to_tikz
 class Format:
     """``suffix``: how its files end, after ``circuit.``. ``is_text``: a terminal or a pipe can show it.
 
-    ``of_folder``: it reads the run's other files, so that a run writes it last; ``observes``: it shows what runs of the
-    model tell of the circuit. ``told``: what a user should know of what is written, such as what is left out.
+    ``of_folder``: it reads the run's other files, so that a run writes it last; ``observes``: it
+    shows what runs of the model tell of the circuit. ``told``: what a user should know of what is
+    written, such as what is left out.
     """
 
     summary: str
@@ -95,10 +98,14 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         },
         "tikz": Format("TikZ: LaTeX that compiles alone and inside a paper", "tex", _tikz),
         "mermaid": Format("a Mermaid flowchart, for Markdown", "mmd", _mermaid),
-        "graphml": Format("GraphML, for programs that analyse networks", "graphml", _graphml, told=_cut_network),
+        "graphml": Format(
+            "GraphML, for programs that analyse networks", "graphml", _graphml, told=_cut_network
+        ),
         "gexf": Format("GEXF, for Gephi", "gexf", _gexf, told=_cut_network),
         **{name: _of_another_tool(name) for name in writers.WRITERS},
-        "html": Format("a page to explore in a browser", "html", _html, of_folder=True, observes=True, told=_cut),
+        "html": Format(
+            "a page to explore in a browser", "html", _html, of_folder=True, observes=True, told=_cut
+        ),
     }
 )
 

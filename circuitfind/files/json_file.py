@@ -1,5 +1,5 @@
-"""JSON files from anywhere, read once, at the edge, through a schema: a class that says which keys there are and of
-what kind.
+"""JSON files from anywhere, read once, at the edge, through a schema: a class that says which keys
+there are and of what kind.
 
     class Task(Schema, frozen=True):
         name: Name = ""
@@ -7,11 +7,13 @@ what kind.
 
     task = read_json(path, Task, TaskError)
 
-What doesn't fit is one line that names the file, the key, what stands there and what must. Keys that the schema lacks
-are left alone: a newer version may add some, and a file's own "version" says when it can't be read any more.
+What doesn't fit is one line that names the file, the key, what stands there and what must. Keys
+that the schema lacks are left alone: a newer version may add some, and a file's own "version" says
+when it can't be read any more.
 
-A file can't cost more than it is worth: its bytes, values and depth are bounded before anything is made of them; NaN,
-infinite numbers, and a key that stands in an object twice, which JSON's readers let through, are refused.
+A file can't cost more than it is worth: its bytes, values and depth are bounded before anything is
+made of them; NaN, infinite numbers, and a key that stands in an object twice, which JSON's readers
+let through, are refused.
 """
 
 from __future__ import annotations
@@ -73,7 +75,9 @@ def read_text(path: Path, error: Error = CircuitError, most_bytes: int = MOST_BY
 
 
 def read_bytes(path: Path, error: Error = CircuitError, most_bytes: int = MOST_BYTES) -> bytes:
-    """The bytes of a file. Raises ``error`` where it can't be read or is too large: no more than that is read."""
+    """The bytes of a file. Raises ``error`` where it can't be read or is too large: no more than
+    that is read.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(most_bytes + 1)
@@ -156,7 +160,9 @@ def _no_number(text: str) -> float:
     raise _NotJsonError(f"it holds {text}, which is no number")
 
 
-_LOADER = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_int=_whole, parse_constant=_no_number)
+_LOADER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_float=_finite, parse_int=_whole, parse_constant=_no_number
+)
 
 
 # what is wrong, in words
@@ -212,7 +218,9 @@ def _fails(value: Any, schema: Any, problem: str) -> bool:
 
 
 def _first_wrong(among: dict[str, Any], fails: Callable[[], bool]) -> str:
-    """The key of ``among``, which stands in a value that ``fails``, for which it does. Leaves it alone in there."""
+    """The key of ``among``, which stands in a value that ``fails``, for which it does. Leaves it
+    alone in there.
+    """
     items = list(among.items())
     while len(items) > 1:
         half = items[: len(items) // 2]

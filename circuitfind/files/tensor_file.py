@@ -28,8 +28,8 @@ def read_metadata(path: Path) -> dict[str, str]:
 def read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Float[np.ndarray, "*shape"]]:
     """The tensors of these names, float64.
 
-    Raises CircuitError for a file that is none, that lacks one of them, and for other shapes or dtypes, which are
-    looked at before a number is read.
+    Raises CircuitError for a file that is none, that lacks one of them, and for other shapes or
+    dtypes, which are looked at before a number is read.
     """
     with _open(path) as file:
         for name, shape in shapes.items():
@@ -59,7 +59,11 @@ def _check(path: Path, name: str, shape: tuple[int, ...], file: Any) -> None:
         raise CircuitError(f"{path} lacks the tensor '{name}'.")
     stored = file.get_slice(name)
     if stored.get_dtype() not in NUMBERS:
-        raise CircuitError(f"{path}: its '{name}' are {stored.get_dtype()}; they must be {', '.join(NUMBERS)}.")
+        raise CircuitError(
+            f"{path}: its '{name}' are {stored.get_dtype()}; they must be {', '.join(NUMBERS)}."
+        )
     if tuple(stored.get_shape()) != shape:
-        said = f"the shape {list(stored.get_shape())}; {list(shape)} is asked for, {math.prod(shape):,} numbers"
+        said = (
+            f"the shape {list(stored.get_shape())}; {list(shape)} is asked for, {math.prod(shape):,} numbers"
+        )
         raise CircuitError(f"{path}: its '{name}' have {said}.")

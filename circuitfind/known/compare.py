@@ -1,4 +1,6 @@
-"""A circuit against a known one: which heads of which role it has, and how well its scores rank them. No torch."""
+"""A circuit against a known one: which heads of which role it has, and how well its scores rank
+them. No torch.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Recall:
 
 @dataclass(frozen=True)
 class KnownComparison:
-    """What ``circuit`` has of ``known``. ``is_scored``: whether the edges that it lacks have been ranked by scores."""
+    """What ``circuit`` has of ``known``. ``is_scored``: whether the edges that it lacks have been
+    ranked by scores.
+    """
 
     circuit: Circuit
     known: KnownCircuit

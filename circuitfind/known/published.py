@@ -1,8 +1,8 @@
 """Known circuits: the published ones, which come along, and circuit files that a user names. No torch.
 
-A paper states heads and MLPs and what they do, so a published circuit is nodes by role. Its ``level`` says what its
-paper judged: ``heads`` alone (of MLPs it says nothing), or ``nodes``, heads and MLPs. Of a circuit.json the ``edges``
-are known.
+A paper states heads and MLPs and what they do, so a published circuit is nodes by role. Its
+``level`` says what its paper judged: ``heads`` alone (of MLPs it says nothing), or ``nodes``, heads
+and MLPs. Of a circuit.json the ``edges`` are known.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class KnownFile(Schema, frozen=True):
 
 @dataclass(frozen=True)
 class KnownCircuit:
-    """Heads and MLPs by role; ``circuit`` where the edges are known too. ``paper``: an arXiv id or an address."""
+    """Heads and MLPs by role; ``circuit`` where the edges are known too. ``paper``: an arXiv id or
+    an address.
+    """
 
     name: str
     task: str
@@ -80,7 +82,9 @@ class KnownCircuit:
     def all_nodes(self) -> tuple[Node, ...]:
         """Those of all roles, in forward order."""
         return tuple(
-            sorted((n for nodes in self.nodes.values() for n in nodes), key=self.graph.sender_index.__getitem__)
+            sorted(
+                (n for nodes in self.nodes.values() for n in nodes), key=self.graph.sender_index.__getitem__
+            )
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,7 +119,9 @@ def all_known(folder: Path | None = None) -> tuple[KnownCircuit, ...]:
 
 
 def find_known(name: str, folder: Path | None = None) -> KnownCircuit:
-    """The known circuit of that name, or that of a path. Raises CircuitError with the nearest name if it is neither."""
+    """The known circuit of that name, or that of a path. Raises CircuitError with the nearest name
+    if it is neither.
+    """
     known = {one.name: one for one in all_known(folder)}
     if name in known:
         return known[name]
@@ -125,8 +131,8 @@ def find_known(name: str, folder: Path | None = None) -> KnownCircuit:
 
 
 def published_for(circuit: Circuit) -> KnownCircuit | None:
-    """The published circuit of the same task in the same model, if there is one: a model of its shape alone has other
-    heads."""
+    """The published circuit of the same task in the same model, if there is one: a model of its
+    shape alone has other heads."""
     task, model = circuit.task.get("name"), str(circuit.model.get("name"))
     named = OTHER_NAMES.get(model, model)
     fitting = (k for k in all_known() if (k.task, k.model, k.graph) == (task, named, circuit.graph.base))
@@ -134,7 +140,9 @@ def published_for(circuit: Circuit) -> KnownCircuit | None:
 
 
 def choose_known(circuit: Circuit, known: Collection[KnownCircuit]) -> KnownCircuit:
-    """The one of the circuit's task in a model of its shape. Raises CircuitError where there is none or several."""
+    """The one of the circuit's task in a model of its shape. Raises CircuitError where there is
+    none or several.
+    """
     task = circuit.task.get("name")
     fitting = [one for one in known if one.graph == circuit.graph and one.task == task]
     if len(fitting) == 1:
@@ -142,7 +150,8 @@ def choose_known(circuit: Circuit, known: Collection[KnownCircuit]) -> KnownCirc
     names = ", ".join(one.name for one in fitting or known)
     number = f"{len(fitting)} known circuits are" if fitting else "No known circuit is"
     raise CircuitError(
-        f"{number} of the task {shown(task)} in a model of {describe_shape(circuit.graph)}. Name one: {names}."
+        f"{number} of the task {shown(task)} in a model of {describe_shape(circuit.graph)}. Name one:"
+        f" {names}."
     )
 
 
@@ -176,7 +185,9 @@ def _established(circuit: Circuit, path: Path) -> KnownCircuit:
 
 
 def _published(data: Any, source: str) -> KnownCircuit:
-    """What a published circuit's file says. Raises CircuitError naming ``source`` and what is wrong with it."""
+    """What a published circuit's file says. Raises CircuitError naming ``source`` and what is wrong
+    with it.
+    """
     if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
         raise CircuitError(
             f'{source} is no known circuit: it lacks "format": "{FORMAT}", "version": {VERSION}. '
@@ -195,13 +206,17 @@ def _published(data: Any, source: str) -> KnownCircuit:
 
 
 def _check_nodes(nodes: Mapping[str, tuple[Node, ...]], graph: Graph, level: Level, source: str) -> None:
-    """Raises CircuitError for no nodes, one in two roles, and one that the level or the model does not have."""
+    """Raises CircuitError for no nodes, one in two roles, and one that the level or the model does
+    not have.
+    """
     seen: set[Node] = set()
     for node in (node for of_role in nodes.values() for node in of_role):
         if node in seen:
             raise CircuitError(f"{source}: '{node}' stands in it twice.")
         if node.kind not in KINDS[level] or node not in graph.sender_index:
-            raise CircuitError(f"{source}: '{node}' is none of the {level} of a model of {describe_shape(graph)}.")
+            raise CircuitError(
+                f"{source}: '{node}' is none of the {level} of a model of {describe_shape(graph)}."
+            )
         seen.add(node)
     if not seen:
         raise CircuitError(f"{source} names no nodes.")

@@ -1,19 +1,21 @@
 """What a method must beat: head importance, the size of what ablation changes, and chance.
 
-The first two score heads and MLPs. An edge has the lesser score of its two ends on each prompt; of one end where the
-other is the input or the logits, which are never removed; input->logits the highest of all. So a circuit of n edges is
-what the best nodes have between them, as in ACDC's comparison (arXiv:2304.14997), which removes nodes with all of their
-edges. (Were a node's score given to its outgoing edges alone, the best n would be all edges out of a few nodes, to
-anywhere: on smollm2-135m no path is left of the best 500.) These methods don't see where an edge goes. At node level
-(``circuits/units.py``) a node simply has its score.
+The first two score heads and MLPs. An edge has the lesser score of its two ends on each prompt; of
+one end where the other is the input or the logits, which are never removed; input->logits the
+highest of all. So a circuit of n edges is what the best nodes have between them, as in ACDC's
+comparison (arXiv:2304.14997), which removes nodes with all of their edges. (Were a node's score
+given to its outgoing edges alone, the best n would be all edges out of a few nodes, to anywhere: on
+smollm2-135m no path is left of the best 500.) These methods don't see where an edge goes. At node
+level (``circuits/units.py``) a node simply has its score.
 
-- ``hisp``, head importance (Michel et al. 2019, arXiv:1905.10650, where it prunes heads). For a node with the output
-  x on a prompt: |sum over positions and d_model of (ablated - clean) x . gradient of the objective at x|. Under zero
-  ablation that is |x . gradient|, as Michel et al. have it; under corrupted ablation what ACDC's authors make of it.
-  Theirs divide by the 2-norm of each layer's scores, and ACDC's comparison scores a head's q, k and v apart; here
-  scores stay in the metric's unit and a head has one.
-- ``activation-magnitude``: the 2-norm of (ablated - clean) x over all positions up to the answer and d_model, in the
-  residual stream's unit. No gradient and no metric.
+- ``hisp``, head importance (Michel et al. 2019, arXiv:1905.10650, where it prunes heads). For a
+  node with the output x on a prompt: |sum over positions and d_model of (ablated - clean) x .
+  gradient of the objective at x|. Under zero ablation that is |x . gradient|, as Michel et al. have
+  it; under corrupted ablation what ACDC's authors make of it. Theirs divide by the 2-norm of each
+  layer's scores, and ACDC's comparison scores a head's q, k and v apart; here scores stay in the
+  metric's unit and a head has one.
+- ``activation-magnitude``: the 2-norm of (ablated - clean) x over all positions up to the answer
+  and d_model, in the residual stream's unit. No gradient and no metric.
 - ``random``: chance, the same on every machine.
 """
 
@@ -58,8 +60,8 @@ class HISP:
     def __post_init__(self) -> None:
         if self.metric == "kl":
             raise UsageError(
-                "hisp takes its gradient in the clean run, where that of kl is zero: every score would be rounding.\n"
-                "Use --metric logit-diff, prob-diff or loss."
+                "hisp takes its gradient in the clean run, where that of kl is zero: every score would be"
+                " rounding.\nUse --metric logit-diff, prob-diff or loss."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,8 +74,8 @@ class HISP:
     ) -> Float[Tensor, "prompt receiver sender"]:
         """Every edge's score on each prompt, in the metric's unit; NaN where the graph has no edge.
 
-        What a node writes is read along its edges alone: its gradient is the sum of theirs, and what stands between
-        the bars the sum of its edges' ``eap``. Raises as that does.
+        What a node writes is read along its edges alone: its gradient is the sum of theirs, and
+        what stands between the bars the sum of its edges' ``eap``. Raises as that does.
         """
         edges = EAP(self.metric, self.ablation).score(model, batch, batch_size, progress)
         return of_edges(model, edges.double().nansum(1).abs().to(edges.dtype), self.level)
@@ -96,7 +98,8 @@ class ActivationMagnitude:
     def score(
         self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
     ) -> Float[Tensor, "prompt receiver sender"]:
-        """Every edge's score on each prompt, in the unit of the residual stream; NaN where the graph has no edge.
+        """Every edge's score on each prompt, in the unit of the residual stream; NaN where the
+        graph has no edge.
 
         Neither ``batch_size`` nor threads change a score.
         """
@@ -158,10 +161,14 @@ def of_edges(
     return scores.unsqueeze(1).expand(-1, len(edges), -1).masked_fill(~edges, math.nan)
 
 
-def between(model: Transformer, scores: Float[Tensor, "prompt sender"]) -> Float[Tensor, "prompt receiver sender"]:
+def between(
+    model: Transformer, scores: Float[Tensor, "prompt sender"]
+) -> Float[Tensor, "prompt receiver sender"]:
     """Every edge's score from those of its ends; what the input has does not count."""
     graph, edges = model.architecture.graph, readable(model.architecture.graph)
     highest = scores[:, 1:].amax(1, keepdim=True)
     nodes = torch.cat((highest, scores[:, 1:]), dim=1)
-    ends = [graph.sender_index.get(receiver.node, 0) for receiver in graph.receivers]  # the logits: as the input
+    ends = [
+        graph.sender_index.get(receiver.node, 0) for receiver in graph.receivers
+    ]  # the logits: as the input
     return torch.minimum(nodes.unsqueeze(1), nodes[:, ends].unsqueeze(2)).masked_fill(~edges, math.nan)

@@ -1,4 +1,6 @@
-"""What methods there are: what each does, where it was published, what it costs and what it can't do. No torch."""
+"""What methods there are: what each does, where it was published, what it costs and what it can't
+do. No torch.
+"""
 
 from __future__ import annotations
 
@@ -59,9 +61,11 @@ _MANY = 64
 _METHODS = (
     MethodInfo(
         "acdc",
-        "tests every edge, from the logits back, and removes it if the metric rises by less than the threshold",
+        "tests every edge, from the logits back, and removes it if the metric rises by less than the"
+        " threshold",
         "arXiv:2304.14997",
-        "a part of a forward pass for each edge of a live node; --candidates, --schedule screened or grouped: fewer",
+        "a part of a forward pass for each edge of a live node; --candidates, --schedule screened or grouped:"
+        " fewer",
         "finds its own number of edges: --threshold, no --edges",
         takes=("objective", "schedule", "candidates"),
         scores=False,
@@ -127,7 +131,8 @@ _METHODS = (
     ),
     MethodInfo(
         "atp",
-        "eap with the attention pattern's change computed in full for q and k; --grad-drop against cancelling effects",
+        "eap with the attention pattern's change computed in full for q and k; --grad-drop against cancelling"
+        " effects",
         "arXiv:2403.00745",
         "about 3 times eap; with --grad-drop half a backward pass for each layer besides",
         f"{NOT_KL}; with --grad-drop no signs",

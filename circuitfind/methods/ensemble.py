@@ -5,11 +5,14 @@ all edges, of its mean scores; then, edge by edge (or, where whole nodes are sco
 and node by node: ``circuits/units.py``),
 
 - ``mean``: the mean;
-- ``max``, ``min``: the score that is largest, or smallest, in size, with its sign; of equal ones the first method's;
-- ``rank-mean``: the mean of the places, between 0 and 1, that the edge has by the size of its mean score with each
-  method. Edges of equal size share the middle of their places. One row: prompts have none of their own.
+- ``max``, ``min``: the score that is largest, or smallest, in size, with its sign; of equal ones
+  the first method's;
+- ``rank-mean``: the mean of the places, between 0 and 1, that the edge has by the size of its mean
+  score with each method. Edges of equal size share the middle of their places. One row: prompts
+  have none of their own.
 
-The first three are taken prompt by prompt where every method has scores of single prompts, else of the means.
+The first three are taken prompt by prompt where every method has scores of single prompts, else of
+the means.
 """
 
 from __future__ import annotations
@@ -61,7 +64,9 @@ class Ensemble:
         meaning = f"{self.combine} of the methods' scores, each by its root mean square"
         of = [method.to_dict() for method in self.of]
         units = without_defaults({"level": self.level, "kv": self.kv})
-        metrics = {method["metric"] for method in of if method.get("metric")}  # one, or none where no score needs any
+        metrics = {
+            method["metric"] for method in of if method.get("metric")
+        }  # one, or none where no score needs any
         metric = {"metric": metrics.pop()} if len(metrics) == 1 else {}
         return {"name": self.name, **metric, "combine": self.combine, "of": of, **units, "score": meaning}
 
@@ -74,13 +79,17 @@ class Ensemble:
         start: SoFar | None = None,
         save: Save = save_nothing,
     ) -> Scores:
-        """Every edge's score, on each prompt where all methods have such, else one; NaN where the graph has no edge.
+        """Every edge's score, on each prompt where all methods have such, else one; NaN where the
+        graph has no edge.
 
-        What is so far are the ``scores`` of the methods that are done, and what the present one has so far.
+        What is so far are the ``scores`` of the methods that are done, and what the present one has
+        so far.
         """
         graph, done = batch.graph_of(model.architecture.graph), SoFar({})
         units, each = (
-            Units.of(model.architecture.graph, model.architecture.n_kv_heads, self.level, self.kv).at_roles(graph),
+            Units.of(model.architecture.graph, model.architecture.n_kv_heads, self.level, self.kv).at_roles(
+                graph
+            ),
             [],
         )
         for number, method in enumerate(self.of):
@@ -89,7 +98,9 @@ class Ensemble:
             is_done = own is not None and "done" in own.numbers
             if own is None or not is_done:
                 progress.stage(f"{method.name}, of the ensemble")
-                scores = score_on(method, model, batch, batch_size, progress, own, save_part(save, part, done))
+                scores = score_on(
+                    method, model, batch, batch_size, progress, own, save_part(save, part, done)
+                )
                 own = SoFar({"scores": scores}, {"done": 1}, f"{number + 1} of {len(self.of)} methods")
             each.append(own.tensors["scores"] if not is_done else scores_before(own, batch.n_prompts, graph))
             done |= own.as_part(part)
@@ -111,7 +122,9 @@ def scores_before(done: SoFar, n_prompts: int, graph: Graph) -> Scores:
 
 
 def combine(each: list[Scores], edges: Bool[Tensor, "receiver sender"], how: str) -> Scores:
-    """The methods' scores as one, float32 or as they are if that is more. ``edges``: those that are looked at."""
+    """The methods' scores as one, float32 or as they are if that is more. ``edges``: those that are
+    looked at.
+    """
     dtype = torch.promote_types(each[0].dtype, torch.float32)
     if how == "rank-mean":
         places = torch.stack([rank(scores.double().mean(0)[edges].abs()) for scores in each]).mean(0)
@@ -134,7 +147,9 @@ def size(scores: Scores, edges: Bool[Tensor, "receiver sender"]) -> float:
 
 
 def rank(sizes: Float[Tensor, " edge"]) -> Float[Tensor, " edge"]:
-    """Each one's place from the smallest to the largest, as a share of all; equal ones share the middle of theirs."""
+    """Each one's place from the smallest to the largest, as a share of all; equal ones share the
+    middle of theirs.
+    """
     _, which, counts = np.unique(sizes.numpy(), return_inverse=True, return_counts=True)
     middles = np.cumsum(counts) - (counts - 1) / 2
     return torch.from_numpy(middles[which] / len(sizes))
@@ -142,7 +157,9 @@ def rank(sizes: Float[Tensor, " edge"]) -> Float[Tensor, " edge"]:
 
 @dataclass(frozen=True)
 class WarmStart:
-    """A learned method whose masks start in the order of another method's scores: of the sizes of their means."""
+    """A learned method whose masks start in the order of another method's scores: of the sizes of
+    their means.
+    """
 
     method: Learned
     start: Scorer
@@ -166,12 +183,16 @@ class WarmStart:
         start: SoFar | None = None,
         save: Save = save_nothing,
     ) -> Scores:
-        """The method's scores, after the start's. What is so far is what either has; masks need no start any more."""
+        """The method's scores, after the start's. What is so far is what either has; masks need no
+        start any more.
+        """
         moved, initial = start and start.part("masks"), None
         if moved is None:
             progress.stage(f"{self.start.name}, to start from")
             earlier = start and start.part("start")
-            scores = score_on(self.start, model, batch, batch_size, progress, earlier, save_part(save, "start"))
+            scores = score_on(
+                self.start, model, batch, batch_size, progress, earlier, save_part(save, "start")
+            )
             initial = scores.double().mean(0).abs()
         progress.stage(f"{self.method.name} from {self.start.name}")
         return self.method.score(model, batch, batch_size, progress, moved, save_part(save, "masks"), initial)

@@ -1,8 +1,9 @@
 """Every edge patched alone: what attribution approximates, measured.
 
-score(u -> v) = the objective in the full model with the edge u -> v alone ablated, less the full model's own. The
-objective is what a search minimises, so that a positive score says that ablating the edge hurts. (The ``exact`` of
-EAP-IG's code is the same difference of whatever it is given; MIB gives it the metric as a loss, which is this sign.)
+score(u -> v) = the objective in the full model with the edge u -> v alone ablated, less the full
+model's own. The objective is what a search minimises, so that a positive score says that ablating
+the edge hurts. (The ``exact`` of EAP-IG's code is the same difference of whatever it is given; MIB
+gives it the metric as a loss, which is this sign.)
 
 Each test is one changed node and from there on the plain model (``patching/one_change.py``); for KL
 and the loss log Z is computed over the whole vocabulary. What a test costs grows with the layers
@@ -13,7 +14,8 @@ Where edges go together (``circuits/units.py``) a unit is ablated as a whole, in
 v inputs of query heads that share a key/value head, or a node, with all edges that leave it
 (``methods/search/nodes.py``).
 
-A test stands alone: a run that was cut off goes on from the scores that there were, to the same bits.
+A test stands alone: a run that was cut off goes on from the scores that there were, to the same
+bits.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ from circuitfind.progress import Progress
 from circuitfind.prompts.batch import Batch
 
 ROWS_AT_ONCE = 512
-"""How many rows of a block's tests go through the model side by side: enough for a fast product, few for the cache."""
+"""How many rows of a block's tests go through the model side by side: enough for a fast product,
+few for the cache.
+"""
 ROWS_ON_GPU = 16384
 TESTS_AT_ONCE = 64
 """How many tests wait for the objective together."""
@@ -81,17 +85,17 @@ class Exact:
     ) -> Scores:
         """Every edge's score on each prompt, in the metric's unit; NaN where the graph has no edge.
 
-        Neither ``batch_size`` nor threads change a score. What is so far are the ``scores``, NaN where there is none
-        yet. Progress is told in layers that tests have gone through, which take about the same time each. Raises
-        UsageError where the metric needs wrong answers that a prompt doesn't have, ModelError where a score is NaN or
-        infinite.
+        Neither ``batch_size`` nor threads change a score. What is so far are the ``scores``, NaN
+        where there is none yet. Progress is told in layers that tests have gone through, which take
+        about the same time each. Raises UsageError where the metric needs wrong answers that a
+        prompt doesn't have, ModelError where a score is NaN or infinite.
         """
         check_answers(self.metric, batch)
         if self.level == "node":
             return self._score_nodes(model, batch, batch_size, progress, start, save)
-        units = Units.of(model.architecture.graph, model.architecture.n_kv_heads, self.level, self.kv).at_roles(
-            batch.graph_of(model.architecture.graph)
-        )
+        units = Units.of(
+            model.architecture.graph, model.architecture.n_kv_heads, self.level, self.kv
+        ).at_roles(batch.graph_of(model.architecture.graph))
         graph, total = units.graph, sum(work(units.graph, receivers[0]) for receivers in units.receivers())
         scores = nothing_scored(graph, model.dtype, batch.n_prompts)
         scores = scores_before(start, scores, units) if start else scores
@@ -110,7 +114,13 @@ class Exact:
         return scores
 
     def _score_nodes(
-        self, model: Transformer, batch: Batch, batch_size: int, progress: Progress, start: SoFar | None, save: Save
+        self,
+        model: Transformer,
+        batch: Batch,
+        batch_size: int,
+        progress: Progress,
+        start: SoFar | None,
+        save: Save,
     ) -> Scores:
         """Every edge with the score of its sender; what is so far are the senders' ``rises``."""
         rises = nodes.rises(model, batch, batch_size, self.metric, self.ablation, progress, start, save)
@@ -136,13 +146,23 @@ class Removable(Protocol[Where]):
 
 
 def edge_tests(
-    model: Transformer, batch: Batch, batch_size: int, metric: MetricName, ablation: AblationName, threads: Threads
+    model: Transformer,
+    batch: Batch,
+    batch_size: int,
+    metric: MetricName,
+    ablation: AblationName,
+    threads: Threads,
 ) -> OneByOne[Sequence[Receiver]]:
     """Tests of the edges into a receiver, or into several at once, by the numbers of their senders."""
     model = pack_model(model)
     reads = join_reads(model)
     return OneByOne(
-        model, batch, batch_size, metric, threads, lambda block: Onward(prepare(model, block, ablation), reads)
+        model,
+        batch,
+        batch_size,
+        metric,
+        threads,
+        lambda block: Onward(prepare(model, block, ablation), reads),
     )
 
 
@@ -162,7 +182,9 @@ class OneByOne(Generic[Where]):
         groups = split(batch, batch_size)
         self._n_real = [n_real for _, n_real in groups]
         self._blocks = threads.map(lambda group: open_block(group[0]), groups)
-        final = torch.cat([block.final[:n_real] for block, n_real in zip(self._blocks, self._n_real, strict=True)])
+        final = torch.cat(
+            [block.final[:n_real] for block, n_real in zip(self._blocks, self._n_real, strict=True)]
+        )
         self._objective = make_objective(metric, model, batch, final, each=threads.map)
         self._full = self._objective(final.unsqueeze(0))
 
@@ -173,7 +195,9 @@ class OneByOne(Generic[Where]):
         return torch.cat(rises).T.cpu()
 
     def _finals(self, where: Where, which: Sequence[int]) -> Float[Tensor, "test prompt d_model"]:
-        """What the logits read in each test, the work shared between the threads in few tests of one block each."""
+        """What the logits read in each test, the work shared between the threads in few tests of
+        one block each.
+        """
         n_rows = ROWS_AT_ONCE if self._full.device.type == "cpu" else ROWS_ON_GPU
         pieces = [
             (number, which[i : i + n_tests])
@@ -182,7 +206,9 @@ class OneByOne(Generic[Where]):
         ]
         finals = self._threads.map(lambda piece: self._blocks[piece[0]].remove(where, piece[1]), pieces)
         of_blocks = [
-            torch.cat([x for (owner, _), x in zip(pieces, finals, strict=True) if owner == number])[:, :n_real]
+            torch.cat([x for (owner, _), x in zip(pieces, finals, strict=True) if owner == number])[
+                :, :n_real
+            ]
             for number, n_real in enumerate(self._n_real)
         ]
         return torch.cat(of_blocks, dim=1)
@@ -207,11 +233,15 @@ def scores_before(start: SoFar, like: Scores, units: Units) -> Scores:
 
 
 def waiting(units: Units, scores: Scores) -> Iterator[tuple[tuple[Receiver, ...], list[int]]]:
-    """Receivers that are one, from the last, and some senders at a time whose edges into them have no score yet."""
+    """Receivers that are one, from the last, and some senders at a time whose edges into them have
+    no score yet.
+    """
     for receivers in reversed(list(units.receivers())):
         row, n_senders = units.graph.receiver_index[receivers[0]], units.graph.n_readable(receivers[0])
         senders = scores[0, row, :n_senders].isnan().nonzero().flatten().tolist()
-        yield from ((receivers, senders[i : i + TESTS_AT_ONCE]) for i in range(0, len(senders), TESTS_AT_ONCE))
+        yield from (
+            (receivers, senders[i : i + TESTS_AT_ONCE]) for i in range(0, len(senders), TESTS_AT_ONCE)
+        )
 
 
 def work(graph: Graph, receiver: Receiver, n_senders: int | None = None) -> int:

@@ -1,8 +1,9 @@
 """Every neuron ablated alone: what attribution of neurons approximates, measured.
 
-score(neuron j of node u) = the objective in the full model with this neuron alone ablated, less the full model's own.
-A neuron writes its activation times its own row of W_out (W_O), so a test is one changed node and from there on the
-plain model, as for edges (``exact.py``, ``patching/one_change.py``). There are as many tests as neurons.
+score(neuron j of node u) = the objective in the full model with this neuron alone ablated, less the
+full model's own. A neuron writes its activation times its own row of W_out (W_O), so a test is one
+changed node and from there on the plain model, as for edges (``exact.py``,
+``patching/one_change.py``). There are as many tests as neurons.
 """
 
 from __future__ import annotations
@@ -36,10 +37,14 @@ from circuitfind.prompts.batch import Batch
 class NeuronRemoval:
     """One block of prompts, and what its logits read when one neuron alone is ablated."""
 
-    def __init__(self, model: Transformer, ablation: AblationName, reads: Sequence[Read], batch: Batch) -> None:
+    def __init__(
+        self, model: Transformer, ablation: AblationName, reads: Sequence[Read], batch: Batch
+    ) -> None:
         baseline = prepare(model, batch, ablation)
         self._model, self._neurons, self._onward = model, neurons_of(model), Onward(baseline, reads)
-        self._moves = neuron_moves(with_hidden(model, baseline.clean), ablated_neurons(model, batch, ablation))
+        self._moves = neuron_moves(
+            with_hidden(model, baseline.clean), ablated_neurons(model, batch, ablation)
+        )
         self.final = self._onward.final
 
     @property
@@ -81,8 +86,8 @@ class ExactNeurons:
     ) -> Float[Tensor, "prompt neuron"]:
         """Every neuron's score on each prompt, in the metric's unit, in forward order.
 
-        Neither ``batch_size`` nor threads change a score. What is so far are the ``scores``, NaN where there is none
-        yet. Raises UsageError where the metric needs wrong answers that a
+        Neither ``batch_size`` nor threads change a score. What is so far are the ``scores``, NaN
+        where there is none yet. Raises UsageError where the metric needs wrong answers that a
         prompt doesn't have, ModelError where a score is NaN or infinite.
         """
         check_answers(self.metric, batch)

@@ -1,28 +1,34 @@
-"""Information flow routes (Ferrando and Voita 2024, arXiv:2403.00824): how much of what is read came along each edge.
+"""Information flow routes (Ferrando and Voita 2024, arXiv:2403.00824): how much of what is read
+came along each edge.
 
-One forward pass on the clean prompts, no gradient, no ablation, no metric. A part y_s of a sum y counts by how near it
-is to the sum, in the 1-norm (the proximity of ALTI, arXiv:2203.04212), as a share of all parts:
+One forward pass on the clean prompts, no gradient, no ablation, no metric. A part y_s of a sum y
+counts by how near it is to the sum, in the 1-norm (the proximity of ALTI, arXiv:2203.04212), as a
+share of all parts:
 
     near(y_s, y) = max(0, |y|_1 - |y_s - y|_1),    share(s) = near(y_s, y) / sum over parts of near.
 
-From the answer position, which has the importance 1 in the logits, importance is traced down. At each position a
-receiver hands its own to its senders by their shares of what it reads there, before the norm; parts are what senders
-write, so that position embeddings and output biases, which are no sender's, get none. An MLP hands on all it was given
-at the position where it was given it. What a head was given at a position is divided between the positions that it
-looks at, by the shares of its terms pattern * value * W_O in what it writes there; values include their bias. The
-score of an edge is what flows along it, summed over positions. So the scores into a receiver add up to its importance,
-those into the logits to 1, and those out of the input to 1 again. Where no part is near its sum, all share alike.
+From the answer position, which has the importance 1 in the logits, importance is traced down. At
+each position a receiver hands its own to its senders by their shares of what it reads there, before
+the norm; parts are what senders write, so that position embeddings and output biases, which are no
+sender's, get none. An MLP hands on all it was given at the position where it was given it. What a
+head was given at a position is divided between the positions that it looks at, by the shares of its
+terms pattern * value * W_O in what it writes there; values include their bias. The score of an edge
+is what flows along it, summed over positions. So the scores into a receiver add up to its
+importance, those into the logits to 1, and those out of the input to 1 again. Where no part is near
+its sum, all share alike.
 
-``inputs`` says how a head passes on what it was given. "v": all to its v inputs at the positions that it looks at, the
-pattern being a constant of the prediction, as in the paper; edges into q and k score 0. "qkv", the default: a third
-each to v and to k, at those positions, and to q, at its own: a circuit of edges needs a head's q and k too.
+``inputs`` says how a head passes on what it was given. "v": all to its v inputs at the positions
+that it looks at, the pattern being a constant of the prediction, as in the paper; edges into q and
+k score 0. "qkv", the default: a third each to v and to k, at those positions, and to q, at its own:
+a circuit of edges needs a head's q and k too.
 
-Where the sources differ. The paper's graph has a node for the stream after every block, and its parts are what this
-block adds and the stream before it; in ours a receiver reads every earlier sender directly. It keeps edges of a share
-above a threshold on the way down instead of multiplying shares, so that it has no number for the others. The
-information-flow-routes of EAP-IG's code, which MIB uses, has this graph and our shares, but does not trace: an edge's
-score there is its share's mean over all positions, the same for the q, k and v of all heads in a layer, and NaN where
-no part is near.
+Where the sources differ. The paper's graph has a node for the stream after every block, and its
+parts are what this block adds and the stream before it; in ours a receiver reads every earlier
+sender directly. It keeps edges of a share above a threshold on the way down instead of multiplying
+shares, so that it has no number for the others. The information-flow-routes of EAP-IG's code, which
+MIB uses, has this graph and our shares, but does not trace: an edge's score there is its share's
+mean over all positions, the same for the q, k and v of all heads in a layer, and NaN where no part
+is near.
 """
 
 from __future__ import annotations
@@ -80,7 +86,9 @@ class IFR:
                 scores += self._score_block(model, block, n_real, threads)
                 progress.update(len(scores), batch.n_prompts)
         dtype = torch.promote_types(model.dtype, torch.float32)
-        return torch.stack(scores).to("cpu", dtype).masked_fill_(~readable(model.architecture.graph), math.nan)
+        return (
+            torch.stack(scores).to("cpu", dtype).masked_fill_(~readable(model.architecture.graph), math.nan)
+        )
 
     def _score_block(
         self, model: Transformer, block: Batch, n_real: int, threads: Threads
@@ -109,15 +117,22 @@ class Flow:
         scores[-1] = self._pass_on(given, self._run.final[self._here])
         for layer in reversed(range(n_layers)):
             given = self._importance[layout.mlp(layer)].unsqueeze(0).clone()
-            flowed = self._pass_on(given, self._run.mlp_in[layer][self._here], layout.n_readable(2 * layer + 1))
+            flowed = self._pass_on(
+                given, self._run.mlp_in[layer][self._here], layout.n_readable(2 * layer + 1)
+            )
             scores[layout.rows(2 * layer + 1), : flowed.shape[1]] = flowed
             given = self._give_inputs(layer, inputs)
-            flowed = self._pass_on(given, self._run.attention_in[layer][self._here], layout.n_readable(2 * layer))
+            flowed = self._pass_on(
+                given, self._run.attention_in[layer][self._here], layout.n_readable(2 * layer)
+            )
             scores[layout.slots(layer), : flowed.shape[1]] = flowed
         return scores
 
     def _pass_on(
-        self, given: Float[Tensor, "receiver pos"], read: Float[Tensor, "pos d_model"], n_readable: int | None = None
+        self,
+        given: Float[Tensor, "receiver pos"],
+        read: Float[Tensor, "pos d_model"],
+        n_readable: int | None = None,
     ) -> Float[Tensor, "receiver readable"]:
         """What flows to each sender from receivers of one stream; the senders' importance grows by it."""
         shares = divide(self._written[:n_readable], read)
@@ -152,7 +167,10 @@ class Flow:
         written = [run.embedding[prompt_pos].unsqueeze(0)]
         for layer, attention in enumerate(run.attention):
             z = attention.z[(slice(None), *prompt_pos)]
-            written += [write_heads(self._model, layer, z, range(len(z))), run.mlp_out[layer][prompt_pos].unsqueeze(0)]
+            written += [
+                write_heads(self._model, layer, z, range(len(z))),
+                run.mlp_out[layer][prompt_pos].unsqueeze(0),
+            ]
         return torch.cat(written)
 
 

@@ -58,7 +58,9 @@ def make_method(options: RunOptions, graph: Graph) -> ACDC | Scorer:
 
 
 def make_neuron_method(options: RunOptions, graph: Graph) -> ACDCNeurons | Scorer:
-    """The method of settled options at neuron level. Raises UsageError for a value that it can't work with."""
+    """The method of settled options at neuron level. Raises UsageError for a value that it can't
+    work with.
+    """
     metric, ablation = options.metric or "", find_ablation(options.ablation)
     if options.method == ACDCNeurons.name:
         return ACDCNeurons(options.threshold or 0.0, metric, ablation, options.objective)
@@ -68,7 +70,9 @@ def make_neuron_method(options: RunOptions, graph: Graph) -> ACDCNeurons | Score
 
 
 def _make(name: str, options: RunOptions, graph: Graph) -> Any:
-    """One method by itself, with those of the options that are fields of it; sums where it knows edges alone."""
+    """One method by itself, with those of the options that are fields of it; sums where it knows
+    edges alone.
+    """
     values = {
         "threshold": options.threshold,
         "metric": options.metric,
@@ -94,7 +98,8 @@ def _make_candidates(options: RunOptions, asked: str, graph: Graph) -> Candidate
     name, n_edges = parse_candidates(asked)
     if n_edges > graph.n_edges:
         raise UsageError(
-            f"--candidates {asked} asks for {n_edges:,} edges; the model's graph has {graph.n_edges:,}. Ask for fewer."
+            f"--candidates {asked} asks for {n_edges:,} edges; the model's graph has {graph.n_edges:,}. Ask"
+            " for fewer."
         )
     metric = metric_of_candidates(CATALOGUE[name], options.metric or "")
     return Candidates(_make(name, replace(options, metric=metric), graph), n_edges)

@@ -27,8 +27,8 @@ class Scorer(Protocol):
     def score(
         self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
     ) -> Float[Tensor, "prompt receiver sender"]:
-        """Every edge's score on each prompt, or one for all of them; positive if ablating the edge hurts, NaN where the
-        graph has no edge."""
+        """Every edge's score on each prompt, or one for all of them; positive if ablating the edge
+        hurts, NaN where the graph has no edge."""
 
 
 @runtime_checkable
@@ -49,8 +49,8 @@ class LongScorer(Scorer, Protocol):
     ) -> Float[Tensor, "prompt receiver sender"]:
         """As every method's, from ``start`` on if there is one, to the same bits.
 
-        ``start`` is what an earlier run of the same model, prompts and options had saved; ``save`` is called whenever
-        there is more, and with all there is at the end.
+        ``start`` is what an earlier run of the same model, prompts and options had saved; ``save``
+        is called whenever there is more, and with all there is at the end.
         """
 
 

@@ -1,7 +1,8 @@
 """From neurons' scores to a circuit: which are kept, and how sure that is.
 
-The largest scores by size (``top``) or as they are (``top-signed``), of equal ones the first in forward order. Nothing
-is pruned: all edges are there, so that every neuron is on a path from the input to the logits.
+The largest scores by size (``top``) or as they are (``top-signed``), of equal ones the first in
+forward order. Nothing is pruned: all edges are there, so that every neuron is on a path from the
+input to the logits.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from circuitfind.methods.search.neurons import FoundNeurons
 
 @dataclass(frozen=True)
 class NeuronOutcome:
-    """What a run at neuron level comes to, all in forward order. ``per_prompt`` is there where a method scored;
-    ``blocks`` is what run.json says of it."""
+    """What a run at neuron level comes to, all in forward order. ``per_prompt`` is there where a
+    method scored; ``blocks`` is what run.json says of it."""
 
     neurons: Neurons
     kept: Bool[Tensor, " neuron"]
@@ -86,7 +87,9 @@ def of_search(neurons: Neurons, found: FoundNeurons, threshold: float, margin: f
 def bootstrap_neurons(
     scores: Float[Tensor, "prompt neuron"], selection: NeuronSelection, options: Bootstrap
 ) -> Uncertainty:
-    """How sure the circuit is, by resamples of the prompts; as ``bootstrap.bootstrap`` for edges, without pruning."""
+    """How sure the circuit is, by resamples of the prompts; as ``bootstrap.bootstrap`` for edges,
+    without pruning.
+    """
     n_neurons = scores.shape[1]
     table = Scores(scores, torch.arange(n_neurons), torch.Size((1, n_neurons)))
     draws = options.draw(len(scores))

@@ -1,4 +1,6 @@
-"""Which options and methods go with ``--level neuron``: all that can be said of it before torch is imported."""
+"""Which options and methods go with ``--level neuron``: all that can be said of it before torch is
+imported.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def check_level(options: RunOptions, info: MethodInfo) -> None:
     """Raises UsageError where the level and the other options don't go together."""
     if options.level != "neuron":
         if options.neurons is not None:
-            raise UsageError(f"--neurons {options.neurons} asks for single neurons. Give --level neuron with it.")
+            raise UsageError(
+                f"--neurons {options.neurons} asks for single neurons. Give --level neuron with it."
+            )
         return
     if options.level not in info.levels:
         able = ", ".join(other.name for other in CATALOGUE.values() if options.level in other.levels)
@@ -47,7 +51,8 @@ def check_level(options: RunOptions, info: MethodInfo) -> None:
         )
     if options.ablation == "optimal":
         raise UsageError(
-            "--ablation optimal learns what whole heads and MLPs write, not single neurons.\nUse --ablation mean."
+            "--ablation optimal learns what whole heads and MLPs write, not single neurons.\nUse --ablation"
+            " mean."
         )
     (_check_scoring if info.scores else _check_search)(options, info)
 
@@ -65,12 +70,13 @@ def _check_search(options: RunOptions, info: MethodInfo) -> None:
     if options.neurons is not None or options.fraction is not None:
         given = "--neurons" if options.neurons is not None else "--fraction"
         raise UsageError(
-            f"{given} needs a method that scores neurons; {info.name} finds its own number. Give --threshold instead."
+            f"{given} needs a method that scores neurons; {info.name} finds its own number. Give --threshold"
+            " instead."
         )
     if options.schedule != "sequential":
         raise UsageError(
-            f"--schedule {options.schedule} goes through the edges into a receiver; neurons are tested one after "
-            "another.\nLeave it out, or use a method that scores, such as --method eap-ig."
+            f"--schedule {options.schedule} goes through the edges into a receiver; neurons are tested one"
+            " after another.\nLeave it out, or use a method that scores, such as --method eap-ig."
         )
 
 
@@ -81,7 +87,9 @@ def refuse_sweep(options: RunOptions) -> None:
 
 
 def check_count(options: RunOptions, config: Mapping[str, Any]) -> None:
-    """Raises UsageError where more neurons are asked for than a model of this config.json has, if it says so."""
+    """Raises UsageError where more neurons are asked for than a model of this config.json has, if
+    it says so.
+    """
     n_neurons = count_neurons(config)
     if options.neurons is not None and n_neurons is not None:
         NeuronSelection(options.neurons).count(n_neurons)

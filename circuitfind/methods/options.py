@@ -31,15 +31,19 @@ ENSEMBLE = "ensemble"
 def settle_method(options: RunOptions, task_metric: str) -> tuple[RunOptions, tuple[str, ...]]:
     """The options with method, metric and settings as they will be, and what the user should know of that.
 
-    Raises UsageError for a method that there is not, for options that it doesn't have, and for sizes that contradict
-    each other, are missing or are out of range.
+    Raises UsageError for a method that there is not, for options that it doesn't have, and for
+    sizes that contradict each other, are missing or are out of range.
     """
     sizes = [f"--{name}" for name in (*SIZES, NEURONS) if getattr(options, name) is not None]
     if len(sizes) > 1:
         raise UsageError(f"{' and '.join(sizes)} each set the circuit's size. Give one of them.")
-    asks_for_number = any(getattr(options, name) is not None for name in ("edges", "fraction", "nodes", NEURONS))
+    asks_for_number = any(
+        getattr(options, name) is not None for name in ("edges", "fraction", "nodes", NEURONS)
+    )
     info = find_info(options.method or (DEFAULT_SCORES if asks_for_number else DEFAULT_SEARCH))
-    members = [find_info(name) for name in (*options.of, *([options.start_from] if options.start_from else []))]
+    members = [
+        find_info(name) for name in (*options.of, *([options.start_from] if options.start_from else []))
+    ]
     check_level(options, info)
     _check_belonging(options, info, members)
     if info.scores:
@@ -52,7 +56,11 @@ def settle_method(options: RunOptions, task_metric: str) -> tuple[RunOptions, tu
     metric, said = _settle_metric(options.metric, involved, task_metric)
     settings = tuple(_settle_setting(name, value, involved) for name, value in options.settings)
     settled = replace(options, method=info.name, metric=metric, settings=settings)
-    return (settled, said) if settled.candidates is None else _settle_candidates(settled, settled.candidates, said)
+    return (
+        (settled, said)
+        if settled.candidates is None
+        else _settle_candidates(settled, settled.candidates, said)
+    )
 
 
 def find_info(name: str) -> MethodInfo:
@@ -68,16 +76,20 @@ def _check_belonging(options: RunOptions, info: MethodInfo, members: Sequence[Me
     numbers = [name for name in ("edges", "fraction", "nodes") if getattr(options, name) is not None]
     if not info.scores and numbers:
         raise UsageError(
-            f"--{numbers[0]} needs a method that scores edges; {info.name} finds its own number. Give --threshold "
-            "instead."
+            f"--{numbers[0]} needs a method that scores edges; {info.name} finds its own number. Give"
+            " --threshold instead."
         )
     owned = {option for other in CATALOGUE.values() for option in other.takes} | set(OF_SCORES)
-    takes = {option for part in (info, *members) for option in part.takes} | set(OF_SCORES if info.scores else ())
+    takes = {option for part in (info, *members) for option in part.takes} | set(
+        OF_SCORES if info.scores else ()
+    )
     for option in sorted(owned - takes):
         if getattr(options, option) != defaults[option]:
             owners = [other.name for other in CATALOGUE.values() if option in other.takes]
             whose = ", ".join(owners) or "methods that score edges"
-            raise UsageError(f"{info.name} has no --{option.replace('_', '-')}; it is for {whose}. Leave it out.")
+            raise UsageError(
+                f"{info.name} has no --{option.replace('_', '-')}; it is for {whose}. Leave it out."
+            )
 
 
 def _check_units(options: RunOptions, info: MethodInfo, involved: Sequence[MethodInfo]) -> None:
@@ -88,22 +100,29 @@ def _check_units(options: RunOptions, info: MethodInfo, involved: Sequence[Metho
         if unable is not None:
             able = [other.name for other in CATALOGUE.values() if value in getattr(other, _KNOWN_BY[name])]
             raise UsageError(
-                f"{unable.name} can't do --{name} {value}: {unable.why_edges}.\nMethods that can: {', '.join(able)}."
+                f"{unable.name} can't do --{name} {value}: {unable.why_edges}.\nMethods that can:"
+                f" {', '.join(able)}."
             )
     if options.level == "node":
         _check_nodes(options, info)
     elif options.nodes is not None:
-        raise UsageError(f"--nodes counts heads and MLPs, and {options.level}s are decided on here. Add --level node.")
+        raise UsageError(
+            f"--nodes counts heads and MLPs, and {options.level}s are decided on here. Add --level node."
+        )
     if options.level == "neuron" and options.kv != "per-head":
         raise UsageError("Neurons are of what heads and MLPs write, not of what they read. Leave out --kv.")
     if options.select == "greedy" and asked != {"level": "edge", "kv": "per-head"}:
-        raise UsageError("--select greedy goes edge by edge, from the logits back. Use top or top-signed here.")
+        raise UsageError(
+            "--select greedy goes edge by edge, from the logits back. Use top or top-signed here."
+        )
 
 
 def _check_nodes(options: RunOptions, info: MethodInfo) -> None:
     """Raises UsageError for what means nothing where whole nodes are decided on."""
     if options.edges is not None:
-        raise UsageError("--edges counts edges, and whole nodes are decided on here. Give --nodes, e.g. --nodes 20.")
+        raise UsageError(
+            "--edges counts edges, and whole nodes are decided on here. Give --nodes, e.g. --nodes 20."
+        )
     if options.kv != "per-head":
         raise UsageError("At node level all edges of a node go together, whoever reads it. Leave out --kv.")
     if options.schedule != "sequential":
@@ -139,21 +158,26 @@ def _check_scoring(options: RunOptions, info: MethodInfo, has_size: bool) -> Non
             f"Give --{one}s N, --fraction F or --threshold T, e.g. --{one}s {example}."
         )
     if options.level != "neuron":
-        Selection(options.edges, options.fraction, options.threshold, find_select(options.select), options.nodes)
+        Selection(
+            options.edges, options.fraction, options.threshold, find_select(options.select), options.nodes
+        )
     if options.steps is not None and options.steps < 1:
         raise UsageError(f"--steps is {options.steps}; it must be 1 or more.")
     if options.bootstrap is not None and options.bootstrap < LEAST_RESAMPLES:
         raise UsageError(f"--bootstrap is {options.bootstrap}; give it 2 resamples or more, such as 200.")
     if options.bootstrap is not None and not _has_prompts(options, info):
         raise UsageError(
-            f"--bootstrap draws prompts again, and {info.name} has no scores of single prompts here. Leave it out."
+            f"--bootstrap draws prompts again, and {info.name} has no scores of single prompts here. Leave it"
+            " out."
         )
 
 
 def _has_prompts(options: RunOptions, info: MethodInfo) -> bool:
     """Whether there will be scores of single prompts."""
     members = [CATALOGUE[name] for name in options.of if name in CATALOGUE]
-    return info.per_prompt and (options.combine != "rank-mean") and all(member.per_prompt for member in members)
+    return (
+        info.per_prompt and (options.combine != "rank-mean") and all(member.per_prompt for member in members)
+    )
 
 
 def _check_members(options: RunOptions, info: MethodInfo, members: Sequence[MethodInfo]) -> None:
@@ -170,15 +194,20 @@ def _check_member(member: MethodInfo) -> None:
     """Raises UsageError for a method that can't be part of another."""
     if member.name not in _possible_members():
         raise UsageError(
-            f"{member.name} can't be part of another method. Methods that can: {', '.join(_possible_members())}."
+            f"{member.name} can't be part of another method. Methods that can:"
+            f" {', '.join(_possible_members())}."
         )
 
 
 def _possible_members() -> list[str]:
-    return [info.name for info in CATALOGUE.values() if info.scores and info.name != ENSEMBLE and not info.learns]
+    return [
+        info.name for info in CATALOGUE.values() if info.scores and info.name != ENSEMBLE and not info.learns
+    ]
 
 
-def _settle_metric(asked: str | None, involved: Sequence[MethodInfo], task_metric: str) -> tuple[str, tuple[str, ...]]:
+def _settle_metric(
+    asked: str | None, involved: Sequence[MethodInfo], task_metric: str
+) -> tuple[str, tuple[str, ...]]:
     """The metric. Raises UsageError for one that is asked for and that a method can't have."""
     if asked is not None and not any(info.has_metric for info in involved):
         raise UsageError(f"{involved[0].name} has no --metric: its scores depend on none. Leave it out.")
@@ -188,14 +217,20 @@ def _settle_metric(asked: str | None, involved: Sequence[MethodInfo], task_metri
         return metric, ()
     if asked is not None:
         raise UsageError(
-            f"{unable.name} takes its gradient in the clean run, where that of {asked} is zero: every score would be "
-            f"rounding.\nUse another --metric, such as {INSTEAD}, or --method {DEFAULT_SCORES}."
+            f"{unable.name} takes its gradient in the clean run, where that of {asked} is zero: every score"
+            f" would be rounding.\nUse another --metric, such as {INSTEAD}, or --method {DEFAULT_SCORES}."
         )
-    return INSTEAD, (f"the task's metric {metric} has no gradient where {unable.name} takes it: {INSTEAD} instead.",)
+    return INSTEAD, (
+        f"the task's metric {metric} has no gradient where {unable.name} takes it: {INSTEAD} instead.",
+    )
 
 
-def _settle_candidates(options: RunOptions, asked: str, said: tuple[str, ...]) -> tuple[RunOptions, tuple[str, ...]]:
-    """The options with candidates as they are always spelled. Raises UsageError for a method that can't choose any."""
+def _settle_candidates(
+    options: RunOptions, asked: str, said: tuple[str, ...]
+) -> tuple[RunOptions, tuple[str, ...]]:
+    """The options with candidates as they are always spelled. Raises UsageError for a method that
+    can't choose any.
+    """
     name, n_edges = parse_candidates(asked)
     info, metric = find_info(name), options.metric or ""
     _check_member(info)
@@ -228,12 +263,16 @@ def metric_of_candidates(info: MethodInfo, metric: str) -> str:
 
 
 def spell_candidates(block: Mapping[str, Any] | None) -> str:
-    """Candidates as the command line has them, from the block of a circuit file; ``none`` where there are none."""
+    """Candidates as the command line has them, from the block of a circuit file; ``none`` where
+    there are none.
+    """
     return f"{block['method']['name']}:{block['asked']}" if block else "none"
 
 
 def _settle_setting(name: str, value: Setting, involved: Sequence[MethodInfo]) -> tuple[str, Setting]:
-    """A setting in the type that it has. Raises UsageError for one that no method here has, or a value it can't be."""
+    """A setting in the type that it has. Raises UsageError for one that no method here has, or a
+    value it can't be.
+    """
     known = {key: default for info in involved for key, default in info.settings.items()}
     key = name.replace("-", "_")
     if key not in known:

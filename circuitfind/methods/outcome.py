@@ -19,9 +19,10 @@ from circuitfind.methods.saved_state import SoFar, require
 class Found:
     """Which edges stay, and every edge's score (NaN where the graph has no edge, float64).
 
-    ``decided`` are the edges on which the search has decided: at its end all of them. Before that an undecided edge is
-    in ``kept`` as False, with the score 0. ``n_tests`` edges were decided by a test, the others had none to make;
-    ``n_evaluated`` tests were computed for it, those behind an edge that had to stay included.
+    ``decided`` are the edges on which the search has decided: at its end all of them. Before that
+    an undecided edge is in ``kept`` as False, with the score 0. ``n_tests`` edges were decided by a
+    test, the others had none to make; ``n_evaluated`` tests were computed for it, those behind an
+    edge that had to stay included.
     """
 
     kept: Bool[Tensor, "receiver sender"]
@@ -50,8 +51,13 @@ class Found:
         like = nothing_decided(graph)
         kept, decided = (so_far.tensor(name, like.kept) for name in ("kept", "decided"))
         scores, edges = so_far.tensor("scores", like.scores), readable(graph)
-        require(not bool((kept & ~decided | decided & ~edges).any()), "it keeps what is not decided, or is no edge")
-        require(bool((scores.isnan() == ~edges).all()), "it has a score where there is no edge, or none at one")
+        require(
+            not bool((kept & ~decided | decided & ~edges).any()),
+            "it keeps what is not decided, or is no edge",
+        )
+        require(
+            bool((scores.isnan() == ~edges).all()), "it has a score where there is no edge, or none at one"
+        )
         return Found(kept, scores, decided, so_far.count("n_tests"), so_far.count("n_evaluated"))
 
     def n_decided(self, among: Bool[Tensor, "receiver sender"]) -> int:
@@ -64,7 +70,9 @@ class Found:
 
 
 Save = Callable[[Found], None]
-"""Called with what has been decided so far, often; the tensors change afterwards, so what is to last must be copied."""
+"""Called with what has been decided so far, often; the tensors change afterwards, so what is to
+last must be copied.
+"""
 
 
 def nothing_decided(graph: Graph) -> Found:
@@ -74,13 +82,17 @@ def nothing_decided(graph: Graph) -> Found:
     return Found(torch.zeros_like(edges), scores, torch.zeros_like(edges), n_tests=0, n_evaluated=0)
 
 
-def in_question(graph: Graph, shortlist: Bool[Tensor, "receiver sender"] | None) -> Bool[Tensor, "receiver sender"]:
+def in_question(
+    graph: Graph, shortlist: Bool[Tensor, "receiver sender"] | None
+) -> Bool[Tensor, "receiver sender"]:
     """The edges that a search may test: those of its shortlist, or all."""
     return readable(graph) if shortlist is None else shortlist
 
 
 def take_up(graph: Graph, start: Found | None, shortlist: Bool[Tensor, "receiver sender"] | None) -> Found:
-    """Where a search begins: at ``start`` if there is one. All that is in no shortlist is decided: it goes, score 0."""
+    """Where a search begins: at ``start`` if there is one. All that is in no shortlist is decided:
+    it goes, score 0.
+    """
     found = start.copy() if start else nothing_decided(graph)
     return replace(found, decided=found.decided | (readable(graph) & ~in_question(graph, shortlist)))
 

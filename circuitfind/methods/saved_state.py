@@ -1,4 +1,5 @@
-"""What long work has come to so far: all that it takes to go on with it elsewhere, and end with the same bits.
+"""What long work has come to so far: all that it takes to go on with it elsewhere, and end with the
+same bits.
 
 Every method that takes long hands this out on the way (``Save``), and takes it to start from. It is
 plain tensors and numbers, so that a file can hold it (``runs/checkpoint.py``); what they mean is
@@ -33,7 +34,9 @@ class SoFar:
         return replace(self, tensors={name: tensor.clone() for name, tensor in self.tensors.items()})
 
     def tensor(self, name: str, like: Tensor) -> Tensor:
-        """A copy of the tensor of that name. Raises StateError where it is not of the shape and dtype of ``like``."""
+        """A copy of the tensor of that name. Raises StateError where it is not of the shape and
+        dtype of ``like``.
+        """
         tensor = self.tensors.get(name)
         require(tensor is not None, f"it has no {name}")
         assert tensor is not None
@@ -44,7 +47,10 @@ class SoFar:
     def count(self, name: str, most: int = 1 << 53) -> int:
         """The number of that name. Raises StateError where it is no whole number from 0 to ``most``."""
         number = self.number(name)
-        require(number == int(number) and 0 <= number <= most, f"its {name} is {number:g}; it must be 0 to {most:,}")
+        require(
+            number == int(number) and 0 <= number <= most,
+            f"its {name} is {number:g}; it must be 0 to {most:,}",
+        )
         return int(number)
 
     def number(self, name: str) -> float:
@@ -82,7 +88,9 @@ def require(holds: bool, what: str) -> None:
 
 
 def require_even(scores: Tensor, what: str) -> None:
-    """Raises StateError unless each column of ``scores``, [prompt, ...], is finite for all prompts or NaN for all."""
+    """Raises StateError unless each column of ``scores``, [prompt, ...], is finite for all prompts
+    or NaN for all.
+    """
     known = ~scores.isnan()
     even = bool((known == known[:1]).all()) and not bool(scores.isinf().any())
     require(even, f"its {what} are infinite, or known for some prompts alone")
@@ -102,7 +110,9 @@ def _unprefixed(named: Mapping[str, T], part: str) -> dict[str, T]:
 
 
 Save = Callable[[SoFar], None]
-"""Called with what there is so far, often; the tensors change afterwards, so what is to last must be copied."""
+"""Called with what there is so far, often; the tensors change afterwards, so what is to last must
+be copied.
+"""
 
 
 def save_nothing(so_far: SoFar) -> None:

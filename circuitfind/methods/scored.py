@@ -1,4 +1,6 @@
-"""What a method that scores edges comes to: the scores of each prompt, and the circuit made of their means."""
+"""What a method that scores edges comes to: the scores of each prompt, and the circuit made of
+their means.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,9 @@ from circuitfind.circuits.units import Units
 
 @dataclass(frozen=True)
 class Scored:
-    """``per_prompt``: one row for each prompt, or one for all of them; ``scores``: its mean, float64; both NaN where
-    the graph has no edge. ``kept`` is the pruned circuit, ``n_nominal`` how many were chosen before pruning, edges or
-    other ``units``."""
+    """``per_prompt``: one row for each prompt, or one for all of them; ``scores``: its mean,
+    float64; both NaN where the graph has no edge. ``kept`` is the pruned circuit, ``n_nominal`` how
+    many were chosen before pruning, edges or other ``units``."""
 
     per_prompt: Float[Tensor, "prompt receiver sender"]
     scores: Float[Tensor, "receiver sender"]
@@ -29,7 +31,9 @@ class Scored:
     units: str = "edges"
 
     @classmethod
-    def of(cls, per_prompt: Float[Tensor, "prompt receiver sender"], selection: Selection, units: Units) -> Scored:
+    def of(
+        cls, per_prompt: Float[Tensor, "prompt receiver sender"], selection: Selection, units: Units
+    ) -> Scored:
         """The circuit that the selection makes of the mean scores. Raises UsageError as ``select`` does."""
         mean = per_prompt.double().mean(0)
         selected = select(units.graph, mean, selection, units)

@@ -1,15 +1,17 @@
 """log Z, the log of the summed exponentials of all logits: exact, and enclosed at a fraction of the cost.
 
-Where a search tests one change after another, the normed streams x_1 ... x_n before the unembedding lie near a plane of
-few dimensions through the stream a that they set out from. With the rows of B spanning that plane,
-x_i - a = u_i B + e_i, and the logits of all tests follow from those of a and of the rows of B: a few products with the
-unembedding in the place of n. What is left out is certain to be small: for any vector g,
+Where a search tests one change after another, the normed streams x_1 ... x_n before the unembedding
+lie near a plane of few dimensions through the stream a that they set out from. With the rows of B
+spanning that plane, x_i - a = u_i B + e_i, and the logits of all tests follow from those of a and
+of the rows of B: a few products with the unembedding in the place of n. What is left out is certain
+to be small: for any vector g,
 
     log Z(x_i) = log sum_t exp(<w_t, a + u_i B>) + <g, e_i>, give or take max_t |<w_t - g, e_i>|,
 
-and that is at most max_t |w_t - g|* |e_i| in any norm and its dual. Here g is, but for the unlikeliest tokens, the mean
-column of the unembedding W under the distribution at a, which makes the middle of the interval right to first order,
-and the norm is that of the columns' covariance, in which none is much longer than another.
+and that is at most max_t |w_t - g|* |e_i| in any norm and its dual. Here g is, but for the
+unlikeliest tokens, the mean column of the unembedding W under the distribution at a, which makes
+the middle of the interval right to first order, and the norm is that of the columns' covariance, in
+which none is much longer than another.
 """
 
 from __future__ import annotations
@@ -43,8 +45,9 @@ WORTH = 0.5
 
 
 def pack_unembedding(model: Transformer) -> Transformer:
-    """The model with a copy of its unembedding, for as long as a search lasts: a product of 16 rows or fewer then takes
-    half as long. The model itself where that can't be. The last bits of log Z differ from those without the copy."""
+    """The model with a copy of its unembedding, for as long as a search lasts: a product of 16 rows
+    or fewer then takes half as long. The model itself where that can't be. The last bits of log Z
+    differ from those without the copy."""
     if not can_pack(model.W_U):
         return model
     return replace(model, packed_U=tuple(_pack(model, tokens) for tokens in slices(model)))
@@ -60,7 +63,8 @@ def log_partition(
 ) -> Float[Tensor, "test prompt"]:
     """log of the summed exponentials of all logits, from the normed stream ``x``, float64.
 
-    A slice of the vocabulary for a few rows at a time, so that logits are exponentiated while they are in the cache.
+    A slice of the vocabulary for a few rows at a time, so that logits are exponentiated while they
+    are in the cache.
     """
     groups = torch.split(x.flatten(0, 1), TOGETHER)
 
@@ -73,7 +77,9 @@ def log_partition(
 def mean_column(
     model: Transformer, x: Float[Tensor, "prompt d_model"], each: Each = one_by_one
 ) -> tuple[Float[Tensor, " prompt"], Float[Tensor, "prompt d_model"]]:
-    """log Z, float64, and its gradient in ``x``: the mean of the unembedding's columns under the distribution at x."""
+    """log Z, float64, and its gradient in ``x``: the mean of the unembedding's columns under the
+    distribution at x.
+    """
 
     def weigh_slice(tokens: slice) -> tuple[Tensor, Tensor]:
         logits = _logits(model, x, tokens)
@@ -82,7 +88,9 @@ def mean_column(
         log_sum = weights.sum(-1).double().log() + highest.squeeze(-1)
         n_tokens = tokens.stop - tokens.start
         columns = torch.cat((weights, weights[-1:].expand(-len(weights) % ROWS, -1)))[:, :n_tokens]
-        return log_sum, (columns @ model.W_U[:, tokens].T)[: len(x)] * (highest.squeeze(-1) - log_sum).exp()[:, None]
+        return log_sum, (columns @ model.W_U[:, tokens].T)[: len(x)] * (highest.squeeze(-1) - log_sum).exp()[
+            :, None
+        ]
 
     log_sums, means = zip(*each(weigh_slice, slices(model)), strict=True)
     parts = torch.stack(log_sums)
@@ -97,9 +105,11 @@ def slices(model: Transformer) -> list[slice]:
     return [slice(first, min(first + VOCAB_SLICE, d_vocab)) for first in range(0, d_vocab, VOCAB_SLICE)]
 
 
-def _products(model: Transformer, rows: Float[Tensor, "row d_model"], tokens: slice) -> Float[Tensor, "row t"]:
-    """Products of rows with a slice of the unembedding, then zeros: they are made up to whole vectors, as a rest would
-    go through other instructions, to other bits."""
+def _products(
+    model: Transformer, rows: Float[Tensor, "row d_model"], tokens: slice
+) -> Float[Tensor, "row t"]:
+    """Products of rows with a slice of the unembedding, then zeros: they are made up to whole
+    vectors, as a rest would go through other instructions, to other bits."""
     n_tokens, whole = tokens.stop - tokens.start, torch.cat((rows, rows[-1:].expand(-len(rows) % ROWS, -1)))
     if model.packed_U is not None:
         return product(whole, model.packed_U[tokens.start // VOCAB_SLICE])[: len(rows)]
@@ -133,8 +143,8 @@ def _log_sum_exp(logits: Float[Tensor, "row t"]) -> Float[Tensor, " row"]:
 class Yardstick:
     """The norm |d| = |d root| on streams, from the covariance of the unembedding's columns.
 
-    ``mean`` is the mean column, ``dual_root`` what takes a column to its dual norm in the same way, and ``reach`` the
-    largest dual norm of a column less the mean. float64.
+    ``mean`` is the mean column, ``dual_root`` what takes a column to its dual norm in the same way,
+    and ``reach`` the largest dual norm of a column less the mean. float64.
     """
 
     mean: Float[Tensor, " d_model"]
@@ -146,12 +156,15 @@ class Yardstick:
 def make_yardstick(model: Transformer) -> Yardstick:
     """The model's yardstick. A little of the plain norm is in it, so that no direction has length 0.
 
-    Whatever the rounding, root and dual_root are inverses in float64; only the reach must be no shorter than it is.
+    Whatever the rounding, root and dual_root are inverses in float64; only the reach must be no
+    shorter than it is.
     """
     mean = model.W_U.double().mean(1)
     centred = model.W_U - mean.to(model.W_U).unsqueeze(1)
     covariance = (centred @ centred.T).double() / centred.shape[1]
-    plain = covariance.diagonal().mean().clamp_min(1e-30) * torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
+    plain = covariance.diagonal().mean().clamp_min(1e-30) * torch.eye(
+        len(mean), dtype=mean.dtype, device=mean.device
+    )
     root = torch.linalg.cholesky(covariance + 1e-6 * plain)
     dual_root = torch.linalg.inv(root).T
     lengths = (dual_root.T.to(model.W_U) @ centred).norm(dim=0)
@@ -175,10 +188,11 @@ def enclose_log_partition(
     tolerance: float,
     each: Each = one_by_one,
 ) -> tuple[Float[Tensor, "test prompt"], Float[Tensor, "test prompt"]]:
-    """log Z of the normed streams ``x``, and how far from it the truth can lie: about ``tolerance`` at most; float64.
+    """log Z of the normed streams ``x``, and how far from it the truth can lie: about ``tolerance``
+    at most; float64.
 
-    ``start`` is where the changes set out from. The last test is computed exactly, so that a chain may go on from it.
-    No prompt's numbers depend on another prompt.
+    ``start`` is where the changes set out from. The last test is computed exactly, so that a chain
+    may go on from it. No prompt's numbers depend on another prompt.
     """
     longest = tolerance / (2 * yardstick.reach)
     planes = each(lambda i: _plane(x[:, i] - start[i], yardstick, longest), range(len(start)))
@@ -194,7 +208,9 @@ def enclose_log_partition(
         first, last, *others = torch.split(shared, [len(start), len(start), *map(len, bases)])
         logits = _finish(model, first, tokens)
         tests = [
-            _log_sum_exp(_logits(model, x[:, i], tokens) if plane is None else _spread(logits[i], plane, others[i]))
+            _log_sum_exp(
+                _logits(model, x[:, i], tokens) if plane is None else _spread(logits[i], plane, others[i])
+            )
             for i, plane in enumerate(planes)
         ]
         at_start = logits[:, : tokens.stop - tokens.start].clone()
@@ -217,7 +233,9 @@ def enclose_log_partition(
     return log_z, radius
 
 
-def _spread(start: Float[Tensor, " t"], plane: Plane, products: Float[Tensor, "dim t"]) -> Float[Tensor, "test t"]:
+def _spread(
+    start: Float[Tensor, " t"], plane: Plane, products: Float[Tensor, "dim t"]
+) -> Float[Tensor, "test t"]:
     """The logits in all tests from those at their start and the products of their plane's basis."""
     return torch.addmm(start, plane.weights, products)
 
@@ -227,7 +245,8 @@ def _first_order(
 ) -> tuple[Float[Tensor, " test"], Float[Tensor, " test"]]:
     """What the rest of each test adds to log Z to first order, and how far the truth can lie from it.
 
-    The likeliest tokens stand for their own columns and all others for the mean column: g may be any vector.
+    The likeliest tokens stand for their own columns and all others for the mean column: g may be
+    any vector.
     """
     likeliest = logits.topk(min(LIKELIEST, len(logits))).indices
     shares = (logits[likeliest].double() - logits.double().logsumexp(-1)).exp()
@@ -237,7 +256,9 @@ def _first_order(
 
 
 def _plane(changes: Float[Tensor, "test d_model"], yardstick: Yardstick, longest: float) -> Plane | None:
-    """The plane of fewest dimensions that leaves nothing longer than ``longest``; None if it is not worth it."""
+    """The plane of fewest dimensions that leaves nothing longer than ``longest``; None if it is not
+    worth it.
+    """
     exact = changes.double()
     lengths = exact @ yardstick.root
     values, vectors = torch.linalg.eigh(lengths @ lengths.T)  # ascending

@@ -1,9 +1,9 @@
 """Measures logits at the answer position: one number per prompt.
 
-The metrics are those of the field: ``kl`` = KL(full || circuit) in nats over the whole vocabulary, ``logit-diff`` =
-mean answer logit - mean wrong-answer logit, ``prob-diff`` = summed answer probability - summed wrong-answer
-probability, ``loss`` = -log of the summed answer probability, in nats. A task may have its own
-(``prompts/task_metric.py``), which is better if higher.
+The metrics are those of the field: ``kl`` = KL(full || circuit) in nats over the whole vocabulary,
+``logit-diff`` = mean answer logit - mean wrong-answer logit, ``prob-diff`` = summed answer
+probability - summed wrong-answer probability, ``loss`` = -log of the summed answer probability, in
+nats. A task may have its own (``prompts/task_metric.py``), which is better if higher.
 
 Numbers leave here in float64, so that a mean over prompts is exact to the metric's own precision.
 """
@@ -55,7 +55,9 @@ def kl(
     return (log_probs.exp() * (log_probs - logits.log_softmax(-1))).sum(-1).double()
 
 
-def logit_diff(logits: Float[Tensor, "*batch prompt d_vocab"], batch: Batch) -> Float[Tensor, "*batch prompt"]:
+def logit_diff(
+    logits: Float[Tensor, "*batch prompt d_vocab"], batch: Batch
+) -> Float[Tensor, "*batch prompt"]:
     """Mean answer logit - mean wrong-answer logit (NaN where there are no wrong answers)."""
     return _mean(logits, batch.answers) - _mean(logits, batch.wrong_answers)
 
@@ -69,12 +71,16 @@ def prob_diff(logits: Float[Tensor, "*batch prompt d_vocab"], batch: Batch) -> F
 def loss(logits: Float[Tensor, "*batch prompt d_vocab"], batch: Batch) -> Float[Tensor, "*batch prompt"]:
     """-log of the summed answer probability, in nats."""
     log_probs = logits.log_softmax(-1)
-    chosen = [log_probs[..., i, list(tokens)].double().logsumexp(-1) for i, tokens in enumerate(batch.answers)]
+    chosen = [
+        log_probs[..., i, list(tokens)].double().logsumexp(-1) for i, tokens in enumerate(batch.answers)
+    ]
     return -torch.stack(chosen, dim=-1)
 
 
 def correct(logits: Float[Tensor, "*batch prompt d_vocab"], batch: Batch) -> Float[Tensor, "*batch prompt"]:
-    """1 where an answer is likelier than every wrong answer (than every other token, where there are none), else 0."""
+    """1 where an answer is likelier than every wrong answer (than every other token, where there
+    are none), else 0.
+    """
     rows = []
     for i, (right, wrong) in enumerate(zip(batch.answers, batch.wrong_answers, strict=True)):
         row = logits[..., i, :]
@@ -90,7 +96,9 @@ def measure_own(
     prompts: Sequence[int],
     full: Float[Tensor, "prompt d_vocab"] | None,
 ) -> Float[Tensor, " row"]:
-    """A task's own metric of each row, which is of the prompt of that number; ``full``: the full model's logits."""
+    """A task's own metric of each row, which is of the prompt of that number; ``full``: the full
+    model's logits.
+    """
     values = []
     for row, prompt in enumerate(prompts):
         answers, wrong = [batch.answers[prompt]], [batch.wrong_answers[prompt]]
@@ -104,8 +112,12 @@ def _without(row: Tensor, tokens: Sequence[int]) -> Tensor:
 
 
 def _mean(values: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
-    return torch.stack([values[..., i, list(chosen)].double().mean(-1) for i, chosen in enumerate(tokens)], dim=-1)
+    return torch.stack(
+        [values[..., i, list(chosen)].double().mean(-1) for i, chosen in enumerate(tokens)], dim=-1
+    )
 
 
 def _sum(values: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
-    return torch.stack([values[..., i, list(chosen)].double().sum(-1) for i, chosen in enumerate(tokens)], dim=-1)
+    return torch.stack(
+        [values[..., i, list(chosen)].double().sum(-1) for i, chosen in enumerate(tokens)], dim=-1
+    )

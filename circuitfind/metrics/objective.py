@@ -1,7 +1,8 @@
 """Turns what the logits read into what a search minimises, one number per prompt.
 
-``kl`` and ``loss`` are minimised as they are, the other metrics (``metrics/measures.py``) negated, and so is a task's
-own. Where the whole vocabulary is not needed to tell a test from the threshold, log Z is enclosed (``log_z.py``).
+``kl`` and ``loss`` are minimised as they are, the other metrics (``metrics/measures.py``) negated,
+and so is a task's own. Where the whole vocabulary is not needed to tell a test from the threshold,
+log Z is enclosed (``log_z.py``).
 """
 
 from __future__ import annotations
@@ -29,14 +30,17 @@ AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Objective:
-    """What a search minimises, straight from what the logits read; only the logits that the metric needs are computed.
+    """What a search minimises, straight from what the logits read; only the logits that the metric
+    needs are computed.
 
-    KL(full || circuit) = sum P log P - <W_U P + b_U P, x> + log Z(x), with P the full model's distribution and x the
-    normed stream: a dot product in d_model and log Z stand for the whole vocabulary.
+    KL(full || circuit) = sum P log P - <W_U P + b_U P, x> + log Z(x), with P the full model's
+    distribution and x the normed stream: a dot product in d_model and log Z stand for the whole
+    vocabulary.
 
-    ``expected_unembedding`` is W_U P and ``constant`` the part of KL that no circuit changes; both None for other
-    metrics. With ``full`` (the full model's value of each prompt) the distance from it is minimised instead.
-    ``yardstick`` is what ``enclose`` measures with; ``each`` shares out what goes through the vocabulary.
+    ``expected_unembedding`` is W_U P and ``constant`` the part of KL that no circuit changes; both
+    None for other metrics. With ``full`` (the full model's value of each prompt) the distance from
+    it is minimised instead. ``yardstick`` is what ``enclose`` measures with; ``each`` shares out
+    what goes through the vocabulary.
     """
 
     metric: MetricName
@@ -51,7 +55,9 @@ class Objective:
     def __call__(self, final: Float[Tensor, "test prompt d_model"]) -> Float[Tensor, "test prompt"]:
         """The number to minimise for each test and prompt, float64; ``final`` is what the logits read."""
         x = final_norm(self.model, final)
-        return self._value(x, log_partition(self.model, x, self.each) if self.metric != "logit-diff" else None)
+        return self._value(
+            x, log_partition(self.model, x, self.each) if self.metric != "logit-diff" else None
+        )
 
     def enclose(
         self,
@@ -61,8 +67,9 @@ class Objective:
     ) -> tuple[Float[Tensor, "test prompt"], Float[Tensor, "test prompt"]]:
         """As a call, and how far the truth can lie from it: hardly more than ``tolerance``, often nothing.
 
-        ``start`` is what the logits read where this chain of tests begins. Only metrics that move no more than log Z
-        does are enclosed, the others computed; with a ``tolerance`` of 0 all are.
+        ``start`` is what the logits read where this chain of tests begins. Only metrics that move
+        no more than log Z does are enclosed, the others computed; with a ``tolerance`` of 0 all
+        are.
         """
         if self.yardstick is None or self.metric not in ENCLOSED or not tolerance:
             value = self(final)
@@ -76,8 +83,8 @@ class Objective:
     def slope(self, final: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "prompt d_model"]:
         """The gradient of each prompt's objective with respect to what the logits read.
 
-        log Z stands for the whole vocabulary here too: its gradient is the unembedding's mean under the circuit's
-        distribution.
+        log Z stands for the whole vocabulary here too: its gradient is the unembedding's mean under
+        the circuit's distribution.
         """
         with torch.enable_grad():
             stream = final.detach().clone().requires_grad_()
@@ -109,14 +116,19 @@ class Objective:
             return -right
         return (self._per_prompt(x, self.batch.wrong_answers, _logsumexp_last) - log_z).exp() - right.exp()
 
-    def _per_prompt(self, x: Tensor, tokens: Sequence[Sequence[int]], reduce: Callable[[Tensor], Tensor]) -> Tensor:
+    def _per_prompt(
+        self, x: Tensor, tokens: Sequence[Sequence[int]], reduce: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         """The logits of each prompt's tokens, reduced to one number."""
-        return torch.stack([reduce(_some_logits(self.model, x[:, i], list(t))) for i, t in enumerate(tokens)], dim=-1)
+        return torch.stack(
+            [reduce(_some_logits(self.model, x[:, i], list(t))) for i, t in enumerate(tokens)], dim=-1
+        )
 
 
 @dataclass(frozen=True)
 class OwnObjective(Objective):
-    """That of a task's own metric, negated: all logits are computed, a few rows at a time, for the function to read.
+    """That of a task's own metric, negated: all logits are computed, a few rows at a time, for the
+    function to read.
 
     ``reference``: the full model's logits, where the function takes them.
     """
@@ -150,10 +162,14 @@ class OwnObjective(Objective):
             x.requires_grad_()
             total = self._of_rows(x, prompts).sum()
         if not total.requires_grad:
-            raise metric.error("has no gradient. Write it in differentiable torch code: no item(), argmax or detach().")
+            raise metric.error(
+                "has no gradient. Write it in differentiable torch code: no item(), argmax or detach()."
+            )
         (gradient,) = torch.autograd.grad(total, x)
         if x.isfinite().all() and not gradient.isfinite().all():
-            raise metric.error("has a gradient that is NaN or infinite, though the logits are finite numbers.")
+            raise metric.error(
+                "has a gradient that is NaN or infinite, though the logits are finite numbers."
+            )
         return gradient
 
 
@@ -168,13 +184,16 @@ def make_objective(
 ) -> Objective:
     """The objective for these prompts; ``final`` is what the logits read in the full model's clean run.
 
-    ``match``: minimise the distance from the full model's value of each prompt, not the metric itself.
+    ``match``: minimise the distance from the full model's value of each prompt, not the metric
+    itself.
     """
     if metric != "kl":
         objective = _plain_objective(metric, model, batch, final, yardstick, each)
         return replace(objective, full=objective(final.unsqueeze(0))[0]) if match else objective
     expected, constant = zip(*(_full_model(model, some) for some in torch.split(final, AT_ONCE)), strict=True)
-    return Objective(metric, model, batch, torch.cat(expected), torch.cat(constant), yardstick=yardstick, each=each)
+    return Objective(
+        metric, model, batch, torch.cat(expected), torch.cat(constant), yardstick=yardstick, each=each
+    )
 
 
 def _plain_objective(

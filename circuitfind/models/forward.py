@@ -35,7 +35,9 @@ class Attention:
 
 @dataclass(frozen=True)
 class Trace:
-    """An unpatched run: what every receiver reads and every component computes. ``final`` is what the logits read."""
+    """An unpatched run: what every receiver reads and every component computes. ``final`` is what
+    the logits read.
+    """
 
     embedding: Float[Tensor, "prompt pos d_model"]
     attention_in: tuple[Float[Tensor, "prompt pos d_model"], ...]
@@ -50,7 +52,9 @@ def visible(n_pos: int, device: torch.device) -> Bool[Tensor, "pos pos"]:
     return torch.ones(n_pos, n_pos, dtype=torch.bool, device=device).tril()
 
 
-def at_end(x: Float[Tensor, "*batch prompt pos d"], end: Int[Tensor, " prompt"]) -> Float[Tensor, "*batch prompt d"]:
+def at_end(
+    x: Float[Tensor, "*batch prompt pos d"], end: Int[Tensor, " prompt"]
+) -> Float[Tensor, "*batch prompt d"]:
     """The rows at each prompt's answer position."""
     return x[..., torch.arange(len(end), device=end.device), end, :]
 
@@ -58,7 +62,9 @@ def at_end(x: Float[Tensor, "*batch prompt pos d"], end: Int[Tensor, " prompt"])
 def run_attention(
     model: Transformer, layer: int, reads: Sequence[Float[Tensor, "#head prompt pos d_model"]]
 ) -> Attention:
-    """All heads of a layer, from what their q, k and v inputs read, each its own or all the same (head of size 1)."""
+    """All heads of a layer, from what their q, k and v inputs read, each its own or all the same
+    (head of size 1).
+    """
     heads = range(model.architecture.n_heads)
     n_pos = reads[0].shape[-2]
     table = rotary_table(model, torch.arange(n_pos, device=model.device))

@@ -1,8 +1,9 @@
 """Products of few rows with a matrix that is put in order for them once.
 
-A product brings its matrix into the order in which the processor reads it best, and with few rows that takes as long as
-the arithmetic. oneDNN takes a matrix that was put in order before: a copy as large as the matrix. Where rows stand in
-pairs at least, none of their bits depends on how many there are, nor on the number of threads.
+A product brings its matrix into the order in which the processor reads it best, and with few rows
+that takes as long as the arithmetic. oneDNN takes a matrix that was put in order before: a copy as
+large as the matrix. Where rows stand in pairs at least, none of their bits depends on how many
+there are, nor on the number of threads.
 """
 
 from __future__ import annotations

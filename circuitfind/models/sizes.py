@@ -11,7 +11,9 @@ from circuitfind.models.loading.config import read_config
 from circuitfind.models.loading.folder import read_head, weight_files
 
 PROMPTS_COMPARED, TOKENS_COMPARED = 4, 256
-"""The first prompts are compared so many tokens at a time, a longer one by itself (``models/loading/verify.py``)."""
+"""The first prompts are compared so many tokens at a time, a longer one by itself
+(``models/loading/verify.py``).
+"""
 
 
 MOST_SCORES = 1 << 22
@@ -88,10 +90,14 @@ def _count(path: Path) -> int:
 
 
 def compared_together(n_pos: int) -> int:
-    """How many prompts are compared at once: TOKENS_COMPARED, but one at the least and PROMPTS_COMPARED at the most."""
+    """How many prompts are compared at once: TOKENS_COMPARED, but one at the least and
+    PROMPTS_COMPARED at the most.
+    """
     return min(PROMPTS_COMPARED, max(1, TOKENS_COMPARED // n_pos))
 
 
 def keeps_mlps_twice(smallest: int, total: int) -> bool:
-    """Whether a search keeps MLPs twice whose smallest matrix, and which all together, have so many numbers."""
+    """Whether a search keeps MLPs twice whose smallest matrix, and which all together, have so many
+    numbers.
+    """
     return smallest >= SMALLEST_PACKED and total <= MOST_PACKED

@@ -1,4 +1,5 @@
-"""A decoder-only transformer as pure functions, one per component, so that a single head can be run again alone.
+"""A decoder-only transformer as pure functions, one per component, so that a single head can be run
+again alone.
 
 Three families share this code: GPT-2 (LayerNorm, learned positions), Llama (RMSNorm, rotary
 positions, grouped-query attention, gated MLP) and Pythia (attention and MLP in parallel). What
@@ -6,11 +7,12 @@ differs between them is data: ``Architecture`` and the weights. ``models/archite
 reads both from TransformerLens, and ``models/loading/verify.py`` compares the outcome with it at
 every load.
 
-Every norm that a head or an MLP reads through has its gain and bias folded into the weights behind it, which changes
-no sender's output. Biases that are added to the residual stream (b_O, b_out) belong to no sender.
+Every norm that a head or an MLP reads through has its gain and bias folded into the weights behind
+it, which changes no sender's output. Biases that are added to the residual stream (b_O, b_out)
+belong to no sender.
 
-Letters in shapes: head, test (variants of one run, side by side), prompt, pos, d_model, d_head, d_mlp, d_vocab. A pos
-of size 1 stands for the answer position alone.
+Letters in shapes: head, test (variants of one run, side by side), prompt, pos, d_model, d_head,
+d_mlp, d_vocab. A pos of size 1 stands for the answer position alone.
 """
 
 from __future__ import annotations
@@ -60,9 +62,11 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Layer:
-    """One block's weights, as [reads, writes]; the norms before q, k, v and the MLP folded in. A bias of 0 is None.
+    """One block's weights, as [reads, writes]; the norms before q, k, v and the MLP folded in. A
+    bias of 0 is None.
 
-    ``packed``: while a search runs, the MLP's once more, in order for products of few rows (``patching/packing.py``).
+    ``packed``: while a search runs, the MLP's once more, in order for products of few rows
+    (``patching/packing.py``).
     """
 
     W_Q: Float[Tensor, "head d_model d_head"]
@@ -120,8 +124,8 @@ class Transformer:
 def in_dtype(model: Transformer, dtype: torch.dtype) -> Transformer:
     """The model with its weights rounded to another dtype, or the model itself where they are in it.
 
-    What lies behind the last block stays in float32 at least: logits near 16 come in steps of 0.1 in bfloat16, which is
-    most of what it would add to the rounding of a metric.
+    What lies behind the last block stays in float32 at least: logits near 16 come in steps of 0.1
+    in bfloat16, which is most of what it would add to the rounding of a metric.
     """
     if model.dtype == dtype:
         return model
@@ -169,9 +173,15 @@ def kv_heads(architecture: Architecture, heads: Sequence[int]) -> list[int]:
 def project(
     model: Transformer, layer: int, slot: Slot, x: Float[Tensor, "#head *rows d_model"], heads: Sequence[int]
 ) -> Float[Tensor, "head *rows d_head"]:
-    """Query, key or value of each of ``heads``, no rotation yet, from its own residual stream ``x`` or one for all."""
+    """Query, key or value of each of ``heads``, no rotation yet, from its own residual stream ``x``
+    or one for all.
+    """
     weights = model.layers[layer]
-    W, b = {"q": (weights.W_Q, weights.b_Q), "k": (weights.W_K, weights.b_K), "v": (weights.W_V, weights.b_V)}[slot]
+    W, b = {
+        "q": (weights.W_Q, weights.b_Q),
+        "k": (weights.W_K, weights.b_K),
+        "v": (weights.W_V, weights.b_V),
+    }[slot]
     index = list(heads) if slot == "q" else kv_heads(model.architecture, heads)
     rows = normalise(model.architecture, x).reshape(len(x), -1, x.shape[-1]).expand(len(index), -1, -1)
     out = torch.bmm(rows, W[index]) if b is None else torch.baddbmm(b[index].unsqueeze(1), rows, W[index])
@@ -187,8 +197,12 @@ def rotary_table(
     return model.rotary_cos[positions], model.rotary_sin[positions]
 
 
-def rotate(x: Float[Tensor, "*rows d_head"], table: tuple[Tensor, Tensor] | None) -> Float[Tensor, "*rows d_head"]:
-    """Rotary position embedding (arXiv:2104.09864) of the first dimensions, in halves as Llama and Pythia have it."""
+def rotate(
+    x: Float[Tensor, "*rows d_head"], table: tuple[Tensor, Tensor] | None
+) -> Float[Tensor, "*rows d_head"]:
+    """Rotary position embedding (arXiv:2104.09864) of the first dimensions, in halves as Llama and
+    Pythia have it.
+    """
     if table is None:
         return x
     cos, sin = table
@@ -244,7 +258,10 @@ def activate(activation: Activation, x: Tensor) -> Tensor:
 
 
 def affine(
-    x: Float[Tensor, "row i"], W: Float[Tensor, "i o"], b: Float[Tensor, " o"] | None, packed: Tensor | None = None
+    x: Float[Tensor, "row i"],
+    W: Float[Tensor, "i o"],
+    b: Float[Tensor, " o"] | None,
+    packed: Tensor | None = None,
 ) -> Float[Tensor, "row o"]:
     """x W + b; by ``packed``, the same matrix, where there is one and no gradient is asked for."""
     if packed is not None and not torch.is_grad_enabled():
@@ -252,10 +269,14 @@ def affine(
     return torch.mm(x, W) if b is None else torch.addmm(b, x, W)
 
 
-def hidden_layer(model: Transformer, layer: int, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "row d_mlp"]:
+def hidden_layer(
+    model: Transformer, layer: int, x: Float[Tensor, "*rows d_model"]
+) -> Float[Tensor, "row d_mlp"]:
     """What an MLP's neurons hold, behind activation and gate; the rows of ``x`` one behind the other."""
     weights = model.layers[layer]
-    packed_in, packed_gate = (None, None) if (packed := weights.packed) is None else (packed.W_in, packed.W_gate)
+    packed_in, packed_gate = (
+        (None, None) if (packed := weights.packed) is None else (packed.W_in, packed.W_gate)
+    )
     rows = normalise(model.architecture, x).reshape(-1, x.shape[-1])
     hidden = affine(rows, weights.W_in, weights.b_in, packed_in)
     if weights.W_gate is None:

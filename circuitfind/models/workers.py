@@ -1,4 +1,6 @@
-"""Work shared between threads in pieces that are fixed beforehand, so that its bits depend on no number of threads."""
+"""Work shared between threads in pieces that are fixed beforehand, so that its bits depend on no
+number of threads.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def one_by_one(function: Callable[[T], U], items: Sequence[T], /) -> list[U]:
 
 
 class Threads:
-    """Workers that each compute on one thread. Use as a context; PyTorch's own threads are back afterwards."""
+    """Workers that each compute on one thread. Use as a context; PyTorch's own threads are back
+    afterwards.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.n = torch.get_num_threads() if device.type == "cpu" else 1
@@ -42,10 +46,14 @@ class Threads:
         torch.set_num_threads(self._before)
 
     def map(
-        self, function: Callable[[T], U], items: Sequence[T], /, tell: Callable[[int], None] = lambda n_done: None
+        self,
+        function: Callable[[T], U],
+        items: Sequence[T],
+        /,
+        tell: Callable[[int], None] = lambda n_done: None,
     ) -> list[U]:
-        """``function`` of each item, in order; autograd may take up the tensors that it makes. ``tell`` hears, in the
-        caller's thread, how many are done."""
+        """``function`` of each item, in order; autograd may take up the tensors that it makes.
+        ``tell`` hears, in the caller's thread, how many are done."""
 
         def called(item: T) -> U:
             with torch.inference_mode(False), torch.no_grad():

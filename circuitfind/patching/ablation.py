@@ -50,7 +50,9 @@ def constant_outputs(model: Transformer, batch: Batch, ablation: AblationName) -
     """
     if ablation in OF_MEANS:
         if batch.constants is None:
-            raise UsageError(f"{ablation} ablation needs the means over other prompts: give the batch its constants.")
+            raise UsageError(
+                f"{ablation} ablation needs the means over other prompts: give the batch its constants."
+            )
         return batch.constants
     shape, zero = model.architecture, model.W_E.new_zeros
     z = zero(shape.n_heads, 1, 1, shape.d_head)

@@ -1,4 +1,6 @@
-"""Splits prompts into fixed blocks, and rows into fixed multiples, so that bits depend on neither batch nor threads."""
+"""Splits prompts into fixed blocks, and rows into fixed multiples, so that bits depend on neither
+batch nor threads.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,24 @@ ROWS = 4
 
 
 class Rows:
-    """The positions of a block of prompts that a change can reach and that can reach the answer, one behind the other.
+    """The positions of a block of prompts that a change can reach and that can reach the answer,
+    one behind the other.
 
-    A prompt's rows go from the first position that an ablation changes to its answer position; ``ends`` are the rows of
-    the answer positions. The last row is repeated until there is a multiple of ROWS of them.
+    A prompt's rows go from the first position that an ablation changes to its answer position;
+    ``ends`` are the rows of the answer positions. The last row is repeated until there is a
+    multiple of ROWS of them.
     """
 
     def __init__(self, batch: Batch, ablation: AblationName) -> None:
         first = first_changed(batch, ablation)
-        places = [i * batch.n_pos + pos for i, end in enumerate(batch.end.tolist()) for pos in range(first[i], end + 1)]
-        lengths = torch.tensor([end + 1 - begin for begin, end in zip(first, batch.end.tolist(), strict=True)])
+        places = [
+            i * batch.n_pos + pos
+            for i, end in enumerate(batch.end.tolist())
+            for pos in range(first[i], end + 1)
+        ]
+        lengths = torch.tensor(
+            [end + 1 - begin for begin, end in zip(first, batch.end.tolist(), strict=True)]
+        )
         self._n_real = len(places)
         places += [places[-1]] * (-len(places) % ROWS)
         self.places = torch.tensor(places, device=batch.end.device)
@@ -53,7 +63,8 @@ class Rows:
 def first_changed(batch: Batch, ablation: AblationName) -> list[int]:
     """The first position of each prompt at which an ablated sender can differ from the clean one.
 
-    Attention looks back only: before the first token that differs, corrupted and clean runs are the same.
+    Attention looks back only: before the first token that differs, corrupted and clean runs are the
+    same.
     """
     if ablation != "corrupted":
         return [0] * batch.n_prompts
@@ -66,8 +77,8 @@ BYTES_IN_FLIGHT = 256 << 20
 
 
 def split(batch: Batch, batch_size: int, multiple: int = ROWS) -> list[tuple[Batch, int]]:
-    """The batch in groups of ``batch_size`` prompts, each with how many of its prompts are real; the last of them again
-    up to a ``multiple``."""
+    """The batch in groups of ``batch_size`` prompts, each with how many of its prompts are real;
+    the last of them again up to a ``multiple``."""
     groups = []
     for first in range(0, batch.n_prompts, batch_size):
         index = list(range(first, min(first + batch_size, batch.n_prompts)))
@@ -79,8 +90,8 @@ def split(batch: Batch, batch_size: int, multiple: int = ROWS) -> list[tuple[Bat
 def share_out(batch: Batch, batch_size: int, n_workers: int) -> list[tuple[Batch, int]]:
     """The batch in groups of at most ``batch_size`` prompts, small enough that each worker has one.
 
-    For runs that fill up answer positions themselves: then all positions together make a multiple of ROWS, often with
-    fewer prompts.
+    For runs that fill up answer positions themselves: then all positions together make a multiple
+    of ROWS, often with fewer prompts.
     """
     multiple = ROWS // math.gcd(ROWS, batch.n_pos)
     size = min(batch_size, math.ceil(batch.n_prompts / n_workers))
@@ -90,7 +101,8 @@ def share_out(batch: Batch, batch_size: int, n_workers: int) -> list[tuple[Batch
 def default_batch_size(n_prompts: int, device: str, of_scores: bool = False) -> int:
     """Prompts a block: on a CPU few, so that there are blocks for the threads to share; on a GPU many.
 
-    ``of_scores``: of a method that scores all edges at once, whose blocks hold several runs and every sender's change.
+    ``of_scores``: of a method that scores all edges at once, whose blocks hold several runs and
+    every sender's change.
     """
     if device != "cpu":
         return 256
@@ -105,6 +117,7 @@ def mean_over_prompts(values: Float[Tensor, "test prompt"]) -> list[float]:
     means = [math.fsum(row) / len(row) for row in values.tolist()]
     if not all(map(math.isfinite, means)):
         raise ModelError(
-            "The metric became NaN or infinite during the search: the model's logits overflow. Use --dtype float64."
+            "The metric became NaN or infinite during the search: the model's logits overflow. Use --dtype"
+            " float64."
         )
     return means

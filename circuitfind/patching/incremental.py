@@ -1,14 +1,16 @@
 """A patched run that is run again only where a change reaches it.
 
-Receivers are visited in reverse forward order, as ACDC does (arXiv:2304.14997). While one is visited, everything before
-it still reads clean, so removing edges into it changes its input by a known sum; what comes after it changes only
-along kept edges. ``what_if`` pushes several such sums (tests) through the model side by side; ``commit`` makes one of
-them the present state and says which edges stay.
+Receivers are visited in reverse forward order, as ACDC does (arXiv:2304.14997). While one is
+visited, everything before it still reads clean, so removing edges into it changes its input by a
+known sum; what comes after it changes only along kept edges. ``what_if`` pushes several such sums
+(tests) through the model side by side; ``commit`` makes one of them the present state and says
+which edges stay.
 
-Three things keep a test small. Only nodes that a kept path reaches from the change are computed. A node is computed at
-the answer position alone unless a kept path leaves it through a k or v input, since nothing else looks at other
-positions; and where it is computed at all positions, these are the ones from the first that an ablation can change to
-the answer's, side by side for all prompts as so many *rows*. And the heads of a layer go through one batched product.
+Three things keep a test small. Only nodes that a kept path reaches from the change are computed. A
+node is computed at the answer position alone unless a kept path leaves it through a k or v input,
+since nothing else looks at other positions; and where it is computed at all positions, these are
+the ones from the first that an ablation can change to the answer's, side by side for all prompts as
+so many *rows*. And the heads of a layer go through one batched product.
 
 A test's outcome does not depend on which tests stand beside it: on the processors that this was
 measured on, a row of a matrix product comes out the same to the last bit whatever the number of
@@ -16,9 +18,9 @@ rows, as long as that is a multiple of ``ROWS`` and one thread does the work (se
 ``methods/search/chain.py``). Where a model's widths are multiples of eight, as all real ones are,
 elementwise operations then see whole vectors too.
 
-Where the prompts have roles, a receiver is visited once for each role: its edges there change its input at the rows of
-that role alone, and carry on what their senders gain at these rows alone. What a receiver reads, and the nodes of the
-present run, are still one for all roles (``Receiver.base``).
+Where the prompts have roles, a receiver is visited once for each role: its edges there change its
+input at the rows of that role alone, and carry on what their senders gain at these rows alone. What
+a receiver reads, and the nodes of the present run, are still one for all roles (``Receiver.base``).
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ Gained = dict[Node, Float[Tensor, "test row d_model"]]
 
 @dataclass
 class Head:
-    """A live head in the present run, k and v at every position. With ``end_only``, q and z are at the answer's."""
+    """A live head in the present run, k and v at every position. With ``end_only``, q and z are at
+    the answer's.
+    """
 
     end_only: bool
     slots: dict[Slot, Float[Tensor, "prompt pos d_head"]]
@@ -51,17 +55,21 @@ class Head:
 
 @dataclass
 class Mlp:
-    """A live MLP in the present run. With ``end_only``, the rows of ``out`` are the answer positions alone."""
+    """A live MLP in the present run. With ``end_only``, the rows of ``out`` are the answer
+    positions alone.
+    """
 
     end_only: bool
     out: Float[Tensor, "row d_model"]
 
 
 class Rerun:
-    """The present patched run of one block of prompts. It starts as the clean run with every edge kept, or where only a
-    shortlist of edges is to be tested, as that run (``patching/shortlisted.py``).
+    """The present patched run of one block of prompts. It starts as the clean run with every edge
+    kept, or where only a shortlist of edges is to be tested, as that run
+    (``patching/shortlisted.py``).
 
-    A row is one prompt's answer position for whatever is looked at there alone, else one of ``Rows``.
+    A row is one prompt's answer position for whatever is looked at there alone, else one of
+    ``Rows``.
     """
 
     def __init__(self, baseline: Baseline) -> None:
@@ -92,15 +100,18 @@ class Rerun:
         self.bytes_per_test = 0
 
     def is_live(self, node: Node, role: str | None = None) -> bool:
-        """Whether a kept edge leaves ``node`` towards a visited receiver, at that role. The logits always live."""
+        """Whether a kept edge leaves ``node`` towards a visited receiver, at that role. The logits
+        always live.
+        """
         feeds = self._feeds.get(node, ())
         return node.kind == "logits" or any(role in (None, self._role_of(fed)) for fed in feeds)
 
     def visit(self, receiver: Receiver, twins: Sequence[Receiver] = ()) -> None:
         """Begin with ``receiver``, whose node must be live: from here on its input may be changed.
 
-        ``twins`` are one receiver with it: other k (or v) inputs of its layer, of live heads. All that is done with
-        ``receiver`` is then done with them: they have the same edges, and their inputs change by the same.
+        ``twins`` are one receiver with it: other k (or v) inputs of its layer, of live heads. All
+        that is done with ``receiver`` is then done with them: they have the same edges, and their
+        inputs change by the same.
         """
         self._together[receiver.base] = (receiver.base, *twins)
         for one in self._together[receiver.base]:
@@ -138,17 +149,22 @@ class Rerun:
         (change,) = self.baseline.change_at(receiver, [sender])
         return self._looked_at(change, self._end_only(receiver))
 
-    def removals(self, receiver: Receiver, gone: Float[Tensor, "prompt sender"]) -> Float[Tensor, "row d_model"]:
-        """What the visited receiver's input gains when in each prompt the edges from other senders are removed (1:
-        gone, 0: not)."""
+    def removals(
+        self, receiver: Receiver, gone: Float[Tensor, "prompt sender"]
+    ) -> Float[Tensor, "row d_model"]:
+        """What the visited receiver's input gains when in each prompt the edges from other senders
+        are removed (1: gone, 0: not)."""
         changes, ends = self.baseline.change[: gone.shape[1]], self._end.tolist()
         if self._end_only(receiver):
             return torch.stack([torch.mv(changes[:, i, end].T, gone[i]) for i, end in enumerate(ends)])
         sums = [torch.mv(changes[:, i].flatten(1).T, row) for i, row in enumerate(gone)]
         return self._rows.take(torch.stack(sums).reshape(changes.shape[1:]))
 
-    def rises(self, receiver: Receiver, gradient: Float[Tensor, "row d_model"]) -> Float[Tensor, "prompt sender"]:
-        """By how much a number of each prompt rises as each edge into the receiver is removed, to first order; float64.
+    def rises(
+        self, receiver: Receiver, gradient: Float[Tensor, "row d_model"]
+    ) -> Float[Tensor, "prompt sender"]:
+        """By how much a number of each prompt rises as each edge into the receiver is removed, to
+        first order; float64.
 
         ``gradient`` is that of the numbers' sum with respect to what the receiver reads.
         """
@@ -171,7 +187,9 @@ class Rerun:
     def commit(
         self, receiver: Receiver, change: Float[Tensor, "row d_model"], kept: Iterable[Node]
     ) -> Float[Tensor, "prompt d_model"]:
-        """Make ``change`` part of the run, with the edges from ``kept`` alone left; what the logits then read."""
+        """Make ``change`` part of the run, with the edges from ``kept`` alone left; what the logits
+        then read.
+        """
         final = self._run(receiver, change.unsqueeze(0), keep=True)[0]
         for one in self._together[receiver.base]:
             if one in self._sums:
@@ -180,7 +198,9 @@ class Rerun:
         return final
 
     def keep(self, receiver: Receiver, kept: Iterable[Node]) -> None:
-        """End with the visited receiver, whose input stays as it is: of its edges those from ``kept`` are left."""
+        """End with the visited receiver, whose input stays as it is: of its edges those from
+        ``kept`` are left.
+        """
         senders = list(kept)
         for one in self._together[receiver.base]:
             reads = self._reads.setdefault(one, {})
@@ -194,7 +214,9 @@ class Rerun:
         """What a node that writes as many rows as ``rows`` holds in a test until the logits are reached."""
         return rows.shape[0] * self.baseline.change.shape[-1] * rows.element_size()
 
-    def _looked_at(self, x: Float[Tensor, "*batch prompt pos d"], end_only: bool) -> Float[Tensor, "*batch row d"]:
+    def _looked_at(
+        self, x: Float[Tensor, "*batch prompt pos d"], end_only: bool
+    ) -> Float[Tensor, "*batch row d"]:
         return at_end(x, self._end) if end_only else self._rows.take(x)
 
     def _end_only(self, receiver: Receiver) -> bool:
@@ -242,8 +264,8 @@ class Rerun:
         return moved[logits] if logits in moved else self._inputs[logits].expand(len(changes), -1, -1)
 
     def _changed(self, receiver: Receiver, changes: Tensor) -> Float[Tensor, "test row d_model"]:
-        """What the visited receiver reads as its input changes so. Where nothing takes the place of what goes, it is
-        summed in float64: little may be left of much (``Baseline.summed``)."""
+        """What the visited receiver reads as its input changes so. Where nothing takes the place of
+        what goes, it is summed in float64: little may be left of much (``Baseline.summed``)."""
         if receiver not in self._sums:
             return self._inputs[receiver] + changes
         return (self._sums[receiver] + changes).to(self.model.dtype)
@@ -297,7 +319,9 @@ class Rerun:
         gained: Gained = {}
         for end_only in (True, False):
             reads = {
-                r: x for r, x in moved.items() if r.node.kind == "head" and self._heads[r.node].end_only is end_only
+                r: x
+                for r, x in moved.items()
+                if r.node.kind == "head" and self._heads[r.node].end_only is end_only
             }
             if reads:
                 gained.update(self._run_heads(reads, end_only, keep))
@@ -327,7 +351,9 @@ class Rerun:
                 self._heads[node].z = new[0]
         return dict(zip(nodes, written, strict=True))
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, layer: int, end_only: bool) -> Float[Tensor, "*batch row d"]:
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, layer: int, end_only: bool
+    ) -> Float[Tensor, "*batch row d"]:
         """What heads gather for each row."""
         z = attend(q, k, v, self._visible[end_only], self.model.architecture.attention_scale[layer])
         return z.squeeze(-2) if end_only else self._rows.take(z)
@@ -349,7 +375,9 @@ class Rerun:
     ) -> dict[Node, Float[Tensor, "test prompt pos d_head"]]:
         """Queries, keys or values of these heads at every position that is looked at, from what they read."""
         end_only = slot == "q" and self._heads[nodes[0]].end_only
-        rows = project(self.model, nodes[0].layer, slot, torch.stack(list(reads)), [node.head for node in nodes])
+        rows = project(
+            self.model, nodes[0].layer, slot, torch.stack(list(reads)), [node.head for node in nodes]
+        )
         if slot != "v":
             rows = rotate(rows, self._rotary[end_only])
         if end_only:

@@ -6,7 +6,8 @@ on that an edge is missing at. A test is any set of the circuit's edges. Where a
 are in it, the node as a whole writes what it writes ablated; else a receiver reads ``ablated -
 now`` of the sender beyond what it read.
 
-What a test does not reach is exactly as it is in the circuit's run, whichever tests stand beside it.
+What a test does not reach is exactly as it is in the circuit's run, whichever tests stand beside
+it.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ Missing = Bool[np.ndarray, "receiver sender"]
 
 @dataclass(frozen=True)
 class Test:
-    """What is missing: ``out`` senders as a whole, and single ``edges`` (receiver, sender). ``reached``: the senders
-    that may then write otherwise."""
+    """What is missing: ``out`` senders as a whole, and single ``edges`` (receiver, sender).
+    ``reached``: the senders that may then write otherwise."""
 
     out: Bool[np.ndarray, " sender"]
     edges: tuple[tuple[int, int], ...]
@@ -52,7 +53,9 @@ class Lacking(Rerun):
             receiver = self.graph.receivers[row]
             if self.is_live(receiver.node):
                 self.visit(receiver)
-                self.keep(receiver, [self.graph.senders[sender] for sender in self._kept[row].nonzero()[0].tolist()])
+                self.keep(
+                    receiver, [self.graph.senders[sender] for sender in self._kept[row].nonzero()[0].tolist()]
+                )
         self._live = np.array([self.is_live(sender) for sender in self.graph.senders])
 
     @property
@@ -91,9 +94,13 @@ class Lacking(Rerun):
 
     def _nodes(self, stage: int) -> dict[Node, None]:
         """The live heads or the MLP of a stage."""
-        return dict.fromkeys(receiver.node for receiver in self._stages[stage] if receiver.node.kind != "logits")
+        return dict.fromkeys(
+            receiver.node for receiver in self._stages[stage] if receiver.node.kind != "logits"
+        )
 
-    def _take_edges(self, stage: int, tests: Sequence[Test], moved: dict[Receiver, Tensor], gained: Gained) -> None:
+    def _take_edges(
+        self, stage: int, tests: Sequence[Test], moved: dict[Receiver, Tensor], gained: Gained
+    ) -> None:
         """Take the edges into the stage's receivers that a test misses from what they read in it."""
         receivers = set(self._stages[stage])
         for number, test in enumerate(tests):
@@ -105,10 +112,14 @@ class Lacking(Rerun):
                     moved[receiver] = self._inputs[receiver].repeat(len(tests), 1, 1)
                 moved[receiver][number] += self.removal(receiver, sender)
                 if node in gained:
-                    moved[receiver][number] -= self._carried(receiver, node, {node: gained[node][[number]]})[0]
+                    moved[receiver][number] -= self._carried(receiver, node, {node: gained[node][[number]]})[
+                        0
+                    ]
 
     def _correct(self, node: Node, tests: Sequence[Test], written: Gained) -> None:
-        """What a node writes beyond the circuit's run where it is out as a whole, or where nothing reaches it."""
+        """What a node writes beyond the circuit's run where it is out as a whole, or where nothing
+        reaches it.
+        """
         sender = self.graph.sender_index[node]
         if not any(test.reached[sender] for test in tests):
             return

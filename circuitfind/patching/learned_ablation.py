@@ -1,13 +1,14 @@
 """Optimal ablation (Li & Janson 2024, arXiv:2409.09951): an ablated sender writes one learned constant.
 
-A mean is not what a model makes the least of: a head's mean output may say something that no single output does. The
-constants learned here are those with which ablation spoils least. They minimise
+A mean is not what a model makes the least of: a head's mean output may say something that no single
+output does. The constants learned here are those with which ablation spoils least. They minimise
 
-    the expectation, over prompts and masks, of KL(full || run with the mask's edges ablated by the constants),
+    the expectation, over prompts and masks, of KL(full || run with the mask's edges ablated by the
+    constants),
 
-where a mask ablates every edge with the same probability, which is itself drawn evenly from 0 to 1. The paper learns
-constants for each circuit that it looks at; these serve every circuit that a search may ask for, so that all circuits
-of a run are compared under the same ablation.
+where a mask ablates every edge with the same probability, which is itself drawn evenly from 0 to 1.
+The paper learns constants for each circuit that it looks at; these serve every circuit that a
+search may ask for, so that all circuits of a run are compared under the same ablation.
 
 A receiver reads ``now`` over each kept edge and the constant over each ablated one, so the gradient
 with respect to a constant is the sum, over ablated edges, prompts and positions, of that at what
@@ -68,7 +69,11 @@ class Learned:
 
     def to_dict(self) -> dict[str, Any]:
         """What run.json says of it."""
-        options = {"steps": STEPS, "learning_rate": LEARNING_RATE, "prompts_per_step": BLOCKS_PER_STEP * BLOCK}
+        options = {
+            "steps": STEPS,
+            "learning_rate": LEARNING_RATE,
+            "prompts_per_step": BLOCKS_PER_STEP * BLOCK,
+        }
         return {**options, "loss_of_means": self.loss_of_means, "loss": self.loss}
 
     @property
@@ -77,12 +82,14 @@ class Learned:
         if self.loss < self.loss_of_means:
             return None
         return (
-            f"the constants of optimal ablation are no better than the means: {self.loss:.4g} nats under random masks, "
-            f"the means {self.loss_of_means:.4g}. --ablation mean takes those."
+            f"the constants of optimal ablation are no better than the means: {self.loss:.4g} nats under"
+            f" random masks, the means {self.loss_of_means:.4g}. --ablation mean takes those."
         )
 
 
-def learn_constants(model: Transformer, reference: Batch, means: Outputs, seed: int, progress: Progress) -> Learned:
+def learn_constants(
+    model: Transformer, reference: Batch, means: Outputs, seed: int, progress: Progress
+) -> Learned:
     """The constants for this model, from the clean prompts of ``reference``; ``means`` are theirs.
 
     Raises ModelError where the loss or its gradient becomes NaN or infinite.
@@ -109,20 +116,27 @@ def learn_constants(model: Transformer, reference: Batch, means: Outputs, seed: 
 def _check(step: int, loss: float, gradient: Float[Tensor, "sender d_model"]) -> None:
     if not (math.isfinite(loss) and gradient.isfinite().all()):
         raise ModelError(
-            f"The constants of optimal ablation diverged at step {step} of {STEPS}: the loss or its gradient became "
-            "NaN or infinite.\nUse --dtype float64, or --ablation mean."
+            f"The constants of optimal ablation diverged at step {step} of {STEPS}: the loss or its gradient"
+            " became NaN or infinite.\nUse --dtype float64, or --ablation mean."
         )
 
 
 def constants_file(constants: Outputs) -> bytes:
-    """constants.safetensors: ``input`` [d_model], ``z`` [layer, head, d_head] and ``mlp`` [layer, d_model]."""
-    z, mlp = (torch.stack([x.flatten(-3, -2).squeeze(-2) for x in each]) for each in (constants.z, constants.mlp_out))
+    """constants.safetensors: ``input`` [d_model], ``z`` [layer, head, d_head] and ``mlp`` [layer,
+    d_model].
+    """
+    z, mlp = (
+        torch.stack([x.flatten(-3, -2).squeeze(-2) for x in each])
+        for each in (constants.z, constants.mlp_out)
+    )
     tensors = {"input": constants.embedding.flatten(), "z": z, "mlp": mlp}
     return save({name: x.cpu().contiguous() for name, x in tensors.items()})
 
 
 def read_constants(path: Path) -> Outputs:
-    """The inverse: a batch's ``constants``. Raises OutputError where there is no such file, or it is damaged."""
+    """The inverse: a batch's ``constants``. Raises OutputError where there is no such file, or it
+    is damaged.
+    """
     try:
         tensors = load(path.read_bytes())
         z = tuple(x[:, None, None] for x in tensors["z"])
@@ -148,7 +162,9 @@ class _Parameters:
         self, optimiser: torch.optim.Optimizer, model: Transformer, gradient: Float[Tensor, "sender d_model"]
     ) -> None:
         """One step down the gradient at what each sender writes; a head's goes through W_O to its z."""
-        for move, unit, along in zip(self.moves, self._deviations, to_outputs(model, gradient).parts, strict=True):
+        for move, unit, along in zip(
+            self.moves, self._deviations, to_outputs(model, gradient).parts, strict=True
+        ):
             move.grad = along * unit
         optimiser.step()
 
@@ -192,13 +208,17 @@ class _Data:
     def gradient(
         self, constants: Outputs, runs: Sequence[tuple[int, Mask]]
     ) -> tuple[float, Float[Tensor, "sender d_model"]]:
-        """The mean loss of these blocks, each under its mask, and its gradient at what is written when ablated."""
+        """The mean loss of these blocks, each under its mask, and its gradient at what is written
+        when ablated.
+        """
         n_prompts = sum(self._groups[number][1] for number, _ in runs)
         ran = self._threads.map(lambda run: self._run(constants, *run), runs)
         loss, gradient = math.fsum(loss for loss, _ in ran), torch.stack([along for _, along in ran]).sum(0)
         return loss / n_prompts, gradient / n_prompts
 
-    def _run(self, constants: Outputs, number: int, kept: Mask) -> tuple[float, Float[Tensor, "sender d_model"]]:
+    def _run(
+        self, constants: Outputs, number: int, kept: Mask
+    ) -> tuple[float, Float[Tensor, "sender d_model"]]:
         """The loss of a block, summed over its prompts, and its gradient; float64, on the CPU."""
         batch, n_real = self._groups[number]
         block = prepare_block(self._mixer, replace(batch, constants=constants), n_real, "kl", "optimal")

@@ -1,19 +1,23 @@
 """A patched run under any mask of kept edges, run again only where another mask changes it.
 
-``reference.run_patched`` computes every node for any mask. Here a run costs what its circuit is worth:
+``reference.run_patched`` computes every node for any mask. Here a run costs what its circuit is
+worth:
 
 - a node from which no kept edge leads on to the logits is dead, and not computed;
 - a node that reads what it reads in the clean run has not moved, and is not computed either;
-- a node is computed at the answer position alone unless a kept path leaves it through a k or v input;
+- a node is computed at the answer position alone unless a kept path leaves it through a k or v
+  input;
 - ``rerun`` takes from an earlier run every node that reads, and is looked at, as it was there.
 
-What a receiver reads is a sum over the edges that it keeps: what it reads with every edge removed, and for each kept
-edge what its sender writes beyond its ablated output. Nothing that has gone is in the sum, so that nothing of it is
-left by rounding. Where few edges are kept they are added one by one, else by one matrix product a stage. A receiver
-whose senders all write, and are kept, as in the clean run reads what it reads there, to the last bit.
+What a receiver reads is a sum over the edges that it keeps: what it reads with every edge removed,
+and for each kept edge what its sender writes beyond its ablated output. Nothing that has gone is in
+the sum, so that nothing of it is left by rounding. Where few edges are kept they are added one by
+one, else by one matrix product a stage. A receiver whose senders all write, and are kept, as in the
+clean run reads what it reads there, to the last bit.
 
-A mask holds the share of each edge that is kept: 1 or 0 in a circuit, one between on the way from one to another, as
-attributions take it (removing a share of every edge that leaves ``input`` is to interpolate the embedding).
+A mask holds the share of each edge that is kept: 1 or 0 in a circuit, one between on the way from
+one to another, as attributions take it (removing a share of every edge that leaves ``input`` is to
+interpolate the embedding).
 
 Every value depends on the mask alone, to the last bit, and not on the runs before it: a receiver's
 sum is taken in the order of its senders, and a row of a matrix product does not depend on how many
@@ -41,8 +45,9 @@ from circuitfind.patching.reference import Baseline
 from circuitfind.prompts.roles import by_role
 
 SPARSE = 16
-"""A receiver's input is summed edge by edge where at most one in so many is kept, else by a product over all: that
-reads every sender once for all receivers of a stage, and takes about a sixteenth of an addition an edge."""
+"""A receiver's input is summed edge by edge where at most one in so many is kept, else by a product
+over all: that reads every sender once for all receivers of a stage, and takes about a sixteenth of
+an addition an edge."""
 
 Mask = Float[Tensor, "receiver sender"]
 """The share of each edge that is kept, on the CPU."""
@@ -79,7 +84,9 @@ class Layout:
         return (sender - 1) // (self.graph.n_heads + 1)
 
     def row(self, layer: int, slot: int, head: int = 0) -> int:
-        """The number of a head's q, k or v input among the receivers; its layer's MLP stands behind the last."""
+        """The number of a head's q, k or v input among the receivers; its layer's MLP stands behind
+        the last.
+        """
         return layer * (len(SLOTS) * self.graph.n_heads + 1) + slot * self.graph.n_heads + head
 
     def heads(self, layer: int) -> slice:
@@ -125,8 +132,8 @@ class Layout:
 class Reach:
     """Which senders a run must compute, and where.
 
-    ``live`` ones reach the logits along kept edges; ``whole`` ones are looked at not only at the answer position;
-    ``moved`` ones, live, read something else than in the clean run.
+    ``live`` ones reach the logits along kept edges; ``whole`` ones are looked at not only at the
+    answer position; ``moved`` ones, live, read something else than in the clean run.
     """
 
     live: Bool[np.ndarray, " sender"]
@@ -137,7 +144,8 @@ class Reach:
 def find_reach(layout: Layout, kept: Mask, least: Mask | None = None) -> Reach:
     """Live and whole from the logits back, moved from the input on.
 
-    ``kept``: the share of each edge, where positions are told apart the largest; ``least`` then the smallest.
+    ``kept``: the share of each edge, where positions are told apart the largest; ``least`` then the
+    smallest.
     """
     some = kept.numpy() > 0
     live, whole = some[-1].copy(), np.zeros_like(some[-1])
@@ -162,7 +170,9 @@ def spread(
     changed: Bool[np.ndarray, " sender"],
     live: Bool[np.ndarray, " sender"],
 ) -> Bool[np.ndarray, " sender"]:
-    """The live senders that a change reaches along some edges, which begins at receivers and in senders themselves."""
+    """The live senders that a change reaches along some edges, which begins at receivers and in
+    senders themselves.
+    """
     changed = changed & live
     for layer in range(_first_layer(layout, begins, changed), layout.graph.n_layers):
         heads, slots = layout.heads(layer), layout.slots(layer)
@@ -173,7 +183,9 @@ def spread(
     return changed
 
 
-def _first_layer(layout: Layout, begins: Bool[np.ndarray, " receiver"], changed: Bool[np.ndarray, " sender"]) -> int:
+def _first_layer(
+    layout: Layout, begins: Bool[np.ndarray, " receiver"], changed: Bool[np.ndarray, " sender"]
+) -> int:
     """Before which nothing can be reached from these receivers and senders."""
     layers = [layout.stage(int(begins.argmax())) // 2] if begins.any() else []
     layers += [max(0, int(changed.argmax()) - 1) // (layout.graph.n_heads + 1)] if changed.any() else []
@@ -182,9 +194,11 @@ def _first_layer(layout: Layout, begins: Bool[np.ndarray, " receiver"], changed:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run under a mask must compute, whatever the prompts: ``fresh`` senders are not as they were before.
+    """What a run under a mask must compute, whatever the prompts: ``fresh`` senders are not as they
+    were before.
 
-    ``shares``: the mask, role by role where the prompts have some. ``most``: how many senders each receiver could read.
+    ``shares``: the mask, role by role where the prompts have some. ``most``: how many senders each
+    receiver could read.
     """
 
     kept: Mask
@@ -201,8 +215,8 @@ class Plan:
 
     @cached_property
     def lacks(self) -> Bool[np.ndarray, "role base"]:
-        """Which receivers lack a part of what they could read, or read a sender that writes otherwise than it does in
-        the clean run."""
+        """Which receivers lack a part of what they could read, or read a sender that writes
+        otherwise than it does in the clean run."""
         some_gone = (self.shares == 1).sum(-1) < self.most
         reads_moved = (self.shares[..., self.reach.moved] > 0).any(-1)
         lacks: np.ndarray = some_gone | reads_moved
@@ -211,8 +225,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Masked:
-    """One patched run. ``excess``: what its moved senders write beyond their ablated outputs; the other live ones write
-    what they write in the clean run. ``final``: what the logits read."""
+    """One patched run. ``excess``: what its moved senders write beyond their ablated outputs; the
+    other live ones write what they write in the clean run. ``final``: what the logits read."""
 
     plan: Plan
     excess: Excess
@@ -241,7 +255,9 @@ class Runner:
         device, batch = self.model.device, baseline.batch
         n_filled = batch.n_prompts + -batch.n_prompts % ROWS
         self.prompts = torch.arange(n_filled, device=device).clamp(max=batch.n_prompts - 1)
-        """Whose answer positions are computed: every prompt's, the last one's again up to a multiple of ROWS."""
+        """Whose answer positions are computed: every prompt's, the last one's again up to a
+        multiple of ROWS.
+        """
         self._end = batch.end[self.prompts]
         positions = torch.arange(batch.n_pos, device=device)
         self._visible = {
@@ -291,15 +307,17 @@ class Runner:
         """The answer positions alone."""
         return x[..., self.prompts, self._end, :].unsqueeze(-2)
 
-    def at(self, x: Float[Tensor, "*batch #prompt #pos d"], whole: bool) -> Float[Tensor, "*batch row pos2 d"]:
+    def at(
+        self, x: Float[Tensor, "*batch #prompt #pos d"], whole: bool
+    ) -> Float[Tensor, "*batch row pos2 d"]:
         """``x``, of constants once for each prompt and position; or its answer positions alone."""
         shape = (self.baseline.batch.n_prompts, self.baseline.batch.n_pos)
         everywhere = x.expand(*x.shape[:-3], *shape, x.shape[-1])
         return everywhere if whole else self.ends(everywhere)
 
     def changing(self, whole: bool) -> Int[Tensor, " row"]:
-        """Which rows of a flattened [prompt, pos] an MLP must compute: where clean and ablated run can differ, up to
-        the answer (``blocks.Rows``). At the answer position alone: all."""
+        """Which rows of a flattened [prompt, pos] an MLP must compute: where clean and ablated run
+        can differ, up to the answer (``blocks.Rows``). At the answer position alone: all."""
         return self._rows if whole else torch.arange(len(self.prompts), device=self._end.device)
 
     def gather(self, layer: int, heads: Sequence[int], reads: Sequence[Tensor], whole: bool) -> Tensor:
@@ -386,20 +404,22 @@ class Work:
         self.excess[node].flatten(0, 1)[rows] = written - ablated
 
     def run_heads(self, layer: int) -> None:
-        """What those of a layer's heads write that must be computed: in one piece those that are looked at everywhere,
-        and those at the answer position alone."""
+        """What those of a layer's heads write that must be computed: in one piece those that are
+        looked at everywhere, and those at the answer position alone."""
         plan = self._plan
         nodes = {head: self._layout.head(layer, head) for head in range(self._layout.graph.n_heads)}
         for whole in (False, True):
-            heads = [h for h, node in nodes.items() if plan.fresh[node] and bool(plan.reach.whole[node]) is whole]
+            heads = [
+                h for h, node in nodes.items() if plan.fresh[node] and bool(plan.reach.whole[node]) is whole
+            ]
             if heads:
                 z = self._runner.gather(layer, heads, self.read_heads(layer, heads), whole)
                 written = self._runner.write(layer, heads, z, whole)
                 self.excess |= dict(zip([nodes[head] for head in heads], written, strict=True))
 
     def read_heads(self, layer: int, heads: Sequence[int]) -> list[Float[Tensor, "head prompt pos d_model"]]:
-        """What the q, k and v inputs of these heads read, all looked at at the same positions: q at the answer position
-        alone unless the heads are whole."""
+        """What the q, k and v inputs of these heads read, all looked at at the same positions: q at
+        the answer position alone unless the heads are whole."""
         whole = bool(self._plan.reach.whole[self._layout.head(layer, heads[0])])
         return [
             self.read([self._layout.row(layer, slot, head) for head in heads], whole or slot > 0)
@@ -410,7 +430,9 @@ class Work:
         """What these receivers of one stage read: at all positions, or at the answer position alone."""
         runner, plan, stage = self._runner, self._plan, self._layout.stage(rows[0])
         emptied, clean = (inputs[whole][stage].flatten(0, 1) for inputs in (runner.emptied, runner.clean_in))
-        read = clean.new_zeros(len(rows), *clean.shape)  # behind the answer there is no role: a NaN there would spread
+        read = clean.new_zeros(
+            len(rows), *clean.shape
+        )  # behind the answer there is no role: a NaN there would spread
         for role, places in enumerate(runner.role_rows) if whole else [(len(plan.shares) - 1, slice(None))]:
             lacks = plan.lacks[role, list(rows)]
             few = plan.n_kept[role, list(rows)] * SPARSE <= plan.most[list(rows)]
@@ -434,7 +456,11 @@ class Work:
         return self.excess[sender] if whole or not is_whole else self._buffer([sender], whole)[sender]
 
     def _add(
-        self, shares: Float[np.ndarray, " sender"], emptied: Float[Tensor, "row d"], places: Places, whole: bool
+        self,
+        shares: Float[np.ndarray, " sender"],
+        emptied: Float[Tensor, "row d"],
+        places: Places,
+        whole: bool,
     ) -> Float[Tensor, "row d"]:
         """What a receiver reads that keeps few edges, at some rows of a flattened [prompt, pos]."""
         total = emptied.clone()

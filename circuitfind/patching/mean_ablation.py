@@ -1,8 +1,8 @@
 """Mean ablation: what every sender writes on average over a set of prompts of its own.
 
-``mean``: over all prompts and their positions up to the answer's, each counting the same. ``mean-positional``: over the
-prompts, position by position (tokens, not words, are counted: the prompts should be built alike). A position that no
-prompt reaches has the mean over all.
+``mean``: over all prompts and their positions up to the answer's, each counting the same.
+``mean-positional``: over the prompts, position by position (tokens, not words, are counted: the
+prompts should be built alike). A position that no prompt reaches has the mean over all.
 
 Sums are taken prompt by prompt in float64, so that the batch size changes no bit.
 """
@@ -35,7 +35,9 @@ class _Sum:
         x = x.double() ** self._power
         self._total = x if self._total is None else self._total + x
 
-    def mean(self, counts: Float[Tensor, " pos"], n_pos: int, positional: bool) -> Float[Tensor, "*head 1 mean d"]:
+    def mean(
+        self, counts: Float[Tensor, " pos"], n_pos: int, positional: bool
+    ) -> Float[Tensor, "*head 1 mean d"]:
         """Of the positions that were counted: one for each, or one for all."""
         assert self._total is not None
         over_all = self._total.sum(-2, keepdim=True) / counts.sum()
@@ -55,10 +57,11 @@ def mean_outputs(
     batch_size: int,
     of_neurons: bool = False,
 ) -> Outputs:
-    """Each sender's mean output over the clean prompts of ``reference``, for prompts of up to ``n_pos`` positions.
+    """Each sender's mean output over the clean prompts of ``reference``, for prompts of up to
+    ``n_pos`` positions.
 
-    Optimal ablation starts from the ``mean``s. ``of_neurons``: with the means of hidden layers; W_out being linear,
-    they write what their MLP writes in the mean.
+    Optimal ablation starts from the ``mean``s. ``of_neurons``: with the means of hidden layers;
+    W_out being linear, they write what their MLP writes in the mean.
     """
     look = with_hidden if of_neurons else _without_hidden
     means = _mean(model, reference, n_pos, ablation == "mean-positional", batch_size, look=look)
@@ -66,9 +69,13 @@ def mean_outputs(
 
 
 def standard_deviations(model: Transformer, reference: Batch, batch_size: int) -> Outputs:
-    """How far each number that a sender writes lies from its mean over all positions (root mean square), float64."""
+    """How far each number that a sender writes lies from its mean over all positions (root mean
+    square), float64.
+    """
     mean, square = (_mean(model, reference, 1, False, batch_size, power).parts for power in (1, 2))
-    return Outputs.of_parts([(x2 - x.square()).clamp_min(0).sqrt() for x, x2 in zip(mean, square, strict=True)])
+    return Outputs.of_parts(
+        [(x2 - x.square()).clamp_min(0).sqrt() for x, x2 in zip(mean, square, strict=True)]
+    )
 
 
 def _without_hidden(model: Transformer, run: Trace) -> Outputs:
@@ -106,8 +113,8 @@ def _each(
     threads: Threads,
     look: Callable[[Transformer, Trace], Outputs],
 ) -> Iterator[list[Tensor]]:
-    """What one prompt after another writes: the embedding, each layer's z, each MLP's output, hidden layers where they
-    are looked at; 0 behind the answer."""
+    """What one prompt after another writes: the embedding, each layer's z, each MLP's output,
+    hidden layers where they are looked at; 0 behind the answer."""
     start = 0
     for block, n_real in split(reference, batch_size):
         (outputs,) = threads.map(lambda tokens: look(model, trace(model, tokens)), [block.clean])

@@ -1,4 +1,5 @@
-"""The full model run on from one changed input: what a test of a single edge costs where every other edge is kept.
+"""The full model run on from one changed input: what a test of a single edge costs where every
+other edge is kept.
 
 In ACDC's search few nodes are live, and ``patching/incremental.py`` follows a change along kept
 edges. Here all are: whatever a node writes otherwise is read by everything behind it, and
@@ -60,15 +61,20 @@ def join_reads(model: Transformer) -> list[Read]:
     for layer in model.layers:
         weights, biases = (layer.W_Q, layer.W_K, layer.W_V), (layer.b_Q, layer.b_K, layer.b_V)
         W = torch.cat([x.transpose(0, 1).flatten(1) for x in weights], dim=1)
-        known = [x.new_zeros(len(x), x.shape[-1]) if b is None else b for x, b in zip(weights, biases, strict=True)]
-        joined.append(Read(W, None if all(b is None for b in biases) else torch.cat([b.flatten() for b in known])))
+        known = [
+            x.new_zeros(len(x), x.shape[-1]) if b is None else b for x, b in zip(weights, biases, strict=True)
+        ]
+        joined.append(
+            Read(W, None if all(b is None for b in biases) else torch.cat([b.flatten() for b in known]))
+        )
     return joined
 
 
 @dataclass(frozen=True)
 class LayerRun:
-    """One layer in some runs: what its heads read, the stream behind them, what its MLP reads and writes (without
-    b_out), and the stream behind both. In the last layer all but ``reads`` hold the answer positions alone."""
+    """One layer in some runs: what its heads read, the stream behind them, what its MLP reads and
+    writes (without b_out), and the stream behind both. In the last layer all but ``reads`` hold the
+    answer positions alone."""
 
     reads: Stream
     after_heads: Looked
@@ -78,8 +84,8 @@ class LayerRun:
 
 
 class Onward:
-    """One block of prompts, and what its logits read when one edge alone is removed, one node writes otherwise, or some
-    nodes are knocked out."""
+    """One block of prompts, and what its logits read when one edge alone is removed, one node
+    writes otherwise, or some nodes are knocked out."""
 
     def __init__(self, baseline: Baseline, reads: Sequence[Read]) -> None:
         self._baseline, self._model, self._reads = baseline, baseline.model, reads
@@ -109,10 +115,14 @@ class Onward:
         """How many rows a test has."""
         return len(self._rows)
 
-    def remove(self, receivers: Sequence[Receiver], senders: Sequence[int]) -> Float[Tensor, "test prompt d_model"]:
-        """What the logits read when the receiver's edge from one sender alone is removed, for each of these senders.
+    def remove(
+        self, receivers: Sequence[Receiver], senders: Sequence[int]
+    ) -> Float[Tensor, "test prompt d_model"]:
+        """What the logits read when the receiver's edge from one sender alone is removed, for each
+        of these senders.
 
-        Several receivers, which lose their edges from the sender at once, are inputs of different heads of one layer.
+        Several receivers, which lose their edges from the sender at once, are inputs of different
+        heads of one layer.
         """
         change, node = self._baseline.change_at(receivers[0], senders), receivers[0].node
         if node.kind == "logits":
@@ -141,12 +151,16 @@ class Onward:
             finals[tests] = self._knock_out([sets[test] for test in tests], [first[test] for test in tests])
         return finals
 
-    def _knock_out(self, sets: Sequence[Sequence[Node]], first: Sequence[int]) -> Float[Tensor, "test prompt d_model"]:
+    def _knock_out(
+        self, sets: Sequence[Sequence[Node]], first: Sequence[int]
+    ) -> Float[Tensor, "test prompt d_model"]:
         """The same side by side. Each test begins with the clean run's stream at its ``first`` layer."""
         stream = self._clean[min(first)].reads.repeat(len(sets), 1, 1)
         for layer in range(min(first), self._architecture.n_layers):
             stream[[begins >= layer for begins in first]] = self._clean[layer].reads
-            stream = self._run_layer(layer, stream, [[n for n in nodes if n.layer == layer] for nodes in sets]).after
+            stream = self._run_layer(
+                layer, stream, [[n for n in nodes if n.layer == layer] for nodes in sets]
+            ).after
         return stream
 
     def _onward(self, first: int, stream: Stream) -> Float[Tensor, "test prompt d_model"]:
@@ -166,7 +180,12 @@ class Onward:
 
     def _for_group(self, mask: Bool[Tensor, "*prompt query key"]) -> Bool[Tensor, "*prompt 1 queries key"]:
         """What the queries of the heads that share a key/value head may see, one head behind the other."""
-        return mask.unsqueeze(-3).expand(*mask.shape[:-2], self._group, *mask.shape[-2:]).flatten(-3, -2).unsqueeze(-3)
+        return (
+            mask.unsqueeze(-3)
+            .expand(*mask.shape[:-2], self._group, *mask.shape[-2:])
+            .flatten(-3, -2)
+            .unsqueeze(-3)
+        )
 
     def _scale(self, layer: int) -> float:
         return self._architecture.attention_scale[layer]
@@ -182,7 +201,9 @@ class Onward:
         written = mlp(self._model, node.layer, clean.mlp_in + self._take(change, self._is_last(node.layer)))
         return clean.after + written.sub_(clean.mlp_out)
 
-    def _after_heads(self, receivers: Sequence[Receiver], change: Float[Tensor, "test prompt pos d_model"]) -> Looked:
+    def _after_heads(
+        self, receivers: Sequence[Receiver], change: Float[Tensor, "test prompt pos d_model"]
+    ) -> Looked:
         """The stream behind the layer of heads one of whose inputs changes so."""
         layer = receivers[0].node.layer
         return self._behind_head(layer, reduce(add, (self._write_head(one, change) for one in receivers)))
@@ -202,7 +223,9 @@ class Onward:
         end_only = self._is_last(node.layer)
         changes = torch.cat((torch.zeros_like(change[:1]), change))
         clean = self._clean_slots(node)
-        slots = {name: x.expand(len(changes), *x.shape[1:]).contiguous() for name, x in clean.items()}  # as below
+        slots = {
+            name: x.expand(len(changes), *x.shape[1:]).contiguous() for name, x in clean.items()
+        }  # as below
         new = self._project(receiver, self._take(changes, end_only and slot == "q"))
         slots[slot] = new.unsqueeze(-2) if end_only and slot == "q" else self._rows.put(new, clean[slot])
         z = attend(slots["q"], slots["k"], slots["v"], self._visible[end_only], self._scale(node.layer))
@@ -251,8 +274,12 @@ class Onward:
         """What all heads of a layer write together, without b_O."""
         end_only = self._is_last(layer)
         q, joined = self._project_all(layer, stream)
-        keys_values = self._split(self._rows.put(joined, self._keys_values[layer]), 2, self._architecture.n_kv_heads)
-        k, v = keys_values.permute(3, 0, 1, 4, 2, 5).contiguous()  # from others, bits depend on the place in the batch
+        keys_values = self._split(
+            self._rows.put(joined, self._keys_values[layer]), 2, self._architecture.n_kv_heads
+        )
+        k, v = keys_values.permute(
+            3, 0, 1, 4, 2, 5
+        ).contiguous()  # from others, bits depend on the place in the batch
         z = attend(self._queries(q, end_only), k, v, self._visible_to_group[end_only], self._scale(layer))
         rows, W_O = self._ungrouped(z, end_only), self._model.layers[layer].W_O.flatten(0, 1)
         by_head = rows.view(*rows.shape[:2], self._architecture.n_heads, -1)
@@ -271,7 +298,9 @@ class Onward:
             if node.kind == "mlp":
                 own = clean.mlp_out[node.layer]
             else:
-                own = write_heads(self._model, node.layer, clean.attention[node.layer].z[[node.head]], [node.head])[0]
+                own = write_heads(
+                    self._model, node.layer, clean.attention[node.layer].z[[node.head]], [node.head]
+                )[0]
             self._written[node] = self._take(own + change, end_only)
         return self._written[node]
 
@@ -283,7 +312,9 @@ class Onward:
         rows = affine(normalise(shape, stream).flatten(0, 1), read.W, read.b)
         heads = rows.reshape(*stream.shape[:2], -1, shape.d_head)
         n_turned, table = shape.n_heads + shape.n_kv_heads, self._rotary[False]
-        turned = rotate(heads[:, :, :n_turned], None if table is None else (table[0][:, None], table[1][:, None]))
+        turned = rotate(
+            heads[:, :, :n_turned], None if table is None else (table[0][:, None], table[1][:, None])
+        )
         q, k = torch.split(turned, [shape.n_heads, shape.n_kv_heads], dim=2)
         return q, torch.cat((k, heads[:, :, n_turned:]), dim=2).flatten(2)
 
@@ -295,13 +326,19 @@ class Onward:
     def _queries(
         self, q: Float[Tensor, "test row head d_head"], end_only: bool
     ) -> Float[Tensor, "test prompt kv_head query d_head"]:
-        """Queries of the heads that share a key/value head one behind the other, at every position or the answer's."""
+        """Queries of the heads that share a key/value head one behind the other, at every position
+        or the answer's.
+        """
         flat = q.flatten(2)
         if end_only:
             whole = flat.index_select(1, self._rows.ends).unsqueeze(2)
         else:
             whole = self._rows.put(flat, flat.new_zeros(*self._baseline.batch.clean.shape, flat.shape[-1]))
-        return self._split(whole, self._architecture.n_kv_heads, self._group).permute(0, 1, 3, 4, 2, 5).flatten(3, 4)
+        return (
+            self._split(whole, self._architecture.n_kv_heads, self._group)
+            .permute(0, 1, 3, 4, 2, 5)
+            .flatten(3, 4)
+        )
 
     def _ungrouped(
         self, z: Float[Tensor, "test prompt kv_head query d_head"], end_only: bool

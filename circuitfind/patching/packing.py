@@ -23,15 +23,17 @@ def pack_model(model: Transformer) -> Transformer:
 
 
 def pack_mlps(model: Transformer) -> Transformer:
-    """The model with copies of its MLPs in order for products of few rows, for as long as a search lasts. What they
-    write differs in the last bits from what they write without. What is too large, too small or not float32 on a CPU is
-    left as it is."""
+    """The model with copies of its MLPs in order for products of few rows, for as long as a search
+    lasts. What they write differs in the last bits from what they write without. What is too large,
+    too small or not float32 on a CPU is left as it is."""
     return replace(model, layers=tuple(map(_pack_mlp, model.layers))) if can_pack_mlps(model) else model
 
 
 def can_pack_mlps(model: Transformer) -> bool:
     """Whether a search keeps the model's MLPs twice."""
-    sizes = [W.numel() for layer in model.layers for W in (layer.W_in, layer.W_gate, layer.W_out) if W is not None]
+    sizes = [
+        W.numel() for layer in model.layers for W in (layer.W_in, layer.W_gate, layer.W_out) if W is not None
+    ]
     return can_pack(model.layers[0].W_in) and keeps_mlps_twice(min(sizes), sum(sizes))
 
 

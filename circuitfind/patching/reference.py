@@ -46,7 +46,8 @@ Stream = Float[Tensor, "#prompt #pos d_model"]
 class Baseline:
     """What every patched run of one block of prompts starts from.
 
-    ``ablated``: what every sender writes when it is ablated. ``graph`` is the model's, whatever the roles of the batch.
+    ``ablated``: what every sender writes when it is ablated. ``graph`` is the model's, whatever the
+    roles of the batch.
     """
 
     model: Transformer
@@ -61,14 +62,18 @@ class Baseline:
 
     @cached_property
     def change(self) -> Float[Tensor, "sender prompt pos d_model"]:
-        """What the stream gains at a receiver when its edge from each sender is removed: ablated - clean output."""
+        """What the stream gains at a receiver when its edge from each sender is removed: ablated -
+        clean output.
+        """
         return ablation_changes(self.model, self.clean, self.ablated)
 
     @cached_property
     def emptied(self) -> tuple[Stream, ...]:
-        """What the receivers of each stage read with every edge removed: each layer's heads, its MLP, then the logits.
+        """What the receivers of each stage read with every edge removed: each layer's heads, its
+        MLP, then the logits.
 
-        A sum of what is left, never of the clean stream less what goes: rounding would leave a rest of the clean one.
+        A sum of what is left, never of the clean stream less what goes: rounding would leave a rest
+        of the clean one.
         """
         return ablated_streams(self.model, self.ablated, self.batch.n_pos)
 
@@ -79,16 +84,20 @@ class Baseline:
     def summed(self, stage: int, senders: Sequence[int]) -> Float64[Tensor, "prompt pos d_model"]:
         """What a stage's receiver reads of these senders in the clean run, summed in float64.
 
-        The clean stream less all that goes leaves what rounding makes of it, which a norm blows up; this leaves
-        nothing.
+        The clean stream less all that goes leaves what rounding makes of it, which a norm blows up;
+        this leaves nothing.
         """
         total = self.emptied[stage].double().expand(self.clean.final.shape).clone()
         for sender in senders:
             total -= self.change[sender]
         return total
 
-    def change_at(self, receiver: Receiver, senders: Sequence[int]) -> Float[Tensor, "edge prompt pos d_model"]:
-        """What the stream gains at a receiver, if it is at a role there alone, as its edge from each sender goes."""
+    def change_at(
+        self, receiver: Receiver, senders: Sequence[int]
+    ) -> Float[Tensor, "edge prompt pos d_model"]:
+        """What the stream gains at a receiver, if it is at a role there alone, as its edge from
+        each sender goes.
+        """
         change = self.change[list(senders)]
         if receiver.role is None or self.batch.roles is None:
             return change
@@ -107,10 +116,14 @@ class Baseline:
 
 def prepare(model: Transformer, batch: Batch, ablation: AblationName) -> Baseline:
     """The clean run of a block of prompts, and what every sender writes when it is ablated."""
-    return Baseline(model, batch, trace(model, batch.clean), ablated_outputs(model, batch, ablation), ablation)
+    return Baseline(
+        model, batch, trace(model, batch.clean), ablated_outputs(model, batch, ablation), ablation
+    )
 
 
-def ablation_changes(model: Transformer, clean: Trace, ablated: Outputs) -> Float[Tensor, "sender prompt pos d_model"]:
+def ablation_changes(
+    model: Transformer, clean: Trace, ablated: Outputs
+) -> Float[Tensor, "sender prompt pos d_model"]:
     """Each sender's output in ``ablated`` minus that in ``clean``."""
     graph = model.architecture.graph
     change = clean.embedding.new_empty(len(graph.senders), *clean.embedding.shape)
@@ -124,7 +137,9 @@ def ablation_changes(model: Transformer, clean: Trace, ablated: Outputs) -> Floa
 
 
 def ablated_streams(model: Transformer, ablated: Outputs, n_pos: int) -> tuple[Stream, ...]:
-    """What each stage's receivers read where every sender writes what it writes ablated, position by position."""
+    """What each stage's receivers read where every sender writes what it writes ablated, position
+    by position.
+    """
     stream = embed_positions(model, n_pos) + ablated.embedding
     stages: list[Stream] = []
     for layer, weights in enumerate(model.layers):
@@ -137,7 +152,8 @@ def ablated_streams(model: Transformer, ablated: Outputs, n_pos: int) -> tuple[S
 def run_patched(baseline: Baseline, kept: Bool[Tensor, "receiver sender"]) -> Float[Tensor, "prompt d_model"]:
     """What the logits read at the answer position when only the ``kept`` edges carry the run.
 
-    The receivers are those of the graph that the batch has: where it has roles, each at its own positions.
+    The receivers are those of the graph that the batch has: where it has roles, each at its own
+    positions.
     """
     graph, clean, model, roles = baseline.graph, baseline.clean, baseline.model, baseline.batch.roles
     heads = range(graph.n_heads)

@@ -1,6 +1,7 @@
 """A run that has lost all edges but a shortlist: where a search that tests no other edges starts.
 
-With every edge removed a receiver reads what all its senders write when they are ablated. With some kept it reads that,
+With every edge removed a receiver reads what all its senders write when they are ablated. With some
+kept it reads that,
 
     less ``ablated - now`` for each kept edge,
 
@@ -31,7 +32,8 @@ from circuitfind.prompts.batch import Batch
 class Reduced(Baseline):
     """A baseline whose ``clean`` run is one in which the ``kept`` edges alone are left.
 
-    What the heads of a layer read is each input's own: it follows from what they would read with every edge removed.
+    What the heads of a layer read is each input's own: it follows from what they would read with
+    every edge removed.
     """
 
     kept: Bool[Tensor, "receiver sender"]

@@ -1,10 +1,10 @@
 """Runs of a transformer with chosen neurons ablated.
 
-In a patched run at neuron level (on clean tokens) a neuron that is kept holds what it holds in this same run, and any
-other what it holds when ablated: in the corrupted run, zero, or its mean over other prompts. Everything downstream
-reads what comes of that: all edges are there. The input is no neuron, and position embeddings and output biases are
-never ablated. The arithmetic is that of ``forward.trace``: with every neuron kept a run is the clean one to the last
-bit.
+In a patched run at neuron level (on clean tokens) a neuron that is kept holds what it holds in this
+same run, and any other what it holds when ablated: in the corrupted run, zero, or its mean over
+other prompts. Everything downstream reads what comes of that: all edges are there. The input is no
+neuron, and position embeddings and output biases are never ablated. The arithmetic is that of
+``forward.trace``: with every neuron kept a run is the clean one to the last bit.
 
 ``run_from`` begins at a stage, before which every neuron is kept: several masks of that stage's
 neurons side by side, which stand in the place of more prompts. A row of a product does not depend
@@ -34,7 +34,9 @@ def neurons_of(model: Transformer) -> Neurons:
 
 
 def ablated_neurons(model: Transformer, batch: Batch, ablation: AblationName) -> Outputs:
-    """What every neuron holds when it is ablated: ``z`` and ``hidden``. Raises UsageError where means are missing."""
+    """What every neuron holds when it is ablated: ``z`` and ``hidden``. Raises UsageError where
+    means are missing.
+    """
     if ablation == "corrupted":
         return with_hidden(model, trace(model, batch.corrupted))
     return constant_outputs(model, batch, ablation)
@@ -64,9 +66,11 @@ class NeuronRunner:
             stream = self._layer(layer, stream, kept)
         return at_end(stream, self.batch.end)
 
-    def run_from(self, stage: int, masks: Bool[Tensor, "test own"], kept: Mask) -> Float[Tensor, "test prompt d_model"]:
-        """The same for each mask of a stage's own neurons. Of ``kept`` those behind the stage count: all before it are
-        kept."""
+    def run_from(
+        self, stage: int, masks: Bool[Tensor, "test own"], kept: Mask
+    ) -> Float[Tensor, "test prompt d_model"]:
+        """The same for each mask of a stage's own neurons. Of ``kept`` those behind the stage
+        count: all before it are kept."""
         layer, n_tests = stage // 2, len(masks)
         stream = self.clean.attention_in[layer].repeat(n_tests, 1, 1)
         if stage % 2:
@@ -98,7 +102,9 @@ class NeuronRunner:
     def _after_heads(self, layer: int, stream: Stream, z: Float[Tensor, "head prompt pos d_head"]) -> Stream:
         return stream + write_all_heads(self.model, layer, z) + self.model.layers[layer].b_O
 
-    def _after_mlp(self, layer: int, after_heads: Stream, hidden: Float[Tensor, "prompt pos d_mlp"]) -> Stream:
+    def _after_mlp(
+        self, layer: int, after_heads: Stream, hidden: Float[Tensor, "prompt pos d_mlp"]
+    ) -> Stream:
         weights = self.model.layers[layer]
         out = torch.mm(hidden.flatten(0, 1), weights.W_out).reshape(after_heads.shape)
         return after_heads + out + weights.b_out
@@ -106,7 +112,9 @@ class NeuronRunner:
     def _blend_heads(
         self, layer: int, z: Float[Tensor, "head prompt pos d_head"], kept: Bool[Tensor, "test own"]
     ) -> Float[Tensor, "head prompt pos d_head"]:
-        """``z`` where it is kept, else what is held when ablated; prompts of all tests one behind the other."""
+        """``z`` where it is kept, else what is held when ablated; prompts of all tests one behind
+        the other.
+        """
         tests = z.reshape(len(z), -1, self.batch.n_prompts, *z.shape[2:])
         each = kept.reshape(len(kept), len(z), -1).transpose(0, 1)[:, :, None, None]
         return torch.where(each, tests, self.ablated.z[layer].unsqueeze(1)).flatten(1, 2)

@@ -1,4 +1,6 @@
-"""Prompt pairs, their roles, and the batch of tokens that they become. A task file takes what it needs from here."""
+"""Prompt pairs, their roles, and the batch of tokens that they become. A task file takes what it
+needs from here.
+"""
 
 from circuitfind.prompts.pairs import (
     PromptPair,

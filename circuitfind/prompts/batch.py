@@ -1,8 +1,9 @@
 """Prompt pairs as tokens: clean and corrupted side by side, checked.
 
-Prompts start at position 0 and are padded behind their last token to the longest of the run. Attention looks back
-only, so that nothing at a padded position can reach the answer position: padding cannot leak. The width is that of the
-whole run, whatever the block a prompt is computed in, so that results do not depend on the batch size.
+Prompts start at position 0 and are padded behind their last token to the longest of the run.
+Attention looks back only, so that nothing at a padded position can reach the answer position:
+padding cannot leak. The width is that of the whole run, whatever the block a prompt is computed in,
+so that results do not depend on the batch size.
 """
 
 from __future__ import annotations
@@ -78,12 +79,18 @@ class Batch:
 
 
 def tokenise(pairs: Sequence[PromptPair], tokenizer: Tokenizer) -> Batch:
-    """The pairs as one batch. Raises TaskError naming the first prompt that is wrong, and how many there are."""
+    """The pairs as one batch. Raises TaskError naming the first prompt that is wrong, and how many
+    there are.
+    """
     if not pairs:
         raise TaskError("There are no prompts. Give a task or file with at least one, and --prompts above 0.")
     problems = check_pairs(pairs, tokenizer, MOST_PROBLEMS)
     if problems:
-        n = f"{len(problems)} problems in all" if len(problems) < MOST_PROBLEMS else f"{MOST_PROBLEMS} problems or more"
+        n = (
+            f"{len(problems)} problems in all"
+            if len(problems) < MOST_PROBLEMS
+            else f"{MOST_PROBLEMS} problems or more"
+        )
         raise TaskError(problems[0] + (f" ({n}: see `circuitfind tasks check`)" if len(problems) > 1 else ""))
     clean = [tokenizer.encode(pair.clean) for pair in pairs]
     corrupted = [tokenizer.encode(pair.corrupted) for pair in pairs]

@@ -1,8 +1,9 @@
 """Prompt pairs and the tasks that make them: words, no torch.
 
-A task turns a tokenizer, a number and a seed into prompt pairs. The clean prompt asks for the behaviour; the corrupted
-one has the same number of tokens and asks for something else, so that patching between the two isolates what carries it
-(causal tracing, arXiv:2202.05262; interchange interventions as in ACDC, arXiv:2304.14997).
+A task turns a tokenizer, a number and a seed into prompt pairs. The clean prompt asks for the
+behaviour; the corrupted one has the same number of tokens and asks for something else, so that
+patching between the two isolates what carries it (causal tracing, arXiv:2202.05262; interchange
+interventions as in ACDC, arXiv:2304.14997).
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Role:
-    """What a part of the clean prompt is to the task, e.g. ``S1``: its characters from ``start`` up to ``end``."""
+    """What a part of the clean prompt is to the task, e.g. ``S1``: its characters from ``start`` up
+    to ``end``.
+    """
 
     name: str
     start: int
@@ -44,8 +47,9 @@ class Role:
 class PromptPair:
     """One clean and one corrupted prompt, with the answers told right and wrong after the clean one.
 
-    An answer counts by its first token after the prompt; write its leading space where it has one. ``roles`` are parts
-    of the clean prompt, of the same names in every prompt of a task; the corrupted one has them at the same tokens.
+    An answer counts by its first token after the prompt; write its leading space where it has one.
+    ``roles`` are parts of the clean prompt, of the same names in every prompt of a task; the
+    corrupted one has them at the same tokens.
     """
 
     clean: str
@@ -62,7 +66,11 @@ class PromptPair:
             "answers": list(self.answers),
             "wrong_answers": list(self.wrong_answers),
         }
-        return pair | {"roles": {role.name: [role.start, role.end] for role in self.roles}} if self.roles else pair
+        return (
+            pair | {"roles": {role.name: [role.start, role.end] for role in self.roles}}
+            if self.roles
+            else pair
+        )
 
 
 @runtime_checkable
@@ -84,11 +92,15 @@ class Locator(Tokenizer, Protocol):
     """A tokenizer that tells where its tokens stand, as roles need it."""
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
-        """From which character up to which each token of ``encode(text)`` stands; (0, 0) for a special token."""
+        """From which character up to which each token of ``encode(text)`` stands; (0, 0) for a
+        special token.
+        """
 
 
 def is_single_token(tokenizer: Tokenizer, text: str) -> bool:
-    """Whether ``text`` goes on from a prompt as exactly one token that spells it (never the unknown token)."""
+    """Whether ``text`` goes on from a prompt as exactly one token that spells it (never the unknown
+    token).
+    """
     tokens = tokenizer.continuation(text)
     return len(tokens) == 1 and tokenizer.decode(tokens) == text
 
@@ -157,12 +169,15 @@ def words(text: str) -> tuple[str, ...]:
 PATIENCE = 10_000  # draws in a row without a new prompt before a task counts as exhausted
 
 
-def draw_distinct(draw: Callable[[Random, int], PromptPair | None], n_prompts: int, seed: str) -> list[PromptPair]:
-    """The first ``n_prompts`` pairs of different clean prompts that ``draw(rng, index)`` brings; ``index`` counts them.
+def draw_distinct(
+    draw: Callable[[Random, int], PromptPair | None], n_prompts: int, seed: str
+) -> list[PromptPair]:
+    """The first ``n_prompts`` pairs of different clean prompts that ``draw(rng, index)`` brings;
+    ``index`` counts them.
 
-    ``draw`` returns None for a draw to be left out. Fewer pairs come back only where nothing new turns up in
-    ``PATIENCE`` draws in a row. The first k pairs of n are those of k, in every process: the generator is seeded by a
-    string, which Python hashes the same way everywhere.
+    ``draw`` returns None for a draw to be left out. Fewer pairs come back only where nothing new
+    turns up in ``PATIENCE`` draws in a row. The first k pairs of n are those of k, in every
+    process: the generator is seeded by a string, which Python hashes the same way everywhere.
     """
     rng = Random(seed)
     pairs: list[PromptPair] = []
@@ -180,7 +195,8 @@ def draw_distinct(draw: Callable[[Random, int], PromptPair | None], n_prompts: i
 
 
 def check_pairs(pairs: Sequence[PromptPair], tokenizer: Tokenizer, most: int | None = None) -> list[str]:
-    """Everything wrong with the pairs as prompts of this tokenizer, each with the number of its prompt from 1.
+    """Everything wrong with the pairs as prompts of this tokenizer, each with the number of its
+    prompt from 1.
 
     With ``most`` no more than so many problems are looked for.
     """
@@ -207,20 +223,26 @@ def _check_words(pair: PromptPair) -> list[str]:
             "clean and corrupted are the same text. Change what the answer depends on in the corrupted one."
         )
     if any(is_broken(text) for text in (pair.clean, pair.corrupted, *pair.answers, *pair.wrong_answers)):
-        problems.append("a text holds half a character (a lone surrogate such as \\ud800). Write the whole one.")
+        problems.append(
+            "a text holds half a character (a lone surrogate such as \\ud800). Write the whole one."
+        )
     if not pair.answers:
         problems.append("there is no right answer. Give at least one.")
     if "" in pair.answers or "" in pair.wrong_answers:
         kind = "right" if "" in pair.answers else "wrong"
-        problems.append(f"a {kind} answer is empty. Write it with its leading space where it has one, or leave it out.")
+        problems.append(
+            f"a {kind} answer is empty. Write it with its leading space where it has one, or leave it out."
+        )
     return problems
 
 
 def check_roles(pair: PromptPair, first: PromptPair, tokenizer: Tokenizer | None = None) -> list[str]:
-    """Everything wrong with the roles of a pair, the names beside those of the first pair; without a tokenizer what the
-    text alone shows."""
+    """Everything wrong with the roles of a pair, the names beside those of the first pair; without
+    a tokenizer what the text alone shows."""
     problems = _check_names(pair, first) + _check_spans(pair)
-    return problems if problems or tokenizer is None or not pair.roles else _check_role_tokens(pair, tokenizer)
+    return (
+        problems if problems or tokenizer is None or not pair.roles else _check_role_tokens(pair, tokenizer)
+    )
 
 
 def _check_names(pair: PromptPair, first: PromptPair) -> list[str]:
@@ -257,8 +279,8 @@ def _span_problem(role: Role, length: int) -> str:
         return f"'{role.name}' is {which} by itself. Leave it out, or give the role another name."
     if not 0 <= role.start < role.end <= length:
         return (
-            f"the role '{role.name}' is from character {role.start} to {role.end}; it must be a part of the clean "
-            f"prompt, of 1 character or more between 0 and {length}."
+            f"the role '{role.name}' is from character {role.start} to {role.end}; it must be a part of the"
+            f" clean prompt, of 1 character or more between 0 and {length}."
         )
     return ""
 
@@ -269,8 +291,8 @@ def _check_role_tokens(pair: PromptPair, tokenizer: Tokenizer) -> list[str]:
         return ["this tokenizer does not tell where its tokens stand. Leave the roles out."]
     has = set(tokens_of_roles(pair, tokenizer))
     return [
-        f"the role '{role.name}' has no token of its own in this model: the last token is {END}, and a token that two "
-        "roles touch belongs to the first. Choose another part, or leave it out."
+        f"the role '{role.name}' has no token of its own in this model: the last token is {END}, and a token"
+        " that two roles touch belongs to the first. Choose another part, or leave it out."
         for role in pair.roles
         if role.name not in has
     ]
@@ -300,7 +322,8 @@ def _check_tokens(pair: PromptPair, tokenizer: Tokenizer) -> list[str]:
     problems = list(_check_sequences(clean, corrupted))
     for text in (pair.clean, pair.corrupted):
         problems += [
-            f"the model does not know {shown(word)}. Choose another word." for word in unknown_words(tokenizer, text)
+            f"the model does not know {shown(word)}. Choose another word."
+            for word in unknown_words(tokenizer, text)
         ]
     return list(dict.fromkeys([*problems, *_check_answers(pair, clean, tokenizer)]))
 
@@ -309,7 +332,8 @@ def _check_sequences(clean: Sequence[int], corrupted: Sequence[int]) -> Iterator
     """What is wrong with clean and corrupted as tokens side by side."""
     if len(clean) != len(corrupted):
         yield (
-            f"clean has {len(clean)} tokens, corrupted {len(corrupted)}. Both must have as many: choose other words."
+            f"clean has {len(clean)} tokens, corrupted {len(corrupted)}. Both must have as many: choose other"
+            " words."
         )
     elif clean == corrupted:
         yield (
@@ -330,24 +354,30 @@ def _check_answers(pair: PromptPair, clean: Sequence[int], tokenizer: Tokenizer)
     ]
     problems = [*right_problems, *wrong_problems, *both]
     return problems or [
-        f"no {kind} answer can follow the prompt: {shown(pair.clean[-20:] + answers[0])} does not have the prompt's "
-        f"tokens and then '{tokenizer.decode([next(iter(first))])}'. A space between them belongs to the answer."
+        f"no {kind} answer can follow the prompt: {shown(pair.clean[-20:] + answers[0])} does not have the"
+        f" prompt's tokens and then '{tokenizer.decode([next(iter(first))])}'. A space between them belongs"
+        " to the answer."
         for kind, answers, first in (("right", pair.answers, right), ("wrong", pair.wrong_answers, wrong))
-        if answers and not any(_can_follow(pair.clean, clean, answer, tokenizer) for answer in answers[:MOST_TRIED])
+        if answers
+        and not any(_can_follow(pair.clean, clean, answer, tokenizer) for answer in answers[:MOST_TRIED])
     ]
 
 
 def _can_follow(prompt: str, tokens: Sequence[int], answer: str, tokenizer: Tokenizer) -> bool:
-    """Whether a text of prompt and answer has the prompt's tokens, and then the one that the answer is scored by.
+    """Whether a text of prompt and answer has the prompt's tokens, and then the one that the answer
+    is scored by.
 
-    "to " and "Mary" do not: "to Mary" has " Mary" in one token, so that a model never sees "to" and " " before it.
+    "to " and "Mary" do not: "to Mary" has " Mary" in one token, so that a model never sees "to" and
+    " " before it.
     """
     whole = tokenizer.encode(prompt + answer)
     return whole[: len(tokens) + 1] == [*tokens, tokenizer.continuation(answer)[0]]
 
 
 def _first_tokens(answers: Sequence[str], tokenizer: Tokenizer) -> tuple[dict[int, str], list[str]]:
-    """The first answer that begins with each token; and what is wrong with answers that no known token begins."""
+    """The first answer that begins with each token; and what is wrong with answers that no known
+    token begins.
+    """
     first: dict[int, str] = {}
     problems = []
     for answer in answers:
@@ -373,7 +403,8 @@ def unknown_words(tokenizer: Tokenizer, text: str) -> list[str]:
 def _knows(tokenizer: Tokenizer, text: str, tokens: Sequence[int] | None = None) -> bool:
     """Whether the tokenizer spells ``text``, as ``tokens``, without its unknown token.
 
-    Byte-level tokenizers know all text; some name their BOS as the unknown token, which a text may spell out.
+    Byte-level tokenizers know all text; some name their BOS as the unknown token, which a text may
+    spell out.
     """
     unknown: int | None = getattr(tokenizer, "unknown_token", None)
     if unknown is None or unknown not in (tokenizer.continuation(text) if tokens is None else tokens):

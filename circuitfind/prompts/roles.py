@@ -1,9 +1,10 @@
 """Token positions by role: which positions of each prompt a role names, and sets of edges role by role.
 
-A task names roles by character spans of its clean prompts (``pairs.Role``). A token belongs to the first role whose
-span it touches, to ``rest`` if it touches none, and the last one, whatever it touches, to ``END``, the answer position.
-The corrupted prompt has the same roles at the same positions, since the two are aligned token by token. Where a task
-names none, each position is a role of its own, called by its number; then all prompts must be of one length.
+A task names roles by character spans of its clean prompts (``pairs.Role``). A token belongs to the
+first role whose span it touches, to ``rest`` if it touches none, and the last one, whatever it
+touches, to ``END``, the answer position. The corrupted prompt has the same roles at the same
+positions, since the two are aligned token by token. Where a task names none, each position is a
+role of its own, called by its number; then all prompts must be of one length.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from circuitfind.prompts.pairs import Locator, PromptPair, Tokenizer, check_role
 
 @dataclass(frozen=True)
 class Roles:
-    """``names``: the roles, the last of them END. ``of``: the number of each position's; -1 behind the answer."""
+    """``names``: the roles, the last of them END. ``of``: the number of each position's; -1 behind
+    the answer.
+    """
 
     names: tuple[str, ...]
     of: Int[Tensor, "prompt pos"]
@@ -43,8 +46,8 @@ class Roles:
 def find_roles(pairs: Sequence[PromptPair], tokenizer: Tokenizer) -> Roles:
     """The roles that the prompts name, or one for each position.
 
-    Raises TaskError naming the first prompt whose roles are not those of the first, or not to be found in its tokens;
-    UsageError where there are none and the prompts differ in length.
+    Raises TaskError naming the first prompt whose roles are not those of the first, or not to be
+    found in its tokens; UsageError where there are none and the prompts differ in length.
     """
     if not any(pair.roles for pair in pairs):
         return _by_position([len(tokenizer.encode(pair.clean)) for pair in pairs])
@@ -75,8 +78,11 @@ def _pad(rows: list[list[int]]) -> Int[Tensor, "prompt pos"]:
     return torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows])
 
 
-def by_role(graph: Graph, x: Shaped[Tensor, "*batch receiver sender"]) -> Shaped[Tensor, "*batch role base sender"]:
-    """A matrix over the edges of a graph with roles as one for each role, over those without (``graph.base``).
+def by_role(
+    graph: Graph, x: Shaped[Tensor, "*batch receiver sender"]
+) -> Shaped[Tensor, "*batch role base sender"]:
+    """A matrix over the edges of a graph with roles as one for each role, over those without
+    (``graph.base``).
 
     What the logits have stands at the last role; at the others they have zeros.
     """
@@ -85,7 +91,9 @@ def by_role(graph: Graph, x: Shaped[Tensor, "*batch receiver sender"]) -> Shaped
     return whole.reshape(*x.shape[:-2], -1, graph.n_roles, x.shape[-1]).transpose(-3, -2)
 
 
-def by_receiver(graph: Graph, x: Shaped[Tensor, "*batch role base sender"]) -> Shaped[Tensor, "*batch receiver sender"]:
+def by_receiver(
+    graph: Graph, x: Shaped[Tensor, "*batch role base sender"]
+) -> Shaped[Tensor, "*batch receiver sender"]:
     """The inverse of ``by_role``: what the logits have at other roles than the last is left out."""
     if graph.n_roles == 1:
         return x.squeeze(-3)

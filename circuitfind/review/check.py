@@ -19,7 +19,16 @@ from circuitfind.progress import Progress, Silent
 from circuitfind.review.opening import AS_STORED, Named
 from circuitfind.review.origin import Origin, evaluation_options, find_origin, search_options
 from circuitfind.review.stored import evaluate_kept
-from circuitfind.review.tolerances import Finding, Status, Tolerances, Verdict, at_least, falls_by, rises_by, stays
+from circuitfind.review.tolerances import (
+    Finding,
+    Status,
+    Tolerances,
+    Verdict,
+    at_least,
+    falls_by,
+    rises_by,
+    stays,
+)
 from circuitfind.runs.clock import Clock, Noted
 from circuitfind.runs.plan import Plan
 from circuitfind.runs.prepare import make_ready
@@ -32,8 +41,8 @@ NAMED = 5
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """``named``: what the user named in place of the circuit's own; ``tolerances``: over those of the circuit's
-    file."""
+    """``named``: what the user named in place of the circuit's own; ``tolerances``: over those of
+    the circuit's file."""
 
     named: Named = AS_STORED
     evaluate_only: bool = False
@@ -94,7 +103,9 @@ def judge(circuit: Circuit, now: Evaluation, tolerances: Tolerances) -> tuple[Fi
     interval = _interval(stored.get("faithfulness_interval"))
     was, faithfulness = _number(stored.get("faithfulness")), now.faithfulness(metric)
     return (
-        falls_by("accuracy", _stored(stored, "full", "accuracy"), now.full.mean("accuracy"), tolerances.accuracy),
+        falls_by(
+            "accuracy", _stored(stored, "full", "accuracy"), now.full.mean("accuracy"), tolerances.accuracy
+        ),
         stays(
             "faithfulness",
             was,
@@ -108,7 +119,9 @@ def judge(circuit: Circuit, now: Evaluation, tolerances: Tolerances) -> tuple[Fi
 
 def judge_discovery(comparison: Comparison, tolerances: Tolerances) -> tuple[Finding, ...]:
     """The circuit found now, against the edges and heads of the stored one."""
-    before, after = ({node for node in c.nodes if node.kind == "head"} for c in (comparison.before, comparison.after))
+    before, after = (
+        {node for node in c.nodes if node.kind == "head"} for c in (comparison.before, comparison.after)
+    )
     missing = sorted(before - after, key=comparison.before.graph.sender_index.__getitem__)
     share = 1 - len(missing) / len(before) if before else 1.0
     note = f"missing: {', '.join(map(str, missing))}" if missing else ""

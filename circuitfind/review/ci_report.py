@@ -23,13 +23,17 @@ def lines_of(verdict: Verdict) -> Iterator[str]:
 
 def tally(verdicts: Sequence[Verdict]) -> str:
     """How many hold, in one line."""
-    counts = {status: sum(v.status == status for v in verdicts) for status in ("holds", "drifted", "could not run")}
+    counts = {
+        status: sum(v.status == status for v in verdicts) for status in ("holds", "drifted", "could not run")
+    }
     said = [f"{n} {'hold' if status == 'holds' and n != 1 else status}" for status, n in counts.items() if n]
     return ", ".join(said)
 
 
 def junit(verdicts: Sequence[Verdict]) -> str:
-    """A test suite in JUnit's format: a case a circuit, a failure where it drifted, an error where it could not run."""
+    """A test suite in JUnit's format: a case a circuit, a failure where it drifted, an error where
+    it could not run.
+    """
     count = {status: sum(v.status == status for v in verdicts) for status in ("drifted", "could not run")}
     suite = ElementTree.Element(
         "testsuite",
@@ -41,7 +45,11 @@ def junit(verdicts: Sequence[Verdict]) -> str:
     )
     for verdict in verdicts:
         case = ElementTree.SubElement(
-            suite, "testcase", classname="circuitfind", name=_clean(str(verdict.circuit)), time=f"{verdict.seconds:.3f}"
+            suite,
+            "testcase",
+            classname="circuitfind",
+            name=_clean(str(verdict.circuit)),
+            time=f"{verdict.seconds:.3f}",
         )
         if verdict.status != "holds":
             kind = "failure" if verdict.status == "drifted" else "error"
@@ -74,4 +82,6 @@ def _property(text: str) -> str:
 
 def _clean(text: str) -> str:
     """Without what no XML may hold."""
-    return "".join(letter for letter in text if letter in "\t\n\r" or (letter >= " " and letter not in "\ufffe\uffff"))
+    return "".join(
+        letter for letter in text if letter in "\t\n\r" or (letter >= " " and letter not in "\ufffe\uffff")
+    )

@@ -1,6 +1,7 @@
 """How good a circuit is: everything that is judged of one, on one screen.
 
-    circuit file -> model and prompts that it was found in -> runs -> what they say -> report.md, report.json, pictures
+    circuit file -> model and prompts that it was found in -> runs -> what they say -> report.md,
+    report.json, pictures
 
 What is judged is in ``evaluation/``, a module a judgement (docs/evaluation.md defines them).
 """
@@ -91,16 +92,27 @@ def assess(
     return so_far
 
 
-def begun(plan: AssessmentPlan, ready: Ready, asked: Mapping[str, Any], notes: Noted, clock: Clock) -> Assessment:
+def begun(
+    plan: AssessmentPlan, ready: Ready, asked: Mapping[str, Any], notes: Noted, clock: Clock
+) -> Assessment:
     """What there is before the first part that is waiting."""
     parts, metric = ((), "") if plan.earlier is None else (plan.earlier.parts, plan.earlier.metric)
     return Assessment(
-        plan.origin.circuit, ready.model.name, metric, asked, parts, tuple(notes.warnings), clock.seconds, plan.waiting
+        plan.origin.circuit,
+        ready.model.name,
+        metric,
+        asked,
+        parts,
+        tuple(notes.warnings),
+        clock.seconds,
+        plan.waiting,
     )
 
 
 def with_part(so_far: Assessment, part: Part) -> Assessment:
-    """The same with one part more, in the order of all parts. The first says by which metric the others judge."""
+    """The same with one part more, in the order of all parts. The first says by which metric the
+    others judge.
+    """
     metric = part.sections[0].values["spread"]["metric"] if part.name == OWN else so_far.metric
     parts = sorted((*so_far.parts, part), key=lambda part: ORDER.index(part.name))
     missing = tuple(name for name in so_far.missing if name != part.name)
@@ -117,8 +129,8 @@ def for_neurons(plan: AssessmentPlan, notes: Noted) -> AssessmentPlan:
 
 
 def check(circuit: Circuit, ready: Ready, notes: Noted) -> None:
-    """Raises CircuitError where the model has another shape; warns where it is not the one, or not on the prompts, that
-    the circuit was found in."""
+    """Raises CircuitError where the model has another shape; warns where it is not the one, or not
+    on the prompts, that the circuit was found in."""
     check_same_graph(circuit.graph, ready.model.name, ready.graph)
     if circuit.model.get("sha256") not in (None, ready.model.sha256):
         notes.warn(f"{ready.model.name} has other weights than the model that the circuit was found in.")
@@ -158,8 +170,8 @@ def _interval_line(evaluation: Evaluation, metric: str) -> str:
 MOST_LEARNED = 30_000_000
 """Of larger models, in weights, the constants of optimal ablation are not learned unasked."""
 LEFT_OUT = (
-    f"Optimal ablation is left out by default of models of more than {MOST_LEARNED:,} weights, since learning its "
-    "constants takes minutes: `--ablations all` has it."
+    f"Optimal ablation is left out by default of models of more than {MOST_LEARNED:,} weights, since learning"
+    " its constants takes minutes: `--ablations all` has it."
 )
 HEAD = ("", "faithfulness", "KL, nats", "logit diff", "accuracy", "full accuracy")
 
@@ -172,14 +184,18 @@ def _row(name: str, evaluation: Evaluation, metric: str) -> tuple[str, ...]:
 
 
 def under_ablations(plan: AssessmentPlan, ready: Ready, metric: str, notes: Noted) -> list[Section]:
-    """The same circuit where removed edges carry something else: how much the verdict depends on that choice."""
+    """The same circuit where removed edges carry something else: how much the verdict depends on
+    that choice.
+    """
     rows: list[tuple[str, ...]] = [HEAD]
     values = {}
     ablations = ablations_of(plan, ready)
     steps = slices(notes, [cost_of_ablation(ablation, ready) for ablation in ablations])
     for ablation, step in zip(ablations, steps, strict=True):
         if ablation == "optimal" and plan.origin.circuit.neurons is not None:
-            notes.warn("optimal ablation is left out: its constants are of what nodes write, not of their neurons.")
+            notes.warn(
+                "optimal ablation is left out: its constants are of what nodes write, not of their neurons."
+            )
             continue
         evaluation = evaluate_kept(plan.origin.circuit, with_constants(ready, ablation, Noted(step), Clock()))
         step.update(1, 1)
@@ -190,8 +206,8 @@ def under_ablations(plan: AssessmentPlan, ready: Ready, metric: str, notes: Note
 
 
 def ablations_of(plan: AssessmentPlan, ready: Ready) -> tuple[str, ...]:
-    """Those that were asked for; by default every one, but optimal ablation of a large model, which takes longer than
-    all the rest, only where the circuit was found under it."""
+    """Those that were asked for; by default every one, but optimal ablation of a large model, which
+    takes longer than all the rest, only where the circuit was found under it."""
     if plan.options.ablations:
         return plan.options.ablations
     learns = ready.work.stored.n_numbers <= MOST_LEARNED or ready.options.ablation == "optimal"
@@ -203,8 +219,13 @@ def on_other_prompts(plan: AssessmentPlan, ready: Ready, metric: str, notes: Not
     rows: list[tuple[str, ...]] = [HEAD]
     own, values = plan.origin.task, {}
     if own is None:
-        notes.warn(f"no other prompts of the task were made: its file was not opened. {plan.origin.suggestion}")
-    tasks = {"the task, another seed": own, "the task, other templates": None if own is None else own.elsewhere}
+        notes.warn(
+            f"no other prompts of the task were made: its file was not opened. {plan.origin.suggestion}"
+        )
+    tasks = {
+        "the task, another seed": own,
+        "the task, other templates": None if own is None else own.elsewhere,
+    }
     for name, task in {**tasks, **{name: load_task(name) for name in plan.options.also}}.items():
         if task is None:
             continue
@@ -226,8 +247,9 @@ def on_other_prompts(plan: AssessmentPlan, ready: Ready, metric: str, notes: Not
 
 
 def on_prompts(ready: Ready, pairs: Sequence[PromptPair]) -> Ready:
-    """The same with other prompts. Raises TaskError or UsageError for prompts that are none of this model, or longer
-    than it can be run on, or without the roles that the circuit's edges tell apart."""
+    """The same with other prompts. Raises TaskError or UsageError for prompts that are none of this
+    model, or longer than it can be run on, or without the roles that the circuit's edges tell
+    apart."""
     batch = replace(tokenise(pairs, ready.tokenizer), metrics=ready.batch.metrics)
     if batch.n_pos > (most := ready.model.transformer.most_pos):
         raise TaskError(f"its prompts have up to {batch.n_pos} tokens; the model was made ready for {most}.")
@@ -246,12 +268,15 @@ def against_reference(plan: AssessmentPlan, ready: Ready, metric: str, notes: No
     circuit, scores = plan.origin.circuit, plan.origin.scores
     if circuit.neurons is not None:
         notes.warn(
-            "the reference is left out: a circuit of neurons keeps no single edges. circuitfind diff compares two."
+            "the reference is left out: a circuit of neurons keeps no single edges. circuitfind diff compares"
+            " two."
         )
         return []
     known = None if scores is None else read_scores(scores, circuit.graph)
     values = agree_with_circuit(circuit, Circuit.load(plan.options.reference), known).to_dict()
-    lines = tuple(_agreement_line(what, values[what]) for what in ("edges", "nodes") if values[what] is not None)
+    lines = tuple(
+        _agreement_line(what, values[what]) for what in ("edges", "nodes") if values[what] is not None
+    )
     return [Section("reference", TITLES["reference"], values, lines)]
 
 
@@ -284,8 +309,8 @@ TITLES = {
 
 
 class Judge:
-    """Judges the parts of a circuit one by one. Use as a context: those that take many runs of nearly the same circuit
-    share their trials and the threads, from the first of them on."""
+    """Judges the parts of a circuit one by one. Use as a context: those that take many runs of
+    nearly the same circuit share their trials and the threads, from the first of them on."""
 
     def __init__(self, plan: AssessmentPlan, ready: Ready) -> None:
         self._plan, self._ready = plan, ready
@@ -307,7 +332,9 @@ class Judge:
             elif name == "curve":
                 curve = find_curve(self._plan, self._ready, self._trials, metric, notes)
                 sections = [] if curve is None else [curve_section(curve)]
-                pictures = {} if curve is None else draw_pictures(curve, self._plan.origin.circuit, self._ready)
+                pictures = (
+                    {} if curve is None else draw_pictures(curve, self._plan.origin.circuit, self._ready)
+                )
             else:
                 sections = [by_trials(name, self._trials, metric, self._plan, notes)]
         return Part(name, tuple(sections), tuple(notes.warnings), clock.seconds[name], pictures)
@@ -319,7 +346,9 @@ class Judge:
         return Trials(model, self._ready.batch, ablation, self._ready.work.batch_size, threads)
 
 
-def options_of(part: str, plan: AssessmentPlan) -> KnockOuts | LeaveOneOut | RandomCircuits | HypothesisOptions:
+def options_of(
+    part: str, plan: AssessmentPlan
+) -> KnockOuts | LeaveOneOut | RandomCircuits | HypothesisOptions:
     """What is asked of a part that takes many runs."""
     asked = plan.options
     if part == "completeness":
@@ -347,7 +376,9 @@ def by_trials(part: str, trials: Trials, metric: str, plan: AssessmentPlan, note
 
 
 def guess_seconds(plan: AssessmentPlan, ready: Ready, forward: float) -> dict[str, float]:
-    """How long each part that is waiting may take; ``forward``: the seconds of a bare forward pass of the prompts."""
+    """How long each part that is waiting may take; ``forward``: the seconds of a bare forward pass
+    of the prompts.
+    """
     return {part: forward * cost_of(part, plan, ready) for part in plan.waiting}
 
 
@@ -386,7 +417,9 @@ def find_curve(plan: AssessmentPlan, ready: Ready, trials: Trials, metric: str, 
     if plan.origin.scores is None:
         return None
     scores = torch.from_numpy(read_scores(plan.origin.scores, trials.graph))
-    units = Units.of_record(trials.graph, ready.model.transformer.architecture.n_kv_heads, plan.origin.circuit.method)
+    units = Units.of_record(
+        trials.graph, ready.model.transformer.architecture.n_kv_heads, plan.origin.circuit.method
+    )
     try:
         return measure_curve(trials, scores, metric, progress=notes, units=units)
     except UsageError as error:
@@ -440,7 +473,12 @@ def page(assessment: Assessment) -> str:
             sections.append("![Faithfulness at every size](curve.svg)")
         sections += ["\n".join(f"- {line}" for line in section.lines)] if section.lines else []
     if assessment.missing:
-        sections.append(f"## Not done yet\n\n{', '.join(assessment.missing)}: `circuitfind evaluate ... --resume`")
+        sections.append(
+            f"## Not done yet\n\n{', '.join(assessment.missing)}: `circuitfind evaluate ... --resume`"
+        )
     seconds = ", ".join(f"{part} {took:.1f} s" for part, took in assessment.timings.items())
-    sections += ["## What it took", f"{seconds}. Definitions: docs/evaluation.md; every number: `report.json`."]
+    sections += [
+        "## What it took",
+        f"{seconds}. Definitions: docs/evaluation.md; every number: `report.json`.",
+    ]
     return "\n\n".join(sections) + "\n"

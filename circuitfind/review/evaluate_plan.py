@@ -33,9 +33,9 @@ QUICK = ("ablations", "held-out", "reference")
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """``named``: what the user named in place of the circuit's own; ``parts``: of PARTS; ``ablations``: none for all;
-    ``n_held_out`` None as many prompts as the circuit was found on; ``also``: tasks or prompts files besides;
-    ``out`` None a folder beside the circuit."""
+    """``named``: what the user named in place of the circuit's own; ``parts``: of PARTS;
+    ``ablations``: none for all; ``n_held_out`` None as many prompts as the circuit was found on;
+    ``also``: tasks or prompts files besides; ``out`` None a folder beside the circuit."""
 
     circuit: Path
     named: Named = AS_STORED
@@ -60,9 +60,9 @@ class EvaluateOptions:
 
 @dataclass(frozen=True)
 class AssessmentPlan:
-    """An evaluation that nothing speaks against so far: where the circuit comes from, the run whose model and prompts
-    it is on, the folder of the report, the parts that are judged, what decides their numbers, and what an earlier
-    evaluation has come to that this one goes on with."""
+    """An evaluation that nothing speaks against so far: where the circuit comes from, the run whose
+    model and prompts it is on, the folder of the report, the parts that are judged, what decides
+    their numbers, and what an earlier evaluation has come to that this one goes on with."""
 
     origin: Origin
     options: EvaluateOptions
@@ -106,8 +106,8 @@ def make_assessment_plan(options: EvaluateOptions, progress: Progress) -> Assess
 
 
 def what_decides(options: EvaluateOptions, origin: Origin, run: RunOptions) -> dict[str, Any]:
-    """All that decides the numbers of an evaluation, but for the model's weights and the prompts, by what it is called
-    in a message; neither batch size nor device: they change none."""
+    """All that decides the numbers of an evaluation, but for the model's weights and the prompts,
+    by what it is called in a message; neither batch size nor device: they change none."""
     others = {name: _sha256(Path(name)) for name in options.also}
     return {
         "circuit": hashlib.sha256(origin.circuit.to_json().encode()).hexdigest(),
@@ -135,18 +135,25 @@ def _circuit_sha256(path: Path) -> str:
 
 def parts_of(options: EvaluateOptions) -> tuple[str, ...]:
     """In the order of PARTS; the reference's only where there is one."""
-    return tuple(p for p in PARTS if p in options.parts and (p != "reference" or options.reference is not None))
+    return tuple(
+        p for p in PARTS if p in options.parts and (p != "reference" or options.reference is not None)
+    )
 
 
 def default_folder(circuit: Path) -> Path:
-    """``evaluation`` in a run's folder; beside a file, a folder of its name. Raises OutputError where it is a link."""
+    """``evaluation`` in a run's folder; beside a file, a folder of its name. Raises OutputError
+    where it is a link.
+    """
     folder = circuit / "evaluation" if circuit.is_dir() else circuit.with_name(f"{circuit.stem}-evaluation")
     return keep_inside(folder, folder.parent)
 
 
 def check_words(options: EvaluateOptions) -> None:
     """Raises UsageError, with the nearest known one, for a part or an ablation that there is not."""
-    for kind, names, known in (("part", options.parts, PARTS), ("ablation", options.ablations, CHOICES["ablation"])):
+    for kind, names, known in (
+        ("part", options.parts, PARTS),
+        ("ablation", options.ablations, CHOICES["ablation"]),
+    ):
         _check_each(kind, names, known)
 
 

@@ -1,9 +1,11 @@
-"""What a circuit's files may open. They may come from anyone, so their words open nothing but what is here already.
+"""What a circuit's files may open. They may come from anyone, so their words open nothing but what
+is here already.
 
-A task that they name is opened where it is one of circuitfind's own; a task file runs only where the user names it
-(``--task FILE``) or trusts the folder (``--trust``). A model that they name is opened where it comes with circuitfind
-or lies in the user's own cache under that name; nothing is fetched, and no path is followed, unless the user names the
-model (``--model``) or trusts the folder. docs/security.md has the whole rule.
+A task that they name is opened where it is one of circuitfind's own; a task file runs only where
+the user names it (``--task FILE``) or trusts the folder (``--trust``). A model that they name is
+opened where it comes with circuitfind or lies in the user's own cache under that name; nothing is
+fetched, and no path is followed, unless the user names the model (``--model``) or trusts the
+folder. docs/security.md has the whole rule.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from circuitfind.prompts.pairs import Task
 
 @dataclass(frozen=True)
 class Named:
-    """What the user named in this command: a model and a task in place of the circuit's own, and whether what the
-    circuit's files name is as good as named (``--trust``)."""
+    """What the user named in this command: a model and a task in place of the circuit's own, and
+    whether what the circuit's files name is as good as named (``--trust``)."""
 
     model: str | None = None
     task: str | None = None
@@ -57,15 +59,15 @@ def open_model(said: str, named: Named, source: Path, progress: Progress) -> Pat
     if folder is None:
         shown = one_line(said)
         raise CircuitError(
-            f"{source} names the model '{shown}', which is not here; a file's words fetch nothing and follow no path.\n"
-            f"If you want it, name it: --model {shlex.quote(shown)}"
+            f"{source} names the model '{shown}', which is not here; a file's words fetch nothing and follow"
+            f" no path.\nIf you want it, name it: --model {shlex.quote(shown)}"
         )
     return folder
 
 
 def find_here(name: str) -> Path | None:
-    """The folder of a model that comes with circuitfind or lies in the user's cache under that name. Fetches nothing,
-    and takes no name for a path."""
+    """The folder of a model that comes with circuitfind or lies in the user's cache under that
+    name. Fetches nothing, and takes no name for a path."""
     if name in CATALOGUE:
         model = CATALOGUE[name]
         return model.source.place if model.is_here else None

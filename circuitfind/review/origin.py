@@ -1,8 +1,10 @@
-"""Where a circuit comes from: the model, the task and the prompts that it was found on, as its file and folder say.
+"""Where a circuit comes from: the model, the task and the prompts that it was found on, as its file
+and folder say.
 
-A run folder has run.json, which holds every option, and the prompts themselves; a circuit.json by itself names the
-model and the task, whose prompts are made again from their number and seed. What these files name is opened by the rule
-of ``review/opening.py``: a task that is none of circuitfind's own is not, and the prompts in the folder take its place.
+A run folder has run.json, which holds every option, and the prompts themselves; a circuit.json by
+itself names the model and the task, whose prompts are made again from their number and seed. What
+these files name is opened by the rule of ``review/opening.py``: a task that is none of
+circuitfind's own is not, and the prompts in the folder take its place.
 """
 
 from __future__ import annotations
@@ -30,18 +32,31 @@ PROMPTS_FILE = "prompts.jsonl"
 REFERENCE_FILE = "reference.jsonl"
 SCORES_FILE = "scores.safetensors"
 OF_METHOD = (
-    *("threshold", "metric", "ablation", "objective", "schedule", "edges", "fraction", "nodes", "neurons", "select"),
+    *(
+        "threshold",
+        "metric",
+        "ablation",
+        "objective",
+        "schedule",
+        "edges",
+        "fraction",
+        "nodes",
+        "neurons",
+        "select",
+    ),
     *("steps", "bootstrap", "grad_drop", "of", "combine", "start_from", "level", "kv", "dtype"),
 )
-"""The options that a circuit's block ``method`` decides: how it was found, and nothing of where or on what."""
+"""The options that a circuit's block ``method`` decides: how it was found, and nothing of where or
+on what.
+"""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """``options`` are those of the run that found the circuit, as far as they are known, ``opened`` what it is judged
-    with: its model, and its task or, where that was not opened, the prompts of its folder. ``task``: what makes prompts
-    of its kind, None where that was not opened; ``scores`` those of all edges, where there is such a file; ``cautions``
-    what the user should know."""
+    """``options`` are those of the run that found the circuit, as far as they are known, ``opened``
+    what it is judged with: its model, and its task or, where that was not opened, the prompts of
+    its folder. ``task``: what makes prompts of its kind, None where that was not opened; ``scores``
+    those of all edges, where there is such a file; ``cautions`` what the user should know."""
 
     circuit: Circuit
     options: RunOptions
@@ -57,10 +72,11 @@ class Origin:
 
 
 def find_origin(path: Path, named: Named, progress: Progress) -> Origin:
-    """The origin of a circuit.json or of what a run folder holds; ``named``: what the user named in place of its own.
+    """The origin of a circuit.json or of what a run folder holds; ``named``: what the user named in
+    place of its own.
 
-    What its files name is opened as ``review/opening.py`` has it. Raises CircuitError where the circuit is damaged, or
-    its model or task has to be named.
+    What its files name is opened as ``review/opening.py`` has it. Raises CircuitError where the
+    circuit is damaged, or its model or task has to be named.
     """
     circuit = Circuit.load(path)
     folder = path if path.is_dir() else path.parent
@@ -73,8 +89,8 @@ def find_origin(path: Path, named: Named, progress: Progress) -> Origin:
     task = open_task(options.task, named)
     if task is None and prompts is None:
         raise CircuitError(
-            f"{path} is of the task '{one_line(options.task)}', which is none of circuitfind's own: it is not opened "
-            f"because a file says so.\n{suggest_task(options.task)}"
+            f"{path} is of the task '{one_line(options.task)}', which is none of circuitfind's own: it is not"
+            f" opened because a file says so.\n{suggest_task(options.task)}"
         )
     options = replace(options, model=model, task=named.task or options.task)
     if prompts is not None and task is None:
@@ -89,8 +105,9 @@ def find_origin(path: Path, named: Named, progress: Progress) -> Origin:
 
 
 def stored_task(prompts: Path, circuit: Circuit) -> tuple[Task, int]:
-    """A task of the prompts that lie in a run's folder, and how many are the run's own. Behind these stand those that a
-    mean ablation took its means over, which a run looks for among the task's others."""
+    """A task of the prompts that lie in a run's folder, and how many are the run's own. Behind
+    these stand those that a mean ablation took its means over, which a run looks for among the
+    task's others."""
     own = read_prompts(prompts)
     reference = file_in(prompts.parent, REFERENCE_FILE)
     others = [] if reference is None else read_prompts(reference)
@@ -98,7 +115,9 @@ def stored_task(prompts: Path, circuit: Circuit) -> tuple[Task, int]:
 
 
 def options_of(circuit: Circuit, record: dict[str, Any]) -> RunOptions:
-    """The options of the run as far as an evaluation needs them: its record's, else what the circuit's blocks tell."""
+    """The options of the run as far as an evaluation needs them: its record's, else what the
+    circuit's blocks tell.
+    """
     said, task, method = record.get("command", {}), circuit.task, circuit.method
     return RunOptions(
         task=said.get("task") or task.get("name") or "",
@@ -116,12 +135,16 @@ def options_of(circuit: Circuit, record: dict[str, Any]) -> RunOptions:
 
 
 def evaluation_options(origin: Origin) -> RunOptions:
-    """A run with the circuit's model, prompts and ablation that finds nothing: its threshold means nothing."""
+    """A run with the circuit's model, prompts and ablation that finds nothing: its threshold means
+    nothing.
+    """
     level = "edge" if origin.circuit.neurons is None else "neuron"
     known = (*METRICS, *origin.opened.task.metrics)
     # one that a task file defines, which was not opened, decides nothing here
     metric = origin.options.metric if origin.options.metric in known else None
-    return replace(origin.options, method=DEFAULT_SEARCH, metric=metric, threshold=1.0, objective="match", level=level)
+    return replace(
+        origin.options, method=DEFAULT_SEARCH, metric=metric, threshold=1.0, objective="match", level=level
+    )
 
 
 def search_options(origin: Origin) -> RunOptions:

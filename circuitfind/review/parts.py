@@ -1,7 +1,9 @@
-"""What an evaluation has come to, part by part: report.json, which ``--resume`` reads again, and what it was asked for.
+"""What an evaluation has come to, part by part: report.json, which ``--resume`` reads again, and
+what it was asked for.
 
-A part is done or it isn't: the report is written anew after each, and says which are missing. All that decides a number
-is in ``asked`` (``review/evaluate_plan.py``) but for the model's weights and the prompts, which are known once loaded.
+A part is done or it isn't: the report is written anew after each, and says which are missing. All
+that decides a number is in ``asked`` (``review/evaluate_plan.py``) but for the model's weights and
+the prompts, which are known once loaded.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ PICTURES = ("curve.svg", "curve.png")
 
 @dataclass(frozen=True)
 class Section:
-    """One judgement: plain values for programs, lines for people, and rows where it is a table (the first its head)."""
+    """One judgement: plain values for programs, lines for people, and rows where it is a table (the
+    first its head).
+    """
 
     name: str
     title: str
@@ -47,12 +51,18 @@ class Part:
     def to_dict(self) -> dict[str, Any]:
         """What report.json says of it beside its sections' values."""
         shown = [{"name": s.name, "title": s.title, "lines": s.lines, "rows": s.rows} for s in self.sections]
-        return {"name": self.name, "sections": shown, "warnings": self.warnings, "pictures": list(self.pictures)}
+        return {
+            "name": self.name,
+            "sections": shown,
+            "warnings": self.warnings,
+            "pictures": list(self.pictures),
+        }
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """Everything that was judged of a circuit so far; ``missing``: the parts that were asked for and are not done.
+    """Everything that was judged of a circuit so far; ``missing``: the parts that were asked for
+    and are not done.
 
     ``asked``: all that decides a number. ``warnings``: those of loading, before any part's own.
     """
@@ -72,7 +82,9 @@ class Assessment:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*self.loading, *(warning for part in self.parts for warning in part.warnings))))
+        return tuple(
+            dict.fromkeys((*self.loading, *(warning for part in self.parts for warning in part.warnings)))
+        )
 
     @property
     def pictures(self) -> dict[str, bytes]:
@@ -129,8 +141,9 @@ class _Report(Schema, frozen=True):
 
 
 def read_assessment(folder: Path, circuit: Circuit) -> Assessment | None:
-    """What the report in ``folder`` has come to; None where there is none. A part whose pictures are gone, or are not
-    as they were written, is not done. Raises OutputError for a report that is damaged or of an older version."""
+    """What the report in ``folder`` has come to; None where there is none. A part whose pictures
+    are gone, or are not as they were written, is not done. Raises OutputError for a report that is
+    damaged or of an older version."""
     path = file_in(folder, REPORT_FILE)
     if path is None:
         return None
@@ -141,7 +154,10 @@ def read_assessment(folder: Path, circuit: Circuit) -> Assessment | None:
     parts = tuple(
         Part(
             part.name,
-            tuple(Section(s.name, s.title, _values(values, s.name, path), s.lines, s.rows) for s in part.sections),
+            tuple(
+                Section(s.name, s.title, _values(values, s.name, path), s.lines, s.rows)
+                for s in part.sections
+            ),
             part.warnings,
             report.timings.get(part.name, 0.0),
             {name: (folder / name).read_bytes() for name in part.pictures},
@@ -149,12 +165,18 @@ def read_assessment(folder: Path, circuit: Circuit) -> Assessment | None:
         for part in report.parts
         if all(_is_there(folder, name, written.get(name)) for name in part.pictures)
     )
-    seconds = {name: took for name, took in report.timings.items() if name not in {part.name for part in parts}}
-    return Assessment(circuit, report.model, report.metric, report.asked, parts, report.loading_warnings, seconds)
+    seconds = {
+        name: took for name, took in report.timings.items() if name not in {part.name for part in parts}
+    }
+    return Assessment(
+        circuit, report.model, report.metric, report.asked, parts, report.loading_warnings, seconds
+    )
 
 
 def check_same(earlier: Assessment, asked: Mapping[str, Any], folder: Path) -> None:
-    """Raises OutputError where the evaluation in ``folder`` was asked for something else, by the first difference."""
+    """Raises OutputError where the evaluation in ``folder`` was asked for something else, by the
+    first difference.
+    """
     for name, now in asked.items():
         before = earlier.asked.get(name)
         if before != now:

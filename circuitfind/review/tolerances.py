@@ -1,15 +1,19 @@
-"""Does a known circuit still hold? What is compared with what is stored, how far it may be off, and the verdict.
+"""Does a known circuit still hold? What is compared with what is stored, how far it may be off, and
+the verdict.
 
 Five things are looked at, each with a tolerance of its own:
 
 - ``accuracy``: by how much the model may do the task worse than it did;
-- ``faithfulness``: by how much the circuit's may have changed. A change to a value inside the interval that was stored
-  with it, or stores inside the one that is measured now, is noise of the prompts and no failure;
+- ``faithfulness``: by how much the circuit's may have changed. A change to a value inside the
+  interval that was stored with it, or stores inside the one that is measured now, is noise of the
+  prompts and no failure;
 - ``kl``: by how many nats the circuit's may have risen;
-- ``jaccard``: what share of the edges of either circuit, the stored and the one that is found now, must be in both;
+- ``jaccard``: what share of the edges of either circuit, the stored and the one that is found now,
+  must be in both;
 - ``heads``: what share of the stored circuit's heads must be found again.
 
-A model that no longer does the task at all has no circuit to look for: that is said in place of the rest.
+A model that no longer does the task at all has no circuit to look for: that is said in place of the
+rest.
 """
 
 from __future__ import annotations
@@ -30,8 +34,8 @@ EXIT_CODES: Mapping[Status, int] = {"holds": 0, "drifted": 1, "could not run": 2
 class Tolerances:
     """How far from what is stored each may be.
 
-    ``jaccard`` and ``heads`` are the least shares; the others are the largest changes: ``accuracy`` a share of the
-    prompts, ``faithfulness`` a share of the metric's difference, ``kl`` in nats.
+    ``jaccard`` and ``heads`` are the least shares; the others are the largest changes: ``accuracy``
+    a share of the prompts, ``faithfulness`` a share of the metric's difference, ``kl`` in nats.
     """
 
     accuracy: float = 0.1
@@ -42,10 +46,14 @@ class Tolerances:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            is_number = (
+                isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            )
             if not is_number or value < 0 or (name in ("accuracy", "jaccard", "heads") and value > 1):
                 upper = "" if name in ("faithfulness", "kl") else " to 1"
-                raise UsageError(f"The tolerance of {name} is {value!r}; it must be a number from 0{upper or ' up'}.")
+                raise UsageError(
+                    f"The tolerance of {name} is {value!r}; it must be a number from 0{upper or ' up'}."
+                )
 
     def with_values(self, given: Mapping[str, Any]) -> Tolerances:
         """These with others in their place. Raises UsageError for one that there is not, or out of range."""
@@ -72,7 +80,9 @@ def parse_tolerances(texts: Sequence[str]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was compared. ``holds``: it is within its tolerance; ``note``: why, where that is not plain."""
+    """One thing that was compared. ``holds``: it is within its tolerance; ``note``: why, where that
+    is not plain.
+    """
 
     name: str
     stored: float | None
@@ -95,8 +105,8 @@ def _show(value: float | None) -> str:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one circuit. ``reason``: why it could not be run, or why the rest was not looked at; ``details``:
-    what changed, most important first."""
+    """What became of one circuit. ``reason``: why it could not be run, or why the rest was not
+    looked at; ``details``: what changed, most important first."""
 
     circuit: Path
     status: Status
@@ -138,14 +148,22 @@ def exit_code(verdicts: Sequence[Verdict]) -> int:
 def falls_by(name: str, stored: float | None, now: float | None, tolerance: float) -> Finding:
     """Holds unless the number has fallen by more than the tolerance."""
     return Finding(
-        name, stored, now, tolerance, _no_more(None if stored is None or now is None else stored - now, tolerance)
+        name,
+        stored,
+        now,
+        tolerance,
+        _no_more(None if stored is None or now is None else stored - now, tolerance),
     )
 
 
 def rises_by(name: str, stored: float | None, now: float | None, tolerance: float) -> Finding:
     """Holds unless the number has risen by more than the tolerance."""
     return Finding(
-        name, stored, now, tolerance, _no_more(None if stored is None or now is None else now - stored, tolerance)
+        name,
+        stored,
+        now,
+        tolerance,
+        _no_more(None if stored is None or now is None else now - stored, tolerance),
     )
 
 
@@ -163,13 +181,16 @@ def stays(
 ) -> Finding:
     """Holds unless the number has moved by more than the tolerance, and that is more than noise.
 
-    ``intervals``: pairs of a confidence interval and a number; a move is noise where each that there is holds its own.
+    ``intervals``: pairs of a confidence interval and a number; a move is noise where each that
+    there is holds its own.
     """
     if stored is None or now is None:
         return Finding(name, stored, now, tolerance, (stored is None) == (now is None))
     if abs(now - stored) <= tolerance:
         return Finding(name, stored, now, tolerance, True)
-    known = [(interval, number) for interval, number in intervals if interval is not None and number is not None]
+    known = [
+        (interval, number) for interval, number in intervals if interval is not None and number is not None
+    ]
     is_noise = bool(known) and all(low <= number <= high for (low, high), number in known)
     note = f"inside its confidence interval, {known[0][0][0]:.3g} to {known[0][0][1]:.3g}" if is_noise else ""
     return Finding(name, stored, now, tolerance, is_noise, note)

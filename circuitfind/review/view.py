@@ -1,4 +1,6 @@
-"""From a circuit file to what its model shows of it: model and prompts that it was found in -> runs -> Observations."""
+"""From a circuit file to what its model shows of it: model and prompts that it was found in -> runs
+-> Observations.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ from circuitfind.runs.result import Ready
 
 
 def observe_origin(plan: ViewPlan, progress: Progress) -> Observations:
-    """What the model that the circuit was found in shows of it, on the run's prompts. Raises CircuitfindError."""
+    """What the model that the circuit was found in shows of it, on the run's prompts. Raises
+    CircuitfindError.
+    """
     notes = Noted(progress, plan.origin.cautions)
     ready = make_ready(plan.run, notes, Clock())
     circuit = plan.origin.circuit
@@ -48,7 +52,9 @@ def find_curve(plan: ViewPlan, ready: Ready, notes: Noted) -> Curve | None:
         ablation = find_ablation(ready.options.ablation)
         trials = Trials(ready.model.transformer, ready.batch, ablation, ready.work.batch_size, threads)
         try:
-            units = Units.of_record(trials.graph, ready.model.transformer.architecture.n_kv_heads, circuit.method)
+            units = Units.of_record(
+                trials.graph, ready.model.transformer.architecture.n_kv_heads, circuit.method
+            )
             return measure_curve(trials, scores, metric, progress=notes, units=units)
         except UsageError as error:
             notes.warn(f"no curve over sizes: {error}")

@@ -22,9 +22,9 @@ LEAST_READ = 4096
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """``named``: what the user named in place of the circuit's own; ``n_pairs``: of how many prompt pairs attention
-    patterns and writes are shown; ``has_curve``: circuits of other sizes are run, where the run left the scores of all
-    edges."""
+    """``named``: what the user named in place of the circuit's own; ``n_pairs``: of how many prompt
+    pairs attention patterns and writes are shown; ``has_curve``: circuits of other sizes are run,
+    where the run left the scores of all edges."""
 
     circuit: Path
     named: Named = AS_STORED
@@ -62,7 +62,9 @@ def folder_of(circuit: Path) -> Path:
 
 
 def run_options(options: ViewOptions, origin: Origin, folder: Path) -> RunOptions:
-    """A run on the circuit's own prompts, the first of them, of which the model and the prompts are loaded."""
+    """A run on the circuit's own prompts, the first of them, of which the model and the prompts are
+    loaded.
+    """
     asked = evaluation_options(origin)
     most = None if asked.n_prompts is None else min(asked.n_prompts, max(MOST_PROMPTS, options.n_pairs))
     return replace(asked, n_prompts=most, out=folder, force=True, device=options.device)
@@ -76,7 +78,9 @@ def page_path(circuit: Path, out: Path | None) -> Path:
 
 
 def check_page(path: Path, circuit: Path, force: bool) -> None:
-    """Raises OutputError where ``path`` is what the command reads, or no page of circuitfind's, unless ``force``."""
+    """Raises OutputError where ``path`` is what the command reads, or no page of circuitfind's,
+    unless ``force``.
+    """
     instead = "Add --force to replace it, or give another place with --out."
     check_target(path, [circuit], force or is_page(path), instead)
 

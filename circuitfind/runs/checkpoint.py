@@ -104,12 +104,19 @@ class State:
 
         try:
             return SoFar(load(self.data), self.numbers, self.told)
-        except (SafetensorError, ValueError, KeyError, AttributeError) as error:  # a dtype that this torch has not
+        except (
+            SafetensorError,
+            ValueError,
+            KeyError,
+            AttributeError,
+        ) as error:  # a dtype that this torch has not
             raise StateError(f"{self.folder / STATE_FILE}: {error}") from None
 
 
 def encode_state(so_far: SoFar, identity: Mapping[str, Any], spent: Spent, worker: Worker) -> bytes:
-    """The state file: a safetensors file whose metadata hold the rest, and a checksum over that and the tensors."""
+    """The state file: a safetensors file whose metadata hold the rest, and a checksum over that and
+    the tensors.
+    """
     from safetensors.torch import save
 
     plain = save({name: tensor.contiguous() for name, tensor in so_far.tensors.items()})
@@ -131,7 +138,9 @@ def encode_state(so_far: SoFar, identity: Mapping[str, Any], spent: Spent, worke
 
 
 def read_state(folder: Path) -> State:
-    """The state in a run's folder. Raises OutputError where it can't be read, is not whole or of another version."""
+    """The state in a run's folder. Raises OutputError where it can't be read, is not whole or of
+    another version.
+    """
     path = folder / STATE_FILE
     try:
         file_in(folder, STATE_FILE)  # no link that leads out of the folder
@@ -147,7 +156,8 @@ def read_state(folder: Path) -> State:
         is_whole = False
     if not is_whole:
         raise OutputError(
-            f"{path} is truncated or damaged; its search can't go on.\nBegin anew with --force instead of --resume."
+            f"{path} is truncated or damaged; its search can't go on.\nBegin anew with --force instead of"
+            " --resume."
         )
     if isinstance(state, dict) and (state.get("format"), state.get("version")) != (FORMAT, VERSION):
         raise OutputError(
@@ -164,7 +174,9 @@ class _DamagedError(OutputError):
     """The state's metadata do not fit their schema."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(f"The saved state is damaged: {message}\nBegin anew with --force in place of --resume.")
+        super().__init__(
+            f"The saved state is damaged: {message}\nBegin anew with --force in place of --resume."
+        )
 
 
 class _Spent(Schema, frozen=True):
@@ -221,7 +233,9 @@ def _short(value: Any) -> str:
 
 
 def check_same(folder: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises OutputError, naming what differs, where a run asks for something else than the one in ``folder``."""
+    """Raises OutputError, naming what differs, where a run asks for something else than the one in
+    ``folder``.
+    """
     differing = differences(saved, now)
     if differing:
         raise OutputError(
@@ -231,15 +245,18 @@ def check_same(folder: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -
 
 
 class Keeper:
-    """Keeps what a method has come to in the run's folder, which it makes when there is first something to keep.
+    """Keeps what a method has come to in the run's folder, which it makes when there is first
+    something to keep.
 
-    A state that can't be saved is no reason to lose the search: it is warned of, the last one that was saved stays, and
-    the next is tried as much later as after any. ``save_now`` may be called from another thread, when Ctrl-C ends the
-    program. Inside ``with``, no other process writes to the folder: from the start where the user named it, else from
-    when it is made.
+    A state that can't be saved is no reason to lose the search: it is warned of, the last one that
+    was saved stays, and the next is tried as much later as after any. ``save_now`` may be called
+    from another thread, when Ctrl-C ends the program. Inside ``with``, no other process writes to
+    the folder: from the start where the user named it, else from when it is made.
     """
 
-    def __init__(self, folder: Path, is_new: bool = False, force: bool = False, state: State | None = None) -> None:
+    def __init__(
+        self, folder: Path, is_new: bool = False, force: bool = False, state: State | None = None
+    ) -> None:
         self.folder, self._is_new, self._force, self._state = folder, is_new, force, state
         self.has_folder = state is not None
         self._held: contextlib.ExitStack | None = None
@@ -264,7 +281,9 @@ class Keeper:
             self._held = None
 
     def take_folder(self) -> Path:
-        """The run's folder, made now if it is not there, and held. Raises OutputError where that can't be done."""
+        """The run's folder, made now if it is not there, and held. Raises OutputError where that
+        can't be done.
+        """
         if not self.has_folder:
             self.folder, self.has_folder = claim(self.folder, self._is_new, self._force), True
             if self._held is not None and self._is_new:
@@ -276,7 +295,8 @@ class Keeper:
     ) -> SoFar | None:
         """A search begins: what an earlier one had come to, if there was one and it was of the same.
 
-        ``spent`` tells at any time what the run has taken so far. Raises OutputError where something differs.
+        ``spent`` tells at any time what the run has taken so far. Raises OutputError where
+        something differs.
         """
         self._identity, self._spent, self._warn = identity, spent, warn
         self._next_try = time.monotonic() + SAVE_SECONDS
@@ -292,7 +312,9 @@ class Keeper:
     def _check_unchanged(self, state: State) -> None:
         """Raises OutputError where another process has gone on with the state since it was read."""
         if read_state(self.folder).data != state.data:
-            raise OutputError(f"Another process has gone on with {self.folder} meanwhile. Give the command again.")
+            raise OutputError(
+                f"Another process has gone on with {self.folder} meanwhile. Give the command again."
+            )
 
     def save(self, so_far: SoFar) -> None:
         """Keep a copy of what there is so far; on disk if the last one there is old."""
@@ -309,7 +331,11 @@ class Keeper:
             latest, began = self._latest, time.monotonic()
             try:
                 self.take_folder()
-                write(self.folder, STATE_FILE, encode_state(latest, self._identity, self._spent(), Worker.this()))
+                write(
+                    self.folder,
+                    STATE_FILE,
+                    encode_state(latest, self._identity, self._spent(), Worker.this()),
+                )
                 self._is_saved, self._complaint = latest is self._latest, ""
             except OutputError as error:
                 self._complain(str(error))
@@ -323,7 +349,8 @@ class Keeper:
             self._warn(f"the search goes on but can't be saved, and is lost if it is cut off now. {reason}")
 
     def rescue(self, name: str, data: bytes) -> Path:
-        """Write a file of a run that has failed: there is nothing to go on with. Raises OutputError where it can't.
+        """Write a file of a run that has failed: there is nothing to go on with. Raises OutputError
+        where it can't.
 
         A file of that name, such as an older run's, stays: the new one is called otherwise.
         """

@@ -20,9 +20,13 @@ class Clock:
         self._running: dict[str, float] = {}
 
     def fork(self, state: State | None) -> Clock:
-        """That of one of several runs: what all of them needed counts for each, and what ``state`` says it took."""
+        """That of one of several runs: what all of them needed counts for each, and what ``state``
+        says it took.
+        """
         clock = Clock(state.spent if state else None)
-        clock.seconds |= {part: clock.seconds.get(part, 0.0) + seconds for part, seconds in self.seconds.items()}
+        clock.seconds |= {
+            part: clock.seconds.get(part, 0.0) + seconds for part, seconds in self.seconds.items()
+        }
         return clock
 
     @contextmanager
@@ -40,7 +44,9 @@ class Clock:
 
     def _until_now(self) -> dict[str, float]:
         now = time.perf_counter()
-        running = {part: self.seconds.get(part, 0.0) + now - start for part, start in tuple(self._running.items())}
+        running = {
+            part: self.seconds.get(part, 0.0) + now - start for part, start in tuple(self._running.items())
+        }
         return self.seconds | {part: round(seconds, 3) for part, seconds in running.items()}
 
 

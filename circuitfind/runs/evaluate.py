@@ -20,7 +20,9 @@ from circuitfind.runs.warnings import (
 
 
 def seconds_of_evaluation(clock: Clock) -> float:
-    """About how long the circuit's evaluation will take, from what the full model took on the same prompts."""
+    """About how long the circuit's evaluation will take, from what the full model took on the same
+    prompts.
+    """
     return EVALUATION * clock.seconds.get("task", 0.0)
 
 
@@ -32,7 +34,9 @@ def evaluate_circuit(
     clock: Clock,
     known: Evaluation | None,
 ) -> Evaluation:
-    """How well the circuit does the task, with a warning where it does better than it should, or not at all."""
+    """How well the circuit does the task, with a warning where it does better than it should, or
+    not at all.
+    """
     with clock.time("evaluation"):
         notes.stage("evaluating the circuit")
         size, ablation = ready.work.batch_size, find_ablation(options.ablation)

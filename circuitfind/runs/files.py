@@ -53,7 +53,9 @@ class RunResult:
     """How the circuit came about: what run.json says of the search, or of the selection and the bootstrap."""
 
 
-def write_findings(findings: Findings, folder: Path, notes: Noted, clock: Clock, is_claimed: bool = False) -> RunResult:
+def write_findings(
+    findings: Findings, folder: Path, notes: Noted, clock: Clock, is_claimed: bool = False
+) -> RunResult:
     """The run's folder, with its pictures drawn. ``is_claimed``: it is this run's own already."""
     circuit, options = make_circuit(findings), findings.options
     with clock.time("drawing"):
@@ -80,8 +82,8 @@ def write_findings(findings: Findings, folder: Path, notes: Noted, clock: Clock,
 
 
 def write_formats(subject: Subject, formats: Sequence[Format], notes: Noted) -> dict[str, bytes]:
-    """The circuit in these formats by the names of their files. One that can't hold it is left out with a warning: what
-    was found is not lost for it."""
+    """The circuit in these formats by the names of their files. One that can't hold it is left out
+    with a warning: what was found is not lost for it."""
     files = {}
     for format in formats:
         name = f"circuit.{format.suffix}"
@@ -136,7 +138,9 @@ def make_files(
 ) -> dict[str, str | bytes]:
     """The run's files by name; run.json, the last, says that all the others are there."""
     ready = findings.ready
-    evidence = Evidence(circuit, findings.evaluation, ready.pairs[0], record, tuple(pictures), findings.outcome)
+    evidence = Evidence(
+        circuit, findings.evaluation, ready.pairs[0], record, tuple(pictures), findings.outcome
+    )
     return {
         "circuit.json": circuit.to_json(),
         "scores.safetensors": _scores_file(findings, ready.model.transformer.dtype),
@@ -158,7 +162,9 @@ def _scores_file(findings: Findings, dtype: torch.dtype) -> bytes:
 
 
 def bootstrap_files(findings: Findings) -> dict[str, str | bytes]:
-    """The scores of single prompts, what a bootstrap found in them, and its consensus circuit; where there are any."""
+    """The scores of single prompts, what a bootstrap found in them, and its consensus circuit;
+    where there are any.
+    """
     scored = findings.outcome
     if isinstance(scored, Found) or scored.per_prompt is None or len(scored.per_prompt) < 2:
         return {}

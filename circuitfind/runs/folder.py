@@ -21,8 +21,8 @@ from circuitfind.runs.ownership import FILES, STATE_FILE, refuse_foreign, sha256
 BESIDE, NEW, READY = ".circuitfind", "new", "ready"
 """In a run's folder: where new files are written, and where they are when all of them are whole."""
 RUN_FILES = frozenset().union(*FILES.values(), {STATE_FILE})
-"""Every file that any run may leave. Other files in the folder are the user's, and so are these where no record says
-that circuitfind wrote them."""
+"""Every file that any run may leave. Other files in the folder are the user's, and so are these
+where no record says that circuitfind wrote them."""
 
 
 def default_folder(task: str, model: str, method: str, seed: int, now: datetime) -> Path:
@@ -32,17 +32,21 @@ def default_folder(task: str, model: str, method: str, seed: int, now: datetime)
 
 def next_free(folder: Path) -> Path:
     """``folder``, or where another run took that name in the same second the first free one of -2, -3, ..."""
-    names = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}") for number in itertools.count(1))
+    names = (
+        folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        for number in itertools.count(1)
+    )
     return next(name for name in names if not name.exists())
 
 
 def check_free(
     folder: Path, force: bool, names: Iterable[str] = (), record: str = RUN_FILE, inputs: Iterable[Path] = ()
 ) -> None:
-    """Raises OutputError where ``folder`` can't be written, or holds something unless ``force``. Makes nothing.
+    """Raises OutputError where ``folder`` can't be written, or holds something unless ``force``.
+    Makes nothing.
 
-    With ``force`` whatever of these ``names`` lies there must be what was written with an older ``record``, and none of
-    the command's ``inputs``.
+    With ``force`` whatever of these ``names`` lies there must be what was written with an older
+    ``record``, and none of the command's ``inputs``.
     """
     check_writable(folder)
     if any(what_is_in(folder)) and not force:
@@ -75,8 +79,8 @@ def check_writable(folder: Path) -> None:
 
 
 def _is_there(place: Path) -> bool:
-    """Whether there is something of that name, be it a link to nothing. Raises OSError or ValueError where there can't
-    be such a name."""
+    """Whether there is something of that name, be it a link to nothing. Raises OSError or
+    ValueError where there can't be such a name."""
     try:
         place.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -94,9 +98,11 @@ def _what_it_holds(folder: Path) -> str:
 
 
 def claim(folder: Path, is_new: bool, force: bool) -> Path:
-    """Makes the folder of a run that has not ended yet; the one made. Raises OutputError where that can't be done.
+    """Makes the folder of a run that has not ended yet; the one made. Raises OutputError where that
+    can't be done.
 
-    ``is_new``: no user named it, so it may be another where a run that began in the same second took the name.
+    ``is_new``: no user named it, so it may be another where a run that began in the same second
+    took the name.
     """
     try:
         if not is_new:
@@ -120,11 +126,12 @@ def write_run(
 ) -> dict[str, str]:
     """The files of a run, a sweep or an evaluation in their folder, made now, its record among them.
 
-    They are written beside first, and take the place of the older ones together, when all are whole: until then the
-    older run stays as it was, and the search's state until after that. Of the older run what is not written anew goes.
-    ``more`` makes further files of these, in the folder that it is given. Raises OutputError where the folder has been
-    filled since it was checked, would lose what is not of an older run, or can't be written. The files' SHA-256, as the
-    record names them.
+    They are written beside first, and take the place of the older ones together, when all are
+    whole: until then the older run stays as it was, and the search's state until after that. Of the
+    older run what is not written anew goes. ``more`` makes further files of these, in the folder
+    that it is given. Raises OutputError where the folder has been filled since it was checked,
+    would lose what is not of an older run, or can't be written. The files' SHA-256, as the record
+    names them.
     """
     record = next((name for name in FILES if name in files), RUN_FILE)
     is_new = False
@@ -159,8 +166,9 @@ def is_cut_off(folder: Path) -> bool:
 
 
 def complete(folder: Path) -> None:
-    """Ends an exchange that was cut off when all new files were whole: they take the place of the older ones, the
-    record last, and the search's state goes. Where none was begun it does nothing."""
+    """Ends an exchange that was cut off when all new files were whole: they take the place of the
+    older ones, the record last, and the search's state goes. Where none was begun it does nothing.
+    """
     ready = folder / BESIDE / READY
     if not is_cut_off(folder):
         return
@@ -177,7 +185,9 @@ def complete(folder: Path) -> None:
 
 
 def discard(folder: Path, is_new: bool) -> None:
-    """Removes what a write that failed has left beside; the folder too if it ``is_new`` and nothing is in it."""
+    """Removes what a write that failed has left beside; the folder too if it ``is_new`` and nothing
+    is in it.
+    """
     with contextlib.suppress(OSError):
         shutil.rmtree(folder / BESIDE / NEW, ignore_errors=True)
         for empty in (folder / BESIDE / READY, folder / BESIDE, *([folder] if is_new else [])):
@@ -186,7 +196,9 @@ def discard(folder: Path, is_new: bool) -> None:
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
-    """One file of the run, whole or the old one whatever happens. Raises OutputError where that can't be done."""
+    """One file of the run, whole or the old one whatever happens. Raises OutputError where that
+    can't be done.
+    """
     path, data = folder / name, _encode(content) if isinstance(content, str) else content
     partial = _partial(folder, name)
     try:
@@ -196,8 +208,12 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
             os.fsync(file.fileno())  # else a power failure may leave the new name with nothing behind it
         partial.replace(path)
     except OSError as error:
-        shown = folder.parent.parent / name if folder.parent.name == BESIDE else path  # where it was to end up
-        raise OutputError(f"Cannot write {shown}: {error.strerror}. Free some space or give another --out.") from None
+        shown = (
+            folder.parent.parent / name if folder.parent.name == BESIDE else path
+        )  # where it was to end up
+        raise OutputError(
+            f"Cannot write {shown}: {error.strerror}. Free some space or give another --out."
+        ) from None
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -1,6 +1,8 @@
-"""One process at a time writes to a run's folder: a lock in it, beside which stands who holds it and since when.
+"""One process at a time writes to a run's folder: a lock in it, beside which stands who holds it
+and since when.
 
-The lock is the system's own (``filelock``), so that it goes with the process that held it, however that ended.
+The lock is the system's own (``filelock``), so that it goes with the process that held it, however
+that ended.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ LOCK, HOLDER = "lock", "holder.json"
 
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Inside, no other process writes to ``folder``; it is made, and goes again if nothing has been put into it.
+    """Inside, no other process writes to ``folder``; it is made, and goes again if nothing has been
+    put into it.
 
-    Raises BusyError where another process holds it, which it names, and OutputError where the folder can't be made.
+    Raises BusyError where another process holds it, which it names, and OutputError where the
+    folder can't be made.
     """
     check_writable(folder)
     made = [place for place in (folder, *folder.absolute().parents) if not place.exists()]
@@ -41,12 +45,18 @@ def hold(folder: Path) -> Iterator[None]:
 def _locked(folder: Path) -> Iterator[None]:
     import filelock
 
-    lock, holder = filelock.FileLock(folder / BESIDE / LOCK, timeout=0, thread_local=False), folder / BESIDE / HOLDER
+    lock, holder = (
+        filelock.FileLock(folder / BESIDE / LOCK, timeout=0, thread_local=False),
+        folder / BESIDE / HOLDER,
+    )
     try:
         lock.acquire()
     except filelock.Timeout:
         raise BusyError(at_work(folder, *_read_holder(holder))) from None
-    except (OSError, NotImplementedError):  # a file system without locks: the search's state tells who is at work
+    except (
+        OSError,
+        NotImplementedError,
+    ):  # a file system without locks: the search's state tells who is at work
         yield
         return
     try:

@@ -1,10 +1,11 @@
 """What each sender writes to the logits of the right and wrong answers: its direct logit effect.
 
-A sender's output v at the answer position is taken through the final norm and the unembedding: with s the length of
-what the logits read in the clean run as the norm has it (the standard deviation of LayerNorm, the root mean square of
-RMSNorm) and g the norm's gain, v adds (v - its mean, for LayerNorm) g / s . (W_U[:, token] - mean over the vocabulary)
-to the token's logit above the vocabulary's mean. s is that of the clean run in the corrupted run too, so that the two
-can be compared. Over all senders, position embeddings and biases this sums to the clean run's logits.
+A sender's output v at the answer position is taken through the final norm and the unembedding: with
+s the length of what the logits read in the clean run as the norm has it (the standard deviation of
+LayerNorm, the root mean square of RMSNorm) and g the norm's gain, v adds (v - its mean, for
+LayerNorm) g / s . (W_U[:, token] - mean over the vocabulary) to the token's logit above the
+vocabulary's mean. s is that of the clean run in the corrupted run too, so that the two can be
+compared. Over all senders, position embeddings and biases this sums to the clean run's logits.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from circuitfind.prompts.batch import Batch
 
 @dataclass(frozen=True)
 class Readout:
-    """What the logits make of a direction of the stream on each prompt: ``slope`` [prompt, d_model] per token group, at
-    the clean run's scale, and ``offset``, what the final norm's and the unembedding's biases add."""
+    """What the logits make of a direction of the stream on each prompt: ``slope`` [prompt, d_model]
+    per token group, at the clean run's scale, and ``offset``, what the final norm's and the
+    unembedding's biases add."""
 
     slope: Float[Tensor, "prompt d_model"]
     offset: Float[Tensor, " prompt"]
@@ -38,7 +40,9 @@ class Readout:
 
 
 def read_out(model: Transformer, final: Final, groups: Sequence[Sequence[int]]) -> Readout:
-    """Of each prompt's group of tokens the mean logit above the vocabulary's mean, as a function of the stream."""
+    """Of each prompt's group of tokens the mean logit above the vocabulary's mean, as a function of
+    the stream.
+    """
     shape, x = model.architecture, final.double()
     if shape.norm == "layer":
         x = x - x.mean(-1, keepdim=True)
@@ -66,10 +70,13 @@ def read_writes(
     senders = [[readout.of(output) for output in outputs] for readout in readouts]
     constant = fixed_stream(model, batch)
     rest = [[readout.of(constant) + readout.offset] * 2 for readout in readouts]
-    total = [[of.sum(0) + more for of, more in zip(*pair, strict=True)] for pair in zip(senders, rest, strict=True)]
+    total = [
+        [of.sum(0) + more for of, more in zip(*pair, strict=True)] for pair in zip(senders, rest, strict=True)
+    ]
     graph = model.architecture.graph
     by_node = {
-        node: _written([[of[number] for of in group] for group in senders]) for number, node in enumerate(graph.senders)
+        node: _written([[of[number] for of in group] for group in senders])
+        for number, node in enumerate(graph.senders)
     }
     return _written(rest), by_node, _written(total)
 
@@ -91,7 +98,9 @@ def sender_outputs(model: Transformer, run: Trace, batch: Batch) -> Float[Tensor
 
 
 def fixed_stream(model: Transformer, batch: Batch) -> Float[Tensor, "prompt d_model"]:
-    """What is in the stream at the answer position without any sender: position embedding and output biases."""
+    """What is in the stream at the answer position without any sender: position embedding and
+    output biases.
+    """
     positions = embed_positions(model, batch.n_pos)
     at = positions.expand(batch.n_pos, model.W_E.shape[-1])[batch.end]
     return at + torch.stack([layer.b_O + layer.b_out for layer in model.layers]).sum(0)

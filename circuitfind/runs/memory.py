@@ -1,7 +1,8 @@
 """How much memory a run will need, planned before it starts.
 
-What can be chosen is how many tests are in flight and how many prompts are computed together: neither changes an
-outcome. Everything is held in the dtype that the run computes in, and on its device: less of either would not be exact.
+What can be chosen is how many tests are in flight and how many prompts are computed together:
+neither changes an outcome. Everything is held in the dtype that the run computes in, and on its
+device: less of either would not be exact.
 """
 
 from __future__ import annotations
@@ -12,7 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from circuitfind.errors import UsageError
-from circuitfind.models.sizes import ITEMSIZES, MOST_SCORES, Shape, Stored, compared_together, keeps_mlps_twice
+from circuitfind.models.sizes import (
+    ITEMSIZES,
+    MOST_SCORES,
+    Shape,
+    Stored,
+    compared_together,
+    keeps_mlps_twice,
+)
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 CGROUP_USED = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
@@ -30,13 +38,17 @@ BLOCK_ROWS = 4
 RUN_STREAMS = 55
 """How many streams a layer takes in the runs of a scored block and their gradients, by measurement."""
 KEPT_PATTERNS = 3
-"""How many layers' attention patterns a scored block holds beside one for each layer: scores, and their gradients."""
+"""How many layers' attention patterns a scored block holds beside one for each layer: scores, and
+their gradients.
+"""
 COMPARED_PATTERNS = 5
 """How often TransformerLens holds one layer's attention pattern while the model is compared with it."""
 BYTES_PER_EDGE = 500
 """What one edge of a circuit takes while its files are made, by measurement."""
 OPENED_READS = 6
-"""How many streams each head takes where a run is made that lacks edges: one for each input, and their norms."""
+"""How many streams each head takes where a run is made that lacks edges: one for each input, and
+their norms.
+"""
 VOCAB_SLICE = 2048
 """How many tokens' logits stand in memory at once (``metrics/log_z.py``)."""
 ROWS_OF_LOGITS = 16
@@ -53,11 +65,12 @@ BLOCKS_PER_STEP = 2
 class Workload:
     """Everything that the memory a run needs depends on; ``itemsize`` is that of the dtype it computes in.
 
-    ``bytes_in_flight`` is what the tests in flight on one thread may hold; ``of_scores``: there are no tests, edges are
-    scored; ``tests_each``: by a test of each; ``has_candidates``: edges are scored, and then some of them tested;
-    ``of_logits``: a metric of the task's own reads whole rows of logits; ``learns_constants``: those of optimal
-    ablation, before the search. ``n_roles``: at how many roles an edge is something of its own. ``share_kept``: of all
-    edges, at the most, the circuit's share.
+    ``bytes_in_flight`` is what the tests in flight on one thread may hold; ``of_scores``: there are
+    no tests, edges are scored; ``tests_each``: by a test of each; ``has_candidates``: edges are
+    scored, and then some of them tested; ``of_logits``: a metric of the task's own reads whole rows
+    of logits; ``learns_constants``: those of optimal ablation, before the search. ``n_roles``: at
+    how many roles an edge is something of its own. ``share_kept``: of all edges, at the most, the
+    circuit's share.
     """
 
     shape: Shape
@@ -101,11 +114,14 @@ def _search(work: Workload) -> int:
 
 
 def _scoring(work: Workload) -> int:
-    """The scores of all prompts three times over (as they come, together, and in float64 one after another); and on
-    each thread a block: every sender's change, and of each layer RUN_STREAMS streams of runs and their gradients."""
+    """The scores of all prompts three times over (as they come, together, and in float64 one after
+    another); and on each thread a block: every sender's change, and of each layer RUN_STREAMS
+    streams of runs and their gradients."""
     shape, n_together = work.shape, min(work.n_threads, len(_blocks(work)))
     n_scores = work.n_prompts * work.n_roles * _n_receivers(shape) * _n_senders(shape)
-    block = max(_blocks(work)) * (_stream(work) * (_n_senders(shape) + RUN_STREAMS * shape.n_layers) + _patterns(work))
+    block = max(_blocks(work)) * (
+        _stream(work) * (_n_senders(shape) + RUN_STREAMS * shape.n_layers) + _patterns(work)
+    )
     packed = _packed_unembedding(work) + _packed_mlps(work) if work.tests_each else 0
     return 3 * n_scores * work.itemsize + n_together * block + packed
 
@@ -127,7 +143,9 @@ def _pattern(work: Workload) -> int:
 
 
 def _patterns(work: Workload) -> int:
-    """What a prompt's attention takes in a run that is gone back through: every layer's pattern, and KEPT_PATTERNS."""
+    """What a prompt's attention takes in a run that is gone back through: every layer's pattern,
+    and KEPT_PATTERNS.
+    """
     return (work.shape.n_layers + KEPT_PATTERNS) * _pattern(work)
 
 
@@ -139,7 +157,9 @@ def _scores_at_once(work: Workload) -> int:
 
 
 def _comparing(work: Workload) -> int:
-    """What the comparison with TransformerLens at load takes: the streams that are compared, and a few patterns."""
+    """What the comparison with TransformerLens at load takes: the streams that are compared, and a
+    few patterns.
+    """
     n_prompts = min(work.n_prompts, compared_together(work.n_pos))
     return _rounding(work) + n_prompts * (
         2 * 10 * work.shape.n_layers * _stream(work) + COMPARED_PATTERNS * _pattern(work)
@@ -167,7 +187,9 @@ def _writing(work: Workload) -> int:
 
 
 def n_edges(shape: Shape) -> int:
-    """The edges of a model of this shape, at one role; where attention and MLP are parallel it has a few less."""
+    """The edges of a model of this shape, at one role; where attention and MLP are parallel it has
+    a few less.
+    """
     n_layers, n_heads = shape.n_layers, shape.n_heads
     before = n_layers + (n_heads + 1) * n_layers * (n_layers - 1) // 2  # senders before each layer, summed
     return (3 * n_heads + 1) * before + n_layers * n_heads + _n_senders(shape)
@@ -176,8 +198,9 @@ def n_edges(shape: Shape) -> int:
 def _runs(work: Workload) -> int:
     """What is held of every prompt from the beginning to the end.
 
-    Each sender has a stream (its change), each layer ten more (its inputs, q, k, v, z and outputs of the clean run),
-    each receiver half a one in the present run: many hold the answer position alone.
+    Each sender has a stream (its change), each layer ten more (its inputs, q, k, v, z and outputs
+    of the clean run), each receiver half a one in the present run: many hold the answer position
+    alone.
     """
     shape = work.shape
     each = _n_senders(shape) + 10 * shape.n_layers + _n_receivers(shape) // 2
@@ -193,14 +216,17 @@ def _n_senders(shape: Shape) -> int:
 
 
 def _opening(work: Workload) -> int:
-    """The corrupted run of a block, which is gone when its changes are there; and where a search starts from candidates
-    what a layer's heads read (``patching/shortlisted.py``), with its norm."""
+    """The corrupted run of a block, which is gone when its changes are there; and where a search
+    starts from candidates what a layer's heads read (``patching/shortlisted.py``), with its norm.
+    """
     n_reads = OPENED_READS * work.shape.n_heads if work.has_candidates else 0
     return max(_blocks(work)) * _stream(work) * (10 * work.shape.n_layers + n_reads)
 
 
 def _yardstick(work: Workload) -> int:
-    """The unembedding about its mean, and once more in another norm (``metrics/log_z.py``): gone before any test."""
+    """The unembedding about its mean, and once more in another norm (``metrics/log_z.py``): gone
+    before any test.
+    """
     return 2 * work.shape.d_model * work.shape.d_vocab * _head_itemsize(work)
 
 
@@ -222,7 +248,9 @@ def _is_packed(work: Workload) -> bool:
 
 
 def _tests(work: Workload) -> int:
-    """The tests in flight in a block: what their nodes write, an MLP's hidden layer twice, a slice of their logits."""
+    """The tests in flight in a block: what their nodes write, an MLP's hidden layer twice, a slice
+    of their logits.
+    """
     rows = max(_blocks(work))
     one = rows * _stream(work) * _n_senders(work.shape)
     hidden = 2 * TESTS * rows * work.n_pos * work.shape.d_mlp * work.itemsize
@@ -231,7 +259,9 @@ def _tests(work: Workload) -> int:
 
 
 def _logits(work: Workload) -> int:
-    """The full model's logits of every prompt, and on each thread a few rows with what is computed from them."""
+    """The full model's logits of every prompt, and on each thread a few rows with what is computed
+    from them.
+    """
     if not work.of_logits:
         return 0
     in_flight = work.n_threads * ROWS_OF_LOGITS * (work.itemsize + COPIES_OF_LOGITS * ITEMSIZES["F64"])
@@ -239,8 +269,9 @@ def _logits(work: Workload) -> int:
 
 
 def _learning(work: Workload) -> int:
-    """On two threads at most a block: every sender's excess and its gradient, what every receiver reads, and of each
-    layer RUN_STREAMS streams; and once the weights of q, k and v side by side (``patching/learned_ablation.py``)."""
+    """On two threads at most a block: every sender's excess and its gradient, what every receiver
+    reads, and of each layer RUN_STREAMS streams; and once the weights of q, k and v side by side
+    (``patching/learned_ablation.py``)."""
     if not work.learns_constants:
         return 0
     shape, n_blocks = work.shape, min(work.n_threads, BLOCKS_PER_STEP)
@@ -263,10 +294,14 @@ def available(device: str) -> int:
     return min(free, max(0, limits[0] - used[0] + _reclaimable())) if limits and used else free
 
 
-def plan_memory(work: Workload, device: str, limit: int | None = None, batch_sizes: Sequence[int] = ()) -> Workload:
-    """The workload with as much in flight, and of ``batch_sizes`` the first, as fit in ``limit`` and what there is.
+def plan_memory(
+    work: Workload, device: str, limit: int | None = None, batch_sizes: Sequence[int] = ()
+) -> Workload:
+    """The workload with as much in flight, and of ``batch_sizes`` the first, as fit in ``limit``
+    and what there is.
 
-    Its own batch size is tried before those. Raises UsageError, with what to lower, where nothing fits.
+    Its own batch size is tried before those. Raises UsageError, with what to lower, where nothing
+    fits.
     """
     have = available(device)
     least = LEAST_IN_FLIGHT.bit_length()
@@ -280,7 +315,9 @@ def plan_memory(work: Workload, device: str, limit: int | None = None, batch_siz
     fitting = next((choice for choice in choices if needed(choice) <= room), None)
     if fitting is None:
         smallest = min(choices, key=needed)
-        allowed = f"--memory allows {gigabytes(room)}" if room == limit else f"{gigabytes(have)} are available"
+        allowed = (
+            f"--memory allows {gigabytes(room)}" if room == limit else f"{gigabytes(have)} are available"
+        )
         raise UsageError(
             f"This run needs about {gigabytes(_rounded_up(needed(smallest)))} of memory and {allowed}.\n"
             f"{'Raise it, or lower' if room == limit else 'Lower'} {_what_to_lower(smallest)}."
@@ -301,7 +338,10 @@ def _what_to_lower(work: Workload) -> str:
     if _writing(work) > main:
         n_kept = int(work.n_roles * n_edges(work.shape) * work.share_kept)
         return f"--edges or --fraction (the circuit may have {n_kept:,} edges), or take a smaller --model"
-    return f"--prompts (now {work.n_prompts}), use shorter prompts (now {work.n_pos} tokens), or take a smaller --model"
+    return (
+        f"--prompts (now {work.n_prompts}), use shorter prompts (now {work.n_pos} tokens), or take a smaller"
+        " --model"
+    )
 
 
 def peak() -> int:
@@ -310,7 +350,9 @@ def peak() -> int:
         import psutil
 
         return int(psutil.Process().memory_info().peak_wset)
-    high = next((line.split()[1] for line in _read("/proc/self/status").splitlines() if line.startswith("VmHWM")), "")
+    high = next(
+        (line.split()[1] for line in _read("/proc/self/status").splitlines() if line.startswith("VmHWM")), ""
+    )
     if high:
         return int(high) * 1024  # getrusage's would count what the process that started this one held
     import resource
@@ -329,7 +371,9 @@ def gigabytes(n_bytes: int) -> str:
 
 
 def _reclaimable() -> int:
-    """Bytes of files that a container holds in its cache, which counts as used though it goes when room is needed."""
+    """Bytes of files that a container holds in its cache, which counts as used though it goes when
+    room is needed.
+    """
     lines = [line.split() for path in CGROUP_STATS for line in _read(path).splitlines()]
     return next((int(line[1]) for line in lines if line[0] in ("inactive_file", "total_inactive_file")), 0)
 

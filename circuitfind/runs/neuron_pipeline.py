@@ -51,7 +51,11 @@ def find_neurons(ready: Ready, options: RunOptions, notes: Noted, clock: Clock, 
             outcome = _resample(outcome, options)
     with clock.time("evaluation"):
         notes.stage("evaluating the circuit")
-        model, size, ablation = ready.model.transformer, ready.work.batch_size, find_ablation(options.ablation)
+        model, size, ablation = (
+            ready.model.transformer,
+            ready.work.batch_size,
+            find_ablation(options.ablation),
+        )
         progress = WithEvenTimeLeft(notes)
         evaluation = evaluate_neurons(model, ready.batch, outcome.kept, ablation, size, progress=progress)
         empty = empty_warning(int(outcome.kept.sum()), "neurons", options.threshold)
@@ -68,11 +72,17 @@ def _selection(options: RunOptions) -> NeuronSelection:
     return NeuronSelection(options.neurons, options.fraction, options.threshold, find_select(options.select))
 
 
-def _search(ready: Ready, method: ACDCNeurons, notes: Noted, keeper: Keeper, start: SoFar | None) -> NeuronOutcome:
+def _search(
+    ready: Ready, method: ACDCNeurons, notes: Noted, keeper: Keeper, start: SoFar | None
+) -> NeuronOutcome:
     model = ready.model.transformer
     neurons = neurons_of(model)
-    notes.stage(f"{method.name} on the {len(neurons):,} neurons of {ready.model.name}, threshold {method.threshold:g}")
-    found = method.find(model, ready.batch, ready.work.batch_size, WithEvenTimeLeft(notes), start, keeper.save)
+    notes.stage(
+        f"{method.name} on the {len(neurons):,} neurons of {ready.model.name}, threshold {method.threshold:g}"
+    )
+    found = method.find(
+        model, ready.batch, ready.work.batch_size, WithEvenTimeLeft(notes), start, keeper.save
+    )
     measured = (method.metric, method.ablation, method.objective == "match")
     nothing = torch.zeros_like(readable(model.architecture.graph))
     margin = margin_of(model, ready.batch, ready.work.batch_size, measured, nothing)

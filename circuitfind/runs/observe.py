@@ -1,4 +1,6 @@
-"""What a model's runs show of a circuit on a few prompts: predictions, attention patterns, what each sender writes."""
+"""What a model's runs show of a circuit on a few prompts: predictions, attention patterns, what
+each sender writes.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ RUNS = ("clean", "circuit", "corrupted")
 
 
 def observe(ready: Ready, circuit: Circuit, n_pairs: int) -> Observations:
-    """What the model shows of the circuit: predictions on its prompts, patterns and writes on the first ``n_pairs``.
+    """What the model shows of the circuit: predictions on its prompts, patterns and writes on the
+    first ``n_pairs``.
 
     Of many prompts the first MOST_PROMPTS are run (or ``n_pairs``, where those are more).
     """
@@ -70,16 +73,22 @@ def read_prompts(ready: Ready, circuit: Circuit, batch: Batch) -> list[Prompt]:
     prompts = []
     for number, pair in enumerate(ready.pairs[: batch.n_prompts]):
         answers = batch.answers[number], batch.wrong_answers[number]
-        said = {name: predict(run[number], *answers, tokenizer) for name, run in zip(RUNS, logits, strict=True)}
+        said = {
+            name: predict(run[number], *answers, tokenizer) for name, run in zip(RUNS, logits, strict=True)
+        }
         clean, corrupted = (
             spell(tokenizer, tokens[number, : int(batch.end[number]) + 1].tolist())
             for tokens in (batch.clean, batch.corrupted)
         )
-        prompts.append(replace(to_prompt(pair), clean_tokens=clean, corrupted_tokens=corrupted, predictions=said))
+        prompts.append(
+            replace(to_prompt(pair), clean_tokens=clean, corrupted_tokens=corrupted, predictions=said)
+        )
     return prompts
 
 
-def opener(model: Transformer, circuit: Circuit, ready: Ready) -> Callable[[Batch], tuple[Final, Final, Final]]:
+def opener(
+    model: Transformer, circuit: Circuit, ready: Ready
+) -> Callable[[Batch], tuple[Final, Final, Final]]:
     """What the logits read of some prompts: in the clean run, in the circuit's, in the corrupted run."""
     ablation = find_ablation(ready.options.ablation)
     edges = kept_of(circuit).to(model.device)

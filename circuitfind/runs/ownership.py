@@ -1,7 +1,8 @@
-"""Which files in a folder circuitfind wrote: only those may be replaced, and none that has been changed since.
+"""Which files in a folder circuitfind wrote: only those may be replaced, and none that has been
+changed since.
 
-A folder's record (run.json, sweep.json or report.json) names the files that were written with it and their SHA-256.
-Whatever no record names is the user's, whatever it is called.
+A folder's record (run.json, sweep.json or report.json) names the files that were written with it
+and their SHA-256. Whatever no record names is the user's, whatever it is called.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from circuitfind.export import FORMATS
 from circuitfind.files.links import leads_outside
 
 STATE_FILE = "search.safetensors"
-"""What a search has decided so far (``runs/checkpoint.py``); a folder that holds it holds an unfinished run."""
+"""What a search has decided so far (``runs/checkpoint.py``); a folder that holds it holds an
+unfinished run.
+"""
 CONSTANTS_FILE = "constants.safetensors"
 """What senders write under optimal ablation (``patching/learned_ablation.py``)."""
 SWEEP_FILE, REPORT_FILE = "sweep.json", "report.json"
@@ -57,13 +60,16 @@ def names_of_run(formats: Iterable[str]) -> frozenset[str]:
 
 def names_of_sweep(formats: Iterable[str]) -> frozenset[str]:
     """Every file that a sweep writes beside its runs' folders."""
-    return frozenset({SWEEP_FILE, "sweep.md", STATE_FILE, *(f"sweep.{FORMATS[name].suffix}" for name in formats)})
+    return frozenset(
+        {SWEEP_FILE, "sweep.md", STATE_FILE, *(f"sweep.{FORMATS[name].suffix}" for name in formats)}
+    )
 
 
 def written_with(folder: Path, record: str) -> dict[str, str | None]:
     """The files that were written with this record in ``folder``, and their SHA-256.
 
-    A record from before they were named tells the names alone. Nothing where there is no such record.
+    A record from before they were named tells the names alone. Nothing where there is no such
+    record.
     """
     said = _read_record(folder / record)
     if said is None:
@@ -130,7 +136,9 @@ def sha256_of(path: Path) -> str:
 
 
 def stale(folder: Path, record: str, new: Iterable[str]) -> list[Path]:
-    """The files that an older ``record`` in ``folder`` names, are as they were then, and are not among the new ones."""
+    """The files that an older ``record`` in ``folder`` names, are as they were then, and are not
+    among the new ones.
+    """
     written, kept = written_with(folder, record), {*new, record}
     return [
         folder / name
@@ -140,15 +148,15 @@ def stale(folder: Path, record: str, new: Iterable[str]) -> list[Path]:
 
 
 def refuse_foreign(folder: Path, names: Iterable[str], record: str, inputs: Iterable[Path] = ()) -> None:
-    """Raises OutputError, by name, for a file of these in ``folder`` that was not written with its ``record``, that has
-    been changed since, or that is one of the command's own inputs."""
+    """Raises OutputError, by name, for a file of these in ``folder`` that was not written with its
+    ``record``, that has been changed since, or that is one of the command's own inputs."""
     there = [name for name in sorted(names) if os.path.lexists(folder / name)]
     refuse_inputs([folder / name for name in there], inputs)
     for name in there:
         if not is_own(folder, name, record):
             raise OutputError(
-                f"{folder / name} is not as this command left it there, if it did, and nothing else is replaced.\n"
-                "Move it away, or give another --out."
+                f"{folder / name} is not as this command left it there, if it did, and nothing else is"
+                " replaced.\nMove it away, or give another --out."
             )
 
 

@@ -1,7 +1,8 @@
 """All that can be known about a run before torch is imported, weights are loaded or a folder is made.
 
-Importing torch and TransformerLens takes seconds and a search takes minutes, so whatever a user can get wrong is looked
-for here first: names, numbers, the task, the place to write to, the model's files.
+Importing torch and TransformerLens takes seconds and a search takes minutes, so whatever a user can
+get wrong is looked for here first: names, numbers, the task, the place to write to, the model's
+files.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "way to take k and v inputs": ("per-head", "grouped"),
     }
 )
-"""The words that options take, a task's own metrics aside. The modules that do what they say import torch; a test holds
-the two together."""
+"""The words that options take, a task's own metrics aside. The modules that do what they say import
+torch; a test holds the two together."""
 DEVICES = ("auto", "cpu", "cuda", "mps")
 LEAST_BFLOAT16_THRESHOLD = 1e-3
 """Below this a threshold is under the resolution of bfloat16 logits, which keep 8 bits."""
@@ -68,9 +69,10 @@ class Opened:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that nothing speaks against so far: its task, its options with method and metric settled, where its model
-    lies and where it will be written, and what the user should know beforehand. ``state`` is what it goes on from;
-    ``is_finished``: it was to be resumed, and there is nothing left to do.
+    """A run that nothing speaks against so far: its task, its options with method and metric
+    settled, where its model lies and where it will be written, and what the user should know
+    beforehand. ``state`` is what it goes on from; ``is_finished``: it was to be resumed, and there
+    is nothing left to do.
     """
 
     task: Task
@@ -82,11 +84,15 @@ class Plan:
     is_finished: bool = False
 
 
-def make_plan(options: RunOptions, progress: Progress, opened: Opened | None = None, writes: bool = True) -> Plan:
-    """The plan of a run; fetches the model if it is not here yet. Raises CircuitfindError for whatever is wrong.
+def make_plan(
+    options: RunOptions, progress: Progress, opened: Opened | None = None, writes: bool = True
+) -> Plan:
+    """The plan of a run; fetches the model if it is not here yet. Raises CircuitfindError for
+    whatever is wrong.
 
-    Task and model are opened by the names in ``options``, which must be what the user named; else they are ``opened``.
-    ``writes``: the run will write its files to its folder; else only its model and prompts are wanted.
+    Task and model are opened by the names in ``options``, which must be what the user named; else
+    they are ``opened``. ``writes``: the run will write its files to its folder; else only its model
+    and prompts are wanted.
     """
     check_words(options)
     check_numbers(options)
@@ -129,16 +135,20 @@ def check_numbers(options: RunOptions) -> None:
         raise UsageError(f"--threshold is {threshold}; it must be a finite number, 0 or above.")
     if options.dtype == "bfloat16" and threshold < LEAST_BFLOAT16_THRESHOLD:
         raise UsageError(
-            f"--threshold is {threshold}; bfloat16 logits do not resolve what is below {LEAST_BFLOAT16_THRESHOLD}.\n"
-            "Use --dtype float32, or raise the threshold."
+            f"--threshold is {threshold}; bfloat16 logits do not resolve what is below"
+            f" {LEAST_BFLOAT16_THRESHOLD}.\nUse --dtype float32, or raise the threshold."
         )
 
 
 def check_threshold(options: RunOptions) -> None:
-    """Raises UsageError where a search by the task's own metric has no threshold: nothing is known of its unit."""
+    """Raises UsageError where a search by the task's own metric has no threshold: nothing is known
+    of its unit.
+    """
     is_search = not METHODS[options.method or ""].scores
     if is_search and options.threshold is None and options.metric not in METRICS:
-        raise UsageError(f"{options.metric} is the task's own metric: give {options.method} a --threshold in its unit.")
+        raise UsageError(
+            f"{options.metric} is the task's own metric: give {options.method} a --threshold in its unit."
+        )
 
 
 def cautions(options: RunOptions) -> tuple[str, ...]:
@@ -147,13 +157,14 @@ def cautions(options: RunOptions) -> tuple[str, ...]:
     improves = options.objective == "improve" and "objective" in METHODS[options.method or ""].takes
     if options.metric != "kl" and improves:
         found.append(
-            f"{options.metric} is improved, as published: what speaks against the answer is removed too, and the "
-            "circuit may outdo the model. --objective match, or --metric kl, asks for the model's own behaviour."
+            f"{options.metric} is improved, as published: what speaks against the answer is removed too, and"
+            " the circuit may outdo the model. --objective match, or --metric kl, asks for the model's own"
+            " behaviour."
         )
     if options.dtype == "bfloat16":
         found.append(
-            "bfloat16 keeps 8 bits: what it decides near the threshold is rounding, and run.json lists it. Use float32 "
-            "unless the search itself is short of memory."
+            "bfloat16 keeps 8 bits: what it decides near the threshold is rounding, and run.json lists it."
+            " Use float32 unless the search itself is short of memory."
         )
     return tuple(found)
 
@@ -177,11 +188,14 @@ def inputs(options: RunOptions) -> tuple[Path, ...]:
     return tuple(Path(name) for name in (options.task, options.model) if os.path.lexists(name))
 
 
-def find_place(folder: Path, task: Task, options: RunOptions, progress: Progress) -> tuple[Path, State | None, bool]:
+def find_place(
+    folder: Path, task: Task, options: RunOptions, progress: Progress
+) -> tuple[Path, State | None, bool]:
     """Where the run is written, the state that it goes on from, and whether it is finished already.
 
-    An unfinished run of the same goes on where the user names its folder, with ``resume`` the latest below results/
-    too. Raises OutputError where the place is not free, or the run can't go on.
+    An unfinished run of the same goes on where the user names its folder, with ``resume`` the
+    latest below results/ too. Raises OutputError where the place is not free, or the run can't go
+    on.
     """
     if options.force and options.resume:
         raise UsageError("--resume goes on with the run in a folder, --force replaces it. Give one of them.")
@@ -207,7 +221,9 @@ def whole_folder(folder: Path) -> Path:
     refuse_adapter(folder)
     weight_files(folder)
     if not has_tokenizer(folder):
-        raise ModelError(f"{folder} holds no tokenizer. It needs tokenizer.json, or vocab.json and merges.txt.")
+        raise ModelError(
+            f"{folder} holds no tokenizer. It needs tokenizer.json, or vocab.json and merges.txt."
+        )
     return folder
 
 

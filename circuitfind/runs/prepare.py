@@ -1,7 +1,7 @@
 """Prepares a run: device, prompts, batch, memory, model, and what ablated senders write.
 
-What they write is the same for all prompts under mean and optimal ablation: means over other prompts of the task, or
-constants that are learned on those.
+What they write is the same for all prompts under mean and optimal ablation: means over other
+prompts of the task, or constants that are learned on those.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ REFERENCE_PROMPTS = 64
 def with_constants(ready: Ready, ablation: str, notes: Noted, clock: Clock) -> Ready:
     """The same for this ablation, with the constants that it needs in the batch."""
     options = replace(ready.options, ablation=ablation)
-    plain = replace(ready, options=options, batch=replace(ready.batch, constants=None), reference=(), learned=None)
+    plain = replace(
+        ready, options=options, batch=replace(ready.batch, constants=None), reference=(), learned=None
+    )
     if ablation not in OF_MEANS:
         return plain
     model, of_neurons = ready.model.transformer, options.level == "neuron"
@@ -68,10 +70,11 @@ def with_constants(ready: Ready, ablation: str, notes: Noted, clock: Clock) -> R
 
 
 def make_reference(ready: Ready, notes: Noted) -> list[PromptPair]:
-    """The prompts for the means: others of the task, none with more tokens than the run's own. Where there are no
-    others, the run's own."""
+    """The prompts for the means: others of the task, none with more tokens than the run's own.
+    Where there are no others, the run's own."""
     others = other_prompts(
-        *(ready.task, ready.tokenizer, ready.pairs, ready.options, REFERENCE_PROMPTS), n_tokens=ready.batch.n_pos
+        *(ready.task, ready.tokenizer, ready.pairs, ready.options, REFERENCE_PROMPTS),
+        n_tokens=ready.batch.n_pos,
     )
     if not others:
         notes.warn("the means are over the run's own prompts: the task has no others.")
@@ -108,7 +111,9 @@ def make_ready(plan: Plan, notes: Noted, clock: Clock) -> Ready:
         if options.bootstrap is not None:
             Bootstrap(options.bootstrap).check(batch.n_prompts)
         work = fit_memory(workload(plan, options, batch), options)
-        model = load_model(short_name(options.model), plan.model_folder, batch, options.device, DTYPES[options.dtype])
+        model = load_model(
+            short_name(options.model), plan.model_folder, batch, options.device, DTYPES[options.dtype]
+        )
     with clock.time("task"):
         report_task(model, batch, work.batch_size, notes)
     ready = Ready(plan.task, options, tokenizer, pairs, batch, model, work)
@@ -147,7 +152,8 @@ def fit_memory(work: Workload, options: RunOptions) -> Workload:
 def refuse_too_many(plan: Plan, options: RunOptions, tokenizer: Tokenizer) -> None:
     """Raises UsageError where more prompts are asked for than there is memory for, before they are all drawn.
 
-    As many are drawn as would be too many if each were as short as the first: a task may have fewer than that.
+    As many are drawn as would be too many if each were as short as the first: a task may have fewer
+    than that.
     """
     asked = options.n_prompts or 0
     first = draw(plan.task, tokenizer, 1, options.seed, options) if asked > MANY else []
@@ -190,7 +196,9 @@ def workload(plan: Plan, options: RunOptions, batch: Batch) -> Workload:
 
 
 def share_kept(options: RunOptions, shape: Shape) -> float:
-    """The share of all edges that the circuit may have: what was asked for, or all where a threshold decides."""
+    """The share of all edges that the circuit may have: what was asked for, or all where a
+    threshold decides.
+    """
     if options.edges is not None:
         return min(1.0, options.edges / n_edges(shape))
     return 1.0 if options.fraction is None else options.fraction
@@ -199,5 +207,7 @@ def share_kept(options: RunOptions, shape: Shape) -> float:
 def report_task(model: Model, batch: Batch, batch_size: int, notes: Noted) -> None:
     """Tells how well the full model does the task, and warns if it fails it."""
     performance = task_performance(model.transformer, batch, batch_size)
-    notes.stage(f"the full model on {batch.n_prompts} prompts of up to {batch.n_pos} tokens: {task_line(performance)}")
+    notes.stage(
+        f"the full model on {batch.n_prompts} prompts of up to {batch.n_pos} tokens: {task_line(performance)}"
+    )
     notes.warn_if(task_warning(performance))

@@ -23,13 +23,16 @@ def make_prompts(task: Task, tokenizer: Tokenizer, options: RunOptions, notes: N
     info = CATALOGUE[options.method or DEFAULT_SEARCH]
     pairs = draw(task, tokenizer, options.n_prompts or info.prompts, options.seed, options)
     if not pairs:
-        raise TaskError(f"The task '{task.name}' makes no prompts with this model's tokenizer. Use another model.")
+        raise TaskError(
+            f"The task '{task.name}' makes no prompts with this model's tokenizer. Use another model."
+        )
     if options.n_prompts and len(pairs) < options.n_prompts:
         notes.warn(f"{options.n_prompts} prompts were asked for; there are {len(pairs)}.")
     if info.learns and len(pairs) < FEW:
         notes.warn(
-            f"{info.name} may learn {len(pairs)} prompts by heart, and keep what does not do for others. With "
-            f"--prompts {info.prompts} a step takes as long; circuitfind evaluate tries the circuit on others."
+            f"{info.name} may learn {len(pairs)} prompts by heart, and keep what does not do for others. With"
+            f" --prompts {info.prompts} a step takes as long; circuitfind evaluate tries the circuit on"
+            " others."
         )
     return pairs
 
@@ -42,9 +45,9 @@ def other_prompts(
     n_prompts: int,
     n_tokens: int | None = None,
 ) -> list[PromptPair]:
-    """Up to so many prompts of the task with another seed than the run's, none of them among ``pairs``, and none with
-    more than ``n_tokens`` tokens: more are drawn, up to MOST_DRAWS times as many, where too few are left. There may be
-    none: a prompts file has its prompts alone."""
+    """Up to so many prompts of the task with another seed than the run's, none of them among
+    ``pairs``, and none with more than ``n_tokens`` tokens: more are drawn, up to MOST_DRAWS times
+    as many, where too few are left. There may be none: a prompts file has its prompts alone."""
     known = {pair.clean for pair in pairs}
 
     def is_other(pair: PromptPair) -> bool:
@@ -60,7 +63,9 @@ def other_prompts(
         n_drawn *= 2
 
 
-def draw(task: Task, tokenizer: Tokenizer, n_prompts: int, seed: int, options: RunOptions) -> list[PromptPair]:
+def draw(
+    task: Task, tokenizer: Tokenizer, n_prompts: int, seed: int, options: RunOptions
+) -> list[PromptPair]:
     """Prompts of the task; with their roles only where positions are told apart."""
     pairs = task.make(tokenizer, n_prompts, seed)
     return pairs if options.positions else [replace(pair, roles=()) for pair in pairs]

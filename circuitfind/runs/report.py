@@ -38,7 +38,9 @@ class Evidence:
 
 
 def on_paths(circuit: Circuit) -> int:
-    """How many edges lie on a path of kept edges from the input to the logits; at roles, over nodes at roles."""
+    """How many edges lie on a path of kept edges from the input to the logits; at roles, over nodes
+    at roles.
+    """
     graph: networkx.DiGraph[object] = networkx.DiGraph()
     roles = circuit.graph.roles or (None,)
     sources, logits = [Node("input").at(role) for role in roles], Node("logits").at(roles[-1])
@@ -62,21 +64,29 @@ def summary(circuit: Circuit, evaluation: Evaluation, found: Mapping[str, Any]) 
     mlps = [node for node in circuit.nodes if node.kind == "mlp"]
     lines = [
         _extent(circuit),
-        ("nodes", f"{len(heads)} of {graph.n_layers * graph.n_heads} heads, {len(mlps)} of {graph.n_layers} MLPs"),
+        (
+            "nodes",
+            f"{len(heads)} of {graph.n_layers * graph.n_heads} heads, {len(mlps)} of {graph.n_layers} MLPs",
+        ),
         (
             "KL(full || circuit)",
-            f"{show(evaluation.circuit.mean('kl'))} nats (everything ablated: {show(evaluation.ablated.mean('kl'))})",
+            (
+                f"{show(evaluation.circuit.mean('kl'))} nats (everything ablated:"
+                f" {show(evaluation.ablated.mean('kl'))})"
+            ),
         ),
         (
             "accuracy",
-            " / ".join(f"{run.mean('accuracy'):.0%}" for run in _runs(evaluation)) + "  (full / circuit / ablated)",
+            " / ".join(f"{run.mean('accuracy'):.0%}" for run in _runs(evaluation))
+            + "  (full / circuit / ablated)",
         ),
     ]
     if faithfulness is not None:
         lines.append(
             (
                 "logit diff",
-                " / ".join(show(run.mean("logit-diff")) for run in _runs(evaluation)) + "  (full / circuit / ablated)",
+                " / ".join(show(run.mean("logit-diff")) for run in _runs(evaluation))
+                + "  (full / circuit / ablated)",
             )
         )
         lines.append(("faithfulness", f"{faithfulness:.1%} of the logit difference"))
@@ -88,8 +98,10 @@ def summary(circuit: Circuit, evaluation: Evaluation, found: Mapping[str, Any]) 
         lines.append(
             (
                 f"{said['resamples']:,} resamples",
-                f"two share {said['jaccard']:.0%} of their {parts_of(circuit)}; "
-                f"consensus circuit of {said['n_consensus']:,}",
+                (
+                    f"two share {said['jaccard']:.0%} of their {parts_of(circuit)}; "
+                    f"consensus circuit of {said['n_consensus']:,}"
+                ),
             )
         )
     return lines
@@ -100,14 +112,19 @@ def _candidates(circuit: Circuit, said: Mapping[str, Any]) -> str:
     share = said["faithfulness_by_metric"].get(circuit.method["metric"])
     shown = "" if share is None else f", faithfulness ({circuit.method['metric']}) {share:z.1%}"
     return (
-        f"{said['kept']:,} after pruning, of {said['asked']:,} by {circuit.method['candidates']['method']['name']}; "
-        f"alone KL {show(said['metrics']['kl'])} nats{shown}"
+        f"{said['kept']:,} after pruning, of {said['asked']:,} by"
+        f" {circuit.method['candidates']['method']['name']}; alone KL {show(said['metrics']['kl'])}"
+        f" nats{shown}"
     )
 
 
 def options_line(method: Mapping[str, Any]) -> str:
     """The options in the block ``method`` of a circuit file, on one line."""
-    spelled = {**method, "candidates": spell_candidates(method.get("candidates"))} if "candidates" in method else method
+    spelled = (
+        {**method, "candidates": spell_candidates(method.get("candidates"))}
+        if "candidates" in method
+        else method
+    )
     return ", ".join(f"{key} {value}" for key, value in spelled.items() if key != "name")
 
 
@@ -134,7 +151,9 @@ def _own_line(evaluation: Evaluation, name: str) -> str:
     """What the three runs reach in a metric of the task's own, and the circuit's share of it."""
     faithfulness = evaluation.faithfulness(name)
     share = "" if faithfulness is None else f", faithfulness {faithfulness:.1%}"
-    return " / ".join(show(run.mean(name)) for run in _runs(evaluation)) + f"  (full / circuit / ablated){share}"
+    return (
+        " / ".join(show(run.mean(name)) for run in _runs(evaluation)) + f"  (full / circuit / ablated){share}"
+    )
 
 
 def report(evidence: Evidence) -> str:
@@ -218,7 +237,10 @@ def _strongest(circuit: Circuit, uncertainty: Uncertainty | None) -> str:
     if uncertainty is None:
         rows = [(f"`{part}`", show(score)) for part, score in strongest]
         return markdown_table((parts_of(circuit)[:-1], "score"), rows)
-    sure = [(f"`{part}`", show(score), *_interval(uncertainty, _place(circuit, part))) for part, score in strongest]
+    sure = [
+        (f"`{part}`", show(score), *_interval(uncertainty, _place(circuit, part)))
+        for part, score in strongest
+    ]
     return markdown_table((parts_of(circuit)[:-1], "score", "confidence interval", "inclusion"), sure)
 
 
@@ -242,21 +264,33 @@ def _by_node(circuit: Circuit) -> list[str]:
     known, kept = circuit.all_neurons, by_node(circuit.neurons)
     ordered = sorted(kept.items(), key=lambda item: -sum(map(abs, item[1])))
     rows = [
-        (f"`{node}`", f"{len(scores):,} of {known.width(node):,}", show(sum(scores)), show(max(scores, key=abs)))
+        (
+            f"`{node}`",
+            f"{len(scores):,} of {known.width(node):,}",
+            show(sum(scores)),
+            show(max(scores, key=abs)),
+        )
         for node, scores in ordered
     ]
-    return ["## Neurons by node", markdown_table(("node", "kept", "sum of their scores", "the largest"), rows)]
+    return [
+        "## Neurons by node",
+        markdown_table(("node", "kept", "sum of their scores", "the largest"), rows),
+    ]
 
 
 def _strongest_nodes(circuit: Circuit, uncertainty: Uncertainty | None) -> str:
-    """Of a circuit of nodes: each has the score of all edges that leave it, of which that into the logits is kept."""
+    """Of a circuit of nodes: each has the score of all edges that leave it, of which that into the
+    logits is kept.
+    """
     order, logits = circuit.graph.order, Receiver(Node("logits"))
     scores = {edge: score for edge, score in circuit.edges.items() if edge.receiver == logits}
     strongest = sorted(scores.items(), key=lambda item: (-abs(item[1]), order(item[0])))[:N_STRONGEST]
     rows = [(f"`{edge.sender}`", show(score)) for edge, score in strongest]
     if uncertainty is None:
         return markdown_table(("node", "score"), rows)
-    sure = [(*row, *_interval(uncertainty, order(edge))) for row, (edge, _) in zip(rows, strongest, strict=True)]
+    sure = [
+        (*row, *_interval(uncertainty, order(edge))) for row, (edge, _) in zip(rows, strongest, strict=True)
+    ]
     return markdown_table(("node", "score", "confidence interval", "inclusion"), sure)
 
 
@@ -271,7 +305,10 @@ def _by_role(circuit: Circuit) -> list[str]:
     for role in graph.roles:
         each = [counts[role, kind] for kind in kinds]
         rows.append((role, *(f"{count:,}" for count in (sum(each), *each))))
-    return ["## The edges by role", markdown_table(("read at", "edges", "into q", "k", "v", "MLPs", "logits"), rows)]
+    return [
+        "## The edges by role",
+        markdown_table(("read at", "edges", "into q", "k", "v", "MLPs", "logits"), rows),
+    ]
 
 
 def _kind(edge: Edge) -> str:
@@ -289,7 +326,9 @@ def _sureness(circuit: Circuit, record: dict[str, Any], uncertainty: Uncertainty
     if uncertainty is None:
         return []
     said = record["bootstrap"]
-    places = [_place(circuit, part) for part in (circuit.edges if circuit.neurons is None else circuit.neurons)]
+    places = [
+        _place(circuit, part) for part in (circuit.edges if circuit.neurons is None else circuit.neurons)
+    ]
     inclusions = [float(uncertainty.inclusion[place]) for place in places]
     parts = "edges" if circuit.neurons is None else "neurons"
     n_prompts = circuit.task.get("n_prompts")
@@ -307,7 +346,9 @@ def _sureness(circuit: Circuit, record: dict[str, Any], uncertainty: Uncertainty
 def _prompts(circuit: Circuit, example: PromptPair) -> str:
     rows = [(field, f"`{_one_line(value)}`") for field, value in _fields(example)]
     n, seed = circuit.task["n_prompts"], circuit.task["seed"]
-    return f"{n} pairs, seed {seed}; all are in `prompts.jsonl`. The first:\n\n" + markdown_table(("", ""), rows)
+    return f"{n} pairs, seed {seed}; all are in `prompts.jsonl`. The first:\n\n" + markdown_table(
+        ("", ""), rows
+    )
 
 
 def _fields(pair: PromptPair) -> list[tuple[str, str]]:
@@ -327,7 +368,9 @@ def _one_line(text: str) -> str:
 
 
 def _count(record: dict[str, Any], parts: str) -> tuple[str, str]:
-    """How many edges were tested, and for how many rounding decided; or how many were chosen by their scores."""
+    """How many edges were tested, and for how many rounding decided; or how many were chosen by
+    their scores.
+    """
     if "selection" in record:
         selection = record["selection"]
         if parts == "neurons":
@@ -336,9 +379,12 @@ def _count(record: dict[str, Any], parts: str) -> tuple[str, str]:
         edges = "" if of == "edges" else "edges "
         return of, f"{selection['nominal']:,} chosen, {selection['kept']:,} {edges}left after pruning"
     search = record["search"]
-    return "tests", (
-        f"{search['tested']:,} tested, {search['computed']:,} computed, {search['taken_over']:,} taken over, "
-        f"{search['n_undecidable']:,} undecidable"
+    return (
+        "tests",
+        (
+            f"{search['tested']:,} tested, {search['computed']:,} computed, {search['taken_over']:,} taken"
+            f" over, {search['n_undecidable']:,} undecidable"
+        ),
     )
 
 
@@ -360,7 +406,10 @@ def _how(circuit: Circuit, record: dict[str, Any]) -> str:
         *_constants(record),
         (
             "model",
-            f"{circuit.model['name']} ({circuit.model['architecture']}), sha256 `{circuit.model['sha256'][:16]}`",
+            (
+                f"{circuit.model['name']} ({circuit.model['architecture']}), sha256"
+                f" `{circuit.model['sha256'][:16]}`"
+            ),
         ),
         ("differs from TransformerLens by", f"{record['model_difference']:.1e} relative at the most"),
         ("wall time", timings),

@@ -1,4 +1,6 @@
-"""What a run goes on from: the state that its keeper has, if it is one of the same model, prompts and method."""
+"""What a run goes on from: the state that its keeper has, if it is one of the same model, prompts
+and method.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +25,22 @@ COMPUTING = ("torch", "transformers", "transformer_lens")
 def go_on(
     keeper: Keeper, ready: Ready, options: RunOptions, method: Method, clock: Clock, notes: Noted
 ) -> SoFar | None:
-    """What an earlier sitting of settled ``options`` had come to. Raises OutputError where it was of something else."""
+    """What an earlier sitting of settled ``options`` had come to. Raises OutputError where it was
+    of something else.
+    """
     return keeper.start(state_identity(ready, options, method), clock.spent, notes.warn)
 
 
 def state_identity(ready: Ready, options: RunOptions, method: Method) -> dict[str, Any]:
     """All that a method's outcome depends on: a state is taken up only where it is the same.
 
-    This is the one list of it. From the blocks of a circuit file come the task and its prompts, their tokens (the
-    tokenizer's files, BOS), the model's config and weights, the method with every option, the prompts of a mean
-    ablation or the constants of an optimal one, the level, the dtype. Behind these the kind of device, and what
-    computes: the versions of circuitfind, of torch, and of those that read a model. Scores are the same whatever
-    circuit is made of them; on a CPU no outcome depends on the batch size, and on none on threads and memory. Another
-    kind of processor may change last bits.
+    This is the one list of it. From the blocks of a circuit file come the task and its prompts,
+    their tokens (the tokenizer's files, BOS), the model's config and weights, the method with every
+    option, the prompts of a mean ablation or the constants of an optimal one, the level, the dtype.
+    Behind these the kind of device, and what computes: the versions of circuitfind, of torch, and
+    of those that read a model. Scores are the same whatever circuit is made of them; on a CPU no
+    outcome depends on the batch size, and on none on threads and memory. Another kind of processor
+    may change last bits.
     """
     blocks = identity(ready.model.to_dict(), task_block(ready), method_block(ready, method, options))
     device = options.device.partition(":")[0]
@@ -43,7 +48,9 @@ def state_identity(ready: Ready, options: RunOptions, method: Method) -> dict[st
         blocks = {key: value for key, value in blocks.items() if key not in OF_CIRCUIT}
     if device != "cpu":
         blocks["batch_size"] = ready.work.batch_size
-    return blocks | {"device": device, "circuitfind": __version__} | {name: version(name) for name in COMPUTING}
+    return (
+        blocks | {"device": device, "circuitfind": __version__} | {name: version(name) for name in COMPUTING}
+    )
 
 
 def taken_up(keeper: Keeper, clock: Clock, told: str, part: str = "search") -> str:

@@ -37,9 +37,9 @@ from circuitfind.runs.memory import Workload
 class Ready:
     """What a method starts from. It depends on no threshold: the runs of a sweep share it.
 
-    ``options`` have their device settled; ``work`` has the batch size and how many bytes of tests may be in flight.
-    ``reference`` are the prompts over which a mean ablation takes its means, and from which an optimal one has
-    ``learned`` its constants.
+    ``options`` have their device settled; ``work`` has the batch size and how many bytes of tests
+    may be in flight. ``reference`` are the prompts over which a mean ablation takes its means, and
+    from which an optimal one has ``learned`` its constants.
     """
 
     task: Task
@@ -62,8 +62,9 @@ class Ready:
 class Findings:
     """Everything that a run came by; its files are written from it.
 
-    ``record`` is what run.json says of how the circuit came about; ``consensus`` the evaluation of a bootstrap's
-    consensus circuit; ``shortlist`` the candidates that were tested, None where all edges were.
+    ``record`` is what run.json says of how the circuit came about; ``consensus`` the evaluation of
+    a bootstrap's consensus circuit; ``shortlist`` the candidates that were tested, None where all
+    edges were.
     """
 
     ready: Ready
@@ -93,9 +94,18 @@ def make_circuit(findings: Findings) -> Circuit:
 def make_consensus(findings: Findings) -> Circuit | None:
     """The consensus circuit of a bootstrap, where there was one."""
     scored, evaluation = findings.outcome, findings.consensus
-    if isinstance(scored, Found) or evaluation is None or scored.uncertainty is None or scored.options is None:
+    if (
+        isinstance(scored, Found)
+        or evaluation is None
+        or scored.uncertainty is None
+        or scored.options is None
+    ):
         return None
-    said = {"consensus": scored.options.bar, "resamples": scored.options.resamples, "confidence": scored.options.level}
+    said = {
+        "consensus": scored.options.bar,
+        "resamples": scored.options.resamples,
+        "confidence": scored.options.level,
+    }
     if isinstance(scored, NeuronOutcome):
         return _neurons_of(findings, scored, scored.uncertainty.consensus[0], evaluation, said)
     return _circuit_of(findings, scored.uncertainty.consensus, evaluation, said)
@@ -147,10 +157,14 @@ def _sha256(pairs: Sequence[PromptPair]) -> str:
 
 
 def method_block(ready: Ready, method: Method, options: RunOptions) -> dict[str, Any]:
-    """The block ``method`` of a circuit file: what the method was given, and how a circuit was made of its scores."""
+    """The block ``method`` of a circuit file: what the method was given, and how a circuit was made
+    of its scores.
+    """
     block = method.to_dict()
     if not isinstance(method, ACDC | ACDCNeurons):
-        given = {name: getattr(options, name) for name in (*SIZES, NEURONS) if getattr(options, name) is not None}
+        given = {
+            name: getattr(options, name) for name in (*SIZES, NEURONS) if getattr(options, name) is not None
+        }
         # what a removed edge carries is the circuit's, whatever its scores depend on
         block = {**block, "ablation": options.ablation, **given, "select": options.select}
     if ready.graph.roles:
@@ -164,8 +178,8 @@ def method_block(ready: Ready, method: Method, options: RunOptions) -> dict[str,
 
 @dataclass(frozen=True)
 class TakenOver:
-    """What a run has from an earlier one that differs in the threshold alone: decisions or scores, an evaluation, the
-    candidates."""
+    """What a run has from an earlier one that differs in the threshold alone: decisions or scores,
+    an evaluation, the candidates."""
 
     start: Found | None = None
     per_prompt: Float[Tensor, "prompt receiver sender"] | None = None

@@ -100,10 +100,12 @@ def asked(options: RunOptions, task: Task, model: str) -> dict[str, Any]:
 def find_unfinished(
     folder: Path, asked: Mapping[str, Any], resume: bool, progress: Progress
 ) -> tuple[State | None, bool]:
-    """What there is of the run that is asked for in ``folder``, which the user named: its state, if it is unfinished,
-    and whether it is finished. ``resume``: it was asked for in so many words, and it is told where there is nothing.
+    """What there is of the run that is asked for in ``folder``, which the user named: its state, if
+    it is unfinished, and whether it is finished. ``resume``: it was asked for in so many words, and
+    it is told where there is nothing.
 
-    Raises OutputError where the folder holds a run of something else, a damaged state, or another process is at work.
+    Raises OutputError where the folder holds a run of something else, a damaged state, or another
+    process is at work.
     """
     if (folder / STATE_FILE).exists():
         return find_state(folder, asked, resume), False
@@ -125,7 +127,8 @@ def recover(folder: Path) -> None:
 def find_state(folder: Path, asked: Mapping[str, Any], resume: bool = True) -> State:
     """The state in ``folder``.
 
-    Raises OutputError where it is of something else, where it is damaged, and where another process is at work on it.
+    Raises OutputError where it is of something else, where it is damaged, and where another process
+    is at work on it.
     """
     state = read_state(folder)
     if resume:
@@ -141,8 +144,8 @@ def find_state(folder: Path, asked: Mapping[str, Any], resume: bool = True) -> S
 
 
 def find_latest(parent: Path, asked: Mapping[str, Any], progress: Progress) -> State | None:
-    """The state saved last of the unfinished runs below ``parent`` that are what is asked for; None where there is
-    none, which is told, with what speaks against the latest of the others.
+    """The state saved last of the unfinished runs below ``parent`` that are what is asked for; None
+    where there is none, which is told, with what speaks against the latest of the others.
 
     Raises BusyError where another process is at work on the only one.
     """
@@ -161,7 +164,9 @@ def find_latest(parent: Path, asked: Mapping[str, Any], progress: Progress) -> S
 
 
 def _identity_of_finished(folder: Path) -> dict[str, Any]:
-    """What the run in ``folder`` was asked for, from its circuit file. Raises OutputError where that is damaged."""
+    """What the run in ``folder`` was asked for, from its circuit file. Raises OutputError where
+    that is damaged.
+    """
     try:
         circuit = Circuit.load(folder)
         return identity(circuit.model, circuit.task, circuit.method)

@@ -67,15 +67,23 @@ def score_circuit(
 
 
 def score(
-    ready: Ready, options: RunOptions, method: Scorer, units: Units, notes: Noted, clock: Clock, keeper: Keeper
+    ready: Ready,
+    options: RunOptions,
+    method: Scorer,
+    units: Units,
+    notes: Noted,
+    clock: Clock,
+    keeper: Keeper,
 ) -> Float[Tensor, "prompt receiver sender"]:
-    """The method's scores, from where an earlier run was cut off. Of one that diverges those of its last sound step are
-    left in the run's folder."""
+    """The method's scores, from where an earlier run was cut off. Of one that diverges those of its
+    last sound step are left in the run's folder."""
     model = ready.model.transformer
     start = go_on(keeper, ready, options, method, clock, notes)
     if start is not None:
         notes.stage(taken_up(keeper, clock, start.told))
-    notes.stage(f"{method.name} scores the {units.n:,} {units.noun} of {ready.model.name}{_at_roles(ready.graph)}")
+    notes.stage(
+        f"{method.name} scores the {units.n:,} {units.noun} of {ready.model.name}{_at_roles(ready.graph)}"
+    )
     try:
         progress = WithEvenTimeLeft(notes, seconds_of_evaluation(clock))
         scores = score_on(method, model, ready.batch, ready.work.batch_size, progress, start, keeper.save)
@@ -89,5 +97,9 @@ def score(
 
 def _at_roles(graph: Graph) -> str:
     """Which roles a graph has, to go on a sentence with."""
-    shown = [*graph.roles[:MOST_SHOWN], *(["..."] if len(graph.roles) > MOST_SHOWN + 1 else []), *graph.roles[-1:]]
+    shown = [
+        *graph.roles[:MOST_SHOWN],
+        *(["..."] if len(graph.roles) > MOST_SHOWN + 1 else []),
+        *graph.roles[-1:],
+    ]
     return f" at {', '.join(dict.fromkeys(shown))}" if graph.roles else ""

@@ -47,10 +47,14 @@ def search_circuit(
     if so_far is not None:
         earlier, choosing = Found.from_so_far(so_far, ready.graph), so_far.part(CANDIDATES)
     shortlist = find_shortlist(ready, method, notes, clock, keeper, taken_over, choosing)
-    edges, known = (None, taken_over.evaluation) if shortlist is None else (shortlist.edges, shortlist.evaluation)
+    edges, known = (
+        (None, taken_over.evaluation) if shortlist is None else (shortlist.edges, shortlist.evaluation)
+    )
     with clock.time("search"):
         if earlier is not None:
-            notes.stage(taken_up(keeper, clock, f"{share_decided(earlier, edges):.0%} decided, {earlier.summary}"))
+            notes.stage(
+                taken_up(keeper, clock, f"{share_decided(earlier, edges):.0%} decided, {earlier.summary}")
+            )
         start = earlier or taken_over.start
         found = search(ready, method, units, start, notes, keeper, shortlist, seconds_of_evaluation(clock))
     evaluation = evaluate_circuit(ready, options, found.kept, notes, clock, known)
@@ -81,7 +85,8 @@ def find_shortlist(
     taken_over: TakenOver,
     start: SoFar | None,
 ) -> Shortlist | None:
-    """The candidates and how well they do by themselves, with a warning where that is bad; None: all are tested.
+    """The candidates and how well they do by themselves, with a warning where that is bad; None:
+    all are tested.
 
     ``start``: what an earlier sitting had come to in choosing them.
     """
@@ -113,10 +118,11 @@ def search(
     shortlist: Shortlist | None,
     after: float = 0.0,
 ) -> Found:
-    """The method's outcome; what it has decided so far is kept all the while, and how long it still takes is told, with
-    what comes ``after`` it.
+    """The method's outcome; what it has decided so far is kept all the while, and how long it still
+    takes is told, with what comes ``after`` it.
 
-    At node level every test is made and takes about as long, so that the share of them that are done tells enough.
+    At node level every test is made and takes about as long, so that the share of them that are
+    done tells enough.
     """
     edges, chosen = None, SoFar({})
     if shortlist is not None:

@@ -31,7 +31,12 @@ EXAMPLES = {
     "fraction": "--fraction 0.001,0.01,0.1",
     "nodes": "--nodes 10,20,40",
 }
-PLURAL = {"threshold": "thresholds", "edges": "numbers of edges", "fraction": "fractions", "nodes": "numbers of nodes"}
+PLURAL = {
+    "threshold": "thresholds",
+    "edges": "numbers of edges",
+    "fraction": "fractions",
+    "nodes": "numbers of nodes",
+}
 WHOLE = ("edges", "nodes")
 """Those that are whole numbers."""
 Size = float | int
@@ -39,10 +44,11 @@ Size = float | int
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """One question at several ``sizes``, from the smallest circuit to the largest; ``of`` is what they are sizes of.
+    """One question at several ``sizes``, from the smallest circuit to the largest; ``of`` is what
+    they are sizes of.
 
-    ``base`` is the plan of a run at the first of them, except for its folder: that is the sweep's, which holds theirs.
-    Its state is that of the scores which the runs share, where they share any.
+    ``base`` is the plan of a run at the first of them, except for its folder: that is the sweep's,
+    which holds theirs. Its state is that of the scores which the runs share, where they share any.
     """
 
     base: Plan
@@ -50,7 +56,9 @@ class SweepPlan:
     of: str = "threshold"
 
     def run_at(self, size: Size, folder: Path) -> Plan:
-        """The plan of the run at ``size`` in a sweep that lies in ``folder``: resumed if there is some of it."""
+        """The plan of the run at ``size`` in a sweep that lies in ``folder``: resumed if there is
+        some of it.
+        """
         from circuitfind.runs.resume import recover
 
         place = keep_inside(folder / folder_name(size, self.of), folder)
@@ -65,7 +73,9 @@ class SweepPlan:
 
 
 def parse_sizes(text: str | None, of: str) -> tuple[Size, ...]:
-    """The numbers between commas; none if there is no text. Raises UsageError for what is no number or there twice."""
+    """The numbers between commas; none if there is no text. Raises UsageError for what is no number
+    or there twice.
+    """
     sizes: list[Size] = []
     kind, what = (int, "a whole number") if of in WHOLE else (float, "a number")
     for item in text.split(",") if text is not None else ():
@@ -81,10 +91,14 @@ def parse_sizes(text: str | None, of: str) -> tuple[Size, ...]:
 
 
 def find_sizes(given: dict[str, str | None]) -> tuple[str, tuple[Size, ...]]:
-    """What sizes were given of (a threshold where none were), and the sizes. Raises UsageError where two kinds were."""
+    """What sizes were given of (a threshold where none were), and the sizes. Raises UsageError
+    where two kinds were.
+    """
     names = [of for of in SIZES if given[of] is not None]
     if len(names) > 1:
-        raise UsageError(f"{' and '.join(f'--{of}' for of in names)} each set the circuit's size. Give one of them.")
+        raise UsageError(
+            f"{' and '.join(f'--{of}' for of in names)} each set the circuit's size. Give one of them."
+        )
     of = names[0] if names else "threshold"
     return of, parse_sizes(given[of], of)
 
@@ -105,7 +119,9 @@ def refuse_too_few(sizes: Sequence[Size], of: str = "threshold") -> None:
 def make_sweep_plan(
     options: RunOptions, sizes: tuple[Size, ...], progress: Progress, of: str = "threshold"
 ) -> SweepPlan:
-    """The plan of a sweep. Raises CircuitfindError for whatever is wrong with it or, resumed, with a run in it."""
+    """The plan of a sweep. Raises CircuitfindError for whatever is wrong with it or, resumed, with
+    a run in it.
+    """
     refuse_too_few(sizes, of)
     refuse_sweep(options)
     if options.resume and (options.force or options.out is None):
@@ -124,7 +140,9 @@ def make_sweep_plan(
 
 
 def is_unfinished(options: RunOptions, sizes: Sequence[Size], of: str) -> bool:
-    """Whether the folder that the user names holds nothing but some runs of a sweep of these sizes, and no table."""
+    """Whether the folder that the user names holds nothing but some runs of a sweep of these sizes,
+    and no table.
+    """
     if options.out is None:
         return False
     names = {path.name for path in what_is_in(options.out)}
@@ -132,8 +150,8 @@ def is_unfinished(options: RunOptions, sizes: Sequence[Size], of: str) -> bool:
 
 
 def check_places(base: Plan, sizes: Sequence[Size], of: str) -> None:
-    """Raises OutputError where the sweep's folder, or that of one of its runs, can't be written or holds what is not of
-    an older one."""
+    """Raises OutputError where the sweep's folder, or that of one of its runs, can't be written or
+    holds what is not of an older one."""
     options = base.options
     check_free(base.folder, options.force, names_of_sweep(options.formats), SWEEP_FILE, inputs(options))
     for size in sizes:
@@ -142,7 +160,8 @@ def check_places(base: Plan, sizes: Sequence[Size], of: str) -> None:
 
 
 def take_up(plan: SweepPlan, progress: Progress) -> SweepPlan:
-    """The plan with the scores that the sweep in its folder had come to; where there is nothing of one, that is told.
+    """The plan with the scores that the sweep in its folder had come to; where there is nothing of
+    one, that is told.
 
     Raises OutputError where it is a sweep of something else, or another process is at work on it.
     """
@@ -156,8 +175,8 @@ def take_up(plan: SweepPlan, progress: Progress) -> SweepPlan:
 
 
 def state_of(plan: Plan) -> State | None:
-    """The state in the plan's folder; None if its run is finished. Raises OutputError where it is of something else, or
-    damaged, or another process is at work on it."""
+    """The state in the plan's folder; None if its run is finished. Raises OutputError where it is
+    of something else, or damaged, or another process is at work on it."""
     from circuitfind.progress import Silent
     from circuitfind.runs.resume import asked, find_unfinished
 

@@ -1,4 +1,6 @@
-"""One file that a command writes where the user says: nothing there is lost, and the new one is whole or not there."""
+"""One file that a command writes where the user says: nothing there is lost, and the new one is
+whole or not there.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,12 @@ from circuitfind.runs.folder import check_writable, write
 from circuitfind.runs.ownership import DATA_FILES, FILES, refuse_inputs, written_with
 
 
-def check_target(path: Path, inputs: Iterable[Path], may_replace: bool, instead: str = "Name another file.") -> None:
-    """Raises OutputError where ``path`` can't be written, is one of the command's ``inputs`` or a file that a run keeps
-    its results in, or is there already and may not be replaced. ``instead``: what to do then. Makes nothing."""
+def check_target(
+    path: Path, inputs: Iterable[Path], may_replace: bool, instead: str = "Name another file."
+) -> None:
+    """Raises OutputError where ``path`` can't be written, is one of the command's ``inputs`` or a
+    file that a run keeps its results in, or is there already and may not be replaced. ``instead``:
+    what to do then. Makes nothing."""
     if path.is_dir():
         raise OutputError(f"Cannot write {path}: it is a folder. Name a file.")
     if not path.absolute().parent.is_dir():

@@ -1,9 +1,10 @@
 """How long a search still takes: from what its tests have taken so far, and how many there may still be.
 
-Neither is known. An edge into a node that nothing kept reads costs no test, and whether one does is decided on the way;
-and a test of an early layer runs more of the model again than one of a late layer. So two numbers are told: an
-extrapolation, for as large a share of live nodes as there has been so far, and a bound, for the case that all turn out
-to live. A test's seconds are fitted as ``a + b * depth``, with depth 0 at the logits and 1 at the first layer.
+Neither is known. An edge into a node that nothing kept reads costs no test, and whether one does is
+decided on the way; and a test of an early layer runs more of the model again than one of a late
+layer. So two numbers are told: an extrapolation, for as large a share of live nodes as there has
+been so far, and a bound, for the case that all turn out to live. A test's seconds are fitted as ``a
++ b * depth``, with depth 0 at the logits and 1 at the first layer.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ TRUSTED = 0.25
 SLOW_TO_LEARN = 0.02
 """The share of all work before which a pace that differs from what was guessed is not believed."""
 GROWTH = 6.0
-"""A test of the first layer is taken to last so much longer than one of the logits, until tests have shown it."""
+"""A test of the first layer is taken to last so much longer than one of the logits, until tests
+have shown it.
+"""
 GROWTH_TESTS = 100.0
 """How many tests of the first layer weigh as much as that assumption."""
 
@@ -65,8 +68,11 @@ class Eta:
         depths = [1.0 - _layer(graph, row) / graph.n_layers for row in range(len(graph.receivers))]
         self._depth = torch.tensor(depths, dtype=torch.float64)
         self._sites = Sites(graph)
-        # the normal equations of seconds = a * tests + b * (tests * depth), each sample weighed by 1 / tests
-        self._products = torch.tensor([[GROWTH**2, -GROWTH], [-GROWTH, 1.0]], dtype=torch.float64) * GROWTH_TESTS
+        # the normal equations of seconds = a * tests + b * (tests * depth), each sample weighed by
+        # 1 / tests
+        self._products = (
+            torch.tensor([[GROWTH**2, -GROWTH], [-GROWTH, 1.0]], dtype=torch.float64) * GROWTH_TESTS
+        )
         self._sums = torch.zeros(2, dtype=torch.float64)
         self._seconds, self._n_timed = 0.0, 0.0
         self._work: Tensor | None = None
@@ -111,7 +117,9 @@ class Eta:
         return Left(float(self._weigh(waiting * chances) @ cost), float(self._weigh(waiting) @ cost))
 
     def _share(self, n_decided: Tensor, live: Tensor) -> float:
-        """Of the edges decided so far, how many led into live nodes; 1 before there are any but the logits'."""
+        """Of the edges decided so far, how many led into live nodes; 1 before there are any but the
+        logits'.
+        """
         others = n_decided.clone()
         others[-1] = 0
         return float(others @ live) / float(others.sum()) if others.any() else 1.0
@@ -142,8 +150,8 @@ class WithTimeLeft:
 
 
 class WithEvenTimeLeft:
-    """Progress of work that goes on evenly: its notes say how long it still takes at the pace of this sitting, and with
-    what comes ``after`` it, in seconds.
+    """Progress of work that goes on evenly: its notes say how long it still takes at the pace of
+    this sitting, and with what comes ``after`` it, in seconds.
 
     What was done before the first news is of an earlier sitting, or too little to matter.
     """
@@ -169,13 +177,16 @@ class WithEvenTimeLeft:
 
 
 class Course:
-    """Progress through parts of work whose seconds are guessed beforehand: one bar over all of them, by the time.
+    """Progress through parts of work whose seconds are guessed beforehand: one bar over all of
+    them, by the time.
 
-    What the parts so far have taken, against their guesses, corrects the guesses of those to come; a part's own pace
-    takes the place of its guess as it goes on.
+    What the parts so far have taken, against their guesses, corrects the guesses of those to come;
+    a part's own pace takes the place of its guess as it goes on.
     """
 
-    def __init__(self, progress: Progress, guesses: Mapping[str, float], clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, progress: Progress, guesses: Mapping[str, float], clock: Callable[[], float] = time.monotonic
+    ):
         self._progress, self._clock = progress, clock
         self._waiting = dict(guesses)
         self._spent, self._guessed = 0.0, 0.0

@@ -1,1 +1,3 @@
-"""Models whose circuit is known, because they were made so; ``circuitfind bench truth`` measures methods on them."""
+"""Models whose circuit is known, because they were made so; ``circuitfind bench truth`` measures
+methods on them.
+"""

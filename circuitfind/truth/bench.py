@@ -1,8 +1,9 @@
 """How well a method finds a circuit that is known: edge AUROC, as InterpBench has it (arXiv:2407.14494).
 
-The probability that a true edge has a larger score, by size, than an edge that is none; equal scores count half. For
-ACDC, which decides, an edge's score is the number of thresholds at which it stays, of a geometric sweep (as the curves
-of arXiv:2304.14997 are made): from half of what ablating everything costs down to a 2^-16th of it.
+The probability that a true edge has a larger score, by size, than an edge that is none; equal
+scores count half. For ACDC, which decides, an edge's score is the number of thresholds at which it
+stays, of a geometric sweep (as the curves of arXiv:2304.14997 are made): from half of what ablating
+everything costs down to a 2^-16th of it.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ def measure(name: str, question: Question, seed: int) -> Measured:
     else:
         scores = count_thresholds(question, options)
     seconds = time.perf_counter() - begun
-    return Measured(name, question.known.name, options.metric or "", edge_auroc(scores, question.truth), seconds)
+    return Measured(
+        name, question.known.name, options.metric or "", edge_auroc(scores, question.truth), seconds
+    )
 
 
 def count_thresholds(question: Question, options: RunOptions) -> Float[Tensor, "receiver sender"]:
@@ -133,7 +136,9 @@ def edge_auroc(scores: Float[Tensor, "receiver sender"], truth: Bool[Tensor, "re
     return float((ranks[is_true].sum() - n_true * (n_true + 1) / 2) / (n_true * n_false))
 
 
-def bench_truth(models: Sequence[Known], methods: Sequence[str], seed: int, progress: Progress) -> dict[str, Any]:
+def bench_truth(
+    models: Sequence[Known], methods: Sequence[str], seed: int, progress: Progress
+) -> dict[str, Any]:
     """Every method on every model, as plain JSON values."""
     described, measured = [], []
     for known in models:

@@ -1,4 +1,5 @@
-"""The folder of a model whose circuit is known: one in the hub's layout, as any run takes it, with more beside it.
+"""The folder of a model whose circuit is known: one in the hub's layout, as any run takes it, with
+more beside it.
 
     circuitfind run FOLDER/reverse/reverse.jsonl --model FOLDER/reverse --out run
     circuitfind diff FOLDER/reverse run
@@ -50,7 +51,9 @@ def write_files(
     edges: Sequence[Edge],
     made_by: str,
 ) -> None:
-    """All files of the model that is named as its folder. ``config``: what its config.json has beside ``COMMON``."""
+    """All files of the model that is named as its folder. ``config``: what its config.json has
+    beside ``COMMON``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.safetensors").write_bytes(weights)
     _write_json({**COMMON, **config}, folder / "config.json")
@@ -67,7 +70,13 @@ def write_files(
         "sha256": weights_sha256(folder),
     }
     sha256 = hashlib.sha256(prompts.encode()).hexdigest()
-    task = {"name": folder.name, "title": about, "n_prompts": len(pairs), "seed": SEED, "prompts_sha256": sha256}
+    task = {
+        "name": folder.name,
+        "title": about,
+        "n_prompts": len(pairs),
+        "seed": SEED,
+        "prompts_sha256": sha256,
+    }
     circuit = Circuit(graph, dict.fromkeys(edges, 1.0), model, task, {"name": made_by})
     (folder / "circuit.json").write_text(circuit.to_json(), encoding="utf-8")
 

@@ -31,7 +31,10 @@ class Known:
 
 def known_models(folder: Path = MODELS) -> dict[str, Known]:
     """All of them by name."""
-    return {path.parent.name: Known(path.parent.name, path.parent) for path in sorted(folder.glob("*/circuit.json"))}
+    return {
+        path.parent.name: Known(path.parent.name, path.parent)
+        for path in sorted(folder.glob("*/circuit.json"))
+    }
 
 
 def choose_models(names: Sequence[str]) -> list[Known]:

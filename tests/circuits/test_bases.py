@@ -35,8 +35,12 @@ MODEL = {
     "d_head": 2,
     "d_mlp": 5,
 }
-SCORES = {Neuron.parse(name): score for name, score in (("m1.n4", 0.5), ("a0.h2.d1", -0.25), ("a0.h2.d0", 1.0))}
-SMALL = Circuit(SHAPE.graph, edges_among(SHAPE.graph, SCORES), MODEL, metrics={"faithfulness": None}, neurons=SCORES)
+SCORES = {
+    Neuron.parse(name): score for name, score in (("m1.n4", 0.5), ("a0.h2.d1", -0.25), ("a0.h2.d0", 1.0))
+}
+SMALL = Circuit(
+    SHAPE.graph, edges_among(SHAPE.graph, SCORES), MODEL, metrics={"faithfulness": None}, neurons=SCORES
+)
 
 
 def test_neurons_stand_layer_by_layer_heads_before_the_mlp() -> None:
@@ -46,7 +50,9 @@ def test_neurons_stand_layer_by_layer_heads_before_the_mlp() -> None:
 
 
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
-def test_every_neuron_has_a_place_and_a_name_of_its_own(n_layers: int, n_heads: int, d_head: int, d_mlp: int) -> None:
+def test_every_neuron_has_a_place_and_a_name_of_its_own(
+    n_layers: int, n_heads: int, d_head: int, d_mlp: int
+) -> None:
     shape = Neurons(Graph(n_layers, n_heads), d_head, d_mlp)
     for place, neuron in enumerate(shape):
         assert shape.place(neuron) == place and shape.at(place) == neuron and neuron in shape
@@ -56,7 +62,20 @@ def test_every_neuron_has_a_place_and_a_name_of_its_own(n_layers: int, n_heads: 
 
 
 @pytest.mark.parametrize(
-    "name", ["", "m0", "a0.h1", "m0.d1", "a0.h1.n1", "a0.h1<q>.d1", "m0.n01", "m00.n1", "m0.n-1", "input.n0", "m0.n1 "]
+    "name",
+    [
+        "",
+        "m0",
+        "a0.h1",
+        "m0.d1",
+        "a0.h1.n1",
+        "a0.h1<q>.d1",
+        "m0.n01",
+        "m00.n1",
+        "m0.n-1",
+        "input.n0",
+        "m0.n1 ",
+    ],
 )
 def test_a_name_that_no_neuron_has_is_refused(name: str) -> None:
     with pytest.raises(CircuitError, match="is no n"):
@@ -79,7 +98,13 @@ def test_the_edges_are_those_among_nodes_that_keep_a_neuron_with_what_these_scor
 
 
 def test_a_selection_that_means_nothing_is_refused() -> None:
-    for options in ({}, {"neurons": 0}, {"fraction": 2.0}, {"threshold": -1.0}, {"neurons": 1, "select": "greedy"}):
+    for options in (
+        {},
+        {"neurons": 0},
+        {"fraction": 2.0},
+        {"threshold": -1.0},
+        {"neurons": 1, "select": "greedy"},
+    ):
         with pytest.raises(UsageError):
             NeuronSelection(**options)  # type: ignore[arg-type]
     assert NeuronSelection(threshold=-1.0, select="top-signed").count(9) is None
@@ -130,7 +155,10 @@ def changed(neurons: object, **model: Any) -> str:
     [
         (changed([]), 'its "neurons" is an empty list; it must be an object'),
         (changed({"m5": 1}), "'m5' is no neuron. Neurons are named a5.h2.d17 and m5.n1024"),
-        (changed({"m1.n5": 1}), "'m1.n5' cannot exist in a model of 2 layers of 3 heads of 2 neurons, and MLPs of 5"),
+        (
+            changed({"m1.n5": 1}),
+            "'m1.n5' cannot exist in a model of 2 layers of 3 heads of 2 neurons, and MLPs of 5",
+        ),
         (changed({"a0.h2.d2": 1}), "'a0.h2.d2' cannot exist"),
         (changed({"a0.h3.d0": 1}), "'a0.h3.d0' cannot exist"),
         (changed({"m2.n0": 1}), "'m2.n0' cannot exist"),
@@ -178,7 +206,9 @@ def test_the_picture_has_the_nodes_with_their_numbers_of_neurons_and_no_edge() -
 
 def test_the_darker_a_node_the_larger_its_scores() -> None:
     dot = circuit_to_dot(SMALL)
-    shades = [line.split('fillcolor="#e69f00')[1][:2] for line in dot.splitlines() if 'fillcolor="#e69f00' in line]
+    shades = [
+        line.split('fillcolor="#e69f00')[1][:2] for line in dot.splitlines() if 'fillcolor="#e69f00' in line
+    ]
     assert [int(shade, 16) for shade in shades] == sorted((int(shade, 16) for shade in shades), reverse=True)
     assert shades[0] != shades[1]
 

@@ -36,18 +36,24 @@ def draw_scores(graph: Graph, n_prompts: int, seed: int = 0, noise: float = 1.0)
     generator = torch.Generator().manual_seed(seed)
     edges = readable(graph)
     effect = torch.randn(edges.shape, generator=generator)
-    return (effect + noise * torch.randn(n_prompts, *edges.shape, generator=generator)).masked_fill(~edges, math.nan)
+    return (effect + noise * torch.randn(n_prompts, *edges.shape, generator=generator)).masked_fill(
+        ~edges, math.nan
+    )
 
 
 def same(one: Uncertainty, other: Uncertainty) -> bool:
     fields = [(getattr(one, name), getattr(other, name)) for name in FIELDS]
-    return one.jaccard == other.jaccard and all(torch.equal(a.nan_to_num(7), b.nan_to_num(7)) for a, b in fields)
+    return one.jaccard == other.jaccard and all(
+        torch.equal(a.nan_to_num(7), b.nan_to_num(7)) for a, b in fields
+    )
 
 
 @every_select
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("parallel", [True, False])
-def test_the_bootstrap_is_that_of_a_literal_loop(name: SelectName, dtype: torch.dtype, parallel: bool) -> None:
+def test_the_bootstrap_is_that_of_a_literal_loop(
+    name: SelectName, dtype: torch.dtype, parallel: bool
+) -> None:
     graph, selection = Graph(2, 2, parallel), Selection(edges=20, select=name)
     scores = draw_scores(graph, 5, seed=1).to(dtype)
     found = bootstrap(graph, scores, selection, FEW)
@@ -61,7 +67,9 @@ def test_the_bootstrap_is_that_of_a_literal_loop(name: SelectName, dtype: torch.
         place = graph.order(edge)
         assert float(found.mean[place]) == pytest.approx(math.fsum(table[edge]) / 5, rel=1e-12)
         ends = ratio_interval(np.array(table[edge]), np.ones(5), np.array(drawn), FEW.level, 0)
-        assert (float(found.lower[place]), float(found.upper[place])) == pytest.approx(ends, rel=1e-5, abs=1e-5)
+        assert (float(found.lower[place]), float(found.upper[place])) == pytest.approx(
+            ends, rel=1e-5, abs=1e-5
+        )
         assert float(found.inclusion[place]) == sum(edge in circuit for circuit in circuits) / FEW.resamples
     often = {edge for edge in edges if sum(edge in circuit for circuit in circuits) >= 0.6 * FEW.resamples}
     assert {edge for edge in edges if found.consensus[graph.order(edge)]} == literal.prune(often)
@@ -85,7 +93,9 @@ def test_the_interval_of_gaussian_scores_covers_the_truth_as_often_as_it_says() 
     noise = torch.randn(n_prompts, *readable(graph).shape, generator=generator)
     truth = 3.0
     for level in (0.95, 0.8):
-        found = bootstrap(graph, truth + noise, Selection(edges=100), Bootstrap(resamples=400, level=level, seed=1))
+        found = bootstrap(
+            graph, truth + noise, Selection(edges=100), Bootstrap(resamples=400, level=level, seed=1)
+        )
         covered = ((found.lower <= truth) & (found.upper >= truth))[readable(graph)].double().mean()
         assert level - 0.01 <= float(covered) <= level + 0.04
         width = (found.upper - found.lower)[readable(graph)].mean()
@@ -188,7 +198,12 @@ def test_the_scores_stay_as_they_were_and_no_gradient_is_kept() -> None:
     assert not found.mean.requires_grad
 
 
-@given(seed=seeds, n_rows=st.integers(2, 8), n_edges=st.integers(1, 20), share=st.sampled_from([0.0, 0.1, 0.5, 1.0]))
+@given(
+    seed=seeds,
+    n_rows=st.integers(2, 8),
+    n_edges=st.integers(1, 20),
+    share=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+)
 def test_mean_jaccard_is_that_of_sets(seed: int, n_rows: int, n_edges: int, share: float) -> None:
     members = torch.rand(n_rows, n_edges, generator=torch.Generator().manual_seed(seed)) < share
     sets = [set(row.nonzero().flatten().tolist()) for row in members]

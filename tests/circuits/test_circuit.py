@@ -61,7 +61,9 @@ def make_circuit(shape: tuple[int, int, bool], scores: dict[int, float], *blocks
     graph = Graph(*shape)
     edges = list(graph.edges())
     model = dict(zip(("n_layers", "n_heads", "parallel_attn_mlp"), shape, strict=True))
-    return Circuit(graph, {edges[place % len(edges)]: s for place, s in scores.items()}, blocks[0] | model, *blocks[1:])
+    return Circuit(
+        graph, {edges[place % len(edges)]: s for place, s in scores.items()}, blocks[0] | model, *blocks[1:]
+    )
 
 
 @given(shapes, scores, st.tuples(blocks, blocks, blocks, blocks))
@@ -118,7 +120,10 @@ def test_the_order_in_which_edges_come_changes_no_byte() -> None:
 
 
 def test_the_graphs_size_is_in_the_file() -> None:
-    assert json.loads(SMALL.to_json())["graph"] == {"n_edges": SMALL.graph.n_edges, "n_nodes": SMALL.graph.n_nodes}
+    assert json.loads(SMALL.to_json())["graph"] == {
+        "n_edges": SMALL.graph.n_edges,
+        "n_nodes": SMALL.graph.n_nodes,
+    }
 
 
 def test_the_nodes_are_those_that_kept_edges_touch_in_forward_order() -> None:
@@ -199,16 +204,28 @@ BAD = {
     "half a layer": (of_shape(n_layers=2.0), '"model.n_layers" is 2.0; it must be a whole number'),
     "true layers": (of_shape(n_layers=True), '"model.n_layers" is true'),
     "layers not said": (of_shape(n_layers=None), '"model.n_layers" is null'),
-    "parallel not said": (of_shape(parallel_attn_mlp=0), '"model.parallel_attn_mlp" is 0; it must be true or false'),
+    "parallel not said": (
+        of_shape(parallel_attn_mlp=0),
+        '"model.parallel_attn_mlp" is 0; it must be true or false',
+    ),
     "a billion layers": (
         of_shape(n_layers=10**9),
         '"model.n_layers" is 1000000000; it must be .* at most 200,000',
     ),
     "a billion heads": (of_shape(n_heads=10**9), '"model.n_heads" is 1000000000'),
-    "many layers of many heads": (of_shape(n_layers=10**3, n_heads=10**3), "1,001,000 heads and MLPs; no model has"),
-    "score of 1e308": (TEXT.replace("1e-07", "1e308"), 'edges.input->m0" is 1e\\+308; it must be a number of at most'),
+    "many layers of many heads": (
+        of_shape(n_layers=10**3, n_heads=10**3),
+        "1,001,000 heads and MLPs; no model has",
+    ),
+    "score of 1e308": (
+        TEXT.replace("1e-07", "1e308"),
+        'edges.input->m0" is 1e\\+308; it must be a number of at most',
+    ),
     "model named by a list": (of_shape(name=[1]), r'"model.name" is \[1\]; it must be a text or null'),
-    "model named by a NUL": (of_shape(name="a\0b"), r'"model.name" is .*; it must be a text of other characters'),
+    "model named by a NUL": (
+        of_shape(name="a\0b"),
+        r'"model.name" is .*; it must be a text of other characters',
+    ),
     "task named by a number": (changed(task={"name": 5}), '"task.name" is 5; it must be a text or null'),
     "a word of prompts": (
         changed(task={"n_prompts": "x"}),
@@ -219,28 +236,52 @@ BAD = {
         '"task.n_prompts" is 1000000000000; .* at most 100,000',
     ),
     "a word as seed": (changed(task={"seed": "x"}), "\"task.seed\" is 'x'; it must be a whole number"),
-    "a seed of 30 digits": (changed(task={"seed": 10**30}), '"task.seed" is 10*; it must be a whole number of at most'),
-    "metric as a list": (changed(method={"metric": [1]}), r'"method.metric" is \[1\]; it must be a text or null'),
-    "dtype as an object": (changed(method={"dtype": {"a": 1}}), '"method.dtype" is {.*}; it must be a text or null'),
-    "threshold as a word": (changed(method={"threshold": "x"}), "\"method.threshold\" is 'x'; it must be a number"),
+    "a seed of 30 digits": (
+        changed(task={"seed": 10**30}),
+        '"task.seed" is 10*; it must be a whole number of at most',
+    ),
+    "metric as a list": (
+        changed(method={"metric": [1]}),
+        r'"method.metric" is \[1\]; it must be a text or null',
+    ),
+    "dtype as an object": (
+        changed(method={"dtype": {"a": 1}}),
+        '"method.dtype" is {.*}; it must be a text or null',
+    ),
+    "threshold as a word": (
+        changed(method={"threshold": "x"}),
+        "\"method.threshold\" is 'x'; it must be a number",
+    ),
     "members as a number": (changed(method={"of": 5}), '"method.of" is 5; it must be a list or null'),
     "a member's steps": (changed(method={"of": [{"steps": "x"}]}), "\"method.of.0.steps\" is 'x'"),
     "candidates as a word": (
         changed(method={"candidates": "x"}),
         "\"method.candidates\" is 'x'; it must be an object or",
     ),
-    "half an interval": (changed(metrics={"faithfulness_interval": [1]}), 'faithfulness_interval" is .1.; .* of 2'),
-    "a word of an interval": (changed(metrics={"faithfulness_interval": [0, "x"]}), "faithfulness_interval.1\" is 'x'"),
+    "half an interval": (
+        changed(metrics={"faithfulness_interval": [1]}),
+        'faithfulness_interval" is .1.; .* of 2',
+    ),
+    "a word of an interval": (
+        changed(metrics={"faithfulness_interval": [0, "x"]}),
+        "faithfulness_interval.1\" is 'x'",
+    ),
     "a metric as a word": (
         changed(metrics={"full": {"kl": "x"}}),
         "\"metrics.full.kl\" is 'x'; it must be a number or",
     ),
-    "a tolerance as a word": (changed(tolerances={"kl": "x"}), "\"tolerances.kl\" is 'x'; it must be a number"),
+    "a tolerance as a word": (
+        changed(tolerances={"kl": "x"}),
+        "\"tolerances.kl\" is 'x'; it must be a number",
+    ),
     "a tolerance above 1": (
         changed(tolerances={"jaccard": 2}),
         '"tolerances.jaccard" is 2; it must be a number of at',
     ),
-    "roles as words": (changed(graph={"n_edges": 1, "positions": "END"}), '"graph.positions" is .*; it must be a list'),
+    "roles as words": (
+        changed(graph={"n_edges": 1, "positions": "END"}),
+        '"graph.positions" is .*; it must be a list',
+    ),
     "300,000 roles": (
         changed(graph={"n_edges": 1, "positions": [f"r{n}" for n in range(300_000)]}),
         r'"graph.positions" is \[.*; it must be a list of at most 10,000',

@@ -18,7 +18,12 @@ SCORES = st.dictionaries(st.sampled_from(EDGES), st.floats(-5, 5), max_size=20)
 
 
 def circuit(**scores: float) -> Circuit:
-    names = {"input_m0": "input->m0", "m0_logits": "m0->logits", "head": "input->a0.h1<q>", "late": "a0.h1->a1.h0<k>"}
+    names = {
+        "input_m0": "input->m0",
+        "m0_logits": "m0->logits",
+        "head": "input->a0.h1<q>",
+        "late": "a0.h1->a1.h0<k>",
+    }
     return Circuit(GRAPH, {Edge.parse(names[name]): score for name, score in scores.items()})
 
 
@@ -101,7 +106,8 @@ def test_of_an_empty_circuit_there_is_no_precision() -> None:
 
 def test_circuits_of_other_shapes_and_tolerances_out_of_range_are_refused() -> None:
     with pytest.raises(
-        CircuitError, match="2 layers of 2 heads in sequential blocks, the other circuit of 3 layers of 2 heads"
+        CircuitError,
+        match="2 layers of 2 heads in sequential blocks, the other circuit of 3 layers of 2 heads",
     ):
         compare(circuit(head=1.0), Circuit(Graph(3, 2), {}))
     with pytest.raises(UsageError, match=r"--tolerance is 1.0"):

@@ -20,7 +20,10 @@ receivers = st.one_of(
     st.just(Receiver(Node("logits"))),
     st.builds(lambda layer: Receiver(Node("mlp", layer)), numbers),
     st.builds(
-        lambda layer, head, slot: Receiver(Node("head", layer, head), slot), numbers, numbers, st.sampled_from(SLOTS)
+        lambda layer, head, slot: Receiver(Node("head", layer, head), slot),
+        numbers,
+        numbers,
+        st.sampled_from(SLOTS),
     ),
 )
 edges = st.builds(Edge, nodes, receivers)
@@ -31,10 +34,16 @@ edges = st.builds(Edge, nodes, receivers)
     [
         (Graph(12, 12), 32_491, 158),  # GPT-2 small
         (Graph(30, 9), 123_211, 302),  # SmolLM2-135M: each of the 9 query heads has its own k and v
-        (Graph(12, 12, parallel=True), 32_347, 158),  # as Pythia: 12 x 12 edges from a head to its own layer's MLP less
+        (
+            Graph(12, 12, parallel=True),
+            32_347,
+            158,
+        ),  # as Pythia: 12 x 12 edges from a head to its own layer's MLP less
     ],
 )
-def test_known_models_have_the_published_number_of_edges_and_nodes(graph: Graph, n_edges: int, n_nodes: int) -> None:
+def test_known_models_have_the_published_number_of_edges_and_nodes(
+    graph: Graph, n_edges: int, n_nodes: int
+) -> None:
     assert (graph.n_edges, graph.n_nodes) == (n_edges, n_nodes)
 
 
@@ -87,7 +96,15 @@ def test_an_mlp_reads_the_heads_of_its_own_layer_in_sequential_blocks_only() -> 
 
 @pytest.mark.parametrize(
     "name",
-    ["m0->m0", "a0.h0->a0.h1<q>", "m1->a1.h0<v>", "a2.h0->logits", "a0.h2->logits", "input->m2", "logits->logits"],
+    [
+        "m0->m0",
+        "a0.h0->a0.h1<q>",
+        "m1->a1.h0<v>",
+        "a2.h0->logits",
+        "a0.h2->logits",
+        "input->m2",
+        "logits->logits",
+    ],
 )
 def test_a_well_named_edge_that_a_model_lacks_is_not_in_its_graph(name: str) -> None:
     sender, receiver = name.split("->")
@@ -115,7 +132,9 @@ def test_a_name_that_can_be_read_has_one_spelling(name: str) -> None:
         try:
             assert str(kind.parse(name)) == name
         except CircuitError as error:
-            part = str(error).split("' is no ")[0].removeprefix("'")  # of an edge's name, the part that is wrong
+            part = (
+                str(error).split("' is no ")[0].removeprefix("'")
+            )  # of an edge's name, the part that is wrong
             assert part in name
 
 

@@ -27,7 +27,9 @@ def test_scores_survive_their_file_with_the_names_of_rows_and_columns(
 ) -> None:
     graph = Graph(2, 2)
     edges = readable(graph)
-    scores = torch.where(edges, torch.rand(edges.shape, generator=torch.Generator().manual_seed(0)), torch.nan).double()
+    scores = torch.where(
+        edges, torch.rand(edges.shape, generator=torch.Generator().manual_seed(0)), torch.nan
+    ).double()
     data = scores_file(graph, scores, dtype)
     read = load(data)["scores"]
     assert read.dtype == stored
@@ -56,7 +58,9 @@ def draw(n_prompts: int, scale: float, seed: int = 0) -> torch.Tensor:
 
 
 @given(st.floats(1e-12, 1e12), st.integers(0, 1000))
-def test_scores_of_prompts_are_kept_to_half_a_thousandth_of_their_size_whatever_it_is(scale: float, seed: int) -> None:
+def test_scores_of_prompts_are_kept_to_half_a_thousandth_of_their_size_whatever_it_is(
+    scale: float, seed: int
+) -> None:
     scores = draw(3, scale, seed)
     kept = rounded(Graph(2, 2), scores)
     edges = readable(Graph(2, 2)).expand_as(scores)
@@ -75,7 +79,9 @@ def test_what_is_read_back_is_what_a_bootstrap_draws_from() -> None:
     places = [graph.order(edge) for edge in graph.edges()]
     again = rounded(graph, scores)[:, [row for row, _ in places], [sender for _, sender in places]]
     assert torch.equal(back, again)
-    assert torch.equal(rounded(graph, rounded(graph, scores)).nan_to_num(), rounded(graph, scores).nan_to_num())
+    assert torch.equal(
+        rounded(graph, rounded(graph, scores)).nan_to_num(), rounded(graph, scores).nan_to_num()
+    )
 
 
 def test_scores_that_are_all_zero_stay_so() -> None:

@@ -53,7 +53,9 @@ def mask(graph: Graph, *names: str) -> torch.Tensor:
 
 def hand(values: dict[str, float]) -> torch.Tensor:
     """Scores of the small graph: 0.001 but for those named."""
-    scores = torch.full(readable(SMALL).shape, 0.001, dtype=torch.float64).masked_fill(~readable(SMALL), math.nan)
+    scores = torch.full(readable(SMALL).shape, 0.001, dtype=torch.float64).masked_fill(
+        ~readable(SMALL), math.nan
+    )
     for name, value in values.items():
         scores[SMALL.order(Edge.parse(name))] = value
     return scores
@@ -138,7 +140,12 @@ def test_a_number_of_edges_is_that_of_the_literal_version(
 
 @every_select
 @settings(max_examples=40)
-@given(graph=graphs, seed=seeds, n_values=st.sampled_from([None, 3]), threshold=st.sampled_from([0.0, 0.3, 1, 2, 9]))
+@given(
+    graph=graphs,
+    seed=seeds,
+    n_values=st.sampled_from([None, 3]),
+    threshold=st.sampled_from([0.0, 0.3, 1, 2, 9]),
+)
 def test_a_threshold_is_that_of_the_literal_version(
     name: SelectName, graph: Graph, seed: int, n_values: int | None, threshold: float
 ) -> None:
@@ -158,15 +165,23 @@ def test_what_is_left_after_pruning_are_the_edges_on_paths_from_input_to_logits(
     chosen = readable(graph) & (drawn < share)
     before = chosen.clone()
     kept = prune(graph, chosen)
-    assert edges_of(graph, kept) == literal.on_paths(edges_of(graph, chosen)) == literal.prune(edges_of(graph, chosen))
+    assert (
+        edges_of(graph, kept)
+        == literal.on_paths(edges_of(graph, chosen))
+        == literal.prune(edges_of(graph, chosen))
+    )
     assert torch.equal(prune(graph, kept), kept)
     assert torch.equal(chosen, before)
 
 
 @given(graph=graphs, seed=seeds, threshold=st.floats(0, 2))
-def test_with_a_threshold_top_and_greedy_are_one_after_pruning(graph: Graph, seed: int, threshold: float) -> None:
+def test_with_a_threshold_top_and_greedy_are_one_after_pruning(
+    graph: Graph, seed: int, threshold: float
+) -> None:
     scores = draw_scores(graph, seed)
-    top, greedy = (select(graph, scores, Selection(threshold=threshold, select=name)) for name in ("top", "greedy"))
+    top, greedy = (
+        select(graph, scores, Selection(threshold=threshold, select=name)) for name in ("top", "greedy")
+    )
     assert torch.equal(top.kept, greedy.kept)
     assert top.n_nominal >= greedy.n_nominal >= greedy.n_kept
 
@@ -229,7 +244,10 @@ def test_a_score_that_is_no_number_is_refused_with_its_edge(name: SelectName, va
     [
         ({}, "exactly one of --edges, --nodes, --fraction and --threshold, not none"),
         ({"edges": 3, "threshold": 0.5}, "not --edges 3 and --threshold 0.5"),
-        ({"edges": 3, "fraction": 0.1, "threshold": 0.5}, "not --edges 3 and --fraction 0.1 and --threshold 0.5"),
+        (
+            {"edges": 3, "fraction": 0.1, "threshold": 0.5},
+            "not --edges 3 and --fraction 0.1 and --threshold 0.5",
+        ),
         ({"edges": 0}, "0 edges are asked for"),
         ({"edges": -4}, "-4 edges are asked for"),
         ({"nodes": 0}, "0 nodes are asked for; give --nodes a whole number"),
@@ -257,7 +275,9 @@ def test_an_unknown_way_to_select_is_refused_with_the_nearest() -> None:
 @every_select
 def test_more_edges_than_there_are_are_refused(name: SelectName) -> None:
     select(SMALL, draw_scores(SMALL, 0), Selection(edges=SMALL.n_edges, select=name))
-    with pytest.raises(UsageError, match=r"^24 edges are asked for; the model's graph has 23\. Ask for no more\.$"):
+    with pytest.raises(
+        UsageError, match=r"^24 edges are asked for; the model's graph has 23\. Ask for no more\.$"
+    ):
         select(SMALL, draw_scores(SMALL, 0), Selection(edges=SMALL.n_edges + 1, select=name))
 
 

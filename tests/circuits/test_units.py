@@ -95,7 +95,11 @@ def test_a_number_of_units_is_the_best_units_with_all_their_edges(
 
 def test_a_threshold_keeps_nodes_at_it_and_the_input_whatever_it_scores() -> None:
     graph = Graph(1, 2)
-    scores = torch.tensor([0.0, 0.5, -0.2, 0.4]).expand(len(graph.receivers), 4).masked_fill(~readable(graph), math.nan)
+    scores = (
+        torch.tensor([0.0, 0.5, -0.2, 0.4])
+        .expand(len(graph.receivers), 4)
+        .masked_fill(~readable(graph), math.nan)
+    )
     units = Units(graph, "node")
 
     def kept_nodes(threshold: float, **options: str) -> set[str]:
@@ -128,7 +132,11 @@ def test_a_consensus_of_nodes_has_all_edges_among_them() -> None:
     graph, units = Graph(2, 3), Units(Graph(2, 3), "node")
     scores = units.sum(torch.stack([draw_scores(graph, seed) for seed in range(6)]))
     found = bootstrap(graph, scores, Selection(nodes=4), Bootstrap(200, bar=0.6), units)
-    sure = {"input", "logits", *(str(node) for i, node in enumerate(graph.senders) if found.inclusion[-1, i] >= 0.6)}
+    sure = {
+        "input",
+        "logits",
+        *(str(node) for i, node in enumerate(graph.senders) if found.inclusion[-1, i] >= 0.6),
+    }
     assert 3 < len(sure) < len(graph.senders) + 1
     assert edges_of(graph, found.consensus) == {
         edge for edge in graph.edges() if {str(edge.sender), str(edge.receiver.node)} <= sure

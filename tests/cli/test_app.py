@@ -77,7 +77,9 @@ def test_every_help_shows_an_example_on_one_line_that_its_parser_takes(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert call([*path, "--help"], debug=False) == 0
-    line = next(line.strip() for line in capsys.readouterr().out.splitlines() if line.strip().startswith("Example: "))
+    line = next(
+        line.strip() for line in capsys.readouterr().out.splitlines() if line.strip().startswith("Example: ")
+    )
     words = shlex.split(line.removeprefix("Example: "))[1:]
     named = next(words[:n] for n in (2, 1) if tuple(words[:n]) in COMMANDS)
     assert tuple(named[: len(path)]) == path
@@ -92,7 +94,9 @@ def test_no_help_needs_torch() -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["run"], ["export"]])
-def test_a_command_without_arguments_shows_its_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_without_arguments_shows_its_help(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(arguments, debug=False) == 2
     written = capsys.readouterr()
     assert written.out == "" and "Usage: circuitfind" in written.err and "Example: circuitfind" in written.err
@@ -124,7 +128,9 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "circuitfind", "run", "--no-such-option"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "error: No such option: --no-such-option" in done.stderr and "circuitfind run --help" in done.stderr
+    assert (
+        "error: No such option: --no-such-option" in done.stderr and "circuitfind run --help" in done.stderr
+    )
 
 
 # an error that nobody expected
@@ -160,7 +166,10 @@ def test_debug_shows_the_traceback_wherever_it_stands(
     [
         (UsageError("--prompts is 0."), "--prompts is 0."),
         (MemoryError(), "Out of memory\nLower --prompts"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"), "Out of memory: Default"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"),
+            "Out of memory: Default",
+        ),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), "Out of memory: CUDA"),
         (OSError(28, "No space left on device", "circuit.json"), "No space left on device: circuit.json"),
         (RuntimeError("shapes\nand more"), "RuntimeError: shapes\nThis is a fault in circuitfind"),
@@ -212,7 +221,9 @@ with leaving_soon(), ThreadPoolExecutor(2) as pool:
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise there")
 def test_ctrl_c_does_not_wait_for_a_thread_that_goes_on() -> None:
-    process = subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None and process.stdout.readline() == "busy\n"
     process.send_signal(signal.SIGINT)
     begun = time.monotonic()

@@ -28,7 +28,22 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("known")
     run = folder / "run"
     assert (
-        call(["run", "ioi", "--model", "tiny", "--prompts", "4", "--threshold", "0.05", "--out", str(run), "-q"], False)
+        call(
+            [
+                "run",
+                "ioi",
+                "--model",
+                "tiny",
+                "--prompts",
+                "4",
+                "--threshold",
+                "0.05",
+                "--out",
+                str(run),
+                "-q",
+            ],
+            False,
+        )
         == 0
     )
     shutil.copy(run / "circuit.json", folder / "ioi.json")
@@ -50,10 +65,20 @@ def checked(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, l
     return code, json.loads(capsys.readouterr().out)["verdicts"]
 
 
-def test_a_circuit_that_is_found_again_holds_to_the_last_digit(known: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, (verdict,) = checked(capsys, str(known), "--tolerance", "jaccard=1,heads=1,kl=0,faithfulness=0,accuracy=0")
+def test_a_circuit_that_is_found_again_holds_to_the_last_digit(
+    known: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, (verdict,) = checked(
+        capsys, str(known), "--tolerance", "jaccard=1,heads=1,kl=0,faithfulness=0,accuracy=0"
+    )
     assert (code, verdict["status"]) == (0, "holds")
-    assert [finding["name"] for finding in verdict["findings"]] == ["accuracy", "faithfulness", "kl", "edges", "heads"]
+    assert [finding["name"] for finding in verdict["findings"]] == [
+        "accuracy",
+        "faithfulness",
+        "kl",
+        "edges",
+        "heads",
+    ]
 
 
 def test_edges_that_are_no_longer_found_are_drift(
@@ -110,7 +135,10 @@ def test_a_model_that_lost_the_task_is_told_from_one_that_lost_the_circuit(
     ("text", "said"),
     [
         ("{", "is not whole JSON"),
-        ('{"format": "circuitfind.circuit", "version": 2}', "version 2; this circuitfind reads version 1. Upgrade it"),
+        (
+            '{"format": "circuitfind.circuit", "version": 2}',
+            "version 2; this circuitfind reads version 1. Upgrade it",
+        ),
     ],
 )
 def test_a_circuit_that_can_not_be_read_could_not_run_and_the_others_still_do(
@@ -150,7 +178,18 @@ def test_what_was_found_in_a_special_way_is_found_again_and_judged_alone(
 def test_a_circuit_of_neurons_is_found_again_and_drifts_where_it_was_altered(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    neurons = ["--level", "neuron", "--method", "eap", "--neurons", "20", "--prompts", "2", "--out", str(tmp_path)]
+    neurons = [
+        "--level",
+        "neuron",
+        "--method",
+        "eap",
+        "--neurons",
+        "20",
+        "--prompts",
+        "2",
+        "--out",
+        str(tmp_path),
+    ]
     assert call(["run", "ioi", "--model", "tiny", "--format", "dot", "-q", *neurons], debug=False) == 0
     exact = ("--tolerance", "jaccard=1,heads=1,kl=0,faithfulness=0")
     code, (verdict,) = checked(capsys, str(tmp_path), *exact)
@@ -198,9 +237,15 @@ def test_a_consensus_circuit_holds_against_the_consensus_found_again(
         path = altered(path, tmp_path / "old.json", method=lambda said: {**said, "level": 0.95})
     code, (verdict,) = checked(capsys, str(path), "--tolerance", "jaccard=1,heads=1")
     assert (code, verdict["status"]) == (0, "holds"), verdict
-    for command in (["show", str(path)], ["export", str(path), "--format", "dot", "--out", str(tmp_path / "c.dot")]):
+    for command in (
+        ["show", str(path)],
+        ["export", str(path), "--format", "dot", "--out", str(tmp_path / "c.dot")],
+    ):
         assert call(command, debug=False) == 0
-    assert call(["evaluate", str(path), "--parts", "held-out", "--out", str(tmp_path / "ev"), "-q"], debug=False) == 0
+    assert (
+        call(["evaluate", str(path), "--parts", "held-out", "--out", str(tmp_path / "ev"), "-q"], debug=False)
+        == 0
+    )
 
 
 def test_more_prompts_than_there_is_memory_for_are_refused_before_all_are_drawn(

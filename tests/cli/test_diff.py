@@ -17,7 +17,10 @@ MODEL = {"name": "small", "n_layers": 2, "n_heads": 2, "parallel_attn_mlp": Fals
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[str, str]:
     paths = []
-    for name, edges in (("a", {"input->m0": 1.0, "m0->logits": 2.0}), ("b", {"input->m0": 1.5, "m1->logits": -0.5})):
+    for name, edges in (
+        ("a", {"input->m0": 1.0, "m0->logits": 2.0}),
+        ("b", {"input->m0": 1.5, "m1->logits": -0.5}),
+    ):
         folder = tmp_path / name
         folder.mkdir()
         circuit = Circuit(Graph(2, 2), {Edge.parse(k): v for k, v in edges.items()}, MODEL, {"name": "ioi"})
@@ -26,10 +29,14 @@ def pair(tmp_path: Path) -> tuple[str, str]:
     return paths[0], paths[1]
 
 
-def test_a_person_sees_what_was_lost_and_gained(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_person_sees_what_was_lost_and_gained(
+    pair: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(["diff", *pair], debug=False) == 0
     printed = capsys.readouterr().out
-    assert "edges: 1 in both, 1 lost, 1 gained (Jaccard 33.3%); 1 of those in both have another score" in printed
+    assert (
+        "edges: 1 in both, 1 lost, 1 gained (Jaccard 33.3%); 1 of those in both have another score" in printed
+    )
     assert "+2  m0->logits" in printed
     assert "-0.5  m1->logits" in printed
     assert "+1 -> +1.5  input->m0" in printed
@@ -48,7 +55,12 @@ def test_a_program_gets_one_json_document(pair: tuple[str, str], capsys: pytest.
 
 @pytest.mark.parametrize(
     ("options", "code"),
-    [((), 0), (("--fail",), 1), (("--fail", "--min-jaccard", "0.3"), 0), (("--fail", "--min-jaccard", "0.5"), 1)],
+    [
+        ((), 0),
+        (("--fail",), 1),
+        (("--fail", "--min-jaccard", "0.3"), 0),
+        (("--fail", "--min-jaccard", "0.5"), 1),
+    ],
 )
 def test_fail_makes_it_a_gate(pair: tuple[str, str], options: tuple[str, ...], code: int) -> None:
     assert call(["diff", *pair, *options], debug=False) == code

@@ -48,7 +48,13 @@ def test_every_part_is_in_both_reports_and_the_curve_is_drawn(whole: Path) -> No
         "curve",
     ]
     assert [name for name in found if name in parts] == parts
-    for title in ("Under every ablation", "On other prompts", "Completeness", "Hypothesis tests", "![Faithfulness"):
+    for title in (
+        "Under every ablation",
+        "On other prompts",
+        "Completeness",
+        "Hypothesis tests",
+        "![Faithfulness",
+    ):
         assert title in page
     assert (whole / "curve.svg").read_bytes().startswith(b"<?xml")
     assert (whole / "curve.png").read_bytes().startswith(b"\x89PNG")
@@ -78,10 +84,24 @@ def test_other_prompts_are_none_of_its_own_and_as_many_as_asked_for(whole: Path)
 def test_a_circuit_of_neurons_is_judged_as_its_run_judged_it_and_in_no_way_that_is_for_edges(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    neurons = ["--level", "neuron", "--method", "eap", "--neurons", "20", "--prompts", "3", "--out", str(tmp_path)]
+    neurons = [
+        "--level",
+        "neuron",
+        "--method",
+        "eap",
+        "--neurons",
+        "20",
+        "--prompts",
+        "3",
+        "--out",
+        str(tmp_path),
+    ]
     assert call(["run", "ioi", "--model", "tiny", "--format", "dot", "-q", *neurons], debug=False) == 0
     assert call(["evaluate", str(tmp_path), "--held-out", "2", "-q"], debug=False) == 0
-    said, stored = document(tmp_path / "evaluation"), json.loads((tmp_path / "circuit.json").read_text())["metrics"]
+    said, stored = (
+        document(tmp_path / "evaluation"),
+        json.loads((tmp_path / "circuit.json").read_text())["metrics"],
+    )
     assert said["faithfulness"]["circuit"] == stored["circuit"] == said["ablations"]["corrupted"]["circuit"]
     assert set(said["ablations"]) == {"corrupted", "zero", "mean", "mean-positional"}
     assert [each["n_prompts"] for each in said["held_out"].values()] == [2, 2]
@@ -113,9 +133,22 @@ def test_only_the_parts_asked_for_are_run_and_the_summary_has_them(
 
 
 @pytest.mark.slow
-def test_the_same_evaluation_has_the_same_bytes_but_for_its_timings(run: Path, whole: Path, tmp_path: Path) -> None:
+def test_the_same_evaluation_has_the_same_bytes_but_for_its_timings(
+    run: Path, whole: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "again"
-    arguments = ["evaluate", str(run), "--reference", str(run), "--held-out", "3", *FEW, "--batch-size", "1", "-q"]
+    arguments = [
+        "evaluate",
+        str(run),
+        "--reference",
+        str(run),
+        "--held-out",
+        "3",
+        *FEW,
+        "--batch-size",
+        "1",
+        "-q",
+    ]
     assert call([*arguments, "--out", str(out)], debug=False) == 0
     first, second = document(whole), document(out)
     for found in (first, second):
@@ -138,7 +171,9 @@ def test_a_warning_is_told_once(run: Path, tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().err.count("fails this task") == 1
 
 
-def test_nothing_is_overwritten_without_force(run: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_overwritten_without_force(
+    run: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(["evaluate", str(run), "--parts", "quick", "-q"], debug=False) == 2
     assert "is not empty" in capsys.readouterr().err
 
@@ -167,7 +202,9 @@ def test_a_model_of_another_shape_and_a_circuit_of_an_unknown_task_are_refused(
 ) -> None:
     stored = json.loads((run / "circuit.json").read_text(encoding="utf-8"))
     alone = tmp_path / "alone.json"
-    alone.write_text(json.dumps({**stored, "task": {**stored["task"], "name": "elsewhere"}}), encoding="utf-8")
+    alone.write_text(
+        json.dumps({**stored, "task": {**stored["task"], "name": "elsewhere"}}), encoding="utf-8"
+    )
     assert call(["evaluate", str(alone)], debug=False) == 2
     said = capsys.readouterr().err
     assert "is of the task 'elsewhere', which is none of circuitfind's own" in said
@@ -179,7 +216,18 @@ def test_a_part_is_written_when_it_is_done_and_resume_makes_the_others_to_the_sa
     run: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "report"
-    arguments = ["evaluate", str(run), "--reference", str(run), "--held-out", "3", *FEW, "--out", str(out), "-q"]
+    arguments = [
+        "evaluate",
+        str(run),
+        "--reference",
+        str(run),
+        "--held-out",
+        "3",
+        *FEW,
+        "--out",
+        str(out),
+        "-q",
+    ]
     few = ["--parts", "ablations,minimality,curve"]
     assert call([*arguments, *few], debug=False) == 0
     assert {"ablations", "minimality", "curve"} < set(document(out)) and "completeness" not in document(out)
@@ -191,7 +239,10 @@ def test_a_part_is_written_when_it_is_done_and_resume_makes_the_others_to_the_sa
     for found in (first, second):
         del found["timings"], found["files"]["report.md"]
     assert first == second
-    pages = [(folder / "report.md").read_text(encoding="utf-8").split("## What it took")[0] for folder in (whole, out)]
+    pages = [
+        (folder / "report.md").read_text(encoding="utf-8").split("## What it took")[0]
+        for folder in (whole, out)
+    ]
     assert pages[0] == pages[1]
     capsys.readouterr()
     assert call([*arguments, "--resume", "--most", "4"], debug=False) == 2
@@ -206,7 +257,10 @@ def test_what_was_done_when_it_was_cut_off_is_kept_and_told(
     def cut_off(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    out, arguments = tmp_path / "report", ["evaluate", str(run), "--parts", "ablations,random", "--random", "2", "-q"]
+    out, arguments = (
+        tmp_path / "report",
+        ["evaluate", str(run), "--parts", "ablations,random", "--random", "2", "-q"],
+    )
     arguments += ["--ablations", "zero", "--out", str(out)]
     monkeypatch.setattr(evaluate, "by_trials", cut_off)
     assert call(arguments, debug=False) == 130
@@ -225,7 +279,17 @@ def test_resume_begins_anew_where_there_is_nothing_and_again_does_nothing_at_all
     from circuitfind.review import evaluate
 
     out = tmp_path / "report"
-    arguments = ["evaluate", str(run), "--parts", "reference", "--reference", str(run), "--out", str(out), "--resume"]
+    arguments = [
+        "evaluate",
+        str(run),
+        "--parts",
+        "reference",
+        "--reference",
+        str(run),
+        "--out",
+        str(out),
+        "--resume",
+    ]
     assert call(arguments, debug=False) == 0
     first = (out / "report.json").read_bytes()
     assert "holds no evaluation yet: it begins anew" in capsys.readouterr().err
@@ -239,7 +303,10 @@ def test_resume_begins_anew_where_there_is_nothing_and_again_does_nothing_at_all
     ("damage", "said"),
     [
         (lambda text: text[:-40], "is not whole JSON"),
-        (lambda text: text.replace('"parts": [', '"parts": 3, "other": ['), 'its "parts" is 3; it must be a list'),
+        (
+            lambda text: text.replace('"parts": [', '"parts": 3, "other": ['),
+            'its "parts" is 3; it must be a list',
+        ),
         (lambda text: text.replace('"faithfulness": {', '"other": {', 1), "lacks the values of its section"),
     ],
 )
@@ -247,7 +314,17 @@ def test_a_damaged_report_is_not_gone_on_with(
     run: Path, tmp_path: Path, damage: Any, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "report"
-    arguments = ["evaluate", str(run), "--parts", "reference", "--reference", str(run), "--out", str(out), "-q"]
+    arguments = [
+        "evaluate",
+        str(run),
+        "--parts",
+        "reference",
+        "--reference",
+        str(run),
+        "--out",
+        str(out),
+        "-q",
+    ]
     assert call(arguments, debug=False) == 0
     report = out / "report.json"
     report.write_text(damage(report.read_text(encoding="utf-8")), encoding="utf-8")

@@ -64,7 +64,9 @@ def test_a_file_is_replaced_only_with_force(folder):
     (folder / "circuit.dot").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputError, match=r"circuit\.dot is there already\. Add --force"):
         call(folder, "--format", "svg,dot")
-    assert (folder / "circuit.dot").read_text(encoding="utf-8") == "mine" and not (folder / "circuit.svg").exists()
+    assert (folder / "circuit.dot").read_text(encoding="utf-8") == "mine" and not (
+        folder / "circuit.svg"
+    ).exists()
     call(folder, "--format", "dot", "--force")
     assert (folder / "circuit.dot").read_text(encoding="utf-8") == circuit_to_dot(CIRCUIT)
 
@@ -72,7 +74,11 @@ def test_a_file_is_replaced_only_with_force(folder):
 @pytest.mark.parametrize(
     ("arguments", "error", "says"),
     [
-        (["--format", "svg,pdf", "--out", "x.svg"], UsageError, "--out x.svg names one file, but --format asks for 2"),
+        (
+            ["--format", "svg,pdf", "--out", "x.svg"],
+            UsageError,
+            "--out x.svg names one file, but --format asks for 2",
+        ),
         (["--format", "svgg"], UsageError, "Did you mean 'svg'"),
         (["--format", ""], UsageError, "No export format named ''"),
         (["--out", "figure.jpeg"], UsageError, "No export format named 'jpeg'"),
@@ -96,7 +102,16 @@ def test_bad_input_says_what_to_do_and_writes_nothing(arguments, error, says, fo
 
 
 def test_the_options_are_the_look(folder):
-    options = ["--style", "screen", "--collapse", "layers", "--max-edges", "1", "--labels", "a0=One, two,m0=Three"]
+    options = [
+        "--style",
+        "screen",
+        "--collapse",
+        "layers",
+        "--max-edges",
+        "1",
+        "--labels",
+        "a0=One, two,m0=Three",
+    ]
     look = Look(1, "screen", "layers", {Node("head", 0): "One, two", Node("mlp", 0): "Three"}, roles=False)
     look = replace(look, highlight=Highlight.of(CIRCUIT, folder.name))
     said = call(folder, "--format", "dot", "--out", "-", *options, "--no-roles", "--highlight", folder)

@@ -30,7 +30,9 @@ def test_a_circuit_becomes_a_folder_beside_it_and_its_export_is_the_file(theirs,
     code, out, err = run(capsys, "import", theirs, "--model", "two")
     assert (code, err) == (0, "") and out == f"{tmp_path / 'theirs'}: a circuit of 8 of 46 edges\n"
     code, out, err = run(capsys, "export", tmp_path / "theirs", "--format", "eap-ig-json")
-    assert code == 0 and err.startswith("circuit.eap-ig.json: not in the file: what the circuit was found with")
+    assert code == 0 and err.startswith(
+        "circuit.eap-ig.json: not in the file: what the circuit was found with"
+    )
     assert (tmp_path / "theirs" / "circuit.eap-ig.json").read_bytes() == THEIRS.read_bytes()
     assert (tmp_path / "theirs" / "circuit.json").exists()
     code, _, err = run(capsys, "import", theirs)
@@ -63,7 +65,9 @@ def test_bad_input_says_what_to_do(arguments, says, theirs, capsys, tmp_path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["theirs.json"]
 
 
-def test_a_run_writes_files_for_other_tools_and_one_that_can_not_be_written_does_not_lose_it(capsys, tmp_path):
+def test_a_run_writes_files_for_other_tools_and_one_that_can_not_be_written_does_not_lose_it(
+    capsys, tmp_path
+):
     asked = ["run", "ioi", "--model", "tiny", "--prompts", "2", "--method", "eap", "--edges", "30", "-q"]
     code, _, _ = run(capsys, *asked, "--format", "eap-ig-json", "--out", tmp_path / "edges")
     assert code == 0 and (tmp_path / "edges" / "circuit.eap-ig.json").is_file()

@@ -20,7 +20,15 @@ from circuitfind.evaluation.reference import edges_of
 
 GPT2 = Graph(12, 12)
 MODEL = {"name": "gpt2", "n_layers": 12, "n_heads": 12, "parallel_attn_mlp": False}
-NAMES = ("input->m0", "m0->a9.h9<v>", "m0->a9.h6<q>", "m0->a5.h0<k>", "a9.h9->logits", "a9.h6->logits", "a5.h0->logits")
+NAMES = (
+    "input->m0",
+    "m0->a9.h9<v>",
+    "m0->a9.h6<q>",
+    "m0->a5.h0<k>",
+    "a9.h9->logits",
+    "a9.h6->logits",
+    "a5.h0->logits",
+)
 Printed = pytest.CaptureFixture[str]
 
 
@@ -73,7 +81,9 @@ def test_the_list_names_task_model_level_paper_and_size(capsys: Printed) -> None
 def test_a_circuit_is_shown_by_role(capsys: Printed) -> None:
     assert call(["known", "show", "ioi"], debug=False) == 0
     printed = capsys.readouterr().out
-    assert "ioi in gpt2, 26 heads" in printed and "\nS-inhibition         a7.h3 a7.h9 a8.h6 a8.h10\n" in printed
+    assert (
+        "ioi in gpt2, 26 heads" in printed and "\nS-inhibition         a7.h3 a7.h9 a8.h6 a8.h10\n" in printed
+    )
     assert document(["show", "ioi"], capsys)["nodes"]["negative name mover"] == ["a10.h7", "a11.h10"]
 
 
@@ -87,7 +97,11 @@ def test_a_circuit_alone_is_compared_by_its_kept_edges(tmp_path: Path, capsys: P
     assert "by the |score| of kept edges" in printed
     compared = document(["compare", path, "ioi"], capsys)
     assert compared["nodes"]["auc"] == pytest.approx((2 * 117.5 + 24 * 117 / 2) / (26 * 118))
-    assert compared["roles"]["name mover"] == {"recall": 2 / 3, "found": ["a9.h6", "a9.h9"], "missing": ["a10.h0"]}
+    assert compared["roles"]["name mover"] == {
+        "recall": 2 / 3,
+        "found": ["a9.h6", "a9.h9"],
+        "missing": ["a10.h0"],
+    }
     assert compared["edges"] is None and compared["known"]["name"] == "ioi"
 
 
@@ -113,7 +127,10 @@ def test_against_a_circuit_file_edges_are_compared_too(tmp_path: Path, capsys: P
     assert call(["known", "compare", str(run), str(known / "mine.json")], debug=False) == 0
     assert "edges: 7 of 7 found" in capsys.readouterr().out
     assert call(["known", "list", "--folder", str(known)], debug=False) == 0
-    assert f"{known / 'mine.json'}\tmine\tgpt2\tedges\tfound with eap\t4 nodes, 7 edges" in capsys.readouterr().out
+    assert (
+        f"{known / 'mine.json'}\tmine\tgpt2\tedges\tfound with eap\t4 nodes, 7 edges"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,15 @@ import pytest
 from circuitfind.cli.app import call
 
 RUN = "run ioi --model tiny --prompts 4 --threshold 1.0 --format dot"
-FOREIGN = ("report.md", "report.json", "sweep.md", "sweep.json", "curve.png", "circuit.svg", "search.safetensors")
+FOREIGN = (
+    "report.md",
+    "report.json",
+    "sweep.md",
+    "sweep.json",
+    "curve.png",
+    "circuit.svg",
+    "search.safetensors",
+)
 
 
 @pytest.fixture(scope="module")

@@ -56,11 +56,15 @@ def test_a_run_leaves_a_circuit_of_edges_at_roles_in_every_file(options: tuple[s
     assert all(("@" in name) is not name.endswith("->logits") for name in written["edges"])
     with safe_open("a/scores.safetensors", "pt") as file:
         scores, receivers = file.get_tensor("scores"), json.loads(file.metadata()["receivers"])
-    assert receivers == [str(receiver) for receiver in circuit.graph.receivers] and len(scores) == len(receivers)
+    assert receivers == [str(receiver) for receiver in circuit.graph.receivers] and len(scores) == len(
+        receivers
+    )
     assert int((~scores.isnan()).sum()) == 1246
     report = Path("a/report.md").read_text()
     n_edges = sum(
-        int(line.split("|")[2]) for line in report.splitlines() if line.startswith(tuple(f"| {r} |" for r in ROLES))
+        int(line.split("|")[2])
+        for line in report.splitlines()
+        if line.startswith(tuple(f"| {r} |" for r in ROLES))
     )
     assert "## The edges by role" in report and n_edges == len(circuit.edges)
     assert f"{len(circuit.edges)} on a path from input to logits" in report or "--threshold" in options
@@ -93,7 +97,10 @@ def test_prompts_without_roles_are_told_apart_token_by_token(capsys: pytest.Capt
     assert run("alike.jsonl", *QUICK, "--method", "eap-ig", "--edges", 30, "--out", "b") == 0
     assert Circuit.load(Path("b")).graph.roles == (*map(str, range(length - 1)), END)
     capsys.readouterr()
-    assert run("a/prompts.jsonl", *QUICK, "--prompts", 12, "--method", "eap-ig", "--edges", 30, "--out", "c") == 2
+    assert (
+        run("a/prompts.jsonl", *QUICK, "--prompts", 12, "--method", "eap-ig", "--edges", 30, "--out", "c")
+        == 2
+    )
     assert "Name roles in the task" in capsys.readouterr().err and not Path("c").exists()
 
 
@@ -116,7 +123,10 @@ UNABLE = ("ifr", "subnetwork-probing", "edge-pruning", "hisp", "activation-magni
     [
         *((("--method", name, "--edges", 30), f"--positions: {name} decides") for name in UNABLE),
         (("--method", "ensemble", "--of", "eap-ig,ifr", "--edges", 30), "--positions: ifr decides"),
-        (("--method", "edge-pruning", "--start-from", "eap-ig", "--edges", 30), "--positions: edge-pruning decides"),
+        (
+            ("--method", "edge-pruning", "--start-from", "eap-ig", "--edges", 30),
+            "--positions: edge-pruning decides",
+        ),
         (("--schedule", "screened"), "--positions: the schedule screened"),
         (("--schedule", "grouped"), "--positions: the schedule grouped"),
     ],
@@ -140,7 +150,9 @@ def test_it_is_refused_before_torch_is_imported() -> None:
 
 def test_the_list_of_methods_says_which_tell_positions_apart(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["methods", "--json"], debug=False) == 0
-    listed = {method["name"]: method["positions"] for method in json.loads(capsys.readouterr().out)["methods"]}
+    listed = {
+        method["name"]: method["positions"] for method in json.loads(capsys.readouterr().out)["methods"]
+    }
     assert {name for name, can in listed.items() if not can} == set(UNABLE)
     assert set(listed) == set(CATALOGUE)
 

@@ -45,7 +45,9 @@ def tiny_pair() -> dict[str, Any]:
 
 
 def write_lines(path: str, *lines: object) -> str:
-    Path(path).write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
+    Path(path).write_text(
+        "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines)
+    )
     return path
 
 
@@ -92,7 +94,10 @@ PROMPTS: dict[str, tuple[Callable[[dict[str, Any]], list[object]], str]] = {
     ),
     "empty": (lambda pair: [], "holds no prompts"),
     "json": (lambda pair: [pair, '{"clean": "a'], "line 2"),
-    "key": (lambda pair: [{key: pair[key] for key in pair if key != "answers"}], "the key 'answers' is missing"),
+    "key": (
+        lambda pair: [{key: pair[key] for key in pair if key != "answers"}],
+        "the key 'answers' is missing",
+    ),
     "no-answer": (lambda pair: [pair | {"answers": []}], "'answers' is empty"),
     "empty-answer": (lambda pair: [pair | {"answers": [""]}], "is empty"),
     "too-long": (
@@ -131,8 +136,14 @@ def test_a_prompts_file_that_is_wrong(case: str, capsys: pytest.CaptureFixture[s
         (["ioi", "--threshold", "-0.1"], "--threshold is -0.1; it must be a finite number, 0 or above."),
         (["ioi", "--threshold", "nan"], "--threshold is nan"),
         (["ioi", "--threshold", "inf"], "--threshold is inf"),
-        (["ioi", "--threshold", "0.1", "--edges", "3"], "--threshold and --edges each set the circuit's size"),
-        (["ioi", "--method", "acdc", "--edges", "3"], "--edges needs a method that scores edges; acdc finds its own"),
+        (
+            ["ioi", "--threshold", "0.1", "--edges", "3"],
+            "--threshold and --edges each set the circuit's size",
+        ),
+        (
+            ["ioi", "--method", "acdc", "--edges", "3"],
+            "--edges needs a method that scores edges; acdc finds its own",
+        ),
         (["ioi", "--method", "acdc", "--fraction", "0.1"], "--fraction needs a method that scores edges"),
         (["ioi", "--method", "eap-ig"], "Give --edges N, --fraction F or --threshold T"),
         (["ioi", "--edges", "0"], "0 edges are asked for; give --edges a whole number, 1 or more"),
@@ -141,17 +152,25 @@ def test_a_prompts_file_that_is_wrong(case: str, capsys: pytest.CaptureFixture[s
         (["ioi", "--edges", "3", "--steps", "0"], "--steps is 0; it must be 1 or more"),
         (["ioi", "--edges", "3", "--select", "topp"], "No way to select named 'topp'. Did you mean 'top'?"),
         (["ioi", "--edges", "3", "--bootstrap", "1"], "--bootstrap is 1; give it 2 resamples or more"),
-        (["ioi", "--edges", "3", "--schedule", "grouped"], "eap-ig has no --schedule; it is for acdc. Leave it out."),
+        (
+            ["ioi", "--edges", "3", "--schedule", "grouped"],
+            "eap-ig has no --schedule; it is for acdc. Leave it out.",
+        ),
         (["ioi", "--method", "eap", "--edges", "3", "--steps", "2"], "eap has no --steps; it is for eap-ig"),
         (["ioi", "--bootstrap", "9"], "acdc has no --bootstrap; it is for methods that score edges"),
-        (["ioi", "--method", "eap", "--edges", "3", "--metric", "kl"], "that of kl is zero: every score would be"),
+        (
+            ["ioi", "--method", "eap", "--edges", "3", "--metric", "kl"],
+            "that of kl is zero: every score would be",
+        ),
         (["ioi", "--prompts", "0"], "--prompts is 0; it must be 1 or more."),
         (["ioi", "--batch-size", "0"], "--batch-size is 0"),
         (["ioi", "--batch-size", "many"], "--batch-size is 'many'"),
         (["ioi", "--dtype", "bfloat16", "--threshold", "0.0001"], "bfloat16 logits do not resolve"),
     ],
 )
-def test_options_that_mean_nothing(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_that_mean_nothing(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     refused(says, capsys, *arguments, "--out", "out")
 
 
@@ -160,7 +179,9 @@ def refused(says: str, capsys: pytest.CaptureFixture[str], *arguments: object) -
     capsys.readouterr()
     assert run(*arguments) == 2
     written = capsys.readouterr()
-    errors = [line for line in written.err.splitlines() if not line.startswith(("loading", "asking", "converting"))]
+    errors = [
+        line for line in written.err.splitlines() if not line.startswith(("loading", "asking", "converting"))
+    ]
     assert written.out == "" and errors[0].startswith("error: ") and len(errors) <= 2, written.err
     assert says in written.err
     assert sorted(Path().rglob("*")) == before
@@ -174,7 +195,10 @@ def refused(says: str, capsys: pytest.CaptureFixture[str], *arguments: object) -
         (lambda folder: (folder / "tokenizer.json").unlink(), "holds no tokenizer"),
         (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
         (set_config(architectures=["NoSuchForCausalLM"]), "NoSuchForCausalLM is not supported"),
-        (set_config(architectures=["T5ForConditionalGeneration"]), "T5ForConditionalGeneration is not supported"),
+        (
+            set_config(architectures=["T5ForConditionalGeneration"]),
+            "T5ForConditionalGeneration is not supported",
+        ),
         (spoil, "logits are NaN or infinite"),
     ],
 )
@@ -271,7 +295,10 @@ def test_a_warning_reaches_the_user_the_document_and_the_record(
     assert run(task, *QUICK, *options, "--quiet", "--json", "--out", "out") == 0
     written = capsys.readouterr()
     assert f"warning: {says}" in written.err
-    for warnings in (json.loads(written.out)["warnings"], json.loads(Path("out/run.json").read_text())["warnings"]):
+    for warnings in (
+        json.loads(written.out)["warnings"],
+        json.loads(Path("out/run.json").read_text())["warnings"],
+    ):
         assert any(warning.startswith(says) for warning in warnings)
 
 
@@ -313,7 +340,9 @@ def test_memory_is_a_number_and_its_unit(text: str, n_bytes: int) -> None:
 
 @pytest.mark.parametrize("text", ["4", "4000000000", "much", "-1GB", "GB", "4 XB", ""])
 def test_memory_that_is_no_size_is_told(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    refused(f"--memory is '{text}'; it must be a number with its unit", capsys, "ioi", *QUICK, "--memory", text)
+    refused(
+        f"--memory is '{text}'; it must be a number with its unit", capsys, "ioi", *QUICK, "--memory", text
+    )
 
 
 def test_too_little_memory_is_told_with_what_is_needed(capsys: pytest.CaptureFixture[str]) -> None:

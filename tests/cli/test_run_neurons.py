@@ -29,7 +29,13 @@ N_NEURONS = 576
 
 
 def find(out: Path, **options: Any) -> RunResult:
-    chosen: dict[str, Any] = {"task": "ioi", "model": "tiny", "n_prompts": 9, "level": "neuron", "formats": ()}
+    chosen: dict[str, Any] = {
+        "task": "ioi",
+        "model": "tiny",
+        "n_prompts": 9,
+        "level": "neuron",
+        "formats": (),
+    }
     size: dict[str, Any] = {} if options.get("method") == "acdc" else {"neurons": 40}
     return run(RunOptions(**chosen | size | options, out=out))
 
@@ -40,7 +46,11 @@ def test_every_method_leaves_a_circuit_that_is_read_back(method: str, tmp_path: 
     result = find(tmp_path / "run", method=method, n_prompts=4, **given)
     circuit, record = result.circuit, json.loads((tmp_path / "run/run.json").read_text())
     assert Circuit.load(tmp_path / "run") == circuit and circuit.neurons is not None
-    assert circuit.method["level"] == "neuron" and circuit.model["d_mlp"] == 128 and circuit.model["d_head"] == 16
+    assert (
+        circuit.method["level"] == "neuron"
+        and circuit.model["d_mlp"] == 128
+        and circuit.model["d_head"] == 16
+    )
     with safe_open(tmp_path / "run/scores.safetensors", "pt") as file:
         scores = file.get_tensor("scores")
     assert scores.shape == (N_NEURONS,) and scores.isfinite().all()
@@ -49,7 +59,9 @@ def test_every_method_leaves_a_circuit_that_is_read_back(method: str, tmp_path: 
     assert set(circuit.nodes[1:-1]) == set(by_node(circuit.neurons))
     if method == "acdc":
         assert record["search"]["tested"] == N_NEURONS <= record["search"]["computed"]
-        assert 0 < len(circuit.neurons) < N_NEURONS and all(score >= 0.2 for score in circuit.neurons.values())
+        assert 0 < len(circuit.neurons) < N_NEURONS and all(
+            score >= 0.2 for score in circuit.neurons.values()
+        )
     else:
         assert record["selection"] == {"nominal": 40, "kept": 40} and len(circuit.neurons) == 40
         least = min(map(abs, circuit.neurons.values()))

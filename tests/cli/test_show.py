@@ -15,7 +15,13 @@ from circuitfind.circuits.circuit import Circuit
 from circuitfind.circuits.graph import Edge, Graph
 from circuitfind.cli.app import call
 
-SCORES = {"input->a5.h2<q>": 0.75, "input->m4": -0.05, "a5.h2->logits": 2.0, "m4->logits": -1.0, "m4->a5.h2<v>": -0.25}
+SCORES = {
+    "input->a5.h2<q>": 0.75,
+    "input->m4": -0.05,
+    "a5.h2->logits": 2.0,
+    "m4->logits": -1.0,
+    "m4->a5.h2<v>": -0.25,
+}
 NAMES = {"task": {"name": "ioi"}, "method": {"name": "acdc", "metric": "kl"}}
 SMALL = """\
 ioi, small, acdc
@@ -57,7 +63,9 @@ def small(**names: object) -> Circuit:
 
 def of_neurons() -> Circuit:
     graph = Graph(2, 2)
-    kept = {Neuron.parse(name): score for name, score in {"a0.h1.d2": 0.5, "a0.h1.d3": -1.0, "m1.n7": 0.1}.items()}
+    kept = {
+        Neuron.parse(name): score for name, score in {"a0.h1.d2": 0.5, "a0.h1.d3": -1.0, "m1.n7": 0.1}.items()
+    }
     return Circuit(graph, edges_among(graph, kept), model(graph), neurons=kept, **NAMES)
 
 
@@ -115,7 +123,9 @@ def test_a_program_gets_one_json_document(printed):
     assert document["nodes"]["m4"] == {"kind": "mlp", "n": 2, "score": -1.25, "strength": 1.25}
     assert (document["task"], document["n_edges"], document["faithfulness"]) == ("ioi", 5, 0.625)
     document = json.loads(printed(small(), "--json", "--node", "m4"))
-    assert document["out"] == {"m4->logits": -1.0, "m4->a5.h2<v>": -0.25} and document["in"] == {"input->m4": -0.05}
+    assert document["out"] == {"m4->logits": -1.0, "m4->a5.h2<v>": -0.25} and document["in"] == {
+        "input->m4": -0.05
+    }
     assert json.loads(printed(of_neurons(), "--json", "--node", "m1"))["neurons"] == {"m1.n7": 0.1}
 
 
@@ -156,5 +166,7 @@ def test_a_terminal_without_the_letters_gets_others(tmp_path: Path):
     (tmp_path / "circuit.json").write_text(small().to_json(), encoding="utf-8")
     code = "import sys; from circuitfind.cli.app import main; main()"
     command = [sys.executable, "-c", code, "show", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, check=True)
+    done = subprocess.run(
+        command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, check=True
+    )
     assert b"     4  .  .  .   8-     1\n" in done.stdout and done.stdout.isascii()

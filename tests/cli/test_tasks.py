@@ -40,7 +40,11 @@ def run(*arguments: object) -> Result:
 @pytest.mark.parametrize("arguments", [(), ("list",)])
 def test_list_shows_every_task_on_a_line_of_its_own(arguments: tuple[str, ...]) -> None:
     result = run(*arguments)
-    assert [line.split("\t")[0] for line in result.stdout.splitlines()] == ["docstring", "greater-than", "ioi"]
+    assert [line.split("\t")[0] for line in result.stdout.splitlines()] == [
+        "docstring",
+        "greater-than",
+        "ioi",
+    ]
 
 
 def test_list_as_json_is_one_document() -> None:
@@ -114,4 +118,7 @@ def test_every_command_shows_an_example(command: str) -> None:
 
 def test_the_command_imports_neither_torch_nor_transformers_nor_yaml() -> None:
     code = "import sys, circuitfind.cli.tasks; print({'torch', 'transformers', 'yaml'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.strip() == b"set()"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.strip()
+        == b"set()"
+    )

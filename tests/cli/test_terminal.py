@@ -74,7 +74,9 @@ def test_a_warning_is_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
-def test_quiet_silences_all_but_warnings(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+def test_quiet_silences_all_but_warnings(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
     written(monkeypatch, stream)
     with TerminalProgress(quiet=True) as progress:
         progress.stage("loading")
@@ -84,7 +86,9 @@ def test_quiet_silences_all_but_warnings(stream: io.StringIO, monkeypatch: pytes
     assert stream.getvalue() == "warning: beware\n"
 
 
-def test_a_terminal_keeps_every_line_and_draws_a_bar_with_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_keeps_every_line_and_draws_a_bar_with_the_time_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "200")
     stream = written(monkeypatch, Terminal())

@@ -66,7 +66,11 @@ def mean_diff(page: dict[str, Any], name: str) -> float:
 
 def test_a_run_writes_a_page_with_its_predictions_bootstrap_and_observations(ran: Path) -> None:
     page, circuit = data(ran / "circuit.html"), Circuit.load(ran)
-    assert len(page["prompts"]) == 5 and len(page["observations"]["pairs"]) == 4 and page["surenessLevel"] == 0.95
+    assert (
+        len(page["prompts"]) == 5
+        and len(page["observations"]["pairs"]) == 4
+        and page["surenessLevel"] == 0.95
+    )
     for name, block in (("clean", "full"), ("circuit", "circuit")):
         assert mean_diff(page, name) == pytest.approx(circuit.metrics[block]["logit-diff"], abs=1e-3)
     heads = {node for node, (_, kind, *_) in enumerate(page["nodes"]) if kind == "head"}
@@ -82,7 +86,9 @@ def test_view_of_the_run_shows_the_same_and_a_curve_and_replaces_its_own_page(ra
     assert {**after, "curve": None} == before
 
 
-def test_a_page_of_a_run_that_was_evaluated_shows_the_curve_that_its_report_has(ran: Path, tmp_path: Path) -> None:
+def test_a_page_of_a_run_that_was_evaluated_shows_the_curve_that_its_report_has(
+    ran: Path, tmp_path: Path
+) -> None:
     shutil.copytree(ran, tmp_path / "run")
     call(evaluate, tmp_path / "run", "--parts", "curve", "--quiet")
     call(view, tmp_path / "run", "--no-open", "--no-model")
@@ -95,14 +101,24 @@ def test_export_makes_the_page_of_what_the_run_left_without_torch(ran: Path, tmp
     page = tmp_path / "page.html"
     to = ["--out", str(page)]
     for arguments in (["export", str(ran), *to], ["view", str(ran), "--no-model", "--no-open", *to]):
-        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+        )
         assert done.stdout == f"{page}\nFalse\n"
         assert data(page)["observations"] is None and len(data(page)["prompts"]) == 5
 
 
-@pytest.mark.parametrize("options", [{"positions": True, "edges": 30}, {"level": "neuron", "neurons": 20}], ids=str)
-def test_pages_of_positions_and_of_neurons_have_predictions_of_their_circuit(options: Any, tmp_path: Path) -> None:
-    run(RunOptions("ioi", "tiny", method="eap", n_prompts=3, out=tmp_path / "run", formats=("html",), **options))
+@pytest.mark.parametrize(
+    "options", [{"positions": True, "edges": 30}, {"level": "neuron", "neurons": 20}], ids=str
+)
+def test_pages_of_positions_and_of_neurons_have_predictions_of_their_circuit(
+    options: Any, tmp_path: Path
+) -> None:
+    run(
+        RunOptions(
+            "ioi", "tiny", method="eap", n_prompts=3, out=tmp_path / "run", formats=("html",), **options
+        )
+    )
     call(view, tmp_path / "run", "--no-open", "--out", tmp_path / "page.html")
     circuit = Circuit.load(tmp_path / "run").metrics["circuit"]["logit-diff"]
     for file in (tmp_path / "run" / "circuit.html", tmp_path / "page.html"):
@@ -155,7 +171,9 @@ def test_a_file_that_is_no_page_of_ours_is_replaced_only_with_force(folder: Path
     assert data(folder / "circuit.html")["title"] == "ioi in no/such-model"
 
 
-def test_it_is_opened_where_there_is_a_display_or_when_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_opened_where_there_is_a_display_or_when_asked_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened: list[str] = []
     monkeypatch.setattr(module.webbrowser, "open", opened.append)
     monkeypatch.delenv("DISPLAY", raising=False)

@@ -98,7 +98,9 @@ def test_only_heads_and_mlps_that_a_kept_edge_leaves_are_knocked_out() -> None:
 
 def grown(kept: frozenset[str]) -> list[float]:
     """Where input->logits is kept each sender that is gone is worth its number, else nothing is."""
-    gone = [sender for sender in Graph(2, 2).senders if not any(name.startswith(f"{sender}->") for name in kept)]
+    gone = [
+        sender for sender in Graph(2, 2).senders if not any(name.startswith(f"{sender}->") for name in kept)
+    ]
     return [float(sum(Graph(2, 2).sender_index[sender] for sender in gone) * ("input->logits" in kept))]
 
 
@@ -149,11 +151,16 @@ def test_the_record_is_json_and_the_sentences_name_the_nodes() -> None:
         "incompleteness": 1.0,
         "share": 1.0,
     }
-    assert found.lines()[-1] == "Greedy knock-out: incompleteness 1 logits (100.0% of full - ablated) without a0.h0."
+    assert (
+        found.lines()[-1]
+        == "Greedy knock-out: incompleteness 1 logits (100.0% of full - ablated) without a0.h0."
+    )
 
 
 @pytest.mark.parametrize(
-    "options", [{"n_random": -1}, {"n_steps": -1}, {"n_candidates": 0}], ids=lambda options: next(iter(options))
+    "options",
+    [{"n_random": -1}, {"n_steps": -1}, {"n_candidates": 0}],
+    ids=lambda options: next(iter(options)),
 )
 def test_numbers_that_cannot_be_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=f"is {next(iter(options.values()))}; give"):

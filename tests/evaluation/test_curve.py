@@ -30,7 +30,9 @@ LENGTHS = (5, 7, 4)
 
 
 @contextmanager
-def trials_of(family: str = "gpt2", ablation: AblationName = "corrupted", batch_size: int = 2) -> Iterator[Trials]:
+def trials_of(
+    family: str = "gpt2", ablation: AblationName = "corrupted", batch_size: int = 2
+) -> Iterator[Trials]:
     model = random_transformer(family, seed=3)
     batch = with_means(model, random_batch(4, LENGTHS), ablation)
     with Threads(model.device) as threads:
@@ -38,7 +40,9 @@ def trials_of(family: str = "gpt2", ablation: AblationName = "corrupted", batch_
 
 
 def draw_scores(trials: Trials, seed: int = 1) -> torch.Tensor:
-    scores = torch.randn(trials.edges.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    scores = torch.randn(
+        trials.edges.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     return scores.masked_fill(~trials.edges, math.nan)
 
 
@@ -98,10 +102,14 @@ def test_an_area_is_additive_and_one_place_has_none() -> None:
         ("pythia-sequential", "corrupted", "prob-diff"),
     ],
 )
-def test_every_circuit_fares_as_in_whole_literal_runs(family: str, ablation: AblationName, metric: str) -> None:
+def test_every_circuit_fares_as_in_whole_literal_runs(
+    family: str, ablation: AblationName, metric: str
+) -> None:
     literal, batch = Literal(random_model(family, 3)), random_batch(4, LENGTHS)
     everything, metrics = set(literal.graph.edges()), (metric, "kl")
-    full, empty = (oracle.measured(literal, batch, kept, metrics, ablation)[metric] for kept in (everything, set()))
+    full, empty = (
+        oracle.measured(literal, batch, kept, metrics, ablation)[metric] for kept in (everything, set())
+    )
     with trials_of(family, ablation) as trials:
         scores = draw_scores(trials)
         curve = measure_curve(trials, scores, metric)
@@ -112,8 +120,12 @@ def test_every_circuit_fares_as_in_whole_literal_runs(family: str, ablation: Abl
         runs = [oracle.measured(literal, batch, kept, metrics, ablation) for kept in expected]
         heights[select] = [oracle.faithfulness(run[metric], full, empty) for run in runs]
         assert [point.n_kept for point in points] == [len(edges) for edges in expected]
-        assert [point.value for point in points] == pytest.approx([run[metric] for run in runs], rel=1e-8, abs=1e-8)
-        assert [point.kl for point in points] == pytest.approx([run["kl"] for run in runs], rel=1e-8, abs=1e-8)
+        assert [point.value for point in points] == pytest.approx(
+            [run[metric] for run in runs], rel=1e-8, abs=1e-8
+        )
+        assert [point.kl for point in points] == pytest.approx(
+            [run["kl"] for run in runs], rel=1e-8, abs=1e-8
+        )
         assert [point.faithfulness for point in points] == pytest.approx(heights[select], rel=1e-8, abs=1e-8)
     assert curve.cpr == pytest.approx(oracle.area(heights["top-signed"]), rel=1e-8)
     assert curve.cmd == pytest.approx(oracle.area([abs(1 - f) for f in heights["top"]]), rel=1e-8)

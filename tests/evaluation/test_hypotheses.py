@@ -89,7 +89,12 @@ def test_a_circuit_beside_the_behaviour_is_neither_sufficient_nor_necessary() ->
 def test_equivalence_counts_prompts_won_and_leaves_out_ties() -> None:
     options = HypothesisOptions(epsilon=0.0)
     found = judge_equivalence((2.0, 1.0, 5.0, 3.0), (1.0, 2.0, 4.0, 3.0), "logit-diff", options)
-    assert (found.n, found.statistic, found.effect_size, found.p_value) == (3, 2 / 3, pytest.approx(1 / 6), 1.0)
+    assert (found.n, found.statistic, found.effect_size, found.p_value) == (
+        3,
+        2 / 3,
+        pytest.approx(1 / 6),
+        1.0,
+    )
     lost = judge_equivalence((0.0,) * 10, (1.0,) * 10, "logit-diff", options)
     assert lost.p_value == pytest.approx(2 / 2**10)
 
@@ -173,7 +178,9 @@ def test_every_number_agrees_with_literal_runs() -> None:
     circuit, outside = edges_in(graph, kept), edges_in(graph, everything & ~kept)
 
     def distance(a: set[Edge], b: set[Edge]) -> float:
-        return sum(abs(x - y) for x, y in zip(judge.values(a), judge.values(b), strict=True)) / batch.n_prompts
+        return (
+            sum(abs(x - y) for x, y in zip(judge.values(a), judge.values(b), strict=True)) / batch.n_prompts
+        )
 
     for edge in found.tests[2].edges:
         assert edge.change == pytest.approx(distance(circuit, circuit - {edge.edge}), abs=1e-8)
@@ -182,7 +189,9 @@ def test_every_number_agrees_with_literal_runs() -> None:
     assert found.tests[3].statistic == sum(own < other for other in others)
     draw, paths, own = Draw(3), Paths(graph, everything & ~kept), distance(outside, judge.everything)
     drawn = [edges_in(graph, paths.draw(len(circuit), draw)) for _ in range(5)]
-    assert found.tests[4].statistic == sum(own > distance(judge.everything - d, judge.everything) for d in drawn)
+    assert found.tests[4].statistic == sum(
+        own > distance(judge.everything - d, judge.everything) for d in drawn
+    )
     wins = [x > y for x, y in zip(judge.values(circuit), judge.values(judge.everything), strict=True)]
     assert found.tests[0].statistic == sum(wins) / len(wins)
 
@@ -194,7 +203,15 @@ def test_neither_batch_size_nor_an_earlier_call_changes_a_bit() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epsilon": 0.5}, {"quantile": 1.0}, {"alpha": 0.0}, {"n_random": 0}, {"n_permutations": 0}, {"most": 0}]
+    "wrong",
+    [
+        {"epsilon": 0.5},
+        {"quantile": 1.0},
+        {"alpha": 0.0},
+        {"n_random": 0},
+        {"n_permutations": 0},
+        {"most": 0},
+    ],
 )
 def test_numbers_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="give"):

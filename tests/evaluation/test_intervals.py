@@ -105,7 +105,11 @@ def test_an_interval_is_that_of_a_literal_loop() -> None:
 
 
 def test_resamples_of_one_prompt_alone_count_for_nothing() -> None:
-    x, y, draws = np.array([1.0, 3.0, 2.0]), np.ones(3), np.array([[0, 0, 0], [0, 1, 2], [2, 2, 2], [0, 1, 1]])
+    x, y, draws = (
+        np.array([1.0, 3.0, 2.0]),
+        np.ones(3),
+        np.array([[0, 0, 0], [0, 1, 2], [2, 2, 2], [0, 1, 1]]),
+    )
     found = ratio_interval(x, y, draws, 0.95, 1e-9)
     assert found is not None and all(map(math.isfinite, found)) and found[1] - found[0] < 10
 
@@ -127,4 +131,7 @@ def test_the_order_of_edges_and_slices_of_them_change_no_bit() -> None:
 
 def test_few_prompts_are_told_not_to_keep_the_promise() -> None:
     assert promise(0.95, LEAST_PROMPTS) == promise(0.95, None) == "95%"
-    assert promise(0.95, LEAST_PROMPTS - 1) == f"nominally 95%, which {LEAST_PROMPTS - 1} prompts are too few for"
+    assert (
+        promise(0.95, LEAST_PROMPTS - 1)
+        == f"nominally 95%, which {LEAST_PROMPTS - 1} prompts are too few for"
+    )

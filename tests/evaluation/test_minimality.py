@@ -32,7 +32,9 @@ def worth(kept: frozenset[str]) -> list[float]:
 
 
 def made(**options: float) -> Minimality:
-    return measure_minimality(Made(SMALL, worth), mask(SMALL, *CIRCUIT), "logit-diff", LeaveOneOut(**options), Silent())
+    return measure_minimality(
+        Made(SMALL, worth), mask(SMALL, *CIRCUIT), "logit-diff", LeaveOneOut(**options), Silent()
+    )
 
 
 def test_a_contribution_is_the_mean_of_what_each_prompt_loses() -> None:
@@ -50,7 +52,9 @@ def test_parts_of_less_than_the_share_are_needless_whatever_their_sign() -> None
     assert found.least == pytest.approx(0.04515)
     assert found.edges.n_below(found.least) == 2 and found.nodes.n_below(found.least) == 0
     assert made(share=0.9).edges.n_below(made(share=0.9).least) == 4
-    assert found.lines()[0].startswith("Left out alone, 2 of all 5 edges change logit-diff by less than 1% of")
+    assert found.lines()[0].startswith(
+        "Left out alone, 2 of all 5 edges change logit-diff by less than 1% of"
+    )
     assert "a0.h0->logits, 6 (132.9%)" in found.lines()[0]
 
 
@@ -63,7 +67,9 @@ def test_a_sample_is_drawn_by_its_seed_and_said_to_be_one() -> None:
     assert made(most=2, seed=1) == found
 
 
-@pytest.mark.parametrize(("family", "metric"), [("gpt2", "logit-diff"), ("llama", "kl"), ("pythia", "prob-diff")])
+@pytest.mark.parametrize(
+    ("family", "metric"), [("gpt2", "logit-diff"), ("llama", "kl"), ("pythia", "prob-diff")]
+)
 def test_every_edge_and_node_contributes_what_literal_runs_say(family: str, metric: MetricName) -> None:
     model, batch = random_transformer(family, 5), random_batch(6)
     with Threads(model.device) as threads:
@@ -86,7 +92,9 @@ def test_leaving_out_a_dead_edge_changes_nothing_at_all() -> None:
     with Threads(model.device) as threads:
         trials = Trials(model, random_batch(6), "corrupted", 2, threads)
         kept = some(trials.edges, 0.6, 3)
-        kept[:, trials.graph.sender_index[Node("head", 1, 0)]] = False  # nothing leaves it: all edges into it are dead
+        kept[:, trials.graph.sender_index[Node("head", 1, 0)]] = (
+            False  # nothing leaves it: all edges into it are dead
+        )
         found = measure_minimality(trials, kept, "kl", LeaveOneOut(), Silent())
     dead = [edge for edge in found.edges.values if edge.receiver.node == Node("head", 1, 0)]
     assert len(dead) > 3 and all(found.edges.values[edge] == 0.0 for edge in dead)

@@ -49,7 +49,9 @@ def evaluation(full: float, circuit: float, ablated: float) -> Evaluation:
         (0.0, 0.5, 2.0, 0.75),  # KL falls towards the full model: (.5 - 2) / (0 - 2)
     ],
 )
-def test_faithfulness_is_the_share_of_the_difference_that_the_circuit_keeps(full, circuit, ablated, expected) -> None:
+def test_faithfulness_is_the_share_of_the_difference_that_the_circuit_keeps(
+    full, circuit, ablated, expected
+) -> None:
     assert evaluation(full, circuit, ablated).faithfulness("logit-diff") == pytest.approx(expected)
 
 
@@ -91,7 +93,9 @@ def random_kept(model, seed: int) -> torch.Tensor:
 @pytest.mark.parametrize("ablation", ["corrupted", "zero"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_neither_batch_size_nor_threads_change_a_bit(family: str, dtype: torch.dtype, ablation: AblationName) -> None:
+def test_neither_batch_size_nor_threads_change_a_bit(
+    family: str, dtype: torch.dtype, ablation: AblationName
+) -> None:
     model, batch = random_transformer(family, 1, dtype=dtype), random_batch(1, LENGTHS)
     kept, before = random_kept(model, 1), torch.get_num_threads()
     expected = evaluate(model, batch, kept, ablation, 8)
@@ -110,19 +114,27 @@ def test_the_full_and_the_ablated_run_are_the_clean_and_the_corrupted_prompts() 
     found = evaluate(model, batch, random_kept(model, 1), "corrupted", 3)
     hub = random_model("gpt2", 1)
     for i, end in enumerate(batch.end.tolist()):
-        full, ablated = (hub(tokens[None, i, : end + 1]).logits[0, -1] for tokens in (batch.clean, batch.corrupted))
+        full, ablated = (
+            hub(tokens[None, i, : end + 1]).logits[0, -1] for tokens in (batch.clean, batch.corrupted)
+        )
         sides = batch.answers[i], batch.wrong_answers[i]
         for run, logits in ((found.full, full), (found.ablated, ablated)):
             assert run.values["kl"][i] == pytest.approx(literal("kl", full, logits, *sides), abs=1e-9)
-            assert run.values["logit-diff"][i] == pytest.approx(-literal("logit-diff", full, logits, *sides), abs=1e-9)
-            assert run.values["prob-diff"][i] == pytest.approx(-literal("prob-diff", full, logits, *sides), abs=1e-9)
+            assert run.values["logit-diff"][i] == pytest.approx(
+                -literal("logit-diff", full, logits, *sides), abs=1e-9
+            )
+            assert run.values["prob-diff"][i] == pytest.approx(
+                -literal("prob-diff", full, logits, *sides), abs=1e-9
+            )
             assert run.values["loss"][i] == pytest.approx(literal("loss", full, logits, *sides), abs=1e-9)
 
 
 def test_the_whole_graph_is_perfectly_faithful_and_the_empty_one_not_at_all() -> None:
     model, batch = random_transformer("llama", 1), random_batch(1, LENGTHS)
     whole = readable(model.architecture.graph)
-    everything, nothing = (evaluate(model, batch, kept, "corrupted", 4) for kept in (whole, torch.zeros_like(whole)))
+    everything, nothing = (
+        evaluate(model, batch, kept, "corrupted", 4) for kept in (whole, torch.zeros_like(whole))
+    )
     assert everything.circuit == everything.full and everything.faithfulness("logit-diff") == 1.0
     assert nothing.circuit == nothing.ablated and nothing.faithfulness("kl") == 0.0
 
@@ -147,7 +159,9 @@ def test_the_runs_that_no_circuit_changes_may_be_taken_over() -> None:
     model, batch = random_transformer("gpt2", 1, dtype=torch.float32), random_batch(2)
     kept = [random_kept(model, seed) for seed in (1, 2)]
     known = evaluate(model, batch, kept[0], "corrupted", 2)
-    assert evaluate(model, batch, kept[1], "corrupted", 2, known) == evaluate(model, batch, kept[1], "corrupted", 2)
+    assert evaluate(model, batch, kept[1], "corrupted", 2, known) == evaluate(
+        model, batch, kept[1], "corrupted", 2
+    )
 
 
 def test_the_interval_of_prompts_that_agree_is_a_point() -> None:

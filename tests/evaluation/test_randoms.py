@@ -30,7 +30,9 @@ GRAPHS = (Graph(2, 2), Graph(3, 2, parallel=True), Graph(1, 4), AT_ROLES)
 def shape(graph: Graph, kept: Kept) -> Counter[tuple[int, str, str | None, str | None]]:
     """How many edges lead into each layer's q, k, v inputs and MLP, at each role, and into the logits."""
     receivers = (edge.receiver for edge in edges_in(graph, kept))
-    return Counter((receiver.node.layer, receiver.node.kind, receiver.slot, receiver.role) for receiver in receivers)
+    return Counter(
+        (receiver.node.layer, receiver.node.kind, receiver.slot, receiver.role) for receiver in receivers
+    )
 
 
 @pytest.mark.parametrize("graph", GRAPHS, ids=str)
@@ -113,17 +115,26 @@ def test_faithfulness_and_kl_are_those_of_the_drawn_circuits() -> None:
         kept = some(trials.edges, 0.5, 1)
         found = measure_against_random(trials, kept, "logit-diff", options, Silent())
     draw = Draw(2)
-    expected = [evaluate(model, batch, draw_alike(trials.graph, kept, draw), "corrupted", 2) for _ in range(4)]
+    expected = [
+        evaluate(model, batch, draw_alike(trials.graph, kept, draw), "corrupted", 2) for _ in range(4)
+    ]
     assert found.random_kl == pytest.approx([e.circuit.mean("kl") for e in expected], abs=1e-9)
-    assert found.random_faithfulness == pytest.approx([e.faithfulness("logit-diff") for e in expected], abs=1e-9)
+    assert found.random_faithfulness == pytest.approx(
+        [e.faithfulness("logit-diff") for e in expected], abs=1e-9
+    )
     own = evaluate(model, batch, kept, "corrupted", 2)
-    assert (found.kl, found.faithfulness) == pytest.approx((own.circuit.mean("kl"), own.faithfulness("logit-diff")))
+    assert (found.kl, found.faithfulness) == pytest.approx(
+        (own.circuit.mean("kl"), own.faithfulness("logit-diff"))
+    )
     assert found.n_edges == int(kept.sum())
 
 
 def test_the_circuit_that_alone_does_it_is_above_all_random_ones() -> None:
     graph, wanted = Graph(2, 3), ("input->a0.h1<v>", "a0.h1->a1.h2<q>", "a1.h2->logits")
-    trials, options = Made(graph, lambda kept: [float(all(name in kept for name in wanted))]), RandomCircuits(n=30)
+    trials, options = (
+        Made(graph, lambda kept: [float(all(name in kept for name in wanted))]),
+        RandomCircuits(n=30),
+    )
     found = measure_against_random(trials, mask(graph, *wanted), "prob-diff", options, Silent())
     assert found.faithfulness == 1.0 and found.faithfulness_quantile == 1.0
     assert found.random_faithfulness == (0.0,) * 30
@@ -141,7 +152,9 @@ def test_it_takes_as_many_runs_as_it_says_and_its_record_is_json() -> None:
 
 def test_without_a_difference_to_keep_there_is_a_kl_alone() -> None:
     trials = Made(Graph(1, 2), lambda kept: [1.0])
-    found = measure_against_random(trials, torch.zeros_like(trials.edges), "loss", RandomCircuits(n=2), Silent())
+    found = measure_against_random(
+        trials, torch.zeros_like(trials.edges), "loss", RandomCircuits(n=2), Silent()
+    )
     assert found.faithfulness is found.faithfulness_quantile is found.to_dict()["random_faithfulness"] is None
     assert len(found.lines()) == 1
 

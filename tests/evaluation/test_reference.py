@@ -82,7 +82,9 @@ def test_it_is_what_counting_every_pair_gives(pairs: list[tuple[float, bool]]) -
 
 
 @given(items)
-def test_turned_round_it_is_the_rest_of_one_and_a_monotone_map_changes_nothing(pairs: list[tuple[float, bool]]) -> None:
+def test_turned_round_it_is_the_rest_of_one_and_a_monotone_map_changes_nothing(
+    pairs: list[tuple[float, bool]],
+) -> None:
     scores, positive = np.array([s for s, _ in pairs]), np.array([p for _, p in pairs])
     found = rank(scores, positive)
     assert rank(-scores, positive).auc == pytest.approx(1 - found.auc)  # type: ignore[operator]
@@ -163,7 +165,9 @@ def test_edges_and_nodes_are_ranked_as_by_counting_pairs(graph: Graph, seed: int
 def test_a_circuit_against_itself_is_perfect_and_says_so_in_json() -> None:
     found = agree_with_circuit(FOUND, FOUND).to_dict()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert [found["edges"][key] for key in ("precision", "recall", "jaccard", "auc", "average_precision")] == [1.0] * 5
+    assert [
+        found["edges"][key] for key in ("precision", "recall", "jaccard", "auc", "average_precision")
+    ] == [1.0] * 5
     assert agree_with_nodes(FOUND, []).to_dict()["edges"] is None
 
 
@@ -195,7 +199,9 @@ def test_scores_are_read_as_a_run_writes_them(dtype: torch.dtype, tmp_path: Path
     scores = scores.masked_fill(~readable(SMALL), math.nan)
     (tmp_path / "scores.safetensors").write_bytes(scores_file(SMALL, scores, dtype))
     read = read_scores(tmp_path / "scores.safetensors", SMALL)
-    assert read.dtype == np.float64 and np.array_equal(read, scores.to(dtype).double().numpy(), equal_nan=True)
+    assert read.dtype == np.float64 and np.array_equal(
+        read, scores.to(dtype).double().numpy(), equal_nan=True
+    )
     with pytest.raises(CircuitError, match="of another graph"):
         read_scores(tmp_path / "scores.safetensors", Graph(1, 3))
 

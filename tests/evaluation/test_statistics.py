@@ -24,7 +24,9 @@ from circuitfind.evaluation.statistics import (
 
 
 def test_holm_multiplies_the_smallest_by_all_and_never_falls_behind_a_smaller_one() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx((0.03, 0.06, 0.06))  # 3 x .01, 2 x .03, then 1 x .04 < .06
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx(
+        (0.03, 0.06, 0.06)
+    )  # 3 x .01, 2 x .03, then 1 x .04 < .06
     assert holm([0.6, 0.9]) == (1.0, 1.0)
     assert holm([0.2]) == (0.2,) and holm([]) == ()
 
@@ -99,7 +101,9 @@ def test_a_permutation_counts_where_it_is_at_least_as_large() -> None:
 def test_under_independence_p_values_are_uniform() -> None:
     p_values = sorted(dependence(noise(2 * i, 12), noise(2 * i + 1, 12), 99, i)[2] for i in range(300))
     expected = [(i + 0.5) / 300 for i in range(300)]
-    assert max(abs(p - e) for p, e in zip(p_values, expected, strict=True)) < 1.36 / math.sqrt(300)  # Kolmogorov, 5%
+    assert max(abs(p - e) for p, e in zip(p_values, expected, strict=True)) < 1.36 / math.sqrt(
+        300
+    )  # Kolmogorov, 5%
 
 
 def test_dependence_without_correlation_is_found() -> None:

@@ -97,7 +97,9 @@ def test_only_what_is_asked_for_is_measured() -> None:
     with Threads(model.device) as threads:
         trials = Trials(model, batch, "corrupted", 4, threads)
         assert tuple(trials.run(trials.edges, ("kl",)).values) == ("kl",)
-        assert trials.run(trials.edges, ("kl",)).values["kl"] == pytest.approx([0.0] * len(LENGTHS), abs=1e-12)
+        assert trials.run(trials.edges, ("kl",)).values["kl"] == pytest.approx(
+            [0.0] * len(LENGTHS), abs=1e-12
+        )
 
 
 def test_what_one_judgement_has_run_another_has_for_nothing() -> None:

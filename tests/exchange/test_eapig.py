@@ -93,7 +93,10 @@ def edge(name: str, said: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        (edge("a5.h0->logits", {"score": 1, "in_graph": True}), "'a5.h0->logits' cannot exist in 1 layers of 1 heads"),
+        (
+            edge("a5.h0->logits", {"score": 1, "in_graph": True}),
+            "'a5.h0->logits' cannot exist in 1 layers of 1 heads",
+        ),
         (edge("m0->a0.h0<q>", {"score": 1, "in_graph": True}), "reads what comes later"),
         (edge("a0.h0", {"score": 1, "in_graph": True}), "'a0.h0' is no edge"),
         (edge("input->m0@END", {"score": 1, "in_graph": True}), "cannot exist"),
@@ -104,7 +107,10 @@ def edge(name: str, said: Any) -> dict[str, Any]:
         (edge("input->m0", {"score": 10**400, "in_graph": False}), "it must be smaller"),
         (edge("input->m0", {"score": None, "in_graph": True}), "has the score nan"),
         (edge("input->m0", 0.5), '"edges.input->m0" is 0.5; it must be an object'),
-        (content(nodes={"a0.h7": {"in_graph": True}}), "the node 'a0.h7' cannot exist in a model of 1 layers"),
+        (
+            content(nodes={"a0.h7": {"in_graph": True}}),
+            "the node 'a0.h7' cannot exist in a model of 1 layers",
+        ),
         (content(nodes=[["input"]]), r'"nodes.0" is \[.input.\]; it must be a text'),
         (content(nodes={"input": {"score": "x"}}), "\"nodes.input.score\" is 'x'; it must be a number"),
         (content(nodes=3), '"nodes" is 3; it must be'),

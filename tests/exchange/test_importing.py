@@ -60,9 +60,9 @@ def test_a_run_exported_and_imported_has_its_edges_and_all_scores(run, tmp_path)
     for format in ("eap-ig-json", "eap-ig-pt"):
         subject = Subject.load(run)
         assert "outside" not in writers.lost(format, subject.circuit, subject.folder)
-        file = save(tmp_path, {"out." + format[7:]: writers.write(format, subject.circuit, subject.folder)}) / (
-            "out." + format[7:]
-        )
+        file = save(
+            tmp_path, {"out." + format[7:]: writers.write(format, subject.circuit, subject.folder)}
+        ) / ("out." + format[7:])
         imported = import_circuit(ImportOptions(file))
         assert imported.circuit.edges == subject.circuit.edges and imported.notes == ()
         back = save(tmp_path / format, imported.files)
@@ -103,7 +103,9 @@ def test_scores_alone_ask_how_many_edges_to_keep(tmp_path):
 def test_a_circuit_without_a_folder_has_no_scores_to_choose_from(run, tmp_path):
     lone = Subject(Circuit.load(run))
     assert "they are 0" in writers.lost("eap-ig-json", lone.circuit, lone.folder)
-    file = save(tmp_path, {"lone.json": writers.write("eap-ig-json", lone.circuit, lone.folder)}) / "lone.json"
+    file = (
+        save(tmp_path, {"lone.json": writers.write("eap-ig-json", lone.circuit, lone.folder)}) / "lone.json"
+    )
     imported = import_circuit(ImportOptions(file))
     assert imported.circuit.edges == lone.circuit.edges and "scores.safetensors" not in imported.files
     assert imported.notes == ("the scores of the other edges are not known",)
@@ -113,7 +115,9 @@ def test_a_circuit_without_a_folder_has_no_scores_to_choose_from(run, tmp_path):
 
 def test_scores_of_another_circuit_beside_it_are_not_taken(run):
     other = draw_edges(Graph(2, 3), seed=1)
-    (run / "scores.safetensors").write_bytes(scores_file(other.graph, torch.from_numpy(other.scores), torch.float32))
+    (run / "scores.safetensors").write_bytes(
+        scores_file(other.graph, torch.from_numpy(other.scores), torch.float32)
+    )
     assert not of_circuit(Circuit.load(run), run).is_complete
 
 
@@ -171,7 +175,11 @@ def bomb() -> bytes:
             "in no format that is known. Formats: eap-ig-json, eap-ig-pt",
         ),
         ("x.json", b'{"cfg": {"n_layers": 1', "is not whole JSON"),
-        ("x.json", b'{"cfg": {}, "edges": {"input->m0": {}, "input->m0": {}}}', "'input->m0' stands in it twice"),
+        (
+            "x.json",
+            b'{"cfg": {}, "edges": {"input->m0": {}, "input->m0": {}}}',
+            "'input->m0' stands in it twice",
+        ),
         ("x.json", b"[" * 100_000, "nested too deeply"),
         ("x.json", b'{"format": "circuitfind.circuit"}', "circuitfind's own already"),
         ("x.txt", b"\xff\xfe\x00", "neither text nor a file that torch.save writes"),

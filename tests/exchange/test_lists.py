@@ -41,7 +41,9 @@ def test_an_edge_has_the_names_of_acdcs_hooks():
     assert key_of(Edge.parse("input->logits"), SHAPE) == (
         "blocks.1.hook_resid_post", (None,), "blocks.0.hook_resid_pre", (None,),
     )  # fmt: skip
-    assert edge_of(("blocks.0.attn.hook_q", (None, None, 0), "blocks.0.hook_q_input", (None, None, 0))) is None
+    assert (
+        edge_of(("blocks.0.attn.hook_q", (None, None, 0), "blocks.0.hook_q_input", (None, None, 0))) is None
+    )
 
 
 def test_the_edges_of_acdcs_own_graph_are_those_of_ours():
@@ -129,7 +131,12 @@ def test_acdc_lists_that_are_wrong_are_refused():
 
 
 def test_edge_pruning_names_are_read_and_its_two_embeddings_are_one_input():
-    pairs = [["tok_embeds", "a0.h1.q"], ["pos_embeds", "a0.h1.q"], ["pos_embeds", "m0"], ["a0.h1", "resid_post"]]
+    pairs = [
+        ["tok_embeds", "a0.h1.q"],
+        ["pos_embeds", "a0.h1.q"],
+        ["pos_embeds", "m0"],
+        ["a0.h1", "resid_post"],
+    ]
     read = edgepruning.read_list(pairs, "file", SHAPE)
     assert kept(read.edges) == ["input->a0.h1<q>", "input->m0", "a0.h1->logits"]
     assert any(note.startswith("1 edges from one of its two embeddings") for note in read.notes)

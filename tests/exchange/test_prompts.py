@@ -98,7 +98,9 @@ def test_a_year_that_the_prompt_names_makes_every_later_one_right(column, clean,
     row = {"clean": clean, "corrupted": "from 1301 to 13", column: year}
     (pair,) = read_prompts(save(tmp_path, "years.csv", table(row)), tokenizer).pairs
     assert pair.answers == ("98", "99") and pair.wrong_answers == tuple(f"{year:02d}" for year in range(98))
-    (same,) = read_prompts(save(tmp_path, "years.jsonl", json.dumps(row | {column: int(year)})), tokenizer).pairs
+    (same,) = read_prompts(
+        save(tmp_path, "years.jsonl", json.dumps(row | {column: int(year)})), tokenizer
+    ).pairs
     assert same == pair
     with pytest.raises(TaskError, match="not a token for each two digits"):
         read_prompts(tmp_path / "years.csv", ToyTokenizer(digits=1))
@@ -108,7 +110,10 @@ def test_the_first_years_of_a_century_and_whole_years_are_years(tokenizer, tmp_p
     early = {"clean": "from 1702 to 17", "corrupted": "from 1701 to 17", "label": 2}
     whole = {"clean": "from 1702 to 17", "corrupted": "from 1701 to 17", "year": "1702"}
     task = {"prefix": "from 1702 to 17", "corr_prefix": "from 1701 to 17", "digits": "02"}
-    rows = [read_prompts(save(tmp_path, "x.jsonl", json.dumps(row)), tokenizer).pairs for row in (early, whole, task)]
+    rows = [
+        read_prompts(save(tmp_path, "x.jsonl", json.dumps(row)), tokenizer).pairs
+        for row in (early, whole, task)
+    ]
     assert rows[0] == rows[1] == rows[2] and rows[0][0].wrong_answers == ("00", "01", "02")
 
 
@@ -121,7 +126,12 @@ def test_the_first_years_of_a_century_and_whole_years_are_years(tokenizer, tmp_p
             "52",
             "correct_idx without incorrect_idx may be",
         ),
-        ("correct_idx", "from 1752 to 17", "53", "its correct_idx is '53', and the clean prompt does not end in a"),
+        (
+            "correct_idx",
+            "from 1752 to 17",
+            "53",
+            "its correct_idx is '53', and the clean prompt does not end in a",
+        ),
         ("label", "The nurse ran because", "0", "its label is '0', and the clean prompt does not end"),
         ("label", "from 1700 to 17", "1", "its label is '1'"),
         ("label", "from 1850 to 18", "1750", "its label is '1750'"),
@@ -129,7 +139,9 @@ def test_the_first_years_of_a_century_and_whole_years_are_years(tokenizer, tmp_p
         ("year", "from 1852 to 18", "MDCCC", "its year is 'MDCCC'"),
     ],
 )
-def test_what_may_be_no_year_is_refused_with_the_columns_names(column, clean, value, says, tokenizer, tmp_path):
+def test_what_may_be_no_year_is_refused_with_the_columns_names(
+    column, clean, value, says, tokenizer, tmp_path
+):
     file = save(tmp_path, "x.csv", table({"clean": clean, "corrupted": "from 1801 to 18", column: value}))
     with pytest.raises(TaskError, match="line 2: its ") as caught:
         read_prompts(file, tokenizer)
@@ -195,7 +207,12 @@ def test_a_marked_answer_keeps_the_space_before_it_and_nothing_behind_it(tmp_pat
     ("row", "pair"),
     [
         (
-            {"prefix": "So Ann said that", "corr_prefix": "So Tom said that", "pronoun": "she", "corr_pronoun": "he"},
+            {
+                "prefix": "So Ann said that",
+                "corr_prefix": "So Tom said that",
+                "pronoun": "she",
+                "corr_pronoun": "he",
+            },
             PromptPair("So Ann said that", "So Tom said that", (" she",), (" he",)),
         ),
         (
@@ -215,8 +232,14 @@ def test_edge_prunings_own_tasks_are_read(row, pair, tmp_path):
         ('{"clean": 3, "corrupted": "c d"}', "its clean is 3; it must be a text"),
         ('{"corrupted": "c d"}', "it has no text 'clean'"),
         ('{"clean": "a", "clean": "b"}', "the key 'clean' stands in it twice"),
-        ('{"input": "a", "corr_input": "b", "target": "c"}', "'corr_input' is an expression without the examples"),
-        ('{"seq": [1], "corr_seq": [2], "target": [1]}', "'seq' is a sequence of a compiled model's own tokens"),
+        (
+            '{"input": "a", "corr_input": "b", "target": "c"}',
+            "'corr_input' is an expression without the examples",
+        ),
+        (
+            '{"seq": [1], "corr_seq": [2], "target": [1]}',
+            "'seq' is a sequence of a compiled model's own tokens",
+        ),
         ('{"clean": [1, 2], "corrupt": [1, 3], "answers": [1]}', r"its clean is \[1, 2\]; it must be a text"),
         ('{"clean": "a", "corrupt": "b", "answers": 3}', "its answers is 3; it must be a list"),
         ('{"clean": "a", "corrupt": "b", "answers": ["c", 3]}', 'its "answers.1" is 3; it must be a text'),
@@ -254,7 +277,9 @@ def test_autocircuits_lists_of_answers_are_read_texts_or_ids(tokenizer, tmp_path
         {"clean": MARY, "corrupt": JOHN, "answers": [" Mary"], "wrong_answers": [" John"]},
         {"clean": MARY, "corrupt": JOHN, "answers": mary, "wrong_answers": john},
     ]
-    file = save(tmp_path, "x.json", json.dumps({"word_idxs": {"IO": 2}, "prompts": rows, "seq_labels": ["So"]}))
+    file = save(
+        tmp_path, "x.json", json.dumps({"word_idxs": {"IO": 2}, "prompts": rows, "seq_labels": ["So"]})
+    )
     read = read_prompts(file, tokenizer)
     assert read.pairs == (PromptPair(MARY, JOHN, (" Mary",), (" John",)),) * 2
     assert read.notes == ("beside the prompts, left out: word_idxs, seq_labels",)
@@ -269,14 +294,28 @@ FLIPPED = {"prompt": JOHN, "choices": ["Ann", "Tom"], "answerKey": 0}
     ("row", "corrupted", "pair"),
     [
         (
-            {"prompt": MARY, "metadata": {"indirect_object": "Mary", "subject": "John"}, "abc_counterfactual": {}}
+            {
+                "prompt": MARY,
+                "metadata": {"indirect_object": "Mary", "subject": "John"},
+                "abc_counterfactual": {},
+            }
             | {"s2_io_flip_counterfactual": FLIPPED},
             "corrupted",
             PromptPair(MARY, JOHN, (" Mary",), (" John",)),
         ),
         (
-            {"prompt": "Which? Answer:", "choices": {"label": [" A", " B"], "text": ["x", "y"]}, "answerKey": 1}
-            | {"symbol_counterfactual": {"prompt": "Who? Answer:", "choices": {"label": [" C", " D"]}, "answerKey": 0}},
+            {
+                "prompt": "Which? Answer:",
+                "choices": {"label": [" A", " B"], "text": ["x", "y"]},
+                "answerKey": 1,
+            }
+            | {
+                "symbol_counterfactual": {
+                    "prompt": "Who? Answer:",
+                    "choices": {"label": [" C", " D"]},
+                    "answerKey": 0,
+                }
+            },
             "corrupted",
             PromptPair("Which? Answer:", "Who? Answer:", (" B",), (" C",)),
         ),
@@ -304,7 +343,9 @@ def test_mibs_rows_have_a_prompt_and_counterfactuals(row, corrupted, pair, tmp_p
 
 def test_of_several_counterfactuals_none_is_taken_unasked(tmp_path):
     row = {"prompt": "a", "label": "b", "one_counterfactual": {}, "two_counterfactual": {}}
-    with pytest.raises(TaskError, match="It has one_counterfactual, two_counterfactual: name one with --corrupted"):
+    with pytest.raises(
+        TaskError, match="It has one_counterfactual, two_counterfactual: name one with --corrupted"
+    ):
         read_prompts(save(tmp_path, "x.jsonl", json.dumps(row)), None)
 
 

@@ -127,6 +127,8 @@ def test_everything_wrong_is_told(run, tmp_path):
 
 def test_a_submission_needs_two_models_and_two_tasks(run, tmp_path):
     write(tmp_path / "out" / "ioi_gpt2", pack(run, "ioi_gpt2")[1])
-    assert check(tmp_path / "out") == ["the whole: 1 of MIB's models and 1 of its tasks; it takes 2 or more of each"]
+    assert check(tmp_path / "out") == [
+        "the whole: 1 of MIB's models and 1 of its tasks; it takes 2 or more of each"
+    ]
     with pytest.raises(UsageError, match="There is no folder"):
         check(tmp_path / "none")

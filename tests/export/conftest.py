@@ -18,7 +18,9 @@ from circuitfind.circuits.graph import Edge, Graph, Node, Receiver
 def _grow(graph: Graph, n_edges: int, seed: int = 0) -> Circuit:
     """Paths from input to logits, some nodes far more used than others, scores over orders of magnitude."""
     rng = random.Random(seed)
-    weights = list(accumulate(math.exp(rng.gauss(0, 1.3)) + 4 * (node.kind != "head") for node in graph.senders))
+    weights = list(
+        accumulate(math.exp(rng.gauss(0, 1.3)) + 4 * (node.kind != "head") for node in graph.senders)
+    )
     edges: dict[Edge, float] = {}
     while len(edges) < n_edges:
         receiver = Receiver(Node("logits"))

@@ -11,7 +11,13 @@ from matplotlib.text import Annotation
 
 from circuitfind.export.formats.chart import Point, draw_sweep, look, make_figure
 
-USUAL = [Point(0.5, 12, 3.1), Point(0.2, 25, 1.9), Point(0.1, 41, 1.1), Point(0.05, 60, 0.6), Point(0.02, 79, 0.3)]
+USUAL = [
+    Point(0.5, 12, 3.1),
+    Point(0.2, 25, 1.9),
+    Point(0.1, 41, 1.1),
+    Point(0.05, 60, 0.6),
+    Point(0.02, 79, 0.3),
+]
 MANY = [Point(2 ** (-i / 8), int(2 ** (i / 10)), 6 * 2 ** (-i / 20)) for i in range(100)]
 NOTHING_KEPT = [Point(5.0, 0, 7.9), Point(2.0, 0, 7.9), Point(1.0, 3, 7.0), Point(0.1, 30, 0.4)]
 ONE = [Point(0.1, 262, 0.0)]
@@ -78,5 +84,7 @@ def test_the_axis_of_edges_has_numbers_written_out(points: list[Point]) -> None:
     axis = drawn(points).axes[0].xaxis
     left, right = axis.axes.get_xlim()
     ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
-    shown = [tick.label1.get_text() for tick in ticks if left <= tick.get_loc() <= right and tick.label1.get_text()]
+    shown = [
+        tick.label1.get_text() for tick in ticks if left <= tick.get_loc() <= right and tick.label1.get_text()
+    ]
     assert len(shown) >= 2 and all(re.fullmatch(r"[\d,]+", text) for text in shown)

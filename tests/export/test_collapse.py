@@ -65,7 +65,9 @@ def test_layers_have_one_node_for_their_heads():
 @pytest.mark.parametrize(("collapse", "count"), [("heads", 7), ("layers", 4)])
 def test_the_caption_says_what_is_joined_and_how_many_are_left_out(collapse, count):
     what = {"heads": "q, k and v", "layers": "the heads of a layer"}[collapse]
-    assert f"8 of 46 edges, 7 nodes; drawn as {count}: {what} as one" in caption(draw(SMALL, Look(collapse=collapse)))
+    assert f"8 of 46 edges, 7 nodes; drawn as {count}: {what} as one" in caption(
+        draw(SMALL, Look(collapse=collapse))
+    )
     fewer = draw(SMALL, Look(most_edges=2, collapse=collapse))
     assert f"drawn: the 2 strongest of {count} with {what} as one" in caption(fewer)
     assert sorted(map(abs, fewer.edges.values())) == sorted(map(abs, drawn(collapse).values()))[-2:]
@@ -78,7 +80,9 @@ def test_edges_into_heads_and_others_are_told_apart_in_the_legend():
     ]
 
 
-edges = st.dictionaries(st.sampled_from(list(Graph(2, 2, roles=ROLES).edges())), st.floats(-1e6, 1e6), min_size=1)
+edges = st.dictionaries(
+    st.sampled_from(list(Graph(2, 2, roles=ROLES).edges())), st.floats(-1e6, 1e6), min_size=1
+)
 
 
 @given(edges, st.sampled_from([None, "heads", "layers"]))
@@ -89,12 +93,20 @@ def test_every_edge_has_a_part_in_exactly_one_and_their_sizes_add_up(scores, col
     assert sorted(str(edge) for of_edge in parts.values() for edge in of_edge) == sorted(map(str, scores))
     total = math.fsum(abs(combine(of_edge.values())) for of_edge in parts.values())
     assert total == pytest.approx(math.fsum(map(abs, scores.values())))
-    assert all(edge.receiver.role == part.receiver.role for edge, of_edge in parts.items() for part in of_edge)
+    assert all(
+        edge.receiver.role == part.receiver.role for edge, of_edge in parts.items() for part in of_edge
+    )
 
 
 @pytest.mark.parametrize("collapse", ["heads", "layers"])
 def test_positions_collapse_at_each_role_and_heads_stay_joined(collapse):
-    names = ("input->a0.h0<v>@S1", "a0.h0->a1.h1<k>@S1", "a0.h0->a1.h1<v>@S1", "input->a1.h1<q>@END", "a1.h1->logits")
+    names = (
+        "input->a0.h0<v>@S1",
+        "a0.h0->a1.h1<k>@S1",
+        "a0.h0->a1.h1<v>@S1",
+        "input->a1.h1<q>@END",
+        "a1.h1->logits",
+    )
     circuit = Circuit(Graph(2, 2, roles=ROLES), {Edge.parse(name): 1.0 for name in names})
     sender, head = ("a0", "a1") if collapse == "layers" else ("a0.h0", "a1.h1")
     assert drawn(collapse, circuit)[f"{sender}->{head}@S1"] == 2

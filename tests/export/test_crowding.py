@@ -39,7 +39,10 @@ def look_of(name: str, grow) -> tuple[int, Look]:
         "2,000 with long labels": (2000, Look(labels=LONG, style="screen")),
         "200 with heads collapsed": (200, Look(collapse="heads", labels=LONG)),
         "200 with layers collapsed": (200, Look(collapse="layers")),
-        "2,000 with layers collapsed": (2000, Look(collapse="layers", labels={Node("head", 3): "early " * 9})),
+        "2,000 with layers collapsed": (
+            2000,
+            Look(collapse="layers", labels={Node("head", 3): "early " * 9}),
+        ),
         "200 against another": (200, Look(highlight=other, most_edges=100)),
         "20 against what is published": (20, Look(highlight=read_highlight(as_gpt2(grow(GPT2, 20)), "ioi"))),
     }[name]
@@ -47,7 +50,9 @@ def look_of(name: str, grow) -> tuple[int, Look]:
 
 def as_gpt2(circuit: Circuit) -> Circuit:
     """A circuit of the task and the model whose roles are published."""
-    return Circuit(circuit.graph, circuit.edges, {**circuit.model, "name": "gpt2"}, circuit.task, circuit.method)
+    return Circuit(
+        circuit.graph, circuit.edges, {**circuit.model, "name": "gpt2"}, circuit.task, circuit.method
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,7 +83,15 @@ def test_no_edge_runs_over_the_layers_numbers_or_off_the_page(collapse):
 
 
 def test_a_text_is_given_room_for_the_widest_font_that_may_take_the_shipped_ones_place():
-    texts = ["Name mover", "backup name mover", "S-inhibition", "into MLP, logits", "Wide WAVES MMM", "a31.h31", "m10"]
+    texts = [
+        "Name mover",
+        "backup name mover",
+        "S-inhibition",
+        "into MLP, logits",
+        "Wide WAVES MMM",
+        "a31.h31",
+        "m10",
+    ]
     for text in texts:
         assert extent(text) < extent(text, OTHER_FONT) <= measure(text, 1.0) * 1.02
 
@@ -96,7 +109,9 @@ def test_the_legend_breaks_into_even_rows_where_it_is_longer_than_the_picture_is
 def test_wrapped_lines_are_the_text_or_its_beginning_and_fit(text, least, more):
     lines = wrap(text, least, least + more, 8.0, 2)
     assert len(lines) <= 2 and all(measure(line, 8.0) <= least + more for line in lines)
-    joined, whole = (re.sub(r"\s", "", part) for part in ("".join(lines), "".join(c for c in text if c.isprintable())))
+    joined, whole = (
+        re.sub(r"\s", "", part) for part in ("".join(lines), "".join(c for c in text if c.isprintable()))
+    )
     kept = [part for part in joined.split("\u2026") if part]
     place = 0
     for part in kept:

@@ -85,10 +85,14 @@ def test_the_shade_lies_between_the_full_model_and_the_circuits_of_the_highest_a
 
 def test_the_ways_differ_in_grey_too() -> None:
     luminance = [
-        sum(w * c for w, c in zip((0.3, 0.59, 0.11), to_rgb(s["color"]), strict=True)) for s in (ABSOLUTE, SIGNED)
+        sum(w * c for w, c in zip((0.3, 0.59, 0.11), to_rgb(s["color"]), strict=True))
+        for s in (ABSOLUTE, SIGNED)
     ]
     assert luminance[1] - luminance[0] > 0.2
-    assert all(ABSOLUTE[key] != SIGNED.get(key, ABSOLUTE[key]) for key in ("marker", "color")) and "linestyle" in SIGNED
+    assert (
+        all(ABSOLUTE[key] != SIGNED.get(key, ABSOLUTE[key]) for key in ("marker", "color"))
+        and "linestyle" in SIGNED
+    )
 
 
 @pytest.mark.parametrize("curve", CURVES)

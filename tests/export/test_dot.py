@@ -101,7 +101,9 @@ def test_the_same_circuit_gives_the_same_bytes_in_every_process(seed, grow, tmp_
         "sys.stdout.write(circuit_to_dot(Circuit.load(pathlib.Path(sys.argv[1]))))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, check=True
+    )
     assert done.stdout.decode() == circuit_to_dot(circuit)
 
 
@@ -112,16 +114,22 @@ def test_graphviz_reads_the_circuits_edges_and_nodes_and_no_others(graph, grow):
     circuit = grow(graph, 100)
     dot = circuit_to_dot(circuit)
     assert edges_of(dot) == edges_in(circuit)
-    assert {str(node) for node in pygraphviz.AGraph(string=dot).nodes()} == {str(node) for node in circuit.nodes}
+    assert {str(node) for node in pygraphviz.AGraph(string=dot).nodes()} == {
+        str(node) for node in circuit.nodes
+    }
 
 
 def test_a_removed_edge_is_a_removed_line(grow):
     circuit = grow(Graph(12, 12), 300)
     endings = [edge for edge in circuit.edges if edge.receiver.slot]  # inside, so that no node goes with it
     busy = {
-        e.receiver.node for e in circuit.edges if sum(o.receiver.node == e.receiver.node for o in circuit.edges) > 2
+        e.receiver.node
+        for e in circuit.edges
+        if sum(o.receiver.node == e.receiver.node for o in circuit.edges) > 2
     }
-    gone = next(e for e in endings if e.receiver.node in busy and sum(o.sender == e.sender for o in circuit.edges) > 2)
+    gone = next(
+        e for e in endings if e.receiver.node in busy and sum(o.sender == e.sender for o in circuit.edges) > 2
+    )
     fewer = Circuit(
         circuit.graph,
         {e: s for e, s in circuit.edges.items() if e != gone},
@@ -131,7 +139,11 @@ def test_a_removed_edge_is_a_removed_line(grow):
     )
     before, after = circuit_to_dot(circuit).splitlines(), circuit_to_dot(fewer).splitlines()
     lost = [line for line in before if line not in after]
-    assert len(lost) == 2 and any(f'"{gone}"' in line for line in lost) and any("label=" in line for line in lost)
+    assert (
+        len(lost) == 2
+        and any(f'"{gone}"' in line for line in lost)
+        and any("label=" in line for line in lost)
+    )
     assert len(after) == len(before) - 1
 
 
@@ -186,7 +198,9 @@ def test_of_too_many_edges_the_strongest_are_drawn_and_the_caption_says_so(grow)
 
 def test_a_whole_model_is_cut_to_a_page():
     graph = Graph(4, 12)
-    dot = circuit_to_dot(Circuit(graph, {edge: float(place % 977) for place, edge in enumerate(graph.edges())}))
+    dot = circuit_to_dot(
+        Circuit(graph, {edge: float(place % 977) for place, edge in enumerate(graph.edges())})
+    )
     assert (
         dot.count(" -> ") == 2000
         and f"{graph.n_edges:,} of {graph.n_edges:,} edges" in dot
@@ -204,5 +218,7 @@ def test_no_name_of_a_task_or_model_breaks_the_file(task, model):
 def test_heads_stand_in_head_order_and_above_those_of_their_number(grow):
     xs = node_x(circuit_to_dot(grow(Graph(12, 12), 400)))
     heads = [(int(n[1:].split(".h")[0]), int(n.split(".h")[1]), x) for n, x in xs.items() if ".h" in n]
-    assert all(x < other_x for layer, head, x in heads for l2, h2, other_x in heads if layer == l2 and head < h2)
+    assert all(
+        x < other_x for layer, head, x in heads for l2, h2, other_x in heads if layer == l2 and head < h2
+    )
     assert all(x == other_x for _, head, x in heads for _, h2, other_x in heads if head == h2)

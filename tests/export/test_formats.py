@@ -27,7 +27,9 @@ def test_the_dot_file_holds_what_circuit_to_dot_says(circuit, tmp_path):
 def test_every_format_is_written(circuit, tmp_path):
     for format in FORMATS:
         export_subject(Subject(circuit), format, tmp_path / f"circuit.{FORMATS[format].suffix}")
-    assert {file.name for file in tmp_path.iterdir()} == {f"circuit.{format.suffix}" for format in FORMATS.values()}
+    assert {file.name for file in tmp_path.iterdir()} == {
+        f"circuit.{format.suffix}" for format in FORMATS.values()
+    }
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(circuit, tmp_path, monkeypatch):
@@ -37,9 +39,13 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(circuit, tmp_path, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.replace", fail)
-    with pytest.raises(OutputError, match=r"circuit\.dot: No space left on device\. Give another place with --out\."):
+    with pytest.raises(
+        OutputError, match=r"circuit\.dot: No space left on device\. Give another place with --out\."
+    ):
         export_subject(Subject(circuit), "dot", tmp_path / "circuit.dot")
-    assert [(file.name, file.read_text(encoding="utf-8")) for file in tmp_path.iterdir()] == [("circuit.dot", "old")]
+    assert [(file.name, file.read_text(encoding="utf-8")) for file in tmp_path.iterdir()] == [
+        ("circuit.dot", "old")
+    ]
 
 
 def test_a_folder_that_is_not_there_is_an_output_error(circuit, tmp_path):

@@ -15,7 +15,9 @@ from circuitfind.export.drawing.layout import DENSE, MEDIUM, ROOMY
 
 SIZES = (20, 200, 2000)
 GRAPHS = (Graph(30, 9), Graph(12, 12), Graph(12, 12, parallel=True), Graph(20, 32))
-WIDEST_LETTER = 0.6  # of a digit, in font sizes, in the widest font that takes the shipped one's place (DejaVu Sans)
+WIDEST_LETTER = (
+    0.6  # of a digit, in font sizes, in the widest font that takes the shipped one's place (DejaVu Sans)
+)
 
 
 @pytest.mark.parametrize("n_edges", SIZES)
@@ -30,7 +32,9 @@ def test_the_svg_has_every_node_and_edge_and_nothing_overlaps(n_edges, grow):
     assert {g.find(f".//{SVG}text").text for g in groups["node"]} == {str(node) for node in circuit.nodes}
 
 
-@pytest.mark.parametrize(("graph", "n_edges"), [*((graph, 200) for graph in GRAPHS), (GRAPHS[0], 20), (GRAPHS[1], 700)])
+@pytest.mark.parametrize(
+    ("graph", "n_edges"), [*((graph, 200) for graph in GRAPHS), (GRAPHS[0], 20), (GRAPHS[1], 700)]
+)
 def test_no_edge_runs_through_a_node_that_is_not_its_own(graph, n_edges, grow):
     drawing = draw(grow(graph, n_edges))
     for edge in drawing.edges:
@@ -39,7 +43,9 @@ def test_no_edge_runs_through_a_node_that_is_not_its_own(graph, n_edges, grow):
         for node, box in drawing.layout.boxes.items():
             if node not in own and start < box.y < end:
                 for y in (box.bottom, box.bottom + box.height / 4, box.y, box.top - box.height / 4, box.top):
-                    assert not (start < y < end and box.left < curve.x(y) < box.right), f"{edge} crosses {node}"
+                    assert not (start < y < end and box.left < curve.x(y) < box.right), (
+                        f"{edge} crosses {node}"
+                    )
 
 
 @pytest.mark.parametrize("n_edges", [20, 200, 700])
@@ -80,4 +86,6 @@ def test_a_circuit_without_edges_shows_input_and_logits():
 def test_the_caption_shows_a_name_as_it_is(name):
     circuit = Circuit(Graph(2, 2), {}, model={"name": name})
     root = ElementTree.fromstring(render(circuit_to_dot(circuit), "svg"))
-    assert f"{name}, 0 of {circuit.graph.n_edges} edges, 0 nodes" in [text.text for text in root.iter(f"{SVG}text")]
+    assert f"{name}, 0 of {circuit.graph.n_edges} edges, 0 nodes" in [
+        text.text for text in root.iter(f"{SVG}text")
+    ]

@@ -79,7 +79,9 @@ def test_of_a_published_circuit_the_heads_are_marked_and_those_missing_are_drawn
     drawing = draw(GPT2, look)
     assert drawing.marks[Node("head", 9, 9)] == "common" and drawing.marks[Node("head", 11, 0)] == "extra"
     assert drawing.marks[Node("head", 9, 6)] == "missing" and Node("head", 9, 6) in drawing.layout.boxes
-    assert not {Node("mlp", 11), Node("input"), Node("logits")} & set(drawing.marks)  # the paper says nothing of MLPs
+    assert not {Node("mlp", 11), Node("input"), Node("logits")} & set(
+        drawing.marks
+    )  # the paper says nothing of MLPs
     assert drawing.paint(Node("head", 9, 6)).border == "dashed"
     assert drawing.paint(Node("head", 9, 9)).width > drawing.paint(Node("head", 11, 0)).width
     texts = legend(GPT2, look)
@@ -96,7 +98,9 @@ def test_where_layers_are_joined_so_are_the_heads_of_the_published_circuit():
 
 def test_circuits_of_neurons_are_compared_node_by_node():
     model = {"d_head": 2, "d_mlp": 4, **OURS.model}
-    ours = replace(OURS, model=model, neurons={Neuron(Node("head", 0, 0), 1): 1.0, Neuron(Node("mlp", 1), 3): 0.5})
+    ours = replace(
+        OURS, model=model, neurons={Neuron(Node("head", 0, 0), 1): 1.0, Neuron(Node("mlp", 1), 3): 0.5}
+    )
     other = replace(
         OTHER, model=model, neurons={Neuron(Node("head", 0, 0), 0): 1.0, Neuron(Node("head", 1, 0), 0): 0.5}
     )
@@ -121,7 +125,10 @@ def test_a_file_a_run_folder_and_a_published_name_are_known(tmp_path):
     [
         ("{", "is not whole JSON"),
         ("[]", "is no known circuit"),
-        (circuit_of("input->m0", graph=Graph(3, 2)).to_json(), r"3 layers .* the circuit of 2 layers .*\nHighlight a"),
+        (
+            circuit_of("input->m0", graph=Graph(3, 2)).to_json(),
+            r"3 layers .* the circuit of 2 layers .*\nHighlight a",
+        ),
         (
             circuit_of("input->m0@END", graph=Graph(2, 2, roles=("END",))).to_json(),
             r"other positions \(END\) than the circuit \(none\)",

@@ -25,7 +25,9 @@ def test_the_pictures_shown_are_what_the_commands_draw(tmp_path):
     steps: list[Step] = steps_of(ROOT / "docs" / "pictures.md")
     follow([step for step in steps if step.kind in ("file", "quick")], tmp_path)
     for shown, drawn in DRAWN.items():
-        assert content(IMAGES / shown) == content(tmp_path / drawn), f"draw {shown} anew as docs/pictures.md says"
+        assert content(IMAGES / shown) == content(tmp_path / drawn), (
+            f"draw {shown} anew as docs/pictures.md says"
+        )
 
 
 @pytest.mark.parametrize("name", DRAWN)

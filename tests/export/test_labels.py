@@ -25,7 +25,10 @@ GPT2 = Graph(12, 12)
 MOVER = Node("head", 9, 9)
 IOI = Circuit(
     GPT2,
-    {Edge.parse(name): 1.0 for name in ("input->a0.h1<q>", "a0.h1->a9.h9<k>", "a9.h9->a10.h0<q>", "a10.h0->logits")},
+    {
+        Edge.parse(name): 1.0
+        for name in ("input->a0.h1<q>", "a0.h1->a9.h9<k>", "a9.h9->a10.h0<q>", "a10.h0->logits")
+    },
     model={"name": "gpt2"},
     task={"name": "ioi"},
 )
@@ -53,7 +56,9 @@ def test_roles_are_those_published_for_the_same_task_and_model(name):
     assert roles[MOVER] == "name mover" and len(roles) == 26
 
 
-@pytest.mark.parametrize("circuit", [with_name("gpt2-xl"), with_name("my-gpt2"), with_name("gpt2", "docstring")])
+@pytest.mark.parametrize(
+    "circuit", [with_name("gpt2-xl"), with_name("my-gpt2"), with_name("gpt2", "docstring")]
+)
 def test_another_model_of_the_same_shape_or_another_task_has_no_roles(circuit):
     assert published_roles(circuit) == {} == draw(circuit).colours
 
@@ -78,7 +83,12 @@ def test_labels_come_several_in_a_text_in_several_texts_and_in_a_file(tmp_path):
     file.write_text(json.dumps({"a1.h1": "from = file", "m0": "early"}), encoding="utf-8")
     read = read_labels([str(file), "a9.h9=Name mover, with a comma,m0=late", "a0.h0=x=y"], GPT2)
     named = {str(node): label for node, label in read.items()}
-    assert named == {"a1.h1": "from = file", "m0": "late", "a9.h9": "Name mover, with a comma", "a0.h0": "x=y"}
+    assert named == {
+        "a1.h1": "from = file",
+        "m0": "late",
+        "a9.h9": "Name mover, with a comma",
+        "a0.h0": "x=y",
+    }
 
 
 @pytest.mark.parametrize(
@@ -124,7 +134,9 @@ def test_a_text_is_shortened_to_as_much_as_fits(text):
         if measure(text, 9) <= most:
             assert short == text
         else:
-            letters = next(n for n in range(len(text), -1, -1) if n == 0 or measure(text[:n] + "\u2026", 9) <= most)
+            letters = next(
+                n for n in range(len(text), -1, -1) if n == 0 or measure(text[:n] + "\u2026", 9) <= most
+            )
             assert short == text[:letters].rstrip() + "\u2026"
 
 
@@ -161,6 +173,8 @@ def test_any_label_is_shown_as_it_is_or_shortened_and_breaks_nothing(labels):
 @pytest.mark.parametrize("format", ["png", "pdf"])
 def test_every_picture_format_draws_nasty_labels(format):
     nodes = [node for node in GPT2.senders if node.kind == "head"]
-    circuit = Circuit(GPT2, {Edge(node, Edge.parse("m0->logits").receiver): 1.0 for node in nodes[: len(NASTY)]})
+    circuit = Circuit(
+        GPT2, {Edge(node, Edge.parse("m0->logits").receiver): 1.0 for node in nodes[: len(NASTY)]}
+    )
     look = Look(labels=dict(zip(nodes, NASTY, strict=False)))
     assert len(render(circuit_to_dot(circuit, look), format)) > 8000

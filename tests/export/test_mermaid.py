@@ -70,7 +70,9 @@ def test_every_edge_is_there_with_its_sign_and_one_style(graph, n_edges, grow):
         for edge, score in circuit.edges.items()
     ]
     assert [(sender, receiver, line) for sender, line, _, receiver in EDGE.findall(text)] == expected
-    styled = [int(number) for numbers in re.findall(r"linkStyle ([\d,]+) ", text) for number in numbers.split(",")]
+    styled = [
+        int(number) for numbers in re.findall(r"linkStyle ([\d,]+) ", text) for number in numbers.split(",")
+    ]
     assert sorted(styled) == list(range(n_edges))
     named = Counter(re.findall(r'^ +(\w+)[(\[]".*:::', text, re.MULTILINE))
     assert max(named.values()) == 1 and set(named) >= {name for *both, _ in expected for name in both}
@@ -102,7 +104,10 @@ def of_neurons(n_layers: int, n_heads: int) -> Circuit:
 
 def test_nodes_of_neurons_stand_in_their_layers_and_too_many_are_refused():
     text = circuit_to_mermaid(of_neurons(2, 1))
-    assert 'a0h0("a0.h0<br/>1 of 4"):::head' in text and "input ~~~ a0h0 ~~~ m0 ~~~ a1h0 ~~~ m1 ~~~ logits" in text
+    assert (
+        'a0h0("a0.h0<br/>1 of 4"):::head' in text
+        and "input ~~~ a0h0 ~~~ m0 ~~~ a1h0 ~~~ m1 ~~~ logits" in text
+    )
     with pytest.raises(OutputError, match="Mermaid reads at most 50,000 characters"):
         circuit_to_mermaid(of_neurons(48, 25))
 

@@ -27,7 +27,9 @@ SMALL = Circuit(
     {"name": "ioi"},
     {"name": "acdc"},
 )
-NEURONS = {Neuron.parse(name): score for name, score in {"a0.h1.d2": 0.5, "a0.h1.d3": -1.0, "m1.n7": 0.1}.items()}
+NEURONS = {
+    Neuron.parse(name): score for name, score in {"a0.h1.d2": 0.5, "a0.h1.d3": -1.0, "m1.n7": 0.1}.items()
+}
 CIRCUITS = {
     "edges": lambda grow: grow(Graph(12, 12), 300),
     "roles": lambda grow: grow(Graph(6, 4, roles=("S1", "a+b.c", "END")), 200),
@@ -99,7 +101,9 @@ def test_ids_are_unique_and_no_date_or_version_is_in_the_file(write, grow):
     text = write(grow(Graph(12, 12), 300))
     for kind in ("key", "node", "edge"):
         ids = [
-            element.get("id") for element in ElementTree.fromstring(text).iter() if element.tag.endswith(f"}}{kind}")
+            element.get("id")
+            for element in ElementTree.fromstring(text).iter()
+            if element.tag.endswith(f"}}{kind}")
         ]
         assert len(ids) == len(set(ids))
     assert networkx.__version__.encode() not in text and b"lastmodifieddate" not in text
@@ -112,10 +116,15 @@ def letters(text: str) -> str:
 @given(st.text(), st.text())
 @settings(max_examples=40)
 def test_any_names_are_kept_but_for_what_xml_has_not(task, model):
-    circuit = Circuit(SMALL.graph, SMALL.edges, {"name": f"<{model}&\"'"}, {"name": f"{task}\x00\ud800\ufffe>"})
+    circuit = Circuit(
+        SMALL.graph, SMALL.edges, {"name": f"<{model}&\"'"}, {"name": f"{task}\x00\ud800\ufffe>"}
+    )
     read = from_graphml(circuit)
     assert read.number_of_edges() == len(SMALL.edges)
-    for name, kept in ((circuit.model["name"], read.graph["model"]), (circuit.task["name"], read.graph["task"])):
+    for name, kept in (
+        (circuit.model["name"], read.graph["model"]),
+        (circuit.task["name"], read.graph["task"]),
+    ):
         assert letters(kept) == letters(name)
     assert from_gexf(circuit).number_of_edges() == len(SMALL.edges)
 
@@ -130,7 +139,9 @@ def test_the_same_circuit_gives_the_same_bytes_in_every_process(grow, tmp_path):
         "sys.stdout.buffer.write(circuit_to_gexf(c) + circuit_to_graphml(c))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, check=True
+    )
     assert done.stdout == circuit_to_gexf(circuit) + circuit_to_graphml(circuit)
 
 

@@ -97,7 +97,9 @@ def test_of_many_edges_the_strongest_are_drawn(grow, monkeypatch):
 def test_no_name_is_markup(task, model, method):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(notebook, "render", lambda *_: b"<svg/>")
-        page = Page(small(f"<script>{task}", f'"><img src=x onerror="y">{model}', f"</td>&lt;{method}")._repr_html_())
+        page = Page(
+            small(f"<script>{task}", f'"><img src=x onerror="y">{model}', f"</td>&lt;{method}")._repr_html_()
+        )
     assert set(page.tags) <= {"div", "img", "table", "tr", "th", "td"} and len(page.images) == 1
     assert set(page.images[0]) == {"alt", "style", "src"}
     assert page.texts[1].startswith("<script>") and page.texts[5].startswith("</td>&lt;")

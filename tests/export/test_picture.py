@@ -41,7 +41,9 @@ def test_the_same_text_gives_the_same_bytes_a_second_later(dot, no_program):
 
 
 @pytest.mark.parametrize("system", ["", '<include ignore_missing="yes">/etc/fonts/fonts.conf</include>'])
-def test_the_pdf_is_set_in_the_shipped_font_whatever_fonts_the_system_has(system, dot, no_program, monkeypatch):
+def test_the_pdf_is_set_in_the_shipped_font_whatever_fonts_the_system_has(
+    system, dot, no_program, monkeypatch
+):
     shipped = '<include ignore_missing="yes">/etc/fonts/fonts.conf</include>'
     assert shipped in picture._FONTS
     monkeypatch.setattr(picture, "_FONTS", picture._FONTS.replace(shipped, system))
@@ -56,7 +58,9 @@ def test_drawing_leaves_nothing_beside_the_font(dot, no_program):
 
 def test_a_png_shows_its_labels(no_program):
     one, other = (
-        render(f'digraph {{ a [label="{label}", fixedsize=true, fontname="Source Sans Pro", pos="9,9"] }}', "png")
+        render(
+            f'digraph {{ a [label="{label}", fixedsize=true, fontname="Source Sans Pro", pos="9,9"] }}', "png"
+        )
         for label in ("m", " ")
     )
     assert struct.unpack(">II", one[16:24]) == struct.unpack(">II", other[16:24])
@@ -83,7 +87,8 @@ def test_an_unknown_picture_format_suggests_the_nearest(dot):
 
 @pytest.mark.skipif(os.name != "posix", reason="the stand-in for dot is a script")
 @pytest.mark.parametrize(
-    ("does", "starts"), [("sys.stdout.write('from dot ' + sys.argv[1])", b"from dot -Tsvg"), ("sys.exit(1)", b"<?xml")]
+    ("does", "starts"),
+    [("sys.stdout.write('from dot ' + sys.argv[1])", b"from dot -Tsvg"), ("sys.exit(1)", b"<?xml")],
 )
 def test_the_dot_program_draws_where_it_can(does, starts, dot, tmp_path, monkeypatch):
     program = tmp_path / "dot"

@@ -37,12 +37,19 @@ def test_every_node_at_a_role_and_every_edge_is_there_and_no_two_nodes_overlap(g
     drawn = {str(node) for edge in circuit.edges for node in ends(graph, edge)}
     assert drawn <= set(nodes) <= drawn | {f"input@{role}" for role in ROLES}
     texts = {name: group.find(f".//{SVG}text").text for name, group in nodes.items()}
-    assert all(text == (name if name.startswith("input") else name.partition("@")[0]) for name, text in texts.items())
+    assert all(
+        text == (name if name.startswith("input") else name.partition("@")[0]) for name, text in texts.items()
+    )
     ids = sorted(g.get("id") for g in root.iter(f"{SVG}g") if g.get("class") == "edge")
     assert ids == sorted(map(str, circuit.edges))
     boxes = draw(circuit).layout.boxes
     for one, other in combinations(boxes.values(), 2):
-        assert one.right < other.left or other.right < one.left or one.top < other.bottom or other.top < one.bottom
+        assert (
+            one.right < other.left
+            or other.right < one.left
+            or one.top < other.bottom
+            or other.top < one.bottom
+        )
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
@@ -67,7 +74,9 @@ def test_no_edge_runs_through_a_node_that_is_not_its_own(graph, grow):
         for node, box in drawing.layout.boxes.items():
             if node not in own and start < box.y < end:
                 for y in (box.bottom, box.y, box.top):
-                    assert not (start < y < end and box.left < curve.x(y) < box.right), f"{edge} crosses {node}"
+                    assert not (start < y < end and box.left < curve.x(y) < box.right), (
+                        f"{edge} crosses {node}"
+                    )
 
 
 def test_a_head_that_reads_at_one_role_and_writes_at_another_is_joined():

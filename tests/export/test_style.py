@@ -18,9 +18,21 @@ TO_XYZ = np.array(
 )
 # What the fully colour-blind see, in linear light: Machado, Oliveira and Fernandes, 2009, table 1
 BLIND = {
-    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    "protan": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deutan": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritan": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
 }
 SETS = (("q", "k", "v", ""), ("head", ""))
 MARKS = (("both", "lost", "gained"), ("common", "missing", "extra"))
@@ -58,7 +70,10 @@ def test_lines_that_stand_beside_each_other_differ_in_style_or_clearly_in_lightn
     groups = [[palette.strokes[name] for name in names] for names in SETS]
     groups += [[palette.marks[name] for name in names] for names in MARKS]
     for one, other in (pair for group in groups for pair in combinations(group, 2)):
-        assert one.style != other.style or abs(lightness(one.colour) - lightness(other.colour)) >= 20, (one, other)
+        assert one.style != other.style or abs(lightness(one.colour) - lightness(other.colour)) >= 20, (
+            one,
+            other,
+        )
 
 
 def test_the_inputs_of_a_head_have_three_line_styles(palette):
@@ -88,7 +103,9 @@ def test_every_text_can_be_read_where_it_stands(palette):
 def test_screen_is_dark_and_paper_is_white():
     paper, screen = PALETTES["paper"], PALETTES["screen"]
     assert paper.ground == "#ffffff" and lightness(screen.ground) < 12
-    assert all(lightness(screen.strokes[name].colour) > lightness(paper.strokes[name].colour) for name in SETS[0])
+    assert all(
+        lightness(screen.strokes[name].colour) > lightness(paper.strokes[name].colour) for name in SETS[0]
+    )
 
 
 def test_a_style_changes_colours_and_nothing_else(grow):
@@ -111,7 +128,9 @@ def test_the_larger_a_score_the_thicker_and_a_negative_one_ends_in_a_bar(style, 
 
 
 def test_an_unknown_style_suggests_the_nearest():
-    with pytest.raises(UsageError, match=r"No style named 'papr'\. Did you mean 'paper'\? Styles: paper, screen\."):
+    with pytest.raises(
+        UsageError, match=r"No style named 'papr'\. Did you mean 'paper'\? Styles: paper, screen\."
+    ):
         Look(style="papr")
 
 

@@ -17,7 +17,9 @@ def test_no_line_is_wider_than_the_terminal_and_every_node_has_a_cell(graph, wid
     grid = Grid.choose(graph.n_layers, graph.n_heads, width)
     _, _, *layers = [line.plain for line in layer_lines(circuit, width, ASCII)]
     cells = [line[grid.label + 1 :][: grid.width + 4] for line in layers[: layers.index("")]]
-    assert sum(letter in ASCII.levels for line in cells for letter in line) == len(circuit.nodes) - 1  # not the logits
+    assert (
+        sum(letter in ASCII.levels for line in cells for letter in line) == len(circuit.nodes) - 1
+    )  # not the logits
 
 
 def test_columns_are_numbered_and_as_wide_as_there_is_room_for():

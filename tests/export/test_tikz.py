@@ -48,7 +48,9 @@ def has_lualatex() -> bool:
 
 
 def of_neurons() -> Circuit:
-    neurons = {Neuron.parse(name): score for name, score in {"a0.h1.d2": 0.5, "a0.h1.d3": -1.0, "m1.n7": 0.1}.items()}
+    neurons = {
+        Neuron.parse(name): score for name, score in {"a0.h1.d2": 0.5, "a0.h1.d3": -1.0, "m1.n7": 0.1}.items()
+    }
     graph = Graph(2, 2)
     return Circuit(graph, edges_among(graph, neurons), {"d_head": 4, "d_mlp": 8}, neurons=neurons)
 
@@ -77,13 +79,19 @@ def test_the_file_is_the_golden_one():
     assert text == GOLDEN.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("circuit", [SMALL, of_positions(), Circuit(Graph(2, 2), {})], ids=["small", "roles", "empty"])
+@pytest.mark.parametrize(
+    "circuit", [SMALL, of_positions(), Circuit(Graph(2, 2), {})], ids=["small", "roles", "empty"]
+)
 def test_every_edge_has_a_line_in_graph_order_and_every_node_a_place_of_its_own(circuit):
     text = circuit_to_tikz(circuit)
-    assert re.findall(r"\\draw\[edge .* % (\S+) \S+$", text, re.MULTILINE) == [str(edge) for edge in circuit.edges]
+    assert re.findall(r"\\draw\[edge .* % (\S+) \S+$", text, re.MULTILINE) == [
+        str(edge) for edge in circuit.edges
+    ]
     boxes = draw(circuit).layout.boxes
     named = re.findall(r"\\node\[(?:input|head|mlp|logits)[^]]*\] \((\w+)\)", text)
-    assert named == list(dict.fromkeys(named)) and set(named) == {identifier(circuit.graph, node) for node in boxes}
+    assert named == list(dict.fromkeys(named)) and set(named) == {
+        identifier(circuit.graph, node) for node in boxes
+    }
 
 
 def test_of_too_many_edges_the_strongest_are_drawn(grow):
@@ -93,7 +101,11 @@ def test_of_too_many_edges_the_strongest_are_drawn(grow):
 
 def test_a_node_says_how_many_neurons_it_keeps():
     text = circuit_to_tikz(of_neurons())
-    assert re.search(r"\{a0\.h1.*2 of 4", text) and re.search(r"\{m1.*1 of 8", text) and r"\draw[edge" not in text
+    assert (
+        re.search(r"\{a0\.h1.*2 of 4", text)
+        and re.search(r"\{m1.*1 of 8", text)
+        and r"\draw[edge" not in text
+    )
 
 
 def test_a_picture_too_wide_for_tex_is_refused():
@@ -117,21 +129,27 @@ def test_nothing_in_a_text_is_left_that_means_something_to_latex(text):
 @needs_pdflatex
 @pytest.mark.parametrize("name", ["small", "roles", "neurons", "empty", "many"])
 def test_it_compiles_alone_and_in_a_paper(name, grow, tmp_path):
-    circuits = {"small": SMALL, "roles": of_positions(), "neurons": of_neurons(), "empty": Circuit(Graph(2, 2), {})}
+    circuits = {
+        "small": SMALL,
+        "roles": of_positions(),
+        "neurons": of_neurons(),
+        "empty": Circuit(Graph(2, 2), {}),
+    }
     picture = circuit_to_tikz(circuits.get(name) or grow(Graph(30, 9), 2000))
     assert "LaTeX Warning" not in compile_with("pdflatex", picture, tmp_path, "circuit")
     shown = r"\resizebox{\linewidth}{!}{\input{circuit}}"
     paper = "\\documentclass{article}\n\\usepackage{standalone,tikz}\n\\begin{document}\n"
-    paper += (
-        f"\\begin{{figure}}{shown}\\caption{{It}}\\end{{figure}}\n\\noindent{{\\sffamily {shown}}}\n\\end{{document}}\n"
-    )
+    paper += f"\\begin{{figure}}{shown}\\caption{{It}}\\end{{figure}}\n\\noindent{{\\sffamily {shown}}}\n\\end{{document}}\n"
     log = compile_with("pdflatex", paper, tmp_path)
     assert r"Overfull \hbox" not in log and "Missing character" not in log
 
 
 @pytest.mark.slow
 @needs_pdflatex
-@given(st.lists(st.text() | st.text(st.sampled_from(NASTY)), min_size=60, max_size=60), st.sampled_from(["OT1", "T1"]))
+@given(
+    st.lists(st.text() | st.text(st.sampled_from(NASTY)), min_size=60, max_size=60),
+    st.sampled_from(["OT1", "T1"]),
+)
 @settings(max_examples=4)
 def test_any_names_compile_in_either_encoding(tmp_path_factory, names, encoding):
     folder = tmp_path_factory.mktemp("names")
@@ -149,7 +167,9 @@ def test_a_name_is_shown_as_it_is(tmp_path):
     name = "\\{}$&#^_~%<>|-- ,, !` ?` \u00e9\u0142"
     circuit = Circuit(SMALL.graph, SMALL.edges, {"name": name}, {"name": "\u4e2d"})
     fonts = "\\usepackage[T1]{fontenc}\\usepackage{mathptmx}\n\\begin{document}"
-    compile_with("pdflatex", circuit_to_tikz(circuit).replace("\\begin{document}", fonts), tmp_path, "circuit")
+    compile_with(
+        "pdflatex", circuit_to_tikz(circuit).replace("\\begin{document}", fonts), tmp_path, "circuit"
+    )
     shown = subprocess.run(["pdftotext", "circuit.pdf", "-"], cwd=tmp_path, capture_output=True, check=True)
     assert f"?, {name}, 6 of" in shown.stdout.decode()
 

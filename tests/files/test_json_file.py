@@ -45,7 +45,9 @@ class Outer(Schema, frozen=True):
 
 
 def test_what_fits_is_read_and_other_keys_are_left_alone() -> None:
-    read = decode_json('{"name": "a", "number": 3, "inner": {"share": 1, "new": []}, "newer": {}}', Outer, "f.json")
+    read = decode_json(
+        '{"name": "a", "number": 3, "inner": {"share": 1, "new": []}, "newer": {}}', Outer, "f.json"
+    )
     assert read == Outer(name="a", number=3, inner=Inner(share=1))
 
 
@@ -114,7 +116,11 @@ def test_a_file_is_read_with_its_name_in_every_message(tmp_path: Path) -> None:
     good.write_text('\N{BYTE ORDER MARK}{"name": "größer"}', encoding="utf-8")
     picture.write_bytes(b"\x89PNG\xff\xfe")
     assert read_json(good, Outer).name == "größer"
-    for path, reason in ((picture, "it is not text"), (folder, "Is a directory"), (tmp_path / "no", "No such file")):
+    for path, reason in (
+        (picture, "it is not text"),
+        (folder, "Is a directory"),
+        (tmp_path / "no", "No such file"),
+    ):
         with pytest.raises(CircuitError, match=f"Cannot read {path}: {reason}"):
             read_json(path, Outer)
     with pytest.raises(CircuitError, match="no file can be named so"):

@@ -109,7 +109,9 @@ def test_progress_on_a_terminal_and_in_a_log(monkeypatch: pytest.MonkeyPatch) ->
         assert not OBEYED.search(plain)
 
 
-def test_streams_are_as_before_afterwards_and_one_that_was_closed_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streams_are_as_before_afterwards_and_one_that_was_closed_stays_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setattr(sys, "stderr", None)
@@ -178,7 +180,11 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_no_command_prints_what_a_terminal_obeys(
-    command: str, hostile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    command: str,
+    hostile: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     folder = Path(shutil.copytree(hostile, tmp_path / "here"))
     monkeypatch.chdir(folder)
@@ -218,7 +224,9 @@ def test_ipython_gets_a_line_without_them(hostile: Path) -> None:
     assert not OBEYED.search(circuit_to_line(Circuit.load(hostile / "run")))
 
 
-def test_an_ascii_terminal_gets_other_letters_spelled_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ascii_terminal_gets_other_letters_spelled_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pair = {"clean": "é 漢 😀", "corrupted": "e 漢 😀", "answers": ["a"], "wrong_answers": ["b"]}
     file = tmp_path / "prompts.jsonl"
     file.write_text(json.dumps(pair), encoding="utf-8")

@@ -38,6 +38,29 @@ def compute(dtype: object) -> Iterator[object]:
         yield torch.bmm(numbers(5, n, k), numbers(5, k, m))
         yield torch.einsum("pnk,hkm->phnm", numbers(2, n, k), numbers(3, k, m))
     x = numbers(19, 23, 64) * 4
-    yield from (x.softmax(-1), x.log_softmax(-1), x.logsumexp(-1), F.layer_norm(x, (64,)), x.square().mean(-1).rsqrt())
-    yield from (F.gelu(x), F.gelu(x, approximate="tanh"), F.silu(x), x.sigmoid(), x.tanh(), x.exp(), x.abs().log())
-    yield from (x.cos(), x.sin(), x.sum(), x.sum(0), x.mean(1), x.cumsum(1), x.square().sum().sqrt(), x.std(-1))
+    yield from (
+        x.softmax(-1),
+        x.log_softmax(-1),
+        x.logsumexp(-1),
+        F.layer_norm(x, (64,)),
+        x.square().mean(-1).rsqrt(),
+    )
+    yield from (
+        F.gelu(x),
+        F.gelu(x, approximate="tanh"),
+        F.silu(x),
+        x.sigmoid(),
+        x.tanh(),
+        x.exp(),
+        x.abs().log(),
+    )
+    yield from (
+        x.cos(),
+        x.sin(),
+        x.sum(),
+        x.sum(0),
+        x.mean(1),
+        x.cumsum(1),
+        x.square().sum().sqrt(),
+        x.std(-1),
+    )

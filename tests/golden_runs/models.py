@@ -36,7 +36,12 @@ def make_models() -> dict[str, Any]:
     wide = SIZES | {"max_position_embeddings": 32, "num_hidden_layers": 2}
     gpt2 = GPT2Config(**SIZES, n_layer=2, n_head=3, n_embd=24, n_positions=32)
     llama = LlamaConfig(
-        **wide, num_attention_heads=4, num_key_value_heads=2, hidden_size=32, intermediate_size=40, rope_theta=100.0
+        **wide,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        hidden_size=32,
+        intermediate_size=40,
+        rope_theta=100.0,
     )
     neox = GPTNeoXConfig(**wide, num_attention_heads=2, hidden_size=16, intermediate_size=36, rotary_pct=0.5)
     return {"gpt2": GPT2LMHeadModel(gpt2), "llama": LlamaForCausalLM(llama), "neox": GPTNeoXForCausalLM(neox)}

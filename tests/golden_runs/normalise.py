@@ -44,6 +44,8 @@ def without_seconds(lines: list[str]) -> list[str]:
     """Tables whose last column is one of seconds, without it."""
     result, in_table = [], False
     for line in lines:
-        in_table = line.rstrip(" |\n").endswith("seconds") or (in_table and bool(re.search(r"[\d-][ |]*$", line)))
+        in_table = line.rstrip(" |\n").endswith("seconds") or (
+            in_table and bool(re.search(r"[\d-][ |]*$", line))
+        )
         result.append(re.sub(r" [\d.]+( \|)?$", r" ...\1", line) if in_table else line)
     return result

@@ -44,10 +44,14 @@ class Run:
 
     @property
     def needs(self) -> list[str]:
-        return [field for _, field, _, _ in string.Formatter().parse(self.command) if field not in (None, "out")]
+        return [
+            field for _, field, _, _ in string.Formatter().parse(self.command) if field not in (None, "out")
+        ]
 
     def filled_in(self) -> Run:
-        return replace(self, command=self.command.format_map({"out": self.name} | {name: name for name in self.needs}))
+        return replace(
+            self, command=self.command.format_map({"out": self.name} | {name: name for name in self.needs})
+        )
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,9 @@ class Recording:
     runs: Mapping[str, Files]
 
     def hashes(self) -> dict[str, dict[str, str]]:
-        return {name: {path: sha256(data) for path, data in files.items()} for name, files in self.runs.items()}
+        return {
+            name: {path: sha256(data) for path, data in files.items()} for name, files in self.runs.items()
+        }
 
     def write(self, folder: Path) -> None:
         for name, files in self.runs.items():
@@ -92,7 +98,9 @@ def read_run(line: str) -> Run:
     """
     match = LINE.fullmatch(line)
     assert match, f"not a run: {line}"
-    return Run(match["name"], complete(match["command"]), int(match["kill_after"]) if match["kill_after"] else None)
+    return Run(
+        match["name"], complete(match["command"]), int(match["kill_after"]) if match["kill_after"] else None
+    )
 
 
 def complete(command: str) -> str:

@@ -25,7 +25,9 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def recording(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Recording:
     """What the runs left that are asked for here, and those that they need."""
-    names = {item.callspec.params["name"] for item in request.session.items if "recording" in item.fixturenames}
+    names = {
+        item.callspec.params["name"] for item in request.session.items if "recording" in item.fixturenames
+    }
     return record(names, tmp_path_factory.mktemp("golden"))
 
 
@@ -44,7 +46,9 @@ def test_a_run_leaves_the_same_bytes(name: str, recording: Recording, kept: Path
     differing = sorted(path for path in expected | actual if expected.get(path) != actual.get(path))
     if differing:
         recording.write(kept)
-    assert not differing, f"`circuitfind {RUNS[name].command}` left other {', '.join(differing)}: see {kept / name}"
+    assert not differing, (
+        f"`circuitfind {RUNS[name].command}` left other {', '.join(differing)}: see {kept / name}"
+    )
 
 
 def test_the_hashes_are_those_of_the_table() -> None:

@@ -28,7 +28,10 @@ GOOD: dict[str, Any] = {
 }
 SMALL = Circuit(
     Graph(2, 2),
-    {Edge.parse(name): score for name, score in {"input->m0": 1.0, "m0->a1.h0<v>": 2.0, "a1.h0->logits": 3.0}.items()},
+    {
+        Edge.parse(name): score
+        for name, score in {"input->m0": 1.0, "m0->a1.h0<v>": 2.0, "a1.h0->logits": 3.0}.items()
+    },
     GOOD["model"],
     {"name": "ioi"},
     {"name": "acdc"},
@@ -45,7 +48,13 @@ def names(known: KnownCircuit) -> dict[str, set[str]]:
 
 def test_ioi_has_the_papers_26_heads() -> None:
     ioi = find_known("ioi")
-    assert (ioi.task, ioi.model, ioi.graph, ioi.level, ioi.paper) == ("ioi", "gpt2", GPT2, "heads", "arXiv:2211.00593")
+    assert (ioi.task, ioi.model, ioi.graph, ioi.level, ioi.paper) == (
+        "ioi",
+        "gpt2",
+        GPT2,
+        "heads",
+        "arXiv:2211.00593",
+    )
     assert len(ioi.all_nodes) == 26
     assert names(ioi) == {
         "name mover": heads("9.9", "10.0", "9.6"),
@@ -106,7 +115,9 @@ def written(folder: Path, data: Any, name: str = "mine.json") -> Path:
         ({"nodes": {"mover": ["a1.h0"], "other": ["a1.h0"]}}, "'a1.h0' stands in it twice"),
     ],
 )
-def test_a_file_that_is_wrong_is_named_with_what_is_wrong(changed: dict[str, Any], says: str, tmp_path: Path) -> None:
+def test_a_file_that_is_wrong_is_named_with_what_is_wrong(
+    changed: dict[str, Any], says: str, tmp_path: Path
+) -> None:
     assert load_known(written(tmp_path, GOOD)).name == "mine"
     with pytest.raises(CircuitError) as refused:
         load_known(written(tmp_path, GOOD | changed))
@@ -138,7 +149,9 @@ def test_what_is_neither_a_name_nor_a_file_is_refused(tmp_path: Path) -> None:
 def test_without_a_name_it_is_that_of_the_same_task_and_shape(tmp_path: Path) -> None:
     gpt2 = Circuit(GPT2, {}, {}, {"name": "greater-than"})
     assert choose_known(gpt2, all_known()).name == "greater-than"
-    with pytest.raises(CircuitError, match="No known circuit is of the task 'ioi' in a model of 2 layers of 2"):
+    with pytest.raises(
+        CircuitError, match="No known circuit is of the task 'ioi' in a model of 2 layers of 2"
+    ):
         choose_known(SMALL, all_known())
     for name in ("a.json", "b.json"):
         written(tmp_path, SMALL.to_json(), name)

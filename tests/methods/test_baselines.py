@@ -55,7 +55,9 @@ def test_the_best_edges_are_those_between_the_best_nodes(method: Scorer) -> None
         among = {Node("input"), Node("logits"), *best}
         bar = min(values[node] for node in best)
         chosen = {edge for edge in graph.edges() if scores[graph.order(edge)] >= bar}
-        assert chosen == {edge for edge in graph.edges() if edge.sender in among and edge.receiver.node in among}
+        assert chosen == {
+            edge for edge in graph.edges() if edge.sender in among and edge.receiver.node in among
+        }
 
 
 def test_head_importance_refuses_kl() -> None:
@@ -75,7 +77,9 @@ def test_chance_gives_every_edge_a_place_of_its_own_in_one_row() -> None:
 def test_chance_depends_on_the_seed_and_on_nothing_else() -> None:
     model = random_transformer("gpt2", 1)
     first = score(Random(3), model, random_batch(1), 8).nan_to_num(9)
-    assert torch.equal(first, score(Random(3), random_transformer("gpt2", 2), random_batch(2), 1).nan_to_num(9))
+    assert torch.equal(
+        first, score(Random(3), random_transformer("gpt2", 2), random_batch(2), 1).nan_to_num(9)
+    )
     assert not torch.equal(first, score(Random(4), model, random_batch(1)).nan_to_num(9))
 
 

@@ -41,7 +41,9 @@ EDGES = readable(random_transformer("gpt2", 0).architecture.graph)
 
 
 def draw(seed: int, n_prompts: int = 3, scale: float = 1.0) -> torch.Tensor:
-    scores = torch.randn(n_prompts, *EDGES.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    scores = torch.randn(
+        n_prompts, *EDGES.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     return (scores * scale).masked_fill(~EDGES, math.nan)
 
 
@@ -92,7 +94,9 @@ def test_an_ensemble_scores_with_all_of_its_methods() -> None:
     methods = (EAPIG(metric="kl"), IFR())
     found = Ensemble(methods).score(model, batch, 8, Silent())
     each = [method.score(model, batch, 8, Silent()) for method in methods]
-    assert torch.equal(found.nan_to_num(), combine(each, readable(model.architecture.graph), "mean").nan_to_num())
+    assert torch.equal(
+        found.nan_to_num(), combine(each, readable(model.architecture.graph), "mean").nan_to_num()
+    )
 
 
 def test_scores_that_are_all_zero_do_not_spoil_the_others() -> None:
@@ -126,7 +130,11 @@ def test_learned_masks_start_in_the_order_of_the_sizes_of_the_scores() -> None:
 
 @pytest.mark.parametrize(
     ("of", "metric"),
-    [((EAPIG("loss"), IFR()), "loss"), ((IFR(), EAPIG("loss")), "loss"), ((Fixed(draw(1)), Fixed(draw(2))), None)],
+    [
+        ((EAPIG("loss"), IFR()), "loss"),
+        ((IFR(), EAPIG("loss")), "loss"),
+        ((Fixed(draw(1)), Fixed(draw(2))), None),
+    ],
 )
 def test_the_record_names_the_metric_of_those_that_have_one(of: tuple[Any, ...], metric: str | None) -> None:
     assert Ensemble(of).to_dict().get("metric") == metric

@@ -39,7 +39,9 @@ from tests.test_benchmarks import bench, ratio
 LENGTHS = (5, 7, 4)
 
 
-def score(model: Transformer, batch: Batch, metric: MetricName = "logit-diff", batch_size: int = 8) -> torch.Tensor:
+def score(
+    model: Transformer, batch: Batch, metric: MetricName = "logit-diff", batch_size: int = 8
+) -> torch.Tensor:
     return Exact(metric).score(model, batch, batch_size, Silent())
 
 
@@ -107,7 +109,9 @@ def test_where_a_prompt_stands_in_its_block_changes_no_bit() -> None:
 
 
 @pytest.mark.parametrize("family", ["gpt2", "pythia"])
-def test_in_a_linear_model_the_scores_into_the_logits_and_those_of_the_input_sum_to_the_effect(family: str) -> None:
+def test_in_a_linear_model_the_scores_into_the_logits_and_those_of_the_input_sum_to_the_effect(
+    family: str,
+) -> None:
     model, batch = linear(random_transformer(family, 5)), random_batch(5)
     effect, scores = total_effect(model, batch, "logit-diff"), score(model, batch)
     assert float(effect.abs().min()) > 0.1
@@ -124,7 +128,9 @@ def test_in_a_linear_model_attribution_is_exact(family: str) -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_edges_of_a_head_that_writes_nothing_score_nothing_at_all(family: str, metric: MetricName) -> None:
+def test_the_edges_of_a_head_that_writes_nothing_score_nothing_at_all(
+    family: str, metric: MetricName
+) -> None:
     model, batch = random_transformer(family, 6, dtype=torch.float32), random_batch(6, LENGTHS)
     W_O = model.layers[0].W_O.clone()
     W_O[1] = 0

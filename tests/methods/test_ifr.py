@@ -44,7 +44,9 @@ def importances(graph: Graph, scores: torch.Tensor) -> dict[Node, torch.Tensor]:
 
 @pytest.mark.parametrize("inputs", INPUTS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_flows_into_a_node_is_what_flows_out_of_it_and_all_ends_in_the_input(family: str, inputs: str) -> None:
+def test_what_flows_into_a_node_is_what_flows_out_of_it_and_all_ends_in_the_input(
+    family: str, inputs: str
+) -> None:
     model, batch = random_transformer(family, 5, 3, 2), random_batch(5)
     graph, scores = model.architecture.graph, score(IFR(inputs), model, batch)
     out = importances(graph, scores)

@@ -41,7 +41,9 @@ from tests.random_models import FAMILIES, REFERENCE, random_batch, random_model,
 
 LENGTHS = (5, 7, 4)
 STEPS = 2
-OF_NEURONS = tuple(ablation for ablation in ABLATIONS if ablation != "optimal")  # whose constants are whole senders'
+OF_NEURONS = tuple(
+    ablation for ablation in ABLATIONS if ablation != "optimal"
+)  # whose constants are whole senders'
 MEANS = tuple(ablation for ablation in OF_MEANS if ablation in OF_NEURONS)
 MAKE: dict[str, Callable[[MetricName, AblationName], Attribution]] = {
     "eap": EAP,
@@ -95,7 +97,9 @@ def test_a_run_under_any_mask_is_the_literal_one(family: str, ablation: Ablation
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_with_every_neuron_kept_a_run_is_the_clean_one_to_the_last_bit(family: str, dtype: torch.dtype) -> None:
+def test_with_every_neuron_kept_a_run_is_the_clean_one_to_the_last_bit(
+    family: str, dtype: torch.dtype
+) -> None:
     model, batch = random_transformer(family, 3, dtype=dtype), random_batch(3, LENGTHS)
     runner = NeuronRunner(model, batch, "corrupted")
     assert torch.equal(
@@ -163,7 +167,9 @@ def test_every_score_is_the_literal_one(family: str, name: str, metric: MetricNa
 @pytest.mark.parametrize("ablation", ["zero", *MEANS])
 @pytest.mark.parametrize("name", ["eap", "eap-ig", "eap-ig-activations", "gim"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_score_under_another_ablation_is_the_literal_one(family: str, name: str, ablation: AblationName) -> None:
+def test_every_score_under_another_ablation_is_the_literal_one(
+    family: str, name: str, ablation: AblationName
+) -> None:
     if ablation == "zero" and name == "eap-ig" and family != "gpt2":  # refused, as at edge level
         return
     model, batch = literal(family, 4, ALTERED.get(name, Altered)), random_batch(4, LENGTHS)
@@ -211,7 +217,9 @@ def test_batch_size_and_threads_change_no_bit(
 @pytest.mark.parametrize("ablation", OF_NEURONS)
 @pytest.mark.parametrize("metric", ["kl", "logit-diff"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_exact_score_is_the_literal_one(family: str, metric: MetricName, ablation: AblationName) -> None:
+def test_every_exact_score_is_the_literal_one(
+    family: str, metric: MetricName, ablation: AblationName
+) -> None:
     batch = random_batch(3, LENGTHS) if metric == "kl" else late(random_batch(3, LENGTHS))
     expected = oracle.exact(literal(family, 3), batch, metric, ablation)
     for size in (8, 1) if ablation == "corrupted" else (3,):
@@ -297,7 +305,13 @@ def test_a_threshold_that_nothing_reaches_keeps_nothing() -> None:
 def test_the_largest_scores_are_chosen_and_of_equal_ones_the_first() -> None:
     scores = torch.tensor([0.5, -2.0, 0.5, 1.0, 0.5], dtype=torch.float64)
     assert choose(scores, NeuronSelection(3)).tolist() == [True, True, False, True, False]
-    assert choose(scores, NeuronSelection(2, select="top-signed")).tolist() == [True, False, False, True, False]
+    assert choose(scores, NeuronSelection(2, select="top-signed")).tolist() == [
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
     assert choose(scores, NeuronSelection(threshold=1.0)).tolist() == [False, True, False, True, False]
     assert choose(scores, NeuronSelection(fraction=0.5)).sum() == 2
     with pytest.raises(UsageError, match="the model has 5"):
@@ -346,7 +360,13 @@ def test_a_mean_ablation_without_the_means_of_hidden_layers_is_refused() -> None
 def test_the_record_names_every_option_and_the_level() -> None:
     record = ByNeuron(EAPIG("kl", steps=7)).to_dict()
     assert record.pop("score") == "(ablated - clean) . gradient: positive if ablation hurts"
-    assert record == {"name": "eap-ig", "metric": "kl", "ablation": "corrupted", "steps": 7, "level": "neuron"}
+    assert record == {
+        "name": "eap-ig",
+        "metric": "kl",
+        "ablation": "corrupted",
+        "steps": 7,
+        "level": "neuron",
+    }
     assert ACDCNeurons(0.1).to_dict() == {
         "name": "acdc", "threshold": 0.1, "metric": "kl", "ablation": "corrupted", "objective": "improve",
         "order": "reverse forward", "level": "neuron",

@@ -93,7 +93,13 @@ def run(
     saved: list[SoFar] = []
     model, batch = made()
     scores = score_on(
-        method, model, batch, batch_size, progress or Silent(), start, lambda so_far: saved.append(so_far.copy())
+        method,
+        model,
+        batch,
+        batch_size,
+        progress or Silent(),
+        start,
+        lambda so_far: saved.append(so_far.copy()),
     )
     return scores, saved
 
@@ -133,16 +139,27 @@ def test_a_method_that_takes_no_time_begins_anew() -> None:
 
 
 def test_the_catalogue_says_which_methods_go_on() -> None:
-    able = {name for name, method in METHODS.items() if issubclass(method, ACDC) or getattr(method, "resumes", False)}
+    able = {
+        name
+        for name, method in METHODS.items()
+        if issubclass(method, ACDC) or getattr(method, "resumes", False)
+    }
     assert able == {info.name for info in CATALOGUE.values() if info.resumes}
     assert all(isinstance(method, LongScorer) for method in METHODS_THAT_SCORE.values())
 
 
 def test_parts_stay_apart() -> None:
-    both = SoFar({"x": torch.zeros(1)}, {"n": 1}, "first").as_part("1") | SoFar({}, {"n": 2}, "second").as_part("10")
+    both = SoFar({"x": torch.zeros(1)}, {"n": 1}, "first").as_part("1") | SoFar(
+        {}, {"n": 2}, "second"
+    ).as_part("10")
     first, second = both.part("1"), both.part("10")
     assert first is not None and second is not None
-    assert (list(first.tensors), first.numbers, second.tensors, second.numbers) == (["x"], {"n": 1}, {}, {"n": 2})
+    assert (list(first.tensors), first.numbers, second.tensors, second.numbers) == (
+        ["x"],
+        {"n": 1},
+        {},
+        {"n": 2},
+    )
     assert both.told == "second" and both.part("0") is None
 
 
@@ -165,6 +182,8 @@ def test_a_search_of_neurons_taken_up_after_any_chain_ends_with_the_same_bits(
     assert 0 < int(whole.kept.sum()) < len(whole.kept) and len(saved) > 12
     for number in [*range(0, len(saved), len(saved) // 8), len(saved) - 1]:
         further: list[SoFar] = []
-        again = find(through_file(saved[number], tmp_path), lambda so_far, to=further: to.append(so_far.copy()))
+        again = find(
+            through_file(saved[number], tmp_path), lambda so_far, to=further: to.append(so_far.copy())
+        )
         assert all_the_same(again.to_so_far("kl"), whole.to_so_far("kl")), number
         assert all(map(all_the_same, further, saved[number + 1 :])), number

@@ -30,7 +30,9 @@ WIDE = 1_536
 needs_onednn = pytest.mark.skipif(not can_pack(torch.zeros(1)), reason="this PyTorch comes without oneDNN")
 
 
-def wide(seed: int, dtype: torch.dtype = torch.float64, bias: bool = True, d_model: int = D_MODEL) -> Transformer:
+def wide(
+    seed: int, dtype: torch.dtype = torch.float64, bias: bool = True, d_model: int = D_MODEL
+) -> Transformer:
     """A model of which nothing but a wide unembedding matters here; its vocabulary fills no whole slice or vector."""
     generator = torch.Generator().manual_seed(seed)
     stretch = torch.logspace(0, -2, d_model, dtype=torch.float64).unsqueeze(1)
@@ -44,7 +46,13 @@ def wide(seed: int, dtype: torch.dtype = torch.float64, bias: bool = True, d_mod
 
 
 def near_a_plane(
-    seed: int, n_tests: int, n_prompts: int, n_dims: int, size: float, off: float, dtype: torch.dtype = torch.float64
+    seed: int,
+    n_tests: int,
+    n_prompts: int,
+    n_dims: int,
+    size: float,
+    off: float,
+    dtype: torch.dtype = torch.float64,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A start and a chain of streams, ``size`` from it in a plane of ``n_dims`` and ``off`` out of it."""
     generator = torch.Generator().manual_seed(seed)
@@ -53,7 +61,9 @@ def near_a_plane(
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     start = draw(n_prompts, D_MODEL)
-    in_plane = torch.einsum("pti,pid->tpd", draw(n_prompts, n_tests, n_dims), draw(n_prompts, n_dims, D_MODEL))
+    in_plane = torch.einsum(
+        "pti,pid->tpd", draw(n_prompts, n_tests, n_dims), draw(n_prompts, n_dims, D_MODEL)
+    )
     return start.to(dtype), (start + size * in_plane + off * draw(n_tests, n_prompts, D_MODEL)).to(dtype)
 
 
@@ -140,7 +150,9 @@ def as_it_is(model: Transformer) -> Transformer:
     return model
 
 
-either_way = pytest.mark.parametrize("prepare", [as_it_is, pytest.param(pack_unembedding, marks=needs_onednn)])
+either_way = pytest.mark.parametrize(
+    "prepare", [as_it_is, pytest.param(pack_unembedding, marks=needs_onednn)]
+)
 
 
 @either_way
@@ -153,7 +165,9 @@ def test_the_last_test_is_exact(prepare: Callable[[Transformer], Transformer]) -
 
 
 @either_way
-def test_changes_in_every_direction_are_computed_one_by_one(prepare: Callable[[Transformer], Transformer]) -> None:
+def test_changes_in_every_direction_are_computed_one_by_one(
+    prepare: Callable[[Transformer], Transformer],
+) -> None:
     model = prepare(wide(4, torch.float32))
     start, x = near_a_plane(4, 24, 2, 24, 0.3, 0.0, torch.float32)
     log_z, radius = enclose_log_partition(model, make_yardstick(model), start, x, 1e-3)

@@ -82,7 +82,12 @@ def test_loss_of_several_answers_is_that_of_their_summed_probability() -> None:
 @pytest.mark.parametrize(
     ("probabilities", "right", "wrong", "expected"),
     [
-        ((0.3, 0.2, 0.5), (0,), (1,), 1.0),  # likelier than every wrong answer, though another token is likelier still
+        (
+            (0.3, 0.2, 0.5),
+            (0,),
+            (1,),
+            1.0,
+        ),  # likelier than every wrong answer, though another token is likelier still
         ((0.2, 0.3, 0.5), (0,), (1,), 0.0),
         ((0.1, 0.2, 0.3, 0.4), (0, 3), (1, 2), 1.0),  # one right answer is enough
         ((0.1, 0.4, 0.3, 0.2), (0, 3), (1, 2), 0.0),
@@ -139,7 +144,9 @@ def test_the_metrics_agree_with_the_literal_ones(seed: int, name: MetricName) ->
 def test_the_objective_is_the_metric_of_the_full_logits(family: str, name: MetricName, match: bool) -> None:
     model, answers = random_transformer(family, 1), random_batch(5)
     model = replace(model, b_U=torch.linspace(-1, 1, 29, dtype=torch.float64))  # a bias must count
-    finals = torch.randn(4, 3, model.architecture.d_model, generator=torch.Generator().manual_seed(1)).double()
+    finals = torch.randn(
+        4, 3, model.architecture.d_model, generator=torch.Generator().manual_seed(1)
+    ).double()
     full = finals[0] + 0.5
     ours = make_objective(name, model, answers, full, match)(finals)
     for test, prompt in ((0, 0), (1, 1), (3, 2)):
@@ -204,5 +211,7 @@ def test_only_differences_need_wrong_answers(name: MetricName) -> None:
     if name not in HIGHER_IS_BETTER:
         check_answers(name, lacking)
         return
-    with pytest.raises(UsageError, match=rf"{name} compares with wrong answers; prompt 2 has none\. Use --metric kl"):
+    with pytest.raises(
+        UsageError, match=rf"{name} compares with wrong answers; prompt 2 has none\. Use --metric kl"
+    ):
         check_answers(name, lacking)

@@ -32,7 +32,9 @@ def pairs_of(n_prompts: int, seed: int) -> tuple[PromptPair, ...]:
 
 
 def likeliest(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, prompts: list[str]) -> list[str]:
-    return [tokenizer.decode([token]) for token in answer_logits(model, tokenizer, prompts).argmax(-1).tolist()]
+    return [
+        tokenizer.decode([token]) for token in answer_logits(model, tokenizer, prompts).argmax(-1).tolist()
+    ]
 
 
 def test_the_folder_weighs_under_a_megabyte() -> None:
@@ -101,7 +103,10 @@ def test_the_answer_is_the_name_that_occurs_once_even_in_the_last_place(
 ) -> None:
     pairs = pairs_of(100, 3)
     prompts = [told_last(pair) for pair in pairs]
-    right = [found == pair.answers[0] for found, pair in zip(likeliest(model, tokenizer, prompts), pairs, strict=True)]
+    right = [
+        found == pair.answers[0]
+        for found, pair in zip(likeliest(model, tokenizer, prompts), pairs, strict=True)
+    ]
     assert sum(right) / len(right) > 0.95
 
 
@@ -112,5 +117,7 @@ def told_last(pair: PromptPair) -> str:
     return re.sub(rf"\b({receiver}|{giver})\b", lambda _: next(names), pair.clean)
 
 
-def test_corrupted_prompts_do_not_favour_the_answer(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_corrupted_prompts_do_not_favour_the_answer(
+    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
     assert abs(score(model, tokenizer, pairs_of(200, 12345)).corrupted_logit_diff) < 0.5

@@ -100,7 +100,9 @@ def test_what_a_query_may_not_see_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("masks", [(), (3,), (1, 3), (2, 3)])
-def test_attention_computed_in_parts_has_the_same_bits(masks: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_computed_in_parts_has_the_same_bits(
+    masks: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     q, k, v = (random(2, 3, 40, 8).float().roll(i, -1) for i in range(3))
     visible = torch.ones(40, 40, dtype=torch.bool).tril().expand(*masks, 40, 40)
     whole = attend(q, k, v, visible, 0.5)

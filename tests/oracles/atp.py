@@ -46,7 +46,9 @@ def atp(
     """
     literal = AtPatterns(model)
     graph = literal.graph
-    scores = torch.full((batch.n_prompts, len(graph.receivers), len(graph.senders)), torch.nan, dtype=torch.float64)
+    scores = torch.full(
+        (batch.n_prompts, len(graph.receivers), len(graph.senders)), torch.nan, dtype=torch.float64
+    )
     for i, end in enumerate(batch.end.tolist()):
         clean, corrupted = batch.clean[i, : end + 1], batch.corrupted[i, : end + 1]
         literal.added = {node: torch.zeros(end + 1, end + 1, dtype=torch.float64) for node in graph.senders}
@@ -81,7 +83,9 @@ def effect(
         clean = clean + now[sender]
     moved = {"q": (clean + change, clean), "k": (clean, clean + change)}[receiver.slot]
     node = receiver.node
-    gained = literal.pattern(node.layer, node.head, *moved) - literal.pattern(node.layer, node.head, clean, clean)
+    gained = literal.pattern(node.layer, node.head, *moved) - literal.pattern(
+        node.layer, node.head, clean, clean
+    )
     return float((gained * gradients[node]).sum())
 
 
@@ -93,7 +97,9 @@ def gradients_without(
     n_pos, d_model = now[source].shape
     sizes: dict[Receiver | Node, tuple[int, int]] = dict.fromkeys(graph.receivers, (n_pos, d_model))
     sizes |= {node: (n_pos, n_pos) for node in graph.senders if node.kind == "head"}
-    zeros = {place: torch.zeros(size, dtype=torch.float64, requires_grad=True) for place, size in sizes.items()}
+    zeros = {
+        place: torch.zeros(size, dtype=torch.float64, requires_grad=True) for place, size in sizes.items()
+    }
     literal.added = {node: zeros[node] for node in graph.senders if node.kind == "head"}
     written = {source: now[source]}
 

@@ -19,10 +19,14 @@ from tests.oracles.literal import Literal, Outputs, ablated_outputs, run
 Gradients = dict[Receiver, Tensor]
 
 
-def attribution(literal: Literal, batch: Batch, method: str, metric: str, ablation: str, steps: int = 5) -> Tensor:
+def attribution(
+    literal: Literal, batch: Batch, method: str, metric: str, ablation: str, steps: int = 5
+) -> Tensor:
     """Scores [prompt, receiver, sender]; NaN where the graph has no edge."""
     graph = literal.graph
-    scores = torch.full((batch.n_prompts, len(graph.receivers), len(graph.senders)), torch.nan, dtype=torch.float64)
+    scores = torch.full(
+        (batch.n_prompts, len(graph.receivers), len(graph.senders)), torch.nan, dtype=torch.float64
+    )
     for i, end in enumerate(batch.end.tolist()):
         clean, corrupted = batch.clean[i, : end + 1], batch.corrupted[i, : end + 1]
         ablated = ablated_outputs(literal, clean, corrupted, ablation)
@@ -59,7 +63,13 @@ def places(literal: Literal, method: str, steps: int, now: Outputs, ablated: Out
 
 
 def gradients_at(
-    literal: Literal, n_pos: int, fixed: Outputs, metric: str, full: Tensor, right: Sequence[int], wrong: Sequence[int]
+    literal: Literal,
+    n_pos: int,
+    fixed: Outputs,
+    metric: str,
+    full: Tensor,
+    right: Sequence[int],
+    wrong: Sequence[int],
 ) -> Gradients:
     """The gradient of one prompt's objective at what each receiver reads, when some outputs are replaced."""
     graph = literal.graph
@@ -77,7 +87,9 @@ def gradients_at(
 
     for node in graph.senders[1:]:
         if node not in fixed and node.kind == "head":
-            written[node] = literal.head(node.layer, node.head, *(read(Receiver(node, slot)) for slot in SLOTS))
+            written[node] = literal.head(
+                node.layer, node.head, *(read(Receiver(node, slot)) for slot in SLOTS)
+            )
         elif node not in fixed:
             written[node] = literal.mlp(node.layer, read(Receiver(node)))
     value = differentiable(metric, full, literal.logits(read(Receiver(Node("logits"))))[-1], right, wrong)

@@ -36,11 +36,16 @@ def magnitude(literal: Literal, batch: Batch, ablation: str) -> Tensor:
 
 
 def of_nodes(
-    literal: Literal, batch: Batch, ablation: str, value: Callable[[int, Tensor, Outputs, Outputs], dict[Node, float]]
+    literal: Literal,
+    batch: Batch,
+    ablation: str,
+    value: Callable[[int, Tensor, Outputs, Outputs], dict[Node, float]],
 ) -> Tensor:
     """For each edge the lesser value of those of its ends that are heads or MLPs."""
     graph = literal.graph
-    scores = torch.full((batch.n_prompts, len(graph.receivers), len(graph.senders)), torch.nan, dtype=torch.float64)
+    scores = torch.full(
+        (batch.n_prompts, len(graph.receivers), len(graph.senders)), torch.nan, dtype=torch.float64
+    )
     for i, end in enumerate(batch.end.tolist()):
         clean, corrupted = batch.clean[i, : end + 1], batch.corrupted[i, : end + 1]
         _, now = run(literal, clean, frozenset(graph.edges()), {})

@@ -15,9 +15,13 @@ def exact(literal: Literal, batch: Batch, metric: str, ablation: str) -> Tensor:
     graph = literal.graph
     state = State(literal, batch, 0.0, metric, ablation)
     full = state.values(state.kept)
-    scores = torch.full((batch.n_prompts, len(graph.receivers), len(graph.senders)), torch.nan, dtype=torch.float64)
+    scores = torch.full(
+        (batch.n_prompts, len(graph.receivers), len(graph.senders)), torch.nan, dtype=torch.float64
+    )
     for edge in graph.edges():
         row, column = graph.order(edge)
         values = state.values(state.kept - {edge})
-        scores[:, row, column] = torch.tensor([a - b for a, b in zip(values, full, strict=True)], dtype=torch.float64)
+        scores[:, row, column] = torch.tensor(
+            [a - b for a, b in zip(values, full, strict=True)], dtype=torch.float64
+        )
     return scores

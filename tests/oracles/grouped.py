@@ -32,9 +32,13 @@ class Search(State):
     def search(self) -> Search:
         self.now = self.value(self.kept)
         for receivers in stages(self.literal.graph.n_layers, self.literal.graph.n_heads):
-            live = [r for r in receivers if r.node.kind == "logits" or any(e.sender == r.node for e in self.kept)]
+            live = [
+                r for r in receivers if r.node.kind == "logits" or any(e.sender == r.node for e in self.kept)
+            ]
             self.kept -= {edge for edge in self.kept if edge.receiver in set(receivers) - set(live)}
-            edges = [edge for edge in self.literal.graph.edges() if edge.receiver in live and edge in self.kept]
+            edges = [
+                edge for edge in self.literal.graph.edges() if edge.receiver in live and edge in self.kept
+            ]
             if edges:
                 attributions = self.attributions(edges)
                 self.divide(sorted(edges, key=attributions.__getitem__), attributions)
@@ -80,7 +84,9 @@ class Search(State):
     def attributions(self, edges: Sequence[Edge]) -> dict[Edge, float]:
         """How the objective rises with the removed share of each edge, where half of every one of them is removed."""
         totals = dict.fromkeys(edges, 0.0)
-        for (clean, _, right, wrong), ablated, full in zip(self.prompts, self.ablated, self.full, strict=True):
+        for (clean, _, right, wrong), ablated, full in zip(
+            self.prompts, self.ablated, self.full, strict=True
+        ):
             shares = {edge: torch.tensor(0.5, dtype=torch.float64, requires_grad=True) for edge in edges}
             logits = blended(self.literal, clean, self.kept, ablated, shares)
             value = differentiable(self.metric, full, logits, right, wrong)
@@ -92,7 +98,9 @@ class Search(State):
         return totals
 
 
-def blended(literal: Literal, tokens: Tensor, kept: set[Edge], ablated: Outputs, shares: dict[Edge, Tensor]) -> Tensor:
+def blended(
+    literal: Literal, tokens: Tensor, kept: set[Edge], ablated: Outputs, shares: dict[Edge, Tensor]
+) -> Tensor:
     """The logits when each edge of ``shares`` carries the sender's output only in part, the rest its ablated one."""
     written: Outputs = {Node("input"): literal.embed(tokens).detach()}
 
@@ -110,13 +118,17 @@ def blended(literal: Literal, tokens: Tensor, kept: set[Edge], ablated: Outputs,
 
     for node in literal.graph.senders[1:]:
         if node.kind == "head":
-            written[node] = literal.head(node.layer, node.head, *(read(Receiver(node, slot)) for slot in SLOTS))
+            written[node] = literal.head(
+                node.layer, node.head, *(read(Receiver(node, slot)) for slot in SLOTS)
+            )
         else:
             written[node] = literal.mlp(node.layer, read(Receiver(node)))
     return literal.logits(read(Receiver(Node("logits"))))[-1]
 
 
-def differentiable(metric: str, full: Tensor, logits: Tensor, right: Sequence[int], wrong: Sequence[int]) -> Tensor:
+def differentiable(
+    metric: str, full: Tensor, logits: Tensor, right: Sequence[int], wrong: Sequence[int]
+) -> Tensor:
     """``objective`` as a tensor."""
     if metric == "kl":
         return (full.softmax(-1) * (full.log_softmax(-1) - logits.log_softmax(-1))).sum()
@@ -127,7 +139,9 @@ def differentiable(metric: str, full: Tensor, logits: Tensor, right: Sequence[in
     if metric == "agreement":
         return -(full.softmax(-1) * logits.log_softmax(-1)).sum()
     q = logits.softmax(-1)
-    return q[list(wrong)].sum() - q[list(right)].sum() if metric == "prob-diff" else -q[list(right)].sum().log()
+    return (
+        q[list(wrong)].sum() - q[list(right)].sum() if metric == "prob-diff" else -q[list(right)].sum().log()
+    )
 
 
 def stages(n_layers: int, n_heads: int) -> list[list[Receiver]]:

@@ -16,7 +16,9 @@ from tests.oracles.literal import Literal, run
 def ifr(literal: Literal, batch: Batch, inputs: str) -> Tensor:
     """Scores [prompt, receiver, sender]; NaN where the graph has no edge."""
     graph = literal.graph
-    scores = torch.full((batch.n_prompts, len(graph.receivers), len(graph.senders)), torch.nan, dtype=torch.float64)
+    scores = torch.full(
+        (batch.n_prompts, len(graph.receivers), len(graph.senders)), torch.nan, dtype=torch.float64
+    )
     for i, end in enumerate(batch.end.tolist()):
         for (receiver, sender), flowed in flows(literal, batch.clean[i, : end + 1], inputs).items():
             scores[i, graph.receiver_index[receiver], graph.sender_index[sender]] = flowed

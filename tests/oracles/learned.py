@@ -35,14 +35,21 @@ def masked_logits(literal: Literal, tokens: Tensor, shares: Tensor, ablated: Out
 
     for node in graph.senders[1:]:
         if node.kind == "head":
-            written[node] = literal.head(node.layer, node.head, *(read(Receiver(node, slot)) for slot in SLOTS))
+            written[node] = literal.head(
+                node.layer, node.head, *(read(Receiver(node, slot)) for slot in SLOTS)
+            )
         else:
             written[node] = literal.mlp(node.layer, read(Receiver(node)))
     return literal.logits(read(Receiver(Node("logits"))))[-1]
 
 
 def objective(
-    literal: Literal, batch: Batch, shares: Tensor, metric: str, ablation: str, prompts: Sequence[int] | None = None
+    literal: Literal,
+    batch: Batch,
+    shares: Tensor,
+    metric: str,
+    ablation: str,
+    prompts: Sequence[int] | None = None,
 ) -> Tensor:
     """The objective's mean over prompts (or over these)."""
     values = []

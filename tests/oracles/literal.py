@@ -99,7 +99,11 @@ class Literal:
     def _mlp_output(self, block: Any) -> Any:
         kind = self.config.model_type
         return (
-            block.mlp.c_proj if kind == "gpt2" else block.mlp.down_proj if kind == "llama" else block.mlp.dense_4h_to_h
+            block.mlp.c_proj
+            if kind == "gpt2"
+            else block.mlp.down_proj
+            if kind == "llama"
+            else block.mlp.dense_4h_to_h
         )
 
     def _bias(self, module: Any) -> Tensor | float:
@@ -150,7 +154,9 @@ def run(literal: Literal, tokens: Tensor, kept: Collection[Edge], ablated: Outpu
 def ablated_outputs(literal: Literal, clean: Tensor, corrupted: Tensor, ablation: str) -> Outputs:
     """What every sender writes on the corrupted prompt, or zeros, or its means over the prompts of ``REFERENCE``."""
     everything = frozenset(literal.graph.edges())
-    if ablation.startswith("mean") or ablation == "optimal":  # until they are learned its constants are the means
+    if (
+        ablation.startswith("mean") or ablation == "optimal"
+    ):  # until they are learned its constants are the means
         return means(literal, len(clean), ablation == "mean-positional")
     _, written = run(literal, clean if ablation == "zero" else corrupted, everything, {})
     return {node: torch.zeros_like(x) for node, x in written.items()} if ablation == "zero" else written

@@ -13,9 +13,13 @@ def objective(metric: str, full: Tensor, logits: Tensor, right: Sequence[int], w
     if metric == "kl":
         return float((full.softmax(-1) * (full.log_softmax(-1) - logits.log_softmax(-1))).sum())
     if metric == "logit-diff":
-        return float(torch.stack([logits[t] for t in wrong]).mean() - torch.stack([logits[t] for t in right]).mean())
+        return float(
+            torch.stack([logits[t] for t in wrong]).mean() - torch.stack([logits[t] for t in right]).mean()
+        )
     if metric == "best-margin":
-        return float(max(logits[t] for t in range(len(logits)) if t not in right) - max(logits[t] for t in right))
+        return float(
+            max(logits[t] for t in range(len(logits)) if t not in right) - max(logits[t] for t in right)
+        )
     if metric == "agreement":
         return -sum(float(p * q) for p, q in zip(full.softmax(-1), logits.log_softmax(-1), strict=True))
     q = logits.softmax(-1)

@@ -43,7 +43,9 @@ def rows(model: Altered, node: Node) -> Tensor:
     block, is_gpt2 = model.blocks[node.layer], model.config.model_type == "gpt2"
     weight = (model._output(block) if node.kind == "head" else model._mlp_output(block)).weight
     weight = (weight if is_gpt2 else weight.T).detach()
-    return weight[node.head * model.d_head : (node.head + 1) * model.d_head] if node.kind == "head" else weight
+    return (
+        weight[node.head * model.d_head : (node.head + 1) * model.d_head] if node.kind == "head" else weight
+    )
 
 
 def receivers(node: Node) -> list[Receiver]:
@@ -91,7 +93,9 @@ def means(model: Altered, n_pos: int, positional: bool) -> Held:
 
 def all_neurons(model: Altered) -> list[Neuron]:
     """In forward order."""
-    return [Neuron(node, index) for node in model.graph.senders[1:] for index in range(len(rows(model, node)))]
+    return [
+        Neuron(node, index) for node in model.graph.senders[1:] for index in range(len(rows(model, node)))
+    ]
 
 
 class Prompts:
@@ -100,7 +104,9 @@ class Prompts:
     def __init__(self, model: Altered, batch: Batch, metric: str, ablation: str, match: bool = False) -> None:
         self.model, self.metric, self.match = model, metric, match
         ends = batch.end.tolist()
-        self.tokens = [(batch.clean[i, : end + 1], batch.corrupted[i, : end + 1]) for i, end in enumerate(ends)]
+        self.tokens = [
+            (batch.clean[i, : end + 1], batch.corrupted[i, : end + 1]) for i, end in enumerate(ends)
+        ]
         self.answers = list(zip(batch.answers, batch.wrong_answers, strict=True))
         self.ablated = [ablated_neurons(model, *tokens, ablation) for tokens in self.tokens]
         self.full = [run(model, clean, (), {})[0] for clean, _ in self.tokens]
@@ -122,7 +128,9 @@ def exact(model: Altered, batch: Batch, metric: str, ablation: str) -> Tensor:
     """Every neuron ablated alone, a whole forward pass each: scores [prompt, neuron]."""
     prompts = Prompts(model, batch, metric, ablation)
     full = torch.tensor(prompts.values(()), dtype=torch.float64)
-    each = [torch.tensor(prompts.values((neuron,)), dtype=torch.float64) - full for neuron in all_neurons(model)]
+    each = [
+        torch.tensor(prompts.values((neuron,)), dtype=torch.float64) - full for neuron in all_neurons(model)
+    ]
     return torch.stack(each, dim=1)
 
 
@@ -135,7 +143,9 @@ class Outcome:
     margin: float
 
 
-def acdc(model: Altered, batch: Batch, threshold: float, metric: str, ablation: str, match: bool = False) -> Outcome:
+def acdc(
+    model: Altered, batch: Batch, threshold: float, metric: str, ablation: str, match: bool = False
+) -> Outcome:
     """Layers from the last, MLP before heads, neurons from last to first; each test a whole forward pass."""
     prompts, removed, scores = Prompts(model, batch, metric, ablation, match), set(), {}
     now = fmean(prompts.values(removed))
@@ -154,7 +164,9 @@ def acdc(model: Altered, batch: Batch, threshold: float, metric: str, ablation: 
     return Outcome([neuron not in removed for neuron in every], [scores[neuron] for neuron in every], margin)
 
 
-def attribution(model: Altered, batch: Batch, method: str, metric: str, ablation: str, steps: int = 5) -> Tensor:
+def attribution(
+    model: Altered, batch: Batch, method: str, metric: str, ablation: str, steps: int = 5
+) -> Tensor:
     """Scores [prompt, neuron]; ``method`` says where gradients are taken, the model's own rules how they go back."""
     neurons, prompts = all_neurons(model), Prompts(model, batch, metric, ablation)
     scores = torch.zeros(batch.n_prompts, len(neurons), dtype=torch.float64)
@@ -181,7 +193,10 @@ def gradients_at(
 ) -> Held:
     """The gradient of one prompt's objective at each neuron, when what some nodes write is replaced."""
     weights = {node: rows(model, node) for node in model.graph.senders[1:]}
-    zeros = {n: torch.zeros(len(clean), len(w), dtype=torch.float64, requires_grad=True) for n, w in weights.items()}
+    zeros = {
+        n: torch.zeros(len(clean), len(w), dtype=torch.float64, requires_grad=True)
+        for n, w in weights.items()
+    }
     written = {Node("input"): fixed[Node("input")].detach()}
     for node, weight in weights.items():
         if node in fixed:
@@ -192,4 +207,6 @@ def gradients_at(
     logits = model.logits(read(model, Receiver(Node("logits")), len(clean), written))[-1]
     value = differentiable(metric, full, logits, right, wrong)
     found = torch.autograd.grad(value, list(zeros.values()), allow_unused=True)
-    return {n: torch.zeros_like(z) if g is None else g for (n, z), g in zip(zeros.items(), found, strict=True)}
+    return {
+        n: torch.zeros_like(z) if g is None else g for (n, z), g in zip(zeros.items(), found, strict=True)
+    }

@@ -20,7 +20,9 @@ def loss(literal: Literal, batch: Batch, kept: Tensor, constants: Outputs) -> Te
         clean = batch.clean[i, : end + 1]
         full, _ = run(literal, clean, frozenset(literal.graph.edges()), {})
         written = {node: row.expand(end + 1, -1) for node, row in rows(literal, constants).items()}
-        values.append(differentiable("kl", full, masked_logits(literal, clean, kept.double(), written), (), ()))
+        values.append(
+            differentiable("kl", full, masked_logits(literal, clean, kept.double(), written), (), ())
+        )
     return torch.stack(values).mean()
 
 

@@ -32,7 +32,9 @@ def roles_of(batch: Batch, prompt: int) -> list[str]:
 
 
 @torch.no_grad()
-def run(literal: Literal, tokens: Tensor, roles: Sequence[str], kept: Collection[Edge], ablated: Outputs) -> Tensor:
+def run(
+    literal: Literal, tokens: Tensor, roles: Sequence[str], kept: Collection[Edge], ablated: Outputs
+) -> Tensor:
     """Logits at one prompt's last position when only ``kept`` edges carry the run."""
     written: Outputs = {Node("input"): literal.embed(tokens)}
 
@@ -58,7 +60,9 @@ def run(literal: Literal, tokens: Tensor, roles: Sequence[str], kept: Collection
 class Prompts:
     """The objective of all prompts under any set of edges."""
 
-    def __init__(self, literal: Literal, batch: Batch, metric: str, ablation: str, match: bool = False) -> None:
+    def __init__(
+        self, literal: Literal, batch: Batch, metric: str, ablation: str, match: bool = False
+    ) -> None:
         self.literal, self.metric, self.match = literal, metric, match
         self.prompts = []
         everything = frozenset(literal.graph.edges())
@@ -66,7 +70,9 @@ class Prompts:
             clean, corrupted = batch.clean[i, : end + 1], batch.corrupted[i, : end + 1]
             ablated = ablated_outputs(literal, clean, corrupted, ablation)
             full = run_everywhere(literal, clean, everything, {})[0]
-            self.prompts.append((clean, roles_of(batch, i), ablated, full, batch.answers[i], batch.wrong_answers[i]))
+            self.prompts.append(
+                (clean, roles_of(batch, i), ablated, full, batch.answers[i], batch.wrong_answers[i])
+            )
 
     def logits(self, kept: Collection[Edge]) -> list[Tensor]:
         return [run(self.literal, clean, roles, kept, ablated) for clean, roles, ablated, *_ in self.prompts]
@@ -85,7 +91,9 @@ def exact(literal: Literal, batch: Batch, metric: str, ablation: str) -> Tensor:
     graph, prompts = role_graph(literal, batch), Prompts(literal, batch, metric, ablation)
     everything = set(graph.edges())
     full = prompts.values(everything)
-    scores = torch.full((batch.n_prompts, len(graph.receivers), len(graph.senders)), torch.nan, dtype=torch.float64)
+    scores = torch.full(
+        (batch.n_prompts, len(graph.receivers), len(graph.senders)), torch.nan, dtype=torch.float64
+    )
     for edge in graph.edges():
         values = prompts.values(everything - {edge})
         scores[(slice(None), *graph.order(edge))] = torch.tensor(values, dtype=torch.float64) - torch.tensor(
@@ -103,7 +111,9 @@ class Outcome:
     margin: float
 
 
-def acdc(literal: Literal, batch: Batch, threshold: float, metric: str, ablation: str, match: bool = False) -> Outcome:
+def acdc(
+    literal: Literal, batch: Batch, threshold: float, metric: str, ablation: str, match: bool = False
+) -> Outcome:
     """The published algorithm, receivers at each role from the last role to the first."""
     graph, prompts = role_graph(literal, batch), Prompts(literal, batch, metric, ablation, match)
     kept = set(graph.edges())
@@ -161,7 +171,10 @@ def prune(graph: Graph, chosen: Collection[Edge]) -> set[Edge]:
         if receiver.node.kind == "logits":
             return [(receiver.node, last)]
         assert receiver.role is not None
-        return [(receiver.node, role) for role in (graph.roles if receiver.slot in ("k", "v") else (receiver.role,))]
+        return [
+            (receiver.node, role)
+            for role in (graph.roles if receiver.slot in ("k", "v") else (receiver.role,))
+        ]
 
     def leaves(edge: Edge) -> tuple[Node, str]:
         return edge.sender, edge.receiver.role or last
@@ -177,7 +190,9 @@ def atp(model: object, batch: Batch, metric: str, ablation: str, grad_drop: bool
     """AtP* at roles: an edge's change is taken at the positions of its role alone, everything else as it is there."""
     literal = AtPatterns(model)
     graph = role_graph(literal, batch)
-    scores = torch.full((batch.n_prompts, len(graph.receivers), len(graph.senders)), torch.nan, dtype=torch.float64)
+    scores = torch.full(
+        (batch.n_prompts, len(graph.receivers), len(graph.senders)), torch.nan, dtype=torch.float64
+    )
     for i, end in enumerate(batch.end.tolist()):
         clean, corrupted = batch.clean[i, : end + 1], batch.corrupted[i, : end + 1]
         literal.added = {node: torch.zeros(end + 1, end + 1, dtype=torch.float64) for node in graph.senders}

@@ -40,10 +40,14 @@ class Screened(State):
     def slopes(self, kept: set[Edge], edges: Sequence[Edge]) -> list[list[float]]:
         """For each edge, by how much each prompt's objective rises as it goes, to first order."""
         columns = []
-        for (clean, _, right, wrong), ablated, full in zip(self.prompts, self.ablated, self.full, strict=True):
+        for (clean, _, right, wrong), ablated, full in zip(
+            self.prompts, self.ablated, self.full, strict=True
+        ):
             gone = {edge: torch.tensor(float(edge not in kept), dtype=torch.float64) for edge in edges}
             shares = {edge: share.requires_grad_() for edge, share in gone.items()}
-            value = differentiable(self.metric, full, blended(self.literal, clean, kept, ablated, shares), right, wrong)
+            value = differentiable(
+                self.metric, full, blended(self.literal, clean, kept, ablated, shares), right, wrong
+            )
             if self.match:
                 value = (value - differentiable(self.metric, full, full, right, wrong)).abs()
             columns.append([float(slope) for slope in torch.autograd.grad(value, list(shares.values()))])
@@ -51,9 +55,9 @@ class Screened(State):
 
     def search(self) -> Screened:
         for receiver in order(self.literal.graph.n_layers, self.literal.graph.n_heads):
-            edges = [edge for edge in self.literal.graph.edges() if edge.receiver == receiver and edge in self.kept][
-                ::-1
-            ]
+            edges = [
+                edge for edge in self.literal.graph.edges() if edge.receiver == receiver and edge in self.kept
+            ][::-1]
             if receiver.node.kind != "logits" and not any(edge.sender == receiver.node for edge in self.kept):
                 self.kept -= set(edges)
                 continue
@@ -84,7 +88,9 @@ class Screened(State):
             return max(abs(fmean(rises[place])) + drift[place], tau / 64)
 
         def worst(begin: int, end: int) -> float:
-            rest = [looks[end][p] - looks[begin][p] - sum(rises[i][p] for i in range(begin, end)) for p in prompts]
+            rest = [
+                looks[end][p] - looks[begin][p] - sum(rises[i][p] for i in range(begin, end)) for p in prompts
+            ]
             return max(fmean(rises[i]) + drift[i] for i in range(begin, end)) + fmean(map(abs, rest))
 
         prompts = range(len(self.prompts))
@@ -131,7 +137,8 @@ class Screened(State):
             last = self.slopes(self.kept - set(waiting[:known]), waiting[:known])
             way = [(place + 0.5) / known for place in range(known)]
             rises = [
-                [(1 - way[i]) * a + way[i] * b for a, b in zip(first[i], last[i], strict=True)] for i in range(known)
+                [(1 - way[i]) * a + way[i] * b for a, b in zip(first[i], last[i], strict=True)]
+                for i in range(known)
             ]
             bend = [[b - a for a, b in zip(first[i], last[i], strict=True)] for i in range(known)]
             drift = [abs(fmean(last[i]) - fmean(first[i])) for i in range(known)]
@@ -151,13 +158,18 @@ class Screened(State):
         n_each = -(-screened.HALVES // len(self.prompts))
         if sum(end - begin - 1 for begin, end in gaps) <= n_each:
             return [cut for begin, end in gaps for cut in range(begin + 1, end)]
-        found = [self.is_sound(waiting, looks, rises, bend, gaps, number) for number in range(n_each)]  # all are made
+        found = [
+            self.is_sound(waiting, looks, rises, bend, gaps, number) for number in range(n_each)
+        ]  # all are made
         if all(found):
             sound += gaps
             return []
         if len(gaps) == 1:
             begin, end = gaps[0]
-            sizes = [max(abs(fmean(rises[i])) + abs(fmean(bend[i])), self.threshold / 64) for i in range(begin, end)]
+            sizes = [
+                max(abs(fmean(rises[i])) + abs(fmean(bend[i])), self.threshold / 64)
+                for i in range(begin, end)
+            ]
             return [begin + self.middle(sizes)]
         half = len(gaps) // 2
         parts = (gaps[:half], gaps[half:])
@@ -182,13 +194,19 @@ class Screened(State):
         graph = self.literal.graph
         names = (waiting[0].receiver, graph.senders.index(waiting[0].sender), gaps[0][0], gaps[-1][1])
         cuts = sorted(cut for cut in looks if gaps[0][0] <= cut <= gaps[-1][1])
-        places, turned = screened.draw(Random(" ".join(map(str, names))), cuts, gaps, (n_each, n_edges, n_prompts))
+        places, turned = screened.draw(
+            Random(" ".join(map(str, names))), cuts, gaps, (n_each, n_edges, n_prompts)
+        )
         off = []
         for prompt in range(n_prompts):
             cut = int(places[number, prompt])
             expected, kept = looks[cut][prompt], self.kept - set(waiting[:cut])
             for begin, end in pairwise(sorted(look for look in looks if look <= n_edges)):
-                rest = looks[end][prompt] - looks[begin][prompt] - sum(rises[i][prompt] for i in range(begin, end))
+                rest = (
+                    looks[end][prompt]
+                    - looks[begin][prompt]
+                    - sum(rises[i][prompt] for i in range(begin, end))
+                )
                 for i in range(begin, end):
                     if not turned[number, i, prompt]:
                         continue
@@ -201,12 +219,21 @@ class Screened(State):
 
     def value(self, prompt: int, kept: set[Edge]) -> float:
         """One prompt's objective with these edges kept."""
-        (clean, _, right, wrong), ablated, full = self.prompts[prompt], self.ablated[prompt], self.full[prompt]
+        (clean, _, right, wrong), ablated, full = (
+            self.prompts[prompt],
+            self.ablated[prompt],
+            self.full[prompt],
+        )
         number = objective(self.metric, full, run(self.literal, clean, kept, ablated)[0], right, wrong)
         return abs(number - objective(self.metric, full, full, right, wrong)) if self.match else number
 
     def settle(
-        self, waiting: list[Edge], looks: dict[int, list[float]], rises: list[list[float]], n_removed: int, stays: bool
+        self,
+        waiting: list[Edge],
+        looks: dict[int, list[float]],
+        rises: list[list[float]],
+        n_removed: int,
+        stays: bool,
     ) -> None:
         for begin, end in pairwise(sorted(cut for cut in looks if cut <= n_removed)):
             self.n_together += end - begin if end - begin > 1 else 0

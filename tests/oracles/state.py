@@ -40,7 +40,9 @@ class State:
     def values(self, kept: set[Edge]) -> list[float]:
         """Each prompt's objective with these edges kept."""
         numbers = []
-        for (clean, _, right, wrong), ablated, full in zip(self.prompts, self.ablated, self.full, strict=True):
+        for (clean, _, right, wrong), ablated, full in zip(
+            self.prompts, self.ablated, self.full, strict=True
+        ):
             number = objective(self.metric, full, run(self.literal, clean, kept, ablated)[0], right, wrong)
             target = objective(self.metric, full, full, right, wrong) if self.match else 0.0
             numbers.append(abs(number - target) if self.match else number)

@@ -75,5 +75,7 @@ def test_only_kept_edges_are_scored() -> None:
 def test_the_gradient_of_kl_at_the_clean_run_is_zero() -> None:
     runner, _ = state("llama", 1)
     run = runner.run(readable(runner.baseline.graph).double())
-    kl, loss = (attribute(runner, run, slope_of(runner, run, metric)).abs().max() for metric in ("kl", "loss"))
+    kl, loss = (
+        attribute(runner, run, slope_of(runner, run, metric)).abs().max() for metric in ("kl", "loss")
+    )
     assert kl < 1e-9 < loss

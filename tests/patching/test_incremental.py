@@ -31,7 +31,9 @@ def total(rerun: Rerun, receiver: Receiver, removed: list[int]) -> torch.Tensor:
     return sum((rerun.removal(receiver, sender) for sender in removed), rerun.zero_change(receiver))
 
 
-def draw(graph: Graph, receiver: Receiver, share: float, generator: torch.Generator) -> tuple[list[int], list[Node]]:
+def draw(
+    graph: Graph, receiver: Receiver, share: float, generator: torch.Generator
+) -> tuple[list[int], list[Node]]:
     """Which senders' edges go, and which senders' stay."""
     goes = (torch.rand(graph.n_readable(receiver), generator=generator) < share).tolist()
     removed = [sender for sender, gone in enumerate(goes) if gone]
@@ -94,7 +96,9 @@ def test_a_chain_of_tests_gives_what_each_whole_run_gives_and_changes_nothing(
             trial = kept.clone()
             trial[row, chain[:n]] = False
             assert torch.allclose(final, run_patched(baseline, trial), atol=1e-9), (str(receiver), n)
-        assert torch.allclose(finals[0], run_patched(baseline, kept), atol=1e-9)  # the tests left the run as it was
+        assert torch.allclose(
+            finals[0], run_patched(baseline, kept), atol=1e-9
+        )  # the tests left the run as it was
         removed, stay = draw(graph, receiver, 0.4, generator)
         kept[row, removed] = False
         rerun.commit(receiver, total(rerun, receiver, removed), stay)
@@ -150,7 +154,9 @@ def test_rows_are_made_up_to_whole_groups_by_repeating_the_last() -> None:
     rows = Rows(batch, "corrupted")
     assert rows.places.tolist() == [1, 2, 2, 2] and rows.ends.tolist() == [1]
     x = torch.arange(6.0).reshape(1, 3, 2)
-    assert torch.equal(rows.put(rows.take(x) + 10, x), torch.tensor([[[0.0, 1.0], [12.0, 13.0], [14.0, 15.0]]]))
+    assert torch.equal(
+        rows.put(rows.take(x) + 10, x), torch.tensor([[[0.0, 1.0], [12.0, 13.0], [14.0, 15.0]]])
+    )
 
 
 def test_a_test_comes_out_the_same_to_the_last_bit_whatever_stands_beside_it() -> None:

@@ -37,7 +37,10 @@ def test_a_circuit_without_some_edges_is_what_a_whole_run_of_it_is(
     batch = with_means(model, random_batch(4, (5, 7, 4, 6)), ablation)
     baseline = prepare(model, batch, ablation)
     edges = readable(baseline.graph)
-    kept, lacking = (circuit := some(edges, share, 1)), Lacking(prepare_reduced(model, batch, ablation, circuit))
+    kept, lacking = (
+        (circuit := some(edges, share, 1)),
+        Lacking(prepare_reduced(model, batch, ablation, circuit)),
+    )
     nodes = heads_and_mlps(baseline.graph, kept)
     missing = [some(kept, 0.12 * i, i) for i in range(8)]  # the first misses nothing
     missing += [kept & ~knock_out(baseline.graph, kept, some_nodes(nodes, 0.4, seed)) for seed in range(4)]
@@ -51,7 +54,9 @@ def test_a_circuit_without_some_edges_is_what_a_whole_run_of_it_is(
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_model_without_some_nodes_is_what_a_whole_run_of_it_is(family: str, ablation: AblationName) -> None:
+def test_the_model_without_some_nodes_is_what_a_whole_run_of_it_is(
+    family: str, ablation: AblationName
+) -> None:
     model = random_transformer(family, 3, 3, 2)
     baseline = prepare(model, with_means(model, random_batch(4, (5, 7, 4, 6)), ablation), ablation)
     onward, edges = Onward(baseline, join_reads(model)), readable(baseline.graph)

@@ -37,7 +37,9 @@ def test_a_circuit_is_worth_the_same_in_float32_and_float64(ablation: AblationNa
         edges = readable(model.architecture.graph)
         draw = torch.rand(edges.shape, generator=torch.Generator().manual_seed(3))
         outcome = evaluate(model, with_means(model, batch, ablation), edges & (draw < share), ablation, 4)
-        values.append(torch.tensor([list(outcome.circuit.values[name]) for name in ("kl", "logit-diff", "loss")]))
+        values.append(
+            torch.tensor([list(outcome.circuit.values[name]) for name in ("kl", "logit-diff", "loss")])
+        )
     assert torch.allclose(*values, rtol=ROUNDING, atol=ROUNDING)
 
 
@@ -48,7 +50,9 @@ def test_acdc_under_zero_ablation_decides_alike_in_float32_and_float64(seed: int
         method = ACDC(threshold=0.05, ablation="zero")
         found.append(method.find(large(dtype, seed), random_batch(seed), 4, Silent()))
     assert torch.equal(found[0].kept, found[1].kept)
-    assert torch.allclose(*(each.scores.nan_to_num(0.0).double() for each in found), rtol=ROUNDING, atol=ROUNDING)
+    assert torch.allclose(
+        *(each.scores.nan_to_num(0.0).double() for each in found), rtol=ROUNDING, atol=ROUNDING
+    )
 
 
 def test_with_every_edge_into_it_removed_a_receiver_reads_nothing_at_all() -> None:

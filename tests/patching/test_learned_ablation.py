@@ -20,7 +20,13 @@ from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
 from circuitfind.patching import learned_ablation
 from circuitfind.patching.ablation import outputs_of
-from circuitfind.patching.learned_ablation import Learned, constants_file, learn_constants, read_constants, to_outputs
+from circuitfind.patching.learned_ablation import (
+    Learned,
+    constants_file,
+    learn_constants,
+    read_constants,
+    to_outputs,
+)
 from circuitfind.patching.mean_ablation import mean_outputs, standard_deviations
 from circuitfind.pipeline import RunOptions, run
 from circuitfind.progress import Silent
@@ -55,7 +61,9 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8, 1.0])
 @every_family
-def test_the_loss_and_its_gradient_are_those_of_autograd_through_the_literal_run(family: str, share: float) -> None:
+def test_the_loss_and_its_gradient_are_those_of_autograd_through_the_literal_run(
+    family: str, share: float
+) -> None:
     model, batch = random_transformer(family, 3), random_batch(3, (5, 7, 4))
     constants = random_constants(model, 4)
     with Threads(model.device) as threads:
@@ -72,7 +80,9 @@ def test_the_loss_and_its_gradient_are_those_of_autograd_through_the_literal_run
 
 
 @every_family
-def test_adam_goes_from_the_means_as_over_the_literal_losses(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adam_goes_from_the_means_as_over_the_literal_losses(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(learned_ablation, "STEPS", 3)
     model, batch = random_transformer(family, 3), random_batch(3, (5, 7, 4))
     found = learn(model, 6, batch).constants
@@ -85,7 +95,9 @@ def test_adam_goes_from_the_means_as_over_the_literal_losses(family: str, monkey
         share = float(torch.rand(1, generator=generator))
         kept = (torch.rand(edges.shape, generator=generator) >= share) & edges
         optimiser.zero_grad()
-        constants = Outputs.of_parts([mean + move * unit for mean, move, unit in zip(means, moves, units, strict=True)])
+        constants = Outputs.of_parts(
+            [mean + move * unit for mean, move, unit in zip(means, moves, units, strict=True)]
+        )
         literal_loss(literal(family, 3), batch, kept, constants).backward()
         optimiser.step()
     for ours, mean, move, unit in zip(found.parts, means, moves, units, strict=True):
@@ -148,14 +160,18 @@ def test_constants_survive_their_file_and_a_damaged_one_is_told(tmp_path: Path) 
     assert all(torch.equal(a, b) for a, b in zip(read_constants(path).parts, constants.parts, strict=True))
     for damage in (b"", constants_file(constants)[:-5]):
         path.write_bytes(damage)
-        with pytest.raises(OutputError, match="does not hold the constants of optimal ablation, or is damaged"):
+        with pytest.raises(
+            OutputError, match="does not hold the constants of optimal ablation, or is damaged"
+        ):
             read_constants(path)
 
 
 def test_a_loss_that_is_no_number_ends_it() -> None:
     model = random_transformer("gpt2", 1)
     broken = replace(model, W_U=model.W_U * math.nan)
-    with pytest.raises(ModelError, match=r"diverged at step 1 of 20.*\n.*--dtype float64, or --ablation mean"):
+    with pytest.raises(
+        ModelError, match=r"diverged at step 1 of 20.*\n.*--dtype float64, or --ablation mean"
+    ):
         learn(broken)
 
 
@@ -186,5 +202,7 @@ def test_a_run_leaves_its_constants_and_what_they_gained_and_repeats_to_the_byte
     record = json.loads((first.folder / "run.json").read_text())["constants"]
     assert record["loss"] < record["loss_of_means"] and record["steps"] == 20
     assert "| learned constants | " in (first.folder / "report.md").read_text()
-    assert len(first.circuit.method["constants_sha256"]) == 64 and first.circuit.method["ablation"] == "optimal"
+    assert (
+        len(first.circuit.method["constants_sha256"]) == 64 and first.circuit.method["ablation"] == "optimal"
+    )
     assert first.circuit.method["means"]["n_prompts"] == len(read_prompts(first.folder / "reference.jsonl"))

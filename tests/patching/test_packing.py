@@ -35,14 +35,23 @@ def wide(seed: int = 0, d_model: int = 576, d_mlp: int = 1536) -> Transformer:
     def widened(layer: Layer) -> Layer:
         shapes = {name: getattr(layer, name).shape for name in ("W_Q", "W_K", "W_V")}
         reads = {name: draw(d_model, n, d_head).transpose(0, 1) for name, (n, _, d_head) in shapes.items()}
-        mlp_weights = {"W_in": draw(d_model, d_mlp), "W_gate": draw(d_model, d_mlp), "W_out": draw(d_mlp, d_model)}
+        mlp_weights = {
+            "W_in": draw(d_model, d_mlp),
+            "W_gate": draw(d_model, d_mlp),
+            "W_out": draw(d_mlp, d_model),
+        }
         biases = {"b_O": torch.zeros(d_model), "b_out": torch.zeros(d_model)}
         return replace(layer, **reads, **mlp_weights, **biases, W_O=draw(*layer.W_O.shape[:2], d_model))
 
     model, stream = random_transformer("llama", 1, dtype=torch.float32), torch.ones(d_model)
     W_E = draw(len(model.W_E), d_model)
     return replace(
-        model, layers=tuple(map(widened, model.layers)), W_E=W_E, W_U=W_E.T, final_gain=stream, final_bias=stream
+        model,
+        layers=tuple(map(widened, model.layers)),
+        W_E=W_E,
+        W_U=W_E.T,
+        final_gain=stream,
+        final_bias=stream,
     )
 
 
@@ -62,7 +71,9 @@ def test_packed_mlps_write_the_same_but_for_rounding_and_by_the_packed_weights(f
 @pytest.mark.usefixtures("of_any_size")
 def test_where_a_gradient_is_asked_for_the_weights_as_they_were_give_it() -> None:
     model = random_transformer("llama", 4, dtype=torch.float32)
-    x = torch.randn(8, model.architecture.d_model, generator=torch.Generator().manual_seed(4)).requires_grad_()
+    x = torch.randn(
+        8, model.architecture.d_model, generator=torch.Generator().manual_seed(4)
+    ).requires_grad_()
     with torch.enable_grad():
         (expected,) = torch.autograd.grad(mlp(model, 0, x).square().sum(), x)
         (found,) = torch.autograd.grad(mlp(pack_mlps(model), 0, x).square().sum(), x)
@@ -80,7 +91,9 @@ def test_no_row_depends_on_those_beside_it() -> None:
             assert torch.equal(mlp(model, 0, x[first : first + n_rows]), together[first : first + n_rows])
 
 
-def test_what_is_too_small_too_large_or_of_another_dtype_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_small_too_large_or_of_another_dtype_is_left_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     small = random_transformer("llama", 6, dtype=torch.float32)
     assert not can_pack_mlps(small) and pack_mlps(small) is small
     assert can_pack_mlps(wide())
@@ -92,7 +105,11 @@ def test_what_is_too_small_too_large_or_of_another_dtype_is_left_as_it_is(monkey
 
 @pytest.mark.parametrize(
     "schedule",
-    [pytest.param("sequential", marks=pytest.mark.slow), pytest.param("screened", marks=pytest.mark.slow), "grouped"],
+    [
+        pytest.param("sequential", marks=pytest.mark.slow),
+        pytest.param("screened", marks=pytest.mark.slow),
+        "grouped",
+    ],
 )
 @pytest.mark.usefixtures("of_any_size")
 def test_batch_size_and_threads_change_no_bit_of_a_packed_search(schedule: str) -> None:

@@ -131,7 +131,9 @@ def test_senders_change_from_the_first_position_where_the_prompts_differ() -> No
 
 @every_ablation
 @every_family
-def test_one_removed_edge_into_the_logits_adds_the_senders_change(family: str, ablation: AblationName) -> None:
+def test_one_removed_edge_into_the_logits_adds_the_senders_change(
+    family: str, ablation: AblationName
+) -> None:
     baseline = prepared(family, ablation)
     for name in ("input->logits", "a1.h1->logits", "m0->logits"):
         place = baseline.graph.order(Edge.parse(name))
@@ -162,8 +164,12 @@ def test_a_prompt_is_computed_as_it_is_alone(family: str) -> None:
     together = run_patched(prepare(model, batch, "corrupted"), kept)
     for i, end in enumerate(batch.end.tolist()):
         row = batch.rows([i])
-        alone = Batch(row.clean[:, : end + 1], row.corrupted[:, : end + 1], row.end, row.answers, row.wrong_answers)
-        assert torch.allclose(run_patched(prepare(model, alone, "corrupted"), kept)[0], together[i], atol=1e-9)
+        alone = Batch(
+            row.clean[:, : end + 1], row.corrupted[:, : end + 1], row.end, row.answers, row.wrong_answers
+        )
+        assert torch.allclose(
+            run_patched(prepare(model, alone, "corrupted"), kept)[0], together[i], atol=1e-9
+        )
 
 
 def test_a_run_leaves_its_baseline_as_it_was() -> None:
@@ -183,12 +189,19 @@ def test_the_mask_is_where_the_graph_has_edges(graph: Graph) -> None:
 
 
 def test_a_query_sees_itself_and_what_came_before() -> None:
-    assert visible(3, torch.device("cpu")).tolist() == [[True, False, False], [True, True, False], [True, True, True]]
+    assert visible(3, torch.device("cpu")).tolist() == [
+        [True, False, False],
+        [True, True, False],
+        [True, True, True],
+    ]
 
 
 def test_at_end_takes_each_prompts_own_answer_position() -> None:
     x = torch.arange(24.0).reshape(2, 2, 3, 2)  # batch prompt pos d
-    assert at_end(x, torch.tensor([0, 2])).tolist() == [[[0.0, 1.0], [10.0, 11.0]], [[12.0, 13.0], [22.0, 23.0]]]
+    assert at_end(x, torch.tensor([0, 2])).tolist() == [
+        [[0.0, 1.0], [10.0, 11.0]],
+        [[12.0, 13.0], [22.0, 23.0]],
+    ]
 
 
 def test_an_ablation_is_found_by_name_and_an_unknown_one_is_told_the_nearest() -> None:

@@ -33,7 +33,9 @@ def edges_of(graph: Graph, kept: Tensor) -> set[Edge]:
     return {edge for edge in graph.edges() if kept[graph.order(edge)]}
 
 
-def reduced(family: str, seed: int, lengths: tuple[int, ...], ablation: AblationName, share: float = 0.5) -> Reduced:
+def reduced(
+    family: str, seed: int, lengths: tuple[int, ...], ablation: AblationName, share: float = 0.5
+) -> Reduced:
     model = random_transformer(family, seed)
     kept = draw(model.architecture.graph, seed, share)
     return prepare_reduced(model, with_means(model, random_batch(seed, lengths), ablation), ablation, kept)
@@ -83,7 +85,9 @@ def test_removing_further_edges_ends_where_a_whole_run_ends(family: str, ablatio
 
 
 @settings(max_examples=10)
-@given(family=st.sampled_from(FAMILIES), seed=st.integers(1, 4), ablation=st.sampled_from(["corrupted", "zero"]))
+@given(
+    family=st.sampled_from(FAMILIES), seed=st.integers(1, 4), ablation=st.sampled_from(["corrupted", "zero"])
+)
 def test_a_shortlist_of_all_edges_is_the_clean_run(family: str, seed: int, ablation: AblationName) -> None:
     begun = reduced(family, seed, (5, 3), ablation, share=2.0)
     baseline = prepare(begun.model, begun.batch, ablation)
@@ -93,7 +97,10 @@ def test_a_shortlist_of_all_edges_is_the_clean_run(family: str, seed: int, ablat
 
 
 def test_how_many_prompts_stand_together_changes_no_bit() -> None:
-    model, batch = random_transformer("llama", 7, dtype=torch.float32), random_batch(7, (5, 7, 4, 6, 7, 3, 5, 7))
+    model, batch = (
+        random_transformer("llama", 7, dtype=torch.float32),
+        random_batch(7, (5, 7, 4, 6, 7, 3, 5, 7)),
+    )
     kept = draw(model.architecture.graph, 7)
     together = prepare_reduced(model, batch, "corrupted", kept)
     for first in (0, 4):

@@ -77,7 +77,9 @@ def test_with_all_shares_one_the_run_is_the_full_model(family: str) -> None:
     mixer = Mixer(model)
     block = prepare_block(mixer, batch, batch.n_prompts, "kl", "corrupted")
     mixed = mixer.mix(block, make_plan(model, readable(model.architecture.graph).double()), Workspace())
-    assert torch.allclose(block.objective(mixed.final.unsqueeze(0)), torch.zeros(1, 3, dtype=torch.float64), atol=1e-9)
+    assert torch.allclose(
+        block.objective(mixed.final.unsqueeze(0)), torch.zeros(1, 3, dtype=torch.float64), atol=1e-9
+    )
 
 
 @every_family
@@ -116,4 +118,6 @@ def test_prompts_that_only_fill_a_block_up_move_nothing(family: str) -> None:
     block = prepare_block(filled, batch.rows([0, 1, 2, 2]), 3, "loss", "corrupted")
     mixed = filled.mix(block, make_plan(model, shares), Workspace())
     found = filled.gradient(mixed, block.objective.slope(mixed.final) * block.is_real.unsqueeze(1) / 3)
-    assert torch.allclose(found, gradient(model, batch, shares, "loss", "corrupted")[1], rtol=1e-9, atol=1e-12)
+    assert torch.allclose(
+        found, gradient(model, batch, shares, "loss", "corrupted")[1], rtol=1e-9, atol=1e-12
+    )

@@ -55,7 +55,9 @@ def error(path: Path) -> str:
 
 def pairs_of(found: Rows) -> list[PromptPair]:
     """The pairs, made outside the strategy: the shape check draws on ``random``, which hypothesis forbids in there."""
-    return [PromptPair(clean, corrupted, tuple(right), tuple(wrong)) for clean, corrupted, right, wrong in found]
+    return [
+        PromptPair(clean, corrupted, tuple(right), tuple(wrong)) for clean, corrupted, right, wrong in found
+    ]
 
 
 @given(rows)
@@ -101,7 +103,10 @@ def test_windows_line_ends_a_byte_order_mark_and_blank_lines_do_no_harm(write: W
     [
         ('{"clean": "a', "the line is not whole JSON: Unterminated string"),
         ("[1, 2]", "[1, 2] instead of an object with the keys clean, corrupted, answers, wrong_answers"),
-        (jsonl({key: PAIR[key] for key in ("clean", "corrupted", "answers")}), "the key 'wrong_answers' is missing"),
+        (
+            jsonl({key: PAIR[key] for key in ("clean", "corrupted", "answers")}),
+            "the key 'wrong_answers' is missing",
+        ),
         (jsonl(PAIR | {"label": 1}), "unknown key 'label'"),
         (jsonl(PAIR | {"clean": 3}), 'its "clean" is 3; it must be a text'),
         (jsonl(PAIR | {"clean": ""}), "'clean' is empty"),
@@ -130,8 +135,12 @@ def test_a_wrong_line_is_named_with_its_number(write: Write, second_line: str, s
 
 def test_files_without_prompts_say_what_a_prompt_is(write: Write) -> None:
     assert error(write("p.jsonl", "\n \n")).startswith('p.jsonl holds no prompts. Each line is one: {"clean"')
-    assert error(write("p.csv", "")).startswith("p.csv holds no prompts. Its first line names the columns: clean,")
-    assert error(write("p.csv", "clean,corrupted,answers,wrong_answers\n")).startswith("p.csv holds no prompts.")
+    assert error(write("p.csv", "")).startswith(
+        "p.csv holds no prompts. Its first line names the columns: clean,"
+    )
+    assert error(write("p.csv", "clean,corrupted,answers,wrong_answers\n")).startswith(
+        "p.csv holds no prompts."
+    )
 
 
 HEADER = "clean,corrupted,answers,wrong_answers\n"
@@ -161,7 +170,9 @@ def test_what_is_no_text_can_not_be_read(tmp_path: Path) -> None:
 
 
 def test_a_yaml_task_lists_its_prompts(write: Write) -> None:
-    task = load_task(str(write("t.yaml", "name: sums\ntitle: Adding\nmetric: loss\nprompts:\n- " + json.dumps(PAIR))))
+    task = load_task(
+        str(write("t.yaml", "name: sums\ntitle: Adding\nmetric: loss\nprompts:\n- " + json.dumps(PAIR)))
+    )
     assert (task.name, task.title, task.paper, task.metric) == ("sums", "Adding", "", "loss")
     assert [pair.to_dict() for pair in task.make(ToyTokenizer(), 5, 0)] == [PAIR]
 
@@ -199,7 +210,10 @@ LAUGH = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("name: x\nprompts: !!set {a, b}", "t.yaml: 'prompts' must be a list of pairs"),
         ("&a\nname: x\nprompts: *a", "t.yaml: not whole YAML: what begins in line 1 stands in itself"),
         ("name: x\nprompts: &a [*a]", "t.yaml: not whole YAML: what begins in line 2 stands in itself"),
-        (LAUGH + "name: x\nprompts: *i", "t.yaml: not whole YAML: it comes to 9.26e+08 values, and 100,000 are"),
+        (
+            LAUGH + "name: x\nprompts: *i",
+            "t.yaml: not whole YAML: it comes to 9.26e+08 values, and 100,000 are",
+        ),
         (LAUGH + "name: x\n<<: [*i, *i]\nprompts: []", "t.yaml: not whole YAML: it comes to"),
         ("- a\n" * 200_000, "t.yaml: not whole YAML: it comes to more values, and 100,000 are the most"),
         ("[" * 100_000, "t.yaml: not whole YAML: line 1 is nested more than 50 deep"),
@@ -211,7 +225,10 @@ LAUGH = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ),
         ("? [a]\n: b", "t.yaml, line 1: not whole YAML: found unhashable key"),
         ("name: 2020-01-01\nprompts: []", 't.yaml: its "name" is 2020-01-01; it must be a text'),
-        ("name: !!python/name:os.system x", "t.yaml, line 1: not whole YAML: could not determine a constructor"),
+        (
+            "name: !!python/name:os.system x",
+            "t.yaml, line 1: not whole YAML: could not determine a constructor",
+        ),
         (f"name: x\nprompts_file: {'a' * 300}", "Cannot read aaa"),
         ("name: x\nprompts_file: ..", "t.yaml: its prompts_file '..' is not beside it"),
         ("name: x\nprompts_file: zeros", "t.yaml: its prompts_file 'zeros' is not beside it"),
@@ -292,9 +309,15 @@ TASK = task({name})
         (TASK.format(name="'x' * 101"), 't.py: TASK: its "name" is \'xxx'),
         (TASK.format(name="'x', 3"), 't.py: TASK: its "title" is 3; it must be a text.'),
         (TASK.format(name="'x', '', '', 5"), 't.py: TASK: its "metric" is 5; it must be a text.'),
-        (TASK.format(name="'x', '', '', 'kl', None"), "t.py: the example is a NoneType; it must be a PromptPair."),
+        (
+            TASK.format(name="'x', '', '', 'kl', None"),
+            "t.py: the example is a NoneType; it must be a PromptPair.",
+        ),
         (TASK.format(name="'x', '', '', 'kl', P, 3"), "t.py: make is a int; it must be a function."),
-        (TASK.format(name="'x', '', '', 'kl', P, print, held_out=3"), "t.py: held_out is a int; it must be a"),
+        (
+            TASK.format(name="'x', '', '', 'kl', P, print, held_out=3"),
+            "t.py: held_out is a int; it must be a",
+        ),
         (
             TASK.format(name="'x', '', '', 'kl', P, print, Nasty()"),
             "t.py, line 13: ZeroDivisionError",
@@ -324,13 +347,19 @@ def test_a_yaml_alias_stands_for_its_value(write: Write) -> None:
         ("['a']", "t.py: make, prompt 1 is a str; it must be a PromptPair"),
         ("[TASK.example] * 9", "t.py: make returned 9 prompts when asked for 5"),
         ("None", "t.py: TypeError"),
-        ("[made(PromptPair, 1, 2, 3, 4)]", 't.py: make, prompt 1: the pair: its "clean" is 1; it must be a text'),
+        (
+            "[made(PromptPair, 1, 2, 3, 4)]",
+            't.py: make, prompt 1: the pair: its "clean" is 1; it must be a text',
+        ),
         ("[made(PromptPair, b'a', 'b', (), ())]", """t.py: make, prompt 1: the pair: its "clean" is b'a'"""),
         (
             "[made(PromptPair, 'a', 'b', ' c', ())]",
             """t.py: make, prompt 1: the pair: its "answers" is ' c'; it must be a""",
         ),
-        ("[made(PromptPair, 'a', 'b', (None,), ())]", 't.py: make, prompt 1: the pair: its "answers.0" is null'),
+        (
+            "[made(PromptPair, 'a', 'b', (None,), ())]",
+            't.py: make, prompt 1: the pair: its "answers.0" is null',
+        ),
         (
             "[made(PromptPair, 'a', 'b', (' c',), ('d' * 2000,))]",
             't.py: make, prompt 1: the pair: its "wrong_answers.0" is',
@@ -344,7 +373,10 @@ def test_a_yaml_alias_stands_for_its_value(write: Write) -> None:
             "[made(PromptPair, 'a', 'b', (' c',), (), (Role('R', 0, 10**5000),))]",
             "t.py: make, prompt 1: a role must be",
         ),
-        ("[PromptPair('a', 'b', (' c',), (), (made(Role, 'R', 0, '1'),))]", "t.py: make, prompt 1: a role must be"),
+        (
+            "[PromptPair('a', 'b', (' c',), (), (made(Role, 'R', 0, '1'),))]",
+            "t.py: make, prompt 1: a role must be",
+        ),
         ("__import__('os')._exit(0)", "t.py, line 12: SystemExit: it called os._exit(0)"),
         ("(_ for _ in ()).throw(GeneratorExit)", "t.py, line 12: GeneratorExit"),
     ],
@@ -380,7 +412,9 @@ TASK = Task("x", "", "", "kl", P, lambda *_: [P])
     assert type(pair.answers) is tuple
 
 
-def test_what_a_task_file_prints_does_not_mix_with_results(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_task_file_prints_does_not_mix_with_results(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
     load_task(str(write("t.py", "print('hello')\n" + PYTHON_TASK.replace("RANGE", "n_prompts"))))
     assert capsys.readouterr() == ("", "hello\n")
 
@@ -445,7 +479,10 @@ def test_a_check_of_a_broken_file_is_a_report_and_of_a_missing_one_an_error(writ
     assert "holds no prompts" in check_task(str(write("p.jsonl", ""))).problems[0]
     assert "line 1: ZeroDivisionError" in check_task(str(write("t.py", "1 / 0"))).problems[0]
     assert "name is missing" in check_task(str(write("t.yaml", "prompts: []"))).problems[0].replace("'", "")
-    assert "name is 'a b'" in check_task(str(write("u.yaml", f"name: a b\nprompts: [{json.dumps(PAIR)}]"))).problems[0]
+    assert (
+        "name is 'a b'"
+        in check_task(str(write("u.yaml", f"name: a b\nprompts: [{json.dumps(PAIR)}]"))).problems[0]
+    )
     with pytest.raises(TaskError, match="There is no file"):
         check_task("nowhere.jsonl")
 

@@ -20,7 +20,9 @@ from circuitfind.prompts.pairs import (
     words,
 )
 
-GOOD = PromptPair("Mary met John and John waved to", "Anna met Paul and Fred waved to", (" Mary",), (" John",))
+GOOD = PromptPair(
+    "Mary met John and John waved to", "Anna met Paul and Fred waved to", (" Mary",), (" John",)
+)
 
 
 def problem(pair: PromptPair, tokenizer: ToyTokenizer | None = None) -> str:
@@ -65,7 +67,10 @@ def test_an_empty_prompt_is_told() -> None:
 
 def test_a_shared_first_token_is_told_with_both_answers_and_the_token() -> None:
     clash = problem(replace(GOOD, answers=(" Annabel",), wrong_answers=(" John", " Annamaria")))
-    assert "the right answer ' Annabel' and the wrong answer ' Annamaria' begin with the same token ' Ann'" in clash
+    assert (
+        "the right answer ' Annabel' and the wrong answer ' Annamaria' begin with the same token ' Ann'"
+        in clash
+    )
 
 
 def test_an_answer_without_a_token_is_told() -> None:
@@ -105,10 +110,16 @@ def test_other_words_of_the_same_tokens_are_told() -> None:
         ("waved to:", "Mary", "John", []),
     ],
 )
-def test_answers_that_can_not_follow_the_prompt_are_told(clean: str, right: str, wrong: str, kinds: list[str]) -> None:
-    pair = PromptPair(f"Mary met John and John {clean}", f"Anna met Paul and Fred {clean}", (right,), (wrong,))
+def test_answers_that_can_not_follow_the_prompt_are_told(
+    clean: str, right: str, wrong: str, kinds: list[str]
+) -> None:
+    pair = PromptPair(
+        f"Mary met John and John {clean}", f"Anna met Paul and Fred {clean}", (right,), (wrong,)
+    )
     found = check_pair(pair, ToyTokenizer())
-    assert [problem.partition(" answer can follow the prompt")[0] for problem in found] == [f"no {x}" for x in kinds]
+    assert [problem.partition(" answer can follow the prompt")[0] for problem in found] == [
+        f"no {x}" for x in kinds
+    ]
     if kinds:
         assert f"'{pair.clean[-20:]}{right}' does not have the prompt's tokens and then '{right}'" in found[0]
 
@@ -121,7 +132,9 @@ def test_a_prompt_longer_than_the_models_context_is_told() -> None:
     class Short(ToyTokenizer):
         n_ctx = 6
 
-    assert check_pair(GOOD, Short(bos=False)) == ["it has 7 tokens; this model knows 6 positions. Shorten it."]
+    assert check_pair(GOOD, Short(bos=False)) == [
+        "it has 7 tokens; this model knows 6 positions. Shorten it."
+    ]
     assert check_pair(replace(GOOD, clean="a b c d e f", corrupted="b b c d e f"), Short()) == []
 
 

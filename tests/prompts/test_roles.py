@@ -44,7 +44,9 @@ def test_a_filled_template_tells_where_each_value_stands() -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("tokenizer", [one_digit, two_digits, three_digits, lambda: ToyTokenizer(bos=True)])
-def test_the_roles_of_the_built_in_tasks_are_found_in_every_prompt(name: str, tokenizer: type[ToyTokenizer]) -> None:
+def test_the_roles_of_the_built_in_tasks_are_found_in_every_prompt(
+    name: str, tokenizer: type[ToyTokenizer]
+) -> None:
     words = tokenizer()
     pairs = load_task(name).make(words, 20, 0)
     roles = find_roles(pairs, words)
@@ -55,7 +57,9 @@ def test_the_roles_of_the_built_in_tasks_are_found_in_every_prompt(name: str, to
         assert own[-1] == END and own.count(END) == 1 and set(roles.of[i, len(tokens) :].tolist()) <= {-1}
         assert set(own) == set(TASKS[name])
         spelled = {
-            role: "".join(words.decode([token]) for token, its in zip(tokens, own, strict=True) if its == role)
+            role: "".join(
+                words.decode([token]) for token, its in zip(tokens, own, strict=True) if its == role
+            )
             for role in own
         }
         for role in made.roles:
@@ -106,7 +110,9 @@ def test_without_roles_prompts_of_several_lengths_are_refused() -> None:
 
 
 def test_a_role_that_is_in_no_other_prompt_is_told_with_its_prompt() -> None:
-    with pytest.raises(TaskError, match=r"Prompt 2: its roles are IO, S1; those of the first prompt IO, S1, S2\."):
+    with pytest.raises(
+        TaskError, match=r"Prompt 2: its roles are IO, S1; those of the first prompt IO, S1, S2\."
+    ):
         find_roles([pair(*NAMED), pair(*NAMED[:2])], one_digit())
     with pytest.raises(TaskError, match="Prompt 2: its roles are none"):
         find_roles([pair(*NAMED), pair()], one_digit())
@@ -193,7 +199,10 @@ def test_roles_are_a_column_of_csv_and_a_key_of_yaml(tmp_path: Path) -> None:
         ({"IO": [0, True]}, 'the pair: its "roles.IO.1" is true; it must be a whole number'),
         ({"IO": [0, 2.5]}, 'the pair: its "roles.IO.1" is 2.5; it must be a whole number'),
         ({"IO": [0, 10**20]}, 'the pair: its "roles.IO.1" is 1000'),
-        ({f"R{n}": [n, n + 1] for n in range(1001)}, 'the pair: its "roles" is .*; it must be an object of at most'),
+        (
+            {f"R{n}": [n, n + 1] for n in range(1001)},
+            'the pair: its "roles" is .*; it must be an object of at most',
+        ),
     ],
 )
 def test_roles_of_another_kind_are_told_with_their_line(roles: object, says: str, tmp_path: Path) -> None:

@@ -51,7 +51,9 @@ def best_margin(logits: torch.Tensor, answers: Any, wrong_answers: Any) -> torch
     return right - logits.amax(-1)
 
 
-def agreement(logits: torch.Tensor, answers: Any, wrong_answers: Any, full: torch.Tensor | None = None) -> torch.Tensor:
+def agreement(
+    logits: torch.Tensor, answers: Any, wrong_answers: Any, full: torch.Tensor | None = None
+) -> torch.Tensor:
     """How likely the full model thinks what the circuit says."""
     assert full is not None
     return (full.softmax(-1) * logits.log_softmax(-1)).sum(-1)
@@ -77,7 +79,9 @@ def with_own(batch: Batch, **functions: Callable[..., Any]) -> Batch:
      (Exact("logit-diff"), Exact("same-as-logit-diff"))],
 )  # fmt: skip
 @every_family
-def test_one_that_equals_the_logit_difference_gives_the_same_scores(family: str, method: Scorer, other: Scorer) -> None:
+def test_one_that_equals_the_logit_difference_gives_the_same_scores(
+    family: str, method: Scorer, other: Scorer
+) -> None:
     model, batch = random_transformer(family, 3), with_own(random_batch(3))
     agrees(score(other, model, batch, 2), score(method, model, batch))
 
@@ -101,7 +105,8 @@ def test_one_that_equals_the_logit_difference_is_decided_the_same_way(
 def test_learned_masks_move_as_with_the_logit_difference() -> None:
     model, batch = random_transformer("llama", 3), with_own(random_batch(3))
     first, second = (
-        score(SubnetworkProbing(metric, steps=4), model, batch) for metric in ("logit-diff", "same-as-logit-diff")
+        score(SubnetworkProbing(metric, steps=4), model, batch)
+        for metric in ("logit-diff", "same-as-logit-diff")
     )
     assert torch.allclose(first, second, rtol=1e-8, atol=0, equal_nan=True)
 
@@ -114,7 +119,8 @@ def test_every_attribution_is_that_of_autograd_through_the_literal_run(family: s
     agrees(score(EAPIG(name, steps=2), model, with_own(batch), 2), expected)
     if name == "best-margin":  # agreement is highest in the clean run, as KL is lowest: no gradient there
         agrees(
-            score(EAP(name), model, with_own(batch)), attribution(literal(family, 3), batch, "eap", name, "corrupted")
+            score(EAP(name), model, with_own(batch)),
+            attribution(literal(family, 3), batch, "eap", name, "corrupted"),
         )
 
 
@@ -153,7 +159,8 @@ def test_the_objective_is_its_negative_and_the_slope_that_of_autograd(name: str)
 
     logits, reference = unembed(model, final), unembed(model, full)
     expected = [
-        literal_objective(name, reference[i], logits[i], batch.answers[i], batch.wrong_answers[i]) for i in range(3)
+        literal_objective(name, reference[i], logits[i], batch.answers[i], batch.wrong_answers[i])
+        for i in range(3)
     ]
     assert objective(final.unsqueeze(0))[0].tolist() == pytest.approx(expected, abs=1e-10)
     step = 1e-6 * torch.randn(final.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -205,19 +212,30 @@ def test_the_evaluation_has_it_beside_the_others() -> None:
 @pytest.mark.parametrize(
     ("function", "problem"),
     [
-        (lambda logits, right, wrong: 1.0, "returned a float; it must be a tensor with one number for each prompt"),
+        (
+            lambda logits, right, wrong: 1.0,
+            "returned a float; it must be a tensor with one number for each prompt",
+        ),
         (lambda logits, right, wrong: logits.mean(), r"returned the shape \[\] for 1 prompt"),
         (lambda logits, right, wrong: logits[:, :1], r"returned the shape \[1, 1\] for 1 prompt"),
-        (lambda logits, right, wrong: logits[:, 0] * math.nan, "returned nan for a prompt whose logits are finite"),
+        (
+            lambda logits, right, wrong: logits[:, 0] * math.nan,
+            "returned nan for a prompt whose logits are finite",
+        ),
         (lambda logits, right, wrong: logits[:, 0].log() * 0 - math.inf, "returned -?(inf|nan) for a prompt"),
         (lambda logits, right, wrong: logits.fill_(math.inf).mean(-1) * 0, "returned nan for a prompt"),
         (lambda logits, right, wrong: logits[:, 99], "metric 'wrong': IndexError: index 99 is out of bounds"),
-        (lambda logits, right, wrong: logits.argmax(-1).double(), "has no gradient. Write it in differentiable"),
+        (
+            lambda logits, right, wrong: logits.argmax(-1).double(),
+            "has no gradient. Write it in differentiable",
+        ),
         (lambda logits, right, wrong: logits[:, 0].detach(), "has no gradient"),
         (lambda logits, right, wrong: (logits[:, 0] * 0).sqrt(), "has a gradient that is NaN or infinite"),
     ],
 )
-def test_a_function_that_is_wrong_is_told_at_its_first_use(function: Callable[..., Any], problem: str) -> None:
+def test_a_function_that_is_wrong_is_told_at_its_first_use(
+    function: Callable[..., Any], problem: str
+) -> None:
     model, batch = random_transformer("gpt2", 1), with_own(random_batch(1), wrong=function)
     with pytest.raises(TaskError, match=problem) as caught:
         score(EAP("wrong"), model, batch)
@@ -266,10 +284,16 @@ def write(folder: Path, metrics: str = '{"ahead": ahead}', extra: str = "") -> s
         ([best_margin], "metrics is a list; it must be a dict from names to functions."),
         ({"kl": best_margin}, "the metric 'kl' has the name of a built-in one. Give it another."),
         ({"accuracy": best_margin}, "the metric 'accuracy' has the name of a built-in one. Give it another."),
-        ({"two words": best_margin}, "a metric's name is 'two words'; it must be letters, digits, '-', '_' and '.'."),
+        (
+            {"two words": best_margin},
+            "a metric's name is 'two words'; it must be letters, digits, '-', '_' and '.'.",
+        ),
         ({3: best_margin}, "a metric's name is 3; it must be letters, digits, '-', '_' and '.'."),
         ({"ahead": 3}, "the metric 'ahead' is a int; it must be a function."),
-        ({"ahead": lambda logits: logits}, "the metric 'ahead' can't be called with (logits, answers, wrong_answers)."),
+        (
+            {"ahead": lambda logits: logits},
+            "the metric 'ahead' can't be called with (logits, answers, wrong_answers).",
+        ),
     ],
 )
 def test_metrics_that_are_none_are_refused_before_they_are_called(metrics: object, problem: str) -> None:
@@ -305,9 +329,13 @@ def test_a_run_by_it_names_it_in_every_file_and_finds_what_the_logit_difference_
 
 def test_a_run_is_not_resumed_when_the_file_has_changed(tmp_path: Path) -> None:
     find(tmp_path / "run", write(tmp_path))
-    assert make_plan(RunOptions(write(tmp_path), "tiny", threshold=0.2, out=tmp_path / "run", resume=True), Silent())
+    assert make_plan(
+        RunOptions(write(tmp_path), "tiny", threshold=0.2, out=tmp_path / "run", resume=True), Silent()
+    )
     changed = write(tmp_path, extra="\n# another one")
-    with pytest.raises(OutputError, match=r"is a run of something else: task_file_sha256 \w{12}\.\.\. \(now \w{12}"):
+    with pytest.raises(
+        OutputError, match=r"is a run of something else: task_file_sha256 \w{12}\.\.\. \(now \w{12}"
+    ):
         make_plan(RunOptions(changed, "tiny", threshold=0.2, out=tmp_path / "run", resume=True), Silent())
 
 
@@ -326,7 +354,9 @@ def test_what_is_wrong_with_the_options_is_told_before_a_model_is_looked_for(
     assert str(caught.value).startswith(problem)
 
 
-def test_the_command_line_shows_a_tasks_own_metrics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_shows_a_tasks_own_metrics(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(["tasks", "show", write(tmp_path)], debug=False) == 0
     assert "own metrics: ahead\n" in capsys.readouterr().out
     assert METRICS == ("kl", "logit-diff", "prob-diff", "loss")

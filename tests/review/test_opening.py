@@ -43,7 +43,19 @@ TASK = replace(load_task("ioi"), name="notes", metrics={metrics})
 
 
 def run_of(folder: Path, task: str, *options: str) -> Path:
-    arguments = ["run", task, "--model", "tiny", "--prompts", "4", "--out", str(folder), "--format", "dot", "-q"]
+    arguments = [
+        "run",
+        task,
+        "--model",
+        "tiny",
+        "--prompts",
+        "4",
+        "--out",
+        str(folder),
+        "--format",
+        "dot",
+        "-q",
+    ]
     assert call([*arguments, *(options or ("--threshold", "0.05"))], debug=False) == 0
     return folder
 
@@ -137,7 +149,9 @@ def pytest_says(folder: Path, *options: str) -> str:
     """What ``pytest --circuits-evaluate-only`` prints of a folder's circuits."""
     command = [sys.executable, "-m", "pytest", "--circuits-evaluate-only", "-q", "-p", "no:cacheprovider"]
     here = {**os.environ, "PYTHONPATH": str(Path(circuitfind.__file__).parent.parent)}
-    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=folder, env=here, check=False)
+    done = subprocess.run(
+        [*command, *options], capture_output=True, text=True, cwd=folder, env=here, check=False
+    )
     return done.stdout + done.stderr
 
 

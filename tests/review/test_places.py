@@ -28,7 +28,19 @@ PAIR = {"clean": "a b", "corrupted": "a c", "answers": ["x"], "wrong_answers": [
 def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that scores edges."""
     folder = tmp_path_factory.mktemp("scored") / "run"
-    options = ["--model", "tiny", "--prompts", "2", "--edges", "40", "--format", "dot", "-q", "--out", str(folder)]
+    options = [
+        "--model",
+        "tiny",
+        "--prompts",
+        "2",
+        "--edges",
+        "40",
+        "--format",
+        "dot",
+        "-q",
+        "--out",
+        str(folder),
+    ]
     assert call(["run", "ioi", *options], debug=False) == 0
     return folder
 
@@ -54,7 +66,9 @@ def lead_out(file: Path) -> Path:
     return elsewhere
 
 
-def test_a_file_is_in_its_folder_whatever_the_folder_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_in_its_folder_whatever_the_folder_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder := tmp_path / "folder").mkdir()
     (folder / "file").write_text("here", encoding="utf-8")
     (tmp_path / "link").symlink_to(folder)
@@ -77,7 +91,9 @@ def test_a_file_is_in_its_folder_whatever_the_folder_is_called(tmp_path: Path, m
                 keep_inside(place / name, place)
 
 
-def test_a_new_file_takes_the_place_of_a_link_and_not_of_what_it_leads_to(tmp_path: Path, secret: Path) -> None:
+def test_a_new_file_takes_the_place_of_a_link_and_not_of_what_it_leads_to(
+    tmp_path: Path, secret: Path
+) -> None:
     (link := tmp_path / "link").symlink_to(secret)
     with open_new(link) as file:
         file.write(b"new")
@@ -124,7 +140,9 @@ def test_a_report_goes_to_no_folder_that_a_link_leads_to(
         assert not place.exists() or not list(place.iterdir())
         (received / "evaluation").unlink()
     (alone := tmp_path / "evaluation").mkdir()
-    assert call(["evaluate", str(received), "--parts", "reference", "--out", str(alone), "-q"], debug=False) == 0
+    assert (
+        call(["evaluate", str(received), "--parts", "reference", "--out", str(alone), "-q"], debug=False) == 0
+    )
 
 
 def test_what_is_written_beside_first_is_beside(received: Path, tmp_path: Path) -> None:
@@ -133,7 +151,20 @@ def test_what_is_written_beside_first_is_beside(received: Path, tmp_path: Path) 
         (mine := tmp_path / name / name).mkdir(parents=True)
         (mine / "circuit.json").write_text("mine", encoding="utf-8")
         (received / BESIDE).symlink_to(mine.parent)
-        run = ["run", "ioi", "--model", "tiny", "--prompts", "2", "--edges", "40", "--format", "dot", "-q", "--force"]
+        run = [
+            "run",
+            "ioi",
+            "--model",
+            "tiny",
+            "--prompts",
+            "2",
+            "--edges",
+            "40",
+            "--format",
+            "dot",
+            "-q",
+            "--force",
+        ]
         assert call([*run, "--out", str(received)], debug=False) == 2
         assert (mine / "circuit.json").read_text(encoding="utf-8") == "mine"
         (received / BESIDE).unlink()
@@ -146,7 +177,9 @@ def test_what_is_written_beside_first_is_beside(received: Path, tmp_path: Path) 
         shutil.rmtree(received / BESIDE)
 
 
-def test_a_report_that_is_gone_on_with_reads_its_pictures_beside_it_alone(received: Path, tmp_path: Path) -> None:
+def test_a_report_that_is_gone_on_with_reads_its_pictures_beside_it_alone(
+    received: Path, tmp_path: Path
+) -> None:
     evaluate = ["evaluate", str(received), "--parts", "curve", "-q"]
     assert call(evaluate, debug=False) == 0
     report = received / "evaluation/report.json"
@@ -161,7 +194,9 @@ def test_a_report_that_is_gone_on_with_reads_its_pictures_beside_it_alone(receiv
     assert victim.exists()
 
 
-def test_a_sweep_goes_to_no_folder_that_a_link_leads_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_goes_to_no_folder_that_a_link_leads_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, mine = tmp_path / "sweep", tmp_path / "mine"
     sweep = ["sweep", "ioi", "--model", "tiny", "--prompts", "2", "--edges", "20,40", "--format", "dot", "-q"]
     assert call([*sweep, "--out", str(folder)], debug=False) == 0
@@ -180,13 +215,33 @@ READS: dict[str, tuple[str, Callable[[Path], list[str]]]] = {
     "diff": ("circuit.json", lambda run: ["diff", str(run), str(run)]),
     "export": ("circuit.json", lambda run: ["export", str(run), "--force"]),
     "export of scores": ("scores.safetensors", lambda run: ["export", str(run), "--format", "eap-ig-json"]),
-    "reference": ("circuit.json", lambda run: ["evaluate", str(run / "../whole"), "--reference", str(run), "-q"]),
-    "known compare": ("scores.safetensors", lambda run: ["known", "compare", str(run), str(run / "circuit.json")]),
+    "reference": (
+        "circuit.json",
+        lambda run: ["evaluate", str(run / "../whole"), "--reference", str(run), "-q"],
+    ),
+    "known compare": (
+        "scores.safetensors",
+        lambda run: ["known", "compare", str(run), str(run / "circuit.json")],
+    ),
     "known list": ("circuit.json", lambda run: ["known", "list", "--folder", str(run)]),
-    "submit": ("scores.safetensors", lambda run: ["submit", "mib", f"a_b={run}", "--out", str(run.parent / "mib")]),
+    "submit": (
+        "scores.safetensors",
+        lambda run: ["submit", "mib", f"a_b={run}", "--out", str(run.parent / "mib")],
+    ),
     "resume": (
         "circuit.json",
-        lambda run: ["run", "ioi", "--model", "tiny", "--threshold", "0.05", "--out", str(run), "--resume", "-q"],
+        lambda run: [
+            "run",
+            "ioi",
+            "--model",
+            "tiny",
+            "--threshold",
+            "0.05",
+            "--out",
+            str(run),
+            "--resume",
+            "-q",
+        ],
     ),
 }
 
@@ -206,7 +261,18 @@ def test_a_state_is_not_read_where_a_link_leads(
     scored: Path, received: Path, secret: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (received / "search.safetensors").symlink_to(secret)
-    resume = ["run", "ioi", "--model", "tiny", "--threshold", "0.05", "--out", str(received), "--resume", "-q"]
+    resume = [
+        "run",
+        "ioi",
+        "--model",
+        "tiny",
+        "--threshold",
+        "0.05",
+        "--out",
+        str(received),
+        "--resume",
+        "-q",
+    ]
     assert call(resume, debug=False) == 2
     assert "search.safetensors is a link to a file outside its folder" in capsys.readouterr().err
 
@@ -221,7 +287,9 @@ def test_a_page_is_made_without_what_a_link_leads_to(received: Path) -> None:
     assert RunFolder.of(circuit, received).prompts() == ([], 0)
 
 
-def test_pytest_collects_no_circuit_that_a_link_leads_to_and_waits_for_no_pipe(scored: Path, received: Path) -> None:
+def test_pytest_collects_no_circuit_that_a_link_leads_to_and_waits_for_no_pipe(
+    scored: Path, received: Path
+) -> None:
     assert circuit_files(received) == [received / "circuit.json"]
     (received / "theirs.json").symlink_to(scored / "circuit.json")
     os.mkfifo(received / "pipe.json")
@@ -233,10 +301,14 @@ def test_a_submission_is_checked_without_what_a_link_leads_to(received: Path, tm
     (file,) = (tmp_path / "mib/ioi_gpt2").iterdir()
     shutil.move(file, elsewhere := tmp_path / "elsewhere.json")
     file.symlink_to(elsewhere)
-    assert f"ioi_gpt2: {file.name}: it is a link that leads out of the submission" in submission.check(tmp_path / "mib")
+    assert f"ioi_gpt2: {file.name}: it is a link that leads out of the submission" in submission.check(
+        tmp_path / "mib"
+    )
 
 
-def test_a_submission_is_packed_into_no_folder_that_a_link_or_a_name_leads_to(received: Path, tmp_path: Path) -> None:
+def test_a_submission_is_packed_into_no_folder_that_a_link_or_a_name_leads_to(
+    received: Path, tmp_path: Path
+) -> None:
     (mine := tmp_path / "mine").mkdir()
     (mine / "notes.json").write_text("mine", encoding="utf-8")
     (tmp_path / "mib").mkdir()
@@ -255,7 +327,9 @@ def test_a_task_in_yaml_reads_no_prompts_elsewhere(name: str, tmp_path: Path) ->
     (folder := tmp_path / "task").mkdir()
     (tmp_path / "secret.jsonl").write_text(json.dumps(PAIR), encoding="utf-8")
     (folder / "link.jsonl").symlink_to(tmp_path / "secret.jsonl")
-    (folder / "task.yaml").write_text(f"name: t\nprompts_file: {name.format(folder=folder)}\n", encoding="utf-8")
+    (folder / "task.yaml").write_text(
+        f"name: t\nprompts_file: {name.format(folder=folder)}\n", encoding="utf-8"
+    )
     assert call(["tasks", "check", str(folder / "task.yaml")], debug=False) == 1
     with pytest.raises(Exception, match="is not beside it, and is not read"):
         load_task(str(folder / "task.yaml"))

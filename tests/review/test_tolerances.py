@@ -50,7 +50,10 @@ SOUND = Verdict(Path("known/c.json"), "holds", (at_least("edges", 1.0, 0.8),))
         (stays("faithfulness", 0.8, 0.5, 0.1, [((0.4, 0.9), 0.5)]), True),  # noise of the stored prompts
         (stays("faithfulness", 0.8, 0.5, 0.1, [(None, 0.5), ((0.3, 0.9), 0.8)]), True),  # of the present ones
         (stays("faithfulness", 0.8, 0.5, 0.1, [((0.6, 0.9), 0.5), ((0.4, 0.6), 0.8)]), False),
-        (stays("faithfulness", 0.8, 0.0, 0.1, [((-0.4, 0.9), 0.0), ((0.0, 0.0), 0.8)]), False),  # of few prompts
+        (
+            stays("faithfulness", 0.8, 0.0, 0.1, [((-0.4, 0.9), 0.0), ((0.0, 0.0), 0.8)]),
+            False,
+        ),  # of few prompts
         (stays("faithfulness", 0.8, None, 0.1), False),  # there is nothing left to be faithful to
         (stays("faithfulness", None, None, 0.1), True),
     ],

@@ -105,7 +105,9 @@ def test_candidates_that_lead_nowhere_leave_an_empty_circuit_that_says_why(tmp_p
 
 
 def test_neither_batch_size_nor_memory_changes_a_byte(result: RunResult, tmp_path: Path) -> None:
-    assert repeatable(find(tmp_path / "again", batch_size=1, memory=10**9).folder) == repeatable(result.folder)
+    assert repeatable(find(tmp_path / "again", batch_size=1, memory=10**9).folder) == repeatable(
+        result.folder
+    )
 
 
 @pytest.mark.parametrize("schedule", ["screened", "grouped"])
@@ -268,13 +270,19 @@ def test_a_sweep_of_other_candidates_is_not_gone_on_with(tmp_path: Path) -> None
         ({"candidates": "eap-ig:many"}, "it must be METHOD:N"),
         ({"candidates": ":10"}, "it must be METHOD:N"),
         ({"candidates": "eap-ig:1.5"}, "it must be METHOD:N"),
-        ({"candidates": "eap-ig:0"}, "--candidates is 'eap-ig:0', which asks for 0 edges; ask for 1 or more."),
+        (
+            {"candidates": "eap-ig:0"},
+            "--candidates is 'eap-ig:0', which asks for 0 edges; ask for 1 or more.",
+        ),
         ({"candidates": "eap-ig:-3"}, "asks for -3 edges"),
         ({"candidates": "eap-gi:10"}, "No method named 'eap-gi'. Did you mean 'eap-ig'?"),
         ({"candidates": "acdc:10"}, "acdc can't be part of another method. Methods that can: eap, "),
         ({"candidates": "edge-pruning:10"}, "edge-pruning can't be part of another method"),
         ({"candidates": "ensemble:10"}, "ensemble can't be part of another method"),
-        ({"method": "eap-ig", "edges": 5, "candidates": "eap:10"}, "eap-ig has no --candidates; it is for acdc."),
+        (
+            {"method": "eap-ig", "edges": 5, "candidates": "eap:10"},
+            "eap-ig has no --candidates; it is for acdc.",
+        ),
         ({"steps": 3, "candidates": "eap-ig:10"}, "acdc has no --steps"),
     ],
 )
@@ -285,7 +293,9 @@ def test_candidates_that_mean_nothing_are_refused(chosen: dict[str, Any], says: 
 
 
 def test_more_candidates_than_there_are_edges_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--candidates eap-ig:263 asks for 263 edges; the model's graph has 262\."):
+    with pytest.raises(
+        UsageError, match=r"--candidates eap-ig:263 asks for 263 edges; the model's graph has 262\."
+    ):
         find(tmp_path / "run", candidates="eap-ig:263")
     assert not (tmp_path / "run").exists()
 

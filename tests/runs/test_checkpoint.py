@@ -41,7 +41,9 @@ def some_found(n_tests: int = 3) -> Found:
     found = nothing_decided(GRAPH)
     rows = slice(len(GRAPH.receivers) - 2, None)
     found.decided[rows] = ~found.scores[rows].isnan()
-    found.scores[rows] += torch.rand(found.scores[rows].shape, generator=torch.Generator().manual_seed(0)).double() / 3
+    found.scores[rows] += (
+        torch.rand(found.scores[rows].shape, generator=torch.Generator().manual_seed(0)).double() / 3
+    )
     found.kept[rows] = found.scores[rows] > 0.1
     return replace(found, n_tests=n_tests, n_evaluated=n_tests + 1)
 
@@ -65,7 +67,9 @@ def n_tests_in(folder: Path) -> float:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A run's folder with a state in it."""
-    (tmp_path / STATE_FILE).write_bytes(encode_state(some_found().to_so_far(), IDENTITY, SPENT, Worker.this()))
+    (tmp_path / STATE_FILE).write_bytes(
+        encode_state(some_found().to_so_far(), IDENTITY, SPENT, Worker.this())
+    )
     return tmp_path
 
 
@@ -128,7 +132,9 @@ def test_what_differs_is_named_and_a_hash_by_its_beginning() -> None:
         "threshold 0.1 (now 0.2)",
         "model_sha256 abababababab... (now cdcdcdcdcdcd...)",
     ]
-    with pytest.raises(OutputError, match=r"runs/a is a run of something else: threshold 0\.1 \(now 0\.2\), model"):
+    with pytest.raises(
+        OutputError, match=r"runs/a is a run of something else: threshold 0\.1 \(now 0\.2\), model"
+    ):
         check_same(Path("runs/a"), IDENTITY, now)
     check_same(Path("runs/a"), IDENTITY, {"task": "ioi"})
 
@@ -286,7 +292,11 @@ def test_a_lost_folder_is_told_and_not_made_again(tmp_path: Path, clock: Clock) 
     (tmp_path / "run").rmdir()
     clock.now += 2 * SAVE_SECONDS
     keeper.save(some_found().to_so_far())
-    assert len(warnings) == 1 and "No such file or directory" in warnings[0] and str(tmp_path / "run") in warnings[0]
+    assert (
+        len(warnings) == 1
+        and "No such file or directory" in warnings[0]
+        and str(tmp_path / "run") in warnings[0]
+    )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -84,7 +84,9 @@ def damages(so_far: SoFar) -> dict[str, SoFar]:
         "infinite": lambda x: torch.full_like(x, math.inf) if x.is_floating_point() else x.flip(0),
         "negative": lambda x: torch.full_like(x, -1e30) if x.is_floating_point() else torch.ones_like(x),
         "zero": torch.zeros_like,
-        "some NaN": lambda x: x.index_fill(x.ndim - 1, torch.tensor([0]), math.nan) if _has_floats(x) else x.flip(-1),
+        "some NaN": lambda x: (
+            x.index_fill(x.ndim - 1, torch.tensor([0]), math.nan) if _has_floats(x) else x.flip(-1)
+        ),
         "upside down": lambda x: x.flip(list(range(x.ndim))),
     }
     found = {}
@@ -92,7 +94,9 @@ def damages(so_far: SoFar) -> dict[str, SoFar]:
         rest = {name: x for name, x in so_far.tensors.items() if name != key}
         found[f"{key} missing"] = replace(so_far, tensors=rest)
         for what, change in changes.items():
-            found[f"{key} {what}"] = replace(so_far, tensors={**rest, key: change(tensor.clone()).contiguous()})
+            found[f"{key} {what}"] = replace(
+                so_far, tensors={**rest, key: change(tensor.clone()).contiguous()}
+            )
     for key in so_far.numbers:
         rest_of = {name: x for name, x in so_far.numbers.items() if name != key}
         found[f"{key} missing"] = replace(so_far, numbers=rest_of)
@@ -107,7 +111,9 @@ def _has_floats(x: Tensor) -> bool:
     return x.is_floating_point() and x.ndim > 0
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in RUNS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in RUNS]
+)
 def test_a_damaged_state_is_told_or_gone_on_with(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     state = state_of(name, n_saves=4)
     original, made = pipeline.make_ready, []
@@ -135,7 +141,9 @@ def test_a_damaged_state_is_told_or_gone_on_with(name: str, monkeypatch: pytest.
         except Exception as error:
             raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
     assert len(told) > 8
-    assert not {f"{key} {what}" for key in state.so_far().tensors for what in ("flat", "another dtype")} - {*told}
+    assert not {f"{key} {what}" for key in state.so_far().tensors for what in ("flat", "another dtype")} - {
+        *told
+    }
 
 
 # what is beside the tensors
@@ -161,7 +169,9 @@ SAID: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("value", [None, 3, -1, "x", [], {}, [[]], {"seconds": 3}, 1e400, 10**400, {"pid": 2**80}])
+@pytest.mark.parametrize(
+    "value", [None, 3, -1, "x", [], {}, [[]], {"seconds": 3}, 1e400, 10**400, {"pid": 2**80}]
+)
 @pytest.mark.parametrize("key", sorted(SAID))
 def test_metadata_of_another_kind_are_told(key: str, value: Any) -> None:
     write_state({**SAID, key: value})

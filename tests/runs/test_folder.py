@@ -16,7 +16,15 @@ import pytest
 
 from circuitfind.errors import OutputError
 from circuitfind.files.json_file import json_file
-from circuitfind.runs.folder import RUN_FILES, check_free, complete, default_folder, next_free, write, write_run
+from circuitfind.runs.folder import (
+    RUN_FILES,
+    check_free,
+    complete,
+    default_folder,
+    next_free,
+    write,
+    write_run,
+)
 
 FILES = {"circuit.json": "{}\n", "scores.safetensors": b"\x00\xff"}
 
@@ -53,7 +61,10 @@ def test_a_run_is_written_with_the_folders_above_it(tmp_path: Path) -> None:
 
 def test_a_folder_that_holds_something_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    for attempt in (lambda: check_free(tmp_path, force=False), lambda: write_run(tmp_path, FILES, force=False)):
+    for attempt in (
+        lambda: check_free(tmp_path, force=False),
+        lambda: write_run(tmp_path, FILES, force=False),
+    ):
         with pytest.raises(OutputError, match=r"is not empty\. Give another --out, or --force"):
             attempt()
     assert contents(tmp_path) == {"notes.txt": b"mine"}
@@ -79,7 +90,9 @@ def test_force_replaces_the_run_and_nothing_else(tmp_path: Path) -> None:
 def test_the_record_names_every_file_by_its_hash(tmp_path: Path) -> None:
     a_run(tmp_path)
     written = json.loads((tmp_path / "run.json").read_text())["files"]
-    assert written == {name: sha256(b"old").hexdigest() for name in ("circuit.json", "circuit.png", "report.md")}
+    assert written == {
+        name: sha256(b"old").hexdigest() for name in ("circuit.json", "circuit.png", "report.md")
+    }
 
 
 @pytest.mark.parametrize("name", sorted(RUN_FILES - {"run.json"}))
@@ -170,7 +183,9 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
 
 
 @pytest.mark.parametrize("after", range(4))
-def test_a_full_disk_leaves_the_older_run_whole(after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_older_run_whole(
+    after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     a_run(tmp_path)
     before = contents(tmp_path)
@@ -216,7 +231,9 @@ def test_a_kill_at_any_moment_leaves_the_older_run_or_a_newer_one_that_is_ended_
     with monkeypatch.context() as patch:
         for name in ("replace", "rename", "unlink", "rmdir", "mkdir"):
             patch.setattr(Path, name, counted(getattr(Path, name)))
-        patch.setattr("circuitfind.runs.folder.discard", lambda folder, is_new: None)  # nothing runs after a kill
+        patch.setattr(
+            "circuitfind.runs.folder.discard", lambda folder, is_new: None
+        )  # nothing runs after a kill
         with contextlib.suppress(Killed):
             write_run(tmp_path, {"circuit.json": "new", "run.json": RECORD}, force=True)
     began = (tmp_path / ".circuitfind" / "ready").is_dir()
@@ -242,7 +259,14 @@ def test_a_nul_in_a_name_is_an_error_of_the_output() -> None:
 
 
 def test_every_file_that_a_run_leaves_is_known_to_force() -> None:
-    assert {"circuit.json", "scores.safetensors", "run.json", "prompts.jsonl", "report.md", "circuit.dot"} <= RUN_FILES
+    assert {
+        "circuit.json",
+        "scores.safetensors",
+        "run.json",
+        "prompts.jsonl",
+        "report.md",
+        "circuit.dot",
+    } <= RUN_FILES
     assert {"circuit.svg", "circuit.png", "circuit.pdf"} <= RUN_FILES
 
 
@@ -250,7 +274,10 @@ def test_every_file_that_a_run_leaves_is_known_to_force() -> None:
 @pytest.mark.parametrize("force", [False, True])
 def test_a_file_in_the_way_is_told_before_and_while_writing(place: str, force: bool, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    for attempt in (lambda: check_free(tmp_path / place, force), lambda: write_run(tmp_path / place, FILES, force)):
+    for attempt in (
+        lambda: check_free(tmp_path / place, force),
+        lambda: write_run(tmp_path / place, FILES, force),
+    ):
         with pytest.raises(OutputError, match=r"Cannot write to .*file.*Give another --out\.") as caught:
             attempt()
         assert str(caught.value).count("\n") == 0
@@ -269,7 +296,9 @@ def test_a_file_is_whole_or_the_old_one(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OutputError, match=r"Cannot write .*report\.md: No space left on device\. Free some space"):
+    with pytest.raises(
+        OutputError, match=r"Cannot write .*report\.md: No space left on device\. Free some space"
+    ):
         write(tmp_path, "report.md", "a new report")
     assert contents(tmp_path) == {"report.md": b"old"}
 

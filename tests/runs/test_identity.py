@@ -79,7 +79,9 @@ def other_file(patch: Patch) -> None:
 
 def other_version(name: str) -> Callable[[Patch], None]:
     known = restart.version
-    return lambda patch: patch.setattr(restart, "version", lambda each: "0.1" if each == name else known(each))
+    return lambda patch: patch.setattr(
+        restart, "version", lambda each: "0.1" if each == name else known(each)
+    )
 
 
 def on_another_device(patch: Patch) -> None:
@@ -163,7 +165,9 @@ def cut_off(options: dict[str, Any]) -> dict[str, Any]:
     return dict(read_state(Path("run")).identity)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES]
+)
 def test_a_run_is_not_gone_on_with_where_this_is_another(name: str, monkeypatch: Patch) -> None:
     case = CASES[name]
     identity = cut_off(case.begun)

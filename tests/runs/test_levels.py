@@ -53,7 +53,9 @@ def nodes_of(circuit: Circuit) -> set[Node]:
 def test_a_circuit_of_nodes_has_all_edges_among_them(made: str, request: pytest.FixtureRequest) -> None:
     circuit = request.getfixturevalue(made).circuit
     among = {*nodes_of(circuit), Node("input"), Node("logits")}
-    expected = [edge for edge in circuit.graph.edges() if edge.sender in among and edge.receiver.node in among]
+    expected = [
+        edge for edge in circuit.graph.edges() if edge.sender in among and edge.receiver.node in among
+    ]
     assert list(circuit.edges) == expected
     assert circuit.method["level"] == "node" and "kv" not in circuit.method
 
@@ -103,9 +105,13 @@ def test_a_search_over_nodes_counts_their_tests(searched: RunResult) -> None:
     assert 0 < len(nodes_of(searched.circuit)) < 15
 
 
-def test_several_numbers_of_nodes_are_a_sweep_each_as_that_run_alone(scored: RunResult, tmp_path: Path) -> None:
+def test_several_numbers_of_nodes_are_a_sweep_each_as_that_run_alone(
+    scored: RunResult, tmp_path: Path
+) -> None:
     of, sizes = find_sizes({"threshold": None, "edges": None, "fraction": None, "nodes": f"{N_NODES},2"})
-    options = RunOptions("ioi", "tiny", n_prompts=9, level="node", formats=(), bootstrap=20, out=tmp_path / "sweep")
+    options = RunOptions(
+        "ioi", "tiny", n_prompts=9, level="node", formats=(), bootstrap=20, out=tmp_path / "sweep"
+    )
     swept = sweep(options, sizes, of=of)
     assert [row["nodes"] for row in swept.table["circuits"]] == [2, N_NODES]
     assert files(swept.folder / f"nodes-{N_NODES}") == files(scored.folder)
@@ -183,7 +189,9 @@ def test_without_grouped_queries_grouped_gives_the_same_edges_and_says_that(
     ],
     ids=lambda options: options["method"],
 )
-def test_every_method_that_can_makes_a_circuit_of_so_many_nodes(options: dict[str, Any], tmp_path: Path) -> None:
+def test_every_method_that_can_makes_a_circuit_of_so_many_nodes(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
     found = find(tmp_path / "run", nodes=3, n_prompts=4, **options)
     assert len(nodes_of(found.circuit)) == 3
     assert found.circuit.method["level"] == "node"
@@ -193,16 +201,37 @@ def test_every_method_that_can_makes_a_circuit_of_so_many_nodes(options: dict[st
     ("options", "said"),
     [
         ({"nodes": 5}, "--nodes counts heads and MLPs, and edges are decided on here. Add --level node."),
-        ({"level": "node", "edges": 5}, "--edges counts edges, and whole nodes are decided on here. Give --nodes"),
+        (
+            {"level": "node", "edges": 5},
+            "--edges counts edges, and whole nodes are decided on here. Give --nodes",
+        ),
         ({"level": "node", "nodes": 5, "edges": 5}, "--edges and --nodes each set the circuit's size"),
-        ({"level": "node", "method": "eap"}, "Give --nodes N, --fraction F or --threshold T, e.g. --nodes 20."),
+        (
+            {"level": "node", "method": "eap"},
+            "Give --nodes N, --fraction F or --threshold T, e.g. --nodes 20.",
+        ),
         ({"level": "node", "nodes": 0}, "0 nodes are asked for"),
-        ({"level": "node", "nodes": 5, "method": "acdc"}, "--nodes needs a method that scores edges; acdc finds"),
+        (
+            {"level": "node", "nodes": 5, "method": "acdc"},
+            "--nodes needs a method that scores edges; acdc finds",
+        ),
         ({"level": "node", "nodes": 5, "method": "ifr"}, "ifr can't do --level node: its shares"),
-        ({"level": "node", "nodes": 5, "method": "ifr"}, "\nMethods that can: acdc, eap, clean-corrupted, eap-ig,"),
-        ({"level": "node", "nodes": 5, "method": "edge-pruning"}, "edge-pruning can't do --level node: it learns"),
-        ({"level": "node", "nodes": 5, "method": "ensemble", "of": ("eap", "random")}, "random can't do --level node"),
-        ({"kv": "grouped", "edges": 5, "method": "hisp"}, "hisp can't do --kv grouped: its edges have the scores"),
+        (
+            {"level": "node", "nodes": 5, "method": "ifr"},
+            "\nMethods that can: acdc, eap, clean-corrupted, eap-ig,",
+        ),
+        (
+            {"level": "node", "nodes": 5, "method": "edge-pruning"},
+            "edge-pruning can't do --level node: it learns",
+        ),
+        (
+            {"level": "node", "nodes": 5, "method": "ensemble", "of": ("eap", "random")},
+            "random can't do --level node",
+        ),
+        (
+            {"kv": "grouped", "edges": 5, "method": "hisp"},
+            "hisp can't do --kv grouped: its edges have the scores",
+        ),
         ({"kv": "grouped", "edges": 5, "select": "greedy"}, "--select greedy goes edge by edge"),
         ({"level": "node", "nodes": 5, "select": "greedy"}, "--select greedy goes edge by edge"),
         ({"level": "node", "kv": "grouped"}, "At node level all edges of a node go together"),

@@ -43,7 +43,9 @@ def test_a_run_needs_its_weights_twice_and_a_stream_for_every_node() -> None:
     # 4 = 800 bytes; 3 senders, 10 for the layer, half of 5 receivers: 15 streams; 64 tests of 3 senders' streams in
     # flight, with their MLP (twice 64 x 4 x 5 x 40 numbers) and logits (twice 64 x 4 x 7), and 10 x 7 weights of the
     # unembedding once more; weights 2 x 1000; attention scores of 4 x 5 x 5 numbers, and the pattern made of them
-    work = Workload(Shape(1, 1, 10, 40, 7), Stored(1000, 250), 4, n_prompts=2, n_pos=5, batch_size=8, n_threads=2)
+    work = Workload(
+        Shape(1, 1, 10, 40, 7), Stored(1000, 250), 4, n_prompts=2, n_pos=5, batch_size=8, n_threads=2
+    )
     tests = 64 * 3 * 800 + 2 * 64 * 4 * 5 * 40 * 4 + 2 * 64 * 4 * 7 * 4 + 10 * 7 * 4
     assert needed(work) == LIBRARIES + 2000 + 15 * 800 + tests + 2 * 4 * 5 * 5 * 4
 
@@ -67,7 +69,9 @@ def test_a_scored_run_needs_every_change_and_the_runs_of_a_block_on_each_thread(
 
 def test_a_metric_of_the_tasks_own_takes_whole_rows_of_logits() -> None:
     # 2 prompts' logits of 7 tokens in float32, and on each of 2 threads 16 rows of them, six times over in float64
-    work = Workload(Shape(1, 1, 10, 40, 7), Stored(1000, 250), 4, n_prompts=2, n_pos=5, batch_size=8, n_threads=2)
+    work = Workload(
+        Shape(1, 1, 10, 40, 7), Stored(1000, 250), 4, n_prompts=2, n_pos=5, batch_size=8, n_threads=2
+    )
     assert needed(replace(work, of_logits=True)) - needed(work) == 7 * (2 * 4 + 2 * 16 * (4 + 6 * 8))
     assert ROWS_OF_LOGITS == objective.ROWS_OF_LOGITS
 
@@ -75,7 +79,9 @@ def test_a_metric_of_the_tasks_own_takes_whole_rows_of_logits() -> None:
 def test_learning_constants_counts_where_it_takes_more_than_what_comes_after() -> None:
     # blocks of 4 x 5 tokens on two threads, a stream of 800 bytes: 3 senders twice, 5 receivers, 55 for the
     # layer; the weights of q, k and v once; 4 prompts' patterns of 5 x 5 numbers, of the layer and three more
-    work = Workload(Shape(1, 1, 10, 40, 7), Stored(1000, 250), 4, n_prompts=2, n_pos=5, batch_size=8, n_threads=4)
+    work = Workload(
+        Shape(1, 1, 10, 40, 7), Stored(1000, 250), 4, n_prompts=2, n_pos=5, batch_size=8, n_threads=4
+    )
     learning = replace(work, learns_constants=True)
     learned = 2 * ((2 * 3 + 5 + 55) * 800 + 4 * 4 * 25 * 4) + 3 * 10 * 10 * 4
     assert needed(replace(learning, of_scores=True)) == LIBRARIES + 2000 + learned
@@ -103,10 +109,14 @@ def test_a_circuit_of_very_many_edges_counts_and_fewer_are_advised(monkeypatch: 
     few = replace(WORK, n_prompts=2, n_pos=14, of_scores=True, stored=Stored(0, 0))
     deep = replace(few, shape=Shape(48, 16, 64, 256, 50_257), share_kept=1.0)
     assert (
-        needed(deep) - LIBRARIES > 943_561 * memory.BYTES_PER_EDGE > needed(replace(deep, share_kept=0.1)) - LIBRARIES
+        needed(deep) - LIBRARIES
+        > 943_561 * memory.BYTES_PER_EDGE
+        > needed(replace(deep, share_kept=0.1)) - LIBRARIES
     )
     no_container(monkeypatch, 10**12)
-    with pytest.raises(UsageError, match=r"lower --edges or --fraction \(the circuit may have 943,561 edges\)"):
+    with pytest.raises(
+        UsageError, match=r"lower --edges or --fraction \(the circuit may have 943,561 edges\)"
+    ):
         plan_memory(deep, "cpu", 900_000_000)
 
 
@@ -123,7 +133,9 @@ def test_a_vocabulary_is_held_once_more_for_tests_in_float32() -> None:
     # so many tests that opening the search takes less: 1,000 numbers a token
     single = replace(WORK, shape=replace(WORK.shape, d_model=1000, d_vocab=50_000))
     double = replace(single, itemsize=8, stored=Stored(0, 0))
-    more = {work: needed(replace(work, shape=replace(work.shape, d_vocab=50_001))) for work in (single, double)}
+    more = {
+        work: needed(replace(work, shape=replace(work.shape, d_vocab=50_001))) for work in (single, double)
+    }
     assert more[single] - needed(single) == 1000 * 4
     assert more[double] == needed(double)
 
@@ -137,7 +149,9 @@ def test_a_model_in_bfloat16_is_loaded_and_read_in_float32_and_then_rounded() ->
     stored = Stored(20 * 10**9, 10**10)
     half = needed(replace(WORK, stored=stored, itemsize=2))
     assert 0 <= half - LIBRARIES - (4 + 4 + 2) * 10**10 < 10**9
-    assert half > needed(replace(WORK, stored=Stored(40 * 10**9, 10**10)))  # it is held for the time of loading alone
+    assert half > needed(
+        replace(WORK, stored=Stored(40 * 10**9, 10**10))
+    )  # it is held for the time of loading alone
 
 
 def test_what_the_tests_of_each_thread_hold_counts_for_each() -> None:
@@ -190,7 +204,9 @@ def test_a_shape_is_read_from_any_familys_config(config) -> None:
 
 
 def test_stored_weights_are_counted_from_the_head_of_the_file(tmp_path: Path) -> None:
-    save_file({"a": torch.zeros(3, 4), "b": torch.zeros(5, dtype=torch.float16)}, tmp_path / "model.safetensors")
+    save_file(
+        {"a": torch.zeros(3, 4), "b": torch.zeros(5, dtype=torch.float16)}, tmp_path / "model.safetensors"
+    )
     (tmp_path / "config.json").write_text("{}")
     assert stored_weights(tmp_path) == Stored((tmp_path / "model.safetensors").stat().st_size, 17)
 
@@ -214,7 +230,9 @@ def test_a_run_with_room_takes_all_that_it_can_use(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("is_limited", [False, True])
-def test_a_run_with_less_room_has_less_in_flight_and_fits(is_limited: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_with_less_room_has_less_in_flight_and_fits(
+    is_limited: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     room = needed(WORK) - 10**8
     no_container(monkeypatch, 10**12 if is_limited else room)
     fitting = plan_memory(WORK, "cpu", room if is_limited else None, [4])
@@ -262,7 +280,12 @@ def test_a_run_that_does_not_fit_is_told_needed_available_and_what_to_lower(
     ("limit", "used", "stat", "expected"),
     [
         ("3000", "1000", "", 2000),
-        ("3000\n", "1000\n", "anon 600\ninactive_file 400\nactive_file 9", 2400),  # a cache of files goes when asked
+        (
+            "3000\n",
+            "1000\n",
+            "anon 600\ninactive_file 400\nactive_file 9",
+            2400,
+        ),  # a cache of files goes when asked
         ("3000", "1000", "cache 7\ntotal_inactive_file 300\n", 2300),  # the older system's name for it
         ("3000", "4000", "", 0),
         ("max", "1000", "", 9000),  # no limit

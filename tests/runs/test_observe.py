@@ -44,7 +44,9 @@ def test_one_node_writes_what_the_logits_change_by_without_it_at_the_clean_scale
     change = (centre(out) / scale * model.final_gain) @ model.W_U
     change = change - change.mean(-1, keepdim=True)
     for prompt, written in enumerate(writes[Node("mlp", 1)]):
-        assert written.answer[1] == pytest.approx(float(change[prompt, list(batch.answers[prompt])].mean()), abs=1e-9)
+        assert written.answer[1] == pytest.approx(
+            float(change[prompt, list(batch.answers[prompt])].mean()), abs=1e-9
+        )
 
 
 def test_without_wrong_answers_there_is_the_answer_alone() -> None:

@@ -82,7 +82,9 @@ def test_every_kept_edge_has_its_score_in_the_matrix_and_no_score_is_missing(res
     assert int(scores.isfinite().sum()) == 262
     for edge, score in edges(result).items():
         sender, _, receiver = edge.partition("->")
-        assert float(scores[receivers.index(receiver), senders.index(sender)]) == pytest.approx(score, rel=1e-6)
+        assert float(scores[receivers.index(receiver), senders.index(sender)]) == pytest.approx(
+            score, rel=1e-6
+        )
         assert score >= THRESHOLD
 
 
@@ -153,13 +155,19 @@ def another_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_another_process_with_another_order_of_hashes_changes_no_byte(result: RunResult, another_process: Path) -> None:
+def test_another_process_with_another_order_of_hashes_changes_no_byte(
+    result: RunResult, another_process: Path
+) -> None:
     assert repeatable(another_process) == repeatable(result.folder)
 
 
-def test_the_estimate_of_memory_is_above_the_peak_and_at_most_half_as_much_again(another_process: Path) -> None:
+def test_the_estimate_of_memory_is_above_the_peak_and_at_most_half_as_much_again(
+    another_process: Path,
+) -> None:
     record = json.loads((another_process / "run.json").read_text())
-    assert record["peak_memory_bytes"] <= record["estimated_memory_bytes"] <= 1.5 * record["peak_memory_bytes"]
+    assert (
+        record["peak_memory_bytes"] <= record["estimated_memory_bytes"] <= 1.5 * record["peak_memory_bytes"]
+    )
 
 
 def test_less_memory_changes_no_byte(result: RunResult, tmp_path: Path) -> None:
@@ -191,7 +199,9 @@ def as_file(kind: str, prompts: Path, folder: Path) -> Path:
     pairs = [pair.to_dict() for pair in read_prompts(prompts)]
     if kind == "csv":
         columns = list(pairs[0])
-        texts = [[text if isinstance(text, str) else json.dumps(text) for text in pair.values()] for pair in pairs]
+        texts = [
+            [text if isinstance(text, str) else json.dumps(text) for text in pair.values()] for pair in pairs
+        ]
         rows = [",".join('"' + text.replace('"', '""') + '"' for text in row) for row in texts]
         path.write_text("\n".join([",".join(columns), *rows]))
     elif kind == "py":
@@ -234,7 +244,9 @@ def test_zero_ablation_is_another_question(result: RunResult, tmp_path: Path) ->
     assert zero.circuit.method["ablation"] == "zero" and edges(zero) != edges(result)
 
 
-def test_float64_stores_its_scores_as_such_and_finds_nearly_the_same(result: RunResult, tmp_path: Path) -> None:
+def test_float64_stores_its_scores_as_such_and_finds_nearly_the_same(
+    result: RunResult, tmp_path: Path
+) -> None:
     double = find(tmp_path / "run", dtype="float64")
     with safe_open(double.folder / "scores.safetensors", "pt") as file:
         assert file.get_tensor("scores").dtype == torch.float64
@@ -248,7 +260,9 @@ def test_bos_is_recorded(tmp_path: Path) -> None:
     assert json.loads((folder / "run.json").read_text())["bos"] is True
 
 
-def test_a_run_that_names_no_folder_goes_under_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_names_no_folder_goes_under_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     first, second = (run(RunOptions("ioi", "tiny", n_prompts=2, threshold=1.0, formats=())) for _ in range(2))
     assert first.folder != second.folder and first.folder.parent == Path("results/ioi/tiny/acdc")

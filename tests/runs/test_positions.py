@@ -43,7 +43,11 @@ NAMES = ("A", "B", "rest", END)
 def with_roles(batch: Batch, seed: int = 0, names: tuple[str, ...] = NAMES) -> Batch:
     """The batch with a random role for each position up to the answer, which is END's."""
     generator = torch.Generator().manual_seed(seed)
-    of = torch.randint(len(names) - 1, batch.clean.shape, generator=generator) if len(names) > 1 else batch.clean * 0
+    of = (
+        torch.randint(len(names) - 1, batch.clean.shape, generator=generator)
+        if len(names) > 1
+        else batch.clean * 0
+    )
     for i, end in enumerate(batch.end.tolist()):
         of[i, end], of[i, end + 1 :] = len(names) - 1, -1
     return replace(batch, roles=Roles(names, of))
@@ -89,7 +93,9 @@ def test_edges_that_are_kept_at_all_roles_or_none_are_those_of_all_positions(fam
 
 
 @given(
-    st.builds(Graph, st.integers(1, 3), st.integers(1, 3), st.booleans(), st.sampled_from([(), (END,), NAMES])),
+    st.builds(
+        Graph, st.integers(1, 3), st.integers(1, 3), st.booleans(), st.sampled_from([(), (END,), NAMES])
+    ),
     st.integers(0, 99),
 )
 def test_a_set_of_edges_survives_being_told_apart_by_role(graph: Graph, seed: int) -> None:
@@ -146,7 +152,8 @@ def test_an_edge_scores_by_the_positions_of_its_role_alone(family: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "ablation"), [*((family, "corrupted") for family in FAMILIES), ("gpt2", "zero"), ("llama", "mean")]
+    ("family", "ablation"),
+    [*((family, "corrupted") for family in FAMILIES), ("gpt2", "zero"), ("llama", "mean")],
 )
 def test_every_exact_score_at_a_role_is_the_literal_one(family: str, ablation: AblationName) -> None:
     model, batch = random_transformer(family, 7), example(7, (5, 3))
@@ -171,7 +178,9 @@ def test_atp_at_roles_is_the_literal_one(family: str, grad_drop: bool) -> None:
 
 @pytest.mark.parametrize("method", [*SUMMED, AtP("loss"), Exact("kl")], ids=lambda method: str(method.name))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_batch_size_and_threads_change_no_bit_of_a_score_at_a_role(method: Scorer, dtype: torch.dtype) -> None:
+def test_batch_size_and_threads_change_no_bit_of_a_score_at_a_role(
+    method: Scorer, dtype: torch.dtype
+) -> None:
     model, batch = random_transformer("llama", 9, dtype=dtype), example(9, (5, 7, 4, 6, 7))
     expected = score(method, model, batch)
     before = torch.get_num_threads()
@@ -194,12 +203,20 @@ def test_chance_and_ensembles_score_every_edge_at_every_role() -> None:
 # the search
 
 
-def find(model: Transformer, batch: Batch, batch_size: int = 8, start: Found | None = None, **options: object) -> Found:
+def find(
+    model: Transformer, batch: Batch, batch_size: int = 8, start: Found | None = None, **options: object
+) -> Found:
     return ACDC(**options).find(model, batch, batch_size, Silent(), start)  # type: ignore[arg-type]
 
 
 def search_agrees(
-    family: str, seed: int, batch: Batch, threshold: float, metric: str, ablation: AblationName, match: bool = False
+    family: str,
+    seed: int,
+    batch: Batch,
+    threshold: float,
+    metric: str,
+    ablation: AblationName,
+    match: bool = False,
 ) -> bool:
     """Whether the oracle's decisions were clear of rounding; if they were, ours are the same, each with its score."""
     outcome = oracle.acdc(Literal(random_model(family, seed)), batch, threshold, metric, ablation, match)
@@ -286,7 +303,9 @@ def test_removing_edges_receiver_by_receiver_ends_where_a_whole_run_ends(family:
     rerun, kept, generator = Rerun(baseline), readable(graph), torch.Generator().manual_seed(0)
     for receiver in visiting_order(graph):
         row, n_readable = graph.receiver_index[receiver], graph.n_readable(receiver)
-        more = share if receiver.role in (None, END) else 1 - (1 - share) / 5  # so that many are read at END alone
+        more = (
+            share if receiver.role in (None, END) else 1 - (1 - share) / 5
+        )  # so that many are read at END alone
         goes = torch.rand(n_readable, generator=generator) < more
         if not rerun.is_live(receiver.node, receiver.serves):
             kept[row] = False
@@ -295,7 +314,9 @@ def test_removing_edges_receiver_by_receiver_ends_where_a_whole_run_ends(family:
         removed = goes.nonzero().flatten().tolist()
         change = sum((rerun.removal(receiver, sender) for sender in removed), rerun.zero_change(receiver))
         kept[row, removed] = False
-        final = rerun.commit(receiver, change, [graph.senders[s] for s in (~goes).nonzero().flatten().tolist()])
+        final = rerun.commit(
+            receiver, change, [graph.senders[s] for s in (~goes).nonzero().flatten().tolist()]
+        )
         assert torch.allclose(final, run_patched(baseline, kept), atol=1e-9), receiver
 
 
@@ -307,7 +328,9 @@ def test_schedules_that_do_not_tell_positions_apart_refuse(schedule: str) -> Non
 
 # selection
 
-graphs = st.builds(Graph, st.integers(1, 3), st.integers(1, 2), st.booleans(), st.sampled_from([NAMES, (END,)]))
+graphs = st.builds(
+    Graph, st.integers(1, 3), st.integers(1, 2), st.booleans(), st.sampled_from([NAMES, (END,)])
+)
 
 
 @given(graphs, st.integers(0, 10**6), st.sampled_from([0.05, 0.15, 0.4]))
@@ -332,7 +355,9 @@ def test_pruning_by_hand() -> None:
 
 
 @given(graphs, st.integers(0, 10**6), st.integers(1, 60))
-def test_the_greedy_way_takes_the_largest_edge_into_a_site_of_the_circuit(graph: Graph, seed: int, count: int) -> None:
+def test_the_greedy_way_takes_the_largest_edge_into_a_site_of_the_circuit(
+    graph: Graph, seed: int, count: int
+) -> None:
     edges = readable(graph)
     scores = torch.randn(edges.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     scores = scores.masked_fill(~edges, torch.nan)

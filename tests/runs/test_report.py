@@ -52,7 +52,13 @@ RECORD: dict[str, Any] = {
     "warnings": [],
     "timings": {"load": 1.25, "search": 12.0},
     "versions": {"circuitfind": "0.1.0", "torch": "2.13.0"},
-    "search": {"tested": 1234, "computed": 2345, "taken_over": 0, "n_undecidable": 1, "undecidable": ["input->m0"]},
+    "search": {
+        "tested": 1234,
+        "computed": 2345,
+        "taken_over": 0,
+        "n_undecidable": 1,
+        "undecidable": ["input->m0"],
+    },
     "model_difference": 2.5e-7,
     "peak_memory_bytes": 1_500_000_000,
 }
@@ -85,7 +91,9 @@ def test_a_prompt_of_many_lines_stays_in_its_cell() -> None:
 
 
 def test_the_strongest_edges_come_first_by_size_whatever_their_sign() -> None:
-    shown = [line.split("`")[1] for line in report(EVIDENCE).splitlines() if "->" in line and line.startswith("|")]
+    shown = [
+        line.split("`")[1] for line in report(EVIDENCE).splitlines() if "->" in line and line.startswith("|")
+    ]
     assert shown == [
         "a1.h1->logits",
         "a0.h0->a1.h1<k>",
@@ -99,7 +107,9 @@ def test_the_strongest_edges_come_first_by_size_whatever_their_sign() -> None:
 def test_of_many_edges_a_few_are_listed_and_ties_stand_in_graph_order() -> None:
     circuit = replace(CIRCUIT, edges=dict.fromkeys(CIRCUIT.graph.edges(), 1.0))
     shown = [
-        line.split("`")[1] for line in report(replace(EVIDENCE, circuit=circuit)).splitlines() if line.startswith("| `")
+        line.split("`")[1]
+        for line in report(replace(EVIDENCE, circuit=circuit)).splitlines()
+        if line.startswith("| `")
     ]
     assert shown == [str(edge) for edge in CIRCUIT.graph.edges()][:N_STRONGEST]
 
@@ -111,7 +121,9 @@ def test_an_empty_circuit_says_so_and_what_to_do() -> None:
 
 
 def test_warnings_stand_above_the_evidence() -> None:
-    shown = report(replace(EVIDENCE, record=RECORD | {"warnings": ["the model fails", "the circuit over-recovers"]}))
+    shown = report(
+        replace(EVIDENCE, record=RECORD | {"warnings": ["the model fails", "the circuit over-recovers"]})
+    )
     assert "> **Warning:** the model fails\n" in shown
     assert shown.index("> **Warning:** the circuit over-recovers") < shown.index("## Evidence")
 
@@ -179,7 +191,10 @@ def test_a_model_that_fails_its_task_is_warned_of(run: Performance, fails: bool)
 
 def test_the_task_line_says_how_well_the_full_model_does() -> None:
     assert task_line(FULL) == "accuracy 100%, logit diff 4.00, loss 1.00 nats"
-    assert task_line(Performance({**FULL.values, "logit-diff": (math.nan,) * 2})) == "accuracy 100%, loss 1.00 nats"
+    assert (
+        task_line(Performance({**FULL.values, "logit-diff": (math.nan,) * 2}))
+        == "accuracy 100%, loss 1.00 nats"
+    )
 
 
 @pytest.mark.parametrize(
@@ -201,7 +216,9 @@ def test_a_circuit_that_does_too_much_or_nothing_is_warned_of(difference: float,
     assert warning is None or (str(warned) in warning and f"{(difference + 1) / 5:.0%}" in warning)
 
 
-def runs(full: list[float], circuit: list[float], ablated: list[float], right: tuple[float, ...] = ()) -> Evaluation:
+def runs(
+    full: list[float], circuit: list[float], ablated: list[float], right: tuple[float, ...] = ()
+) -> Evaluation:
     """Three runs of these logit differences, right as often as ``right`` says."""
     kls = (0.0, 0.2, 1.0)
     shares = right or (1.0, 1.0, 0.0)
@@ -224,7 +241,10 @@ def test_a_circuit_that_answers_no_better_than_the_ablated_model_is_warned_of() 
     said = {right: recovery_warning(runs([4.0] * 3, [3.0] * 3, [0.0] * 3, right))
             for right in ((0.9, 0.5, 0.56), (0.9, 0.6, 0.56), (0.9, 0.9, 0.9))}  # fmt: skip
     first, *others = said.values()
-    assert first is not None and "answers no better than the fully ablated model: 50% right, ablated 56%" in first
+    assert (
+        first is not None
+        and "answers no better than the fully ablated model: 50% right, ablated 56%" in first
+    )
     assert others == [None, None]
 
 
@@ -247,4 +267,6 @@ def test_what_to_do_about_over_recovery_depends_on_what_the_search_went_by() -> 
 def test_where_ablation_helps_over_recovery_is_put_down_to_what_speaks_for_the_answer() -> None:
     warning = recovery_warning(runs([1.0] * 3, [0.0] * 3, [3.0] * 3))
     assert warning is not None and "raises the logit difference (1 to 3)" in warning
-    assert "lowers it to 0" in warning and "what speaks against" not in warning and "--metric kl" not in warning
+    assert (
+        "lowers it to 0" in warning and "what speaks against" not in warning and "--metric kl" not in warning
+    )

@@ -103,7 +103,9 @@ def test_a_run_cut_off_after_its_search_tests_nothing_again(
     with monkeypatch.context() as patch:
         if step == "a file":
             original = folder.write
-            patch.setattr(folder, "write", lambda f, name, x: kill() if name == "report.md" else original(f, name, x))
+            patch.setattr(
+                folder, "write", lambda f, name, x: kill() if name == "report.md" else original(f, name, x)
+            )
         else:
             patch.setattr(files if step == "write_run" else evaluate, step, kill)
         with pytest.raises(Killed):
@@ -127,7 +129,9 @@ def test_the_record_counts_the_time_of_every_sitting(whole: Path) -> None:
     assert record["search"] == once["search"] or record["search"]["tested"] == once["search"]["tested"]
 
 
-def test_a_forced_run_that_is_cut_off_leaves_the_older_one_and_takes_its_place_at_the_end(whole: Path) -> None:
+def test_a_forced_run_that_is_cut_off_leaves_the_older_one_and_takes_its_place_at_the_end(
+    whole: Path,
+) -> None:
     find(Path("run"), threshold=1.0)
     older = repeatable(Path("run"))
     assert cut_off(Path("run"), 10, force=True)
@@ -212,7 +216,9 @@ def test_another_model_of_the_same_name_is_told_by_its_weights(tmp_path: Path) -
     assert cut_off(Path("run"), 10, model=str(model))
     tensors = load_file(model / "model.safetensors")
     name = next(name for name in tensors if name.endswith("wte.weight"))
-    save_file(tensors | {name: tensors[name] + torch.tensor(1e-3)}, model / "model.safetensors", {"format": "pt"})
+    save_file(
+        tensors | {name: tensors[name] + torch.tensor(1e-3)}, model / "model.safetensors", {"format": "pt"}
+    )
     with pytest.raises(OutputError, match=r"model_sha256 .{12}\.\.\. \(now .{12}\.\.\.\)\.\n"):
         find(Path("run"), model=str(model), resume=True)
 
@@ -311,10 +317,14 @@ def test_a_folder_that_another_process_holds_is_left_to_it(whole: Path) -> None:
     code += "with hold(Path('run')): print('held', flush=True); sys.stdin.read()"
     assert cut_off(Path("run"), 5)
     before = {path: path.read_bytes() for path in Path("run").iterdir()}
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
         assert child.stdout is not None and child.stdout.readline() == b"held\n"
         for options in ({"resume": True}, {}, {"force": True}):
-            with pytest.raises(BusyError, match=rf"Process {child.pid} on .* is at work on run, since \d{{4}}-"):
+            with pytest.raises(
+                BusyError, match=rf"Process {child.pid} on .* is at work on run, since \d{{4}}-"
+            ):
                 find(Path("run"), **options)
         child.kill()  # whatever it had said of itself
     assert {path: path.read_bytes() for path in Path("run").iterdir() if path.is_file()} == before
@@ -325,7 +335,9 @@ def test_a_folder_that_another_process_holds_is_left_to_it(whole: Path) -> None:
 
 def test_a_state_that_another_process_went_on_with_meanwhile_is_not_gone_on_with() -> None:
     assert cut_off(Path("run"), 5)
-    plan = make_plan(RunOptions("ioi", "tiny", n_prompts=5, threshold=0.05, out=Path("run"), resume=True), Silent())
+    plan = make_plan(
+        RunOptions("ioi", "tiny", n_prompts=5, threshold=0.05, out=Path("run"), resume=True), Silent()
+    )
     assert cut_off(Path("run"), 5, resume=True)
     with pytest.raises(OutputError, match="Another process has gone on with run meanwhile"):
         carry_out(plan, Silent())
@@ -454,14 +466,18 @@ def wait_for_news(process: subprocess.Popen[str], state: Path, seconds: float) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "seed"), [("acdc", 0), ("acdc", 1), ("exact", 0), ("edge-pruning", 0)])
-def test_a_process_killed_at_random_moments_ends_with_the_same_bytes(method: str, seed: int, tmp_path: Path) -> None:
+def test_a_process_killed_at_random_moments_ends_with_the_same_bytes(
+    method: str, seed: int, tmp_path: Path
+) -> None:
     process = start(tmp_path / "whole", method=method)
     assert process.wait() == 0, process.communicate()
     process.communicate()
     rng, killed, folder = random.Random(seed), 0, tmp_path / "run"
     while True:
         process = start(folder, *(["--resume"] if killed else []), method=method)
-        if killed == KILLS or not wait_for_news(process, folder / STATE_FILE, rng.uniform(0.0, LATEST[method])):
+        if killed == KILLS or not wait_for_news(
+            process, folder / STATE_FILE, rng.uniform(0.0, LATEST[method])
+        ):
             break
         process.kill()
         process.communicate()
@@ -482,7 +498,9 @@ def test_a_process_killed_at_random_moments_ends_with_the_same_bytes(method: str
         (signal.SIGHUP, 129, "Ended by SIGHUP."),
     ],
 )
-def test_a_process_ended_by_a_signal_in_its_search_can_go_on(number: int, code: int, last: str, tmp_path: Path) -> None:
+def test_a_process_ended_by_a_signal_in_its_search_can_go_on(
+    number: int, code: int, last: str, tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
     process = start(folder)
     assert wait_for_news(process, folder / STATE_FILE, 0.5)

@@ -94,8 +94,12 @@ def cut_off(after: int, work: Callable[[], object], error: BaseException | None 
 # the same bytes
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in RUNS])
-def test_a_run_cut_off_again_and_again_ends_with_the_same_bytes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in RUNS]
+)
+def test_a_run_cut_off_again_and_again_ends_with_the_same_bytes(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     saved: list[SoFar] = []
     with monkeypatch.context() as patch:
         patch.setattr(Keeper, "save", lambda keeper, so_far: saved.append(so_far))
@@ -112,7 +116,9 @@ def test_a_run_cut_off_again_and_again_ends_with_the_same_bytes(name: str, monke
 
 
 @pytest.mark.parametrize("name", ["exact", "pruning", "acdc, neurons"])
-def test_a_run_cut_off_after_its_scores_finds_nothing_out_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_cut_off_after_its_scores_finds_nothing_out_again(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def kill(*_: object, **__: object) -> None:
         raise Killed
 
@@ -129,11 +135,18 @@ def test_a_run_cut_off_after_its_scores_finds_nothing_out_again(name: str, monke
 def test_a_run_says_which_it_goes_on_with_and_how_far_it_was(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["run", "ioi", "--model", "tiny", "--prompts", "3", "--format", "dot", "--method"]
     cut_off(5, lambda: call([*command, "exact", "--edges", "9", "--out", "a"], debug=False))
-    cut_off(5, lambda: call([*command, "edge-pruning", "--edges", "9", "--steps", "9", "--out", "b"], debug=False))
+    cut_off(
+        5, lambda: call([*command, "edge-pruning", "--edges", "9", "--steps", "9", "--out", "b"], debug=False)
+    )
     capsys.readouterr()
     assert call([*command, "exact", "--edges", "9", "--out", "a", "--resume"], debug=False) == 0
     assert "going on with a: " in (said := capsys.readouterr().err) and " of 262 edges, after 0 s\n" in said
-    assert call([*command, "edge-pruning", "--edges", "9", "--steps", "9", "--out", "b", "--resume"], debug=False) == 0
+    assert (
+        call(
+            [*command, "edge-pruning", "--edges", "9", "--steps", "9", "--out", "b", "--resume"], debug=False
+        )
+        == 0
+    )
     assert "going on with b: 6 of 9 steps, after " in capsys.readouterr().err
 
 

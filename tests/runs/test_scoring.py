@@ -88,7 +88,9 @@ def test_the_circuit_is_the_pruned_choice_of_the_largest_mean_scores(result: Run
     chosen = torch.zeros(scores.shape, dtype=torch.bool)
     chosen[[row for row, _ in largest], [sender for _, sender in largest]] = True
     kept = prune(graph, chosen)
-    assert {graph.order(edge) for edge in result.circuit.edges} == {(r, s) for r, s in kept.nonzero().tolist()}
+    assert {graph.order(edge) for edge in result.circuit.edges} == {
+        (r, s) for r, s in kept.nonzero().tolist()
+    }
 
 
 def test_the_consensus_circuit_has_what_most_resamples_have(result: RunResult) -> None:
@@ -104,8 +106,12 @@ def test_the_consensus_circuit_has_what_most_resamples_have(result: RunResult) -
     assert all(found["lower"][graph.order(e)] <= found["upper"][graph.order(e)] for e in graph.edges())
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 3}, {"batch_size": 9}, {}], ids=["threes", "all", "again"])
-def test_the_same_question_gives_the_same_bytes(options: dict[str, Any], result: RunResult, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 3}, {"batch_size": 9}, {}], ids=["threes", "all", "again"]
+)
+def test_the_same_question_gives_the_same_bytes(
+    options: dict[str, Any], result: RunResult, tmp_path: Path
+) -> None:
     again = find(tmp_path / "again", **options)
     for name in REPEATABLE:
         assert (again.folder / name).read_bytes() == (result.folder / name).read_bytes(), name
@@ -192,15 +198,33 @@ def test_a_method_that_is_named_keeps_the_metric_that_is_asked_for() -> None:
         ({"method": "ensemble", "of": ("eap", "eap")}, "--of is eap,eap; name each method once"),
         ({"method": "ensemble", "of": ("eap", "acdc")}, "acdc can't be part of another method"),
         ({"method": "ensemble", "of": ("eap", "epa")}, "No method named 'epa'. Did you mean 'eap'?"),
-        ({"method": "ensemble", "of": ("eap", "ifr"), "metric": "kl"}, "eap takes its gradient in the clean run"),
+        (
+            {"method": "ensemble", "of": ("eap", "ifr"), "metric": "kl"},
+            "eap takes its gradient in the clean run",
+        ),
         ({"method": "ensemble", "of": ("eap", "random"), "bootstrap": 9}, "no scores of single prompts here"),
-        ({"method": "edge-pruning", "start_from": "edge-pruning"}, "edge-pruning can't be part of another method"),
-        ({"method": "eap", "start_from": "eap-ig"}, "eap has no --start-from; it is for subnetwork-probing, edge-pr"),
-        ({"method": "ensemble", "of": ("clean-corrupted", "ifr"), "steps": 3}, "ensemble has no --steps; it is for"),
+        (
+            {"method": "edge-pruning", "start_from": "edge-pruning"},
+            "edge-pruning can't be part of another method",
+        ),
+        (
+            {"method": "eap", "start_from": "eap-ig"},
+            "eap has no --start-from; it is for subnetwork-probing, edge-pr",
+        ),
+        (
+            {"method": "ensemble", "of": ("clean-corrupted", "ifr"), "steps": 3},
+            "ensemble has no --steps; it is for",
+        ),
         ({"method": "ifr", "metric": "loss"}, "ifr has no --metric: its scores depend on none"),
         ({"method": "random", "bootstrap": 9}, "random has no scores of single prompts here"),
-        ({"method": "gim", "settings": (("temprature", "3"),)}, "No setting named 'temprature'. Did you mean 'temper"),
-        ({"method": "gim", "settings": (("temperature", "hot"),)}, "--set temperature=hot: it must be a number"),
+        (
+            {"method": "gim", "settings": (("temprature", "3"),)},
+            "No setting named 'temprature'. Did you mean 'temper",
+        ),
+        (
+            {"method": "gim", "settings": (("temperature", "hot"),)},
+            "--set temperature=hot: it must be a number",
+        ),
         ({"method": "atp", "settings": (("qk_fix", "1"),)}, "--set qk_fix=1: it must be true or false"),
         ({"method": "eap", "settings": (("steps", "1"),)}, "eap has no settings. Leave out --set steps=1"),
     ],
@@ -231,7 +255,10 @@ def test_masks_are_learned_from_many_prompts_and_few_are_warned_of(tmp_path: Pat
     assert told("enough", n_prompts=32, **learned) == (32, [])
     n_prompts, warnings = told("few", n_prompts=31, **learned)
     assert n_prompts == 31 and len(warnings) == 1
-    assert warnings[0].startswith("subnetwork-probing may learn 31 prompts by heart") and "--prompts 64" in warnings[0]
+    assert (
+        warnings[0].startswith("subnetwork-probing may learn 31 prompts by heart")
+        and "--prompts 64" in warnings[0]
+    )
     assert told("scored", n_prompts=None) == (16, [])
 
 
@@ -259,12 +286,16 @@ def test_every_setting_that_is_a_number_or_a_word_has_a_rule() -> None:
 
 
 def test_a_setting_reaches_the_method_and_its_record(tmp_path: Path) -> None:
-    found = find(tmp_path / "run", method="gim", settings=(("temperature", "4"),), bootstrap=None, n_prompts=4)
+    found = find(
+        tmp_path / "run", method="gim", settings=(("temperature", "4"),), bootstrap=None, n_prompts=4
+    )
     assert found.circuit.method["temperature"] == 4.0
 
 
 def test_learned_masks_take_the_size_for_their_target_and_may_start_from_scores(tmp_path: Path) -> None:
-    found = find(tmp_path / "run", method="edge-pruning", start_from="eap-ig", steps=3, bootstrap=None, n_prompts=4)
+    found = find(
+        tmp_path / "run", method="edge-pruning", start_from="eap-ig", steps=3, bootstrap=None, n_prompts=4
+    )
     method = found.circuit.method
     assert method["sparsity"] == pytest.approx(1 - N_EDGES / 262)
     assert (method["steps"], method["start_from"]["name"]) == (3, "eap-ig")
@@ -283,20 +314,30 @@ def test_several_numbers_of_edges_are_a_sweep_that_scores_once(tmp_path: Path) -
         alone = run(RunOptions("ioi", "tiny", "eap-ig", edges=n_edges, n_prompts=4, formats=(),
                                out=tmp_path / str(n_edges)))  # fmt: skip
         for name in ("circuit.json", "scores.safetensors", "prompt_scores.safetensors"):
-            assert (swept.folder / f"edges-{n_edges}" / name).read_bytes() == (alone.folder / name).read_bytes()
+            assert (swept.folder / f"edges-{n_edges}" / name).read_bytes() == (
+                alone.folder / name
+            ).read_bytes()
 
 
 def test_learned_masks_are_trained_anew_for_every_target(tmp_path: Path) -> None:
-    options = RunOptions("ioi", "tiny", "edge-pruning", n_prompts=4, out=tmp_path / "sweep", formats=(), steps=3)
+    options = RunOptions(
+        "ioi", "tiny", "edge-pruning", n_prompts=4, out=tmp_path / "sweep", formats=(), steps=3
+    )
     swept = sweep(options, (20, 100), of="edges")
-    sparsities = [Circuit.load(swept.folder / row["folder"]).method["sparsity"] for row in swept.table["circuits"]]
+    sparsities = [
+        Circuit.load(swept.folder / row["folder"]).method["sparsity"] for row in swept.table["circuits"]
+    ]
     assert sparsities == pytest.approx([1 - 20 / 262, 1 - 100 / 262])
 
 
 @pytest.mark.parametrize("ablation", ["mean", "mean-positional"])
-def test_a_mean_ablation_takes_its_means_over_other_prompts_of_the_task(ablation: str, tmp_path: Path) -> None:
+def test_a_mean_ablation_takes_its_means_over_other_prompts_of_the_task(
+    ablation: str, tmp_path: Path
+) -> None:
     found = find(tmp_path / "run", ablation=ablation, bootstrap=None)
-    reference = [json.loads(line)["clean"] for line in (found.folder / "reference.jsonl").read_text().splitlines()]
+    reference = [
+        json.loads(line)["clean"] for line in (found.folder / "reference.jsonl").read_text().splitlines()
+    ]
     own = {json.loads(line)["clean"] for line in (found.folder / "prompts.jsonl").read_text().splitlines()}
     assert len(reference) == found.circuit.method["means"]["n_prompts"] == 64
     assert own.isdisjoint(reference)
@@ -307,7 +348,9 @@ def test_a_mean_ablation_takes_its_means_over_other_prompts_of_the_task(ablation
 
 
 def test_a_search_under_mean_ablation_keeps_its_means_in_the_record(tmp_path: Path) -> None:
-    options = RunOptions("ioi", "tiny", threshold=0.5, n_prompts=4, ablation="mean", formats=(), out=tmp_path / "run")
+    options = RunOptions(
+        "ioi", "tiny", threshold=0.5, n_prompts=4, ablation="mean", formats=(), out=tmp_path / "run"
+    )
     found = run(options)
     assert found.circuit.method["means"]["n_prompts"] == 64
     assert found.circuit.method["name"] == "acdc"

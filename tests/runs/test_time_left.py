@@ -12,7 +12,16 @@ from circuitfind.circuits.graph import Graph
 from circuitfind.methods.outcome import Found, nothing_decided
 from circuitfind.methods.search.acdc import visiting_order
 from circuitfind.runs import time_left as module
-from circuitfind.runs.time_left import FEWEST_TESTS, Course, Eta, Left, WithEvenTimeLeft, WithTimeLeft, duration, slices
+from circuitfind.runs.time_left import (
+    FEWEST_TESTS,
+    Course,
+    Eta,
+    Left,
+    WithEvenTimeLeft,
+    WithTimeLeft,
+    duration,
+    slices,
+)
 
 GRAPH = Graph(8, 4)
 KEPT_ALL, FEW_KEPT = 1.0, 0.06
@@ -48,7 +57,9 @@ class Simulated:
             if is_live:
                 self.now += self._seconds(depth)
                 found = replace(found, n_tests=found.n_tests + 1)
-                found.kept[row, sender] = self._random.random() < self._keep or (depth == 0 and sender % 3 == 0)
+                found.kept[row, sender] = self._random.random() < self._keep or (
+                    depth == 0 and sender % 3 == 0
+                )
             found.decided[row, sender] = True
             if sender % 8 == 0:  # the end of a chain
                 eta.see(found)
@@ -57,10 +68,16 @@ class Simulated:
 
 @pytest.mark.parametrize(
     ("seconds", "keep"),
-    [(lambda depth: 1.0, KEPT_ALL), (lambda depth: 1.0 + 2.0 * depth, KEPT_ALL), (lambda depth: 1.0, FEW_KEPT)],
+    [
+        (lambda depth: 1.0, KEPT_ALL),
+        (lambda depth: 1.0 + 2.0 * depth, KEPT_ALL),
+        (lambda depth: 1.0, FEW_KEPT),
+    ],
     ids=["the same cost everywhere", "early layers cost more", "dead nodes"],
 )
-def test_the_estimate_is_within_a_factor_of_two_from_a_third_of_the_way_on(seconds, keep: float, monkeypatch) -> None:
+def test_the_estimate_is_within_a_factor_of_two_from_a_third_of_the_way_on(
+    seconds, keep: float, monkeypatch
+) -> None:
     for share, truth, left in Simulated(seconds, keep, monkeypatch).run():
         if 1 / 3 < share < 1:
             assert left is not None and truth / 2 <= left.expected <= 2.2 * truth + 5

@@ -72,7 +72,9 @@ def test_no_two_prompts_are_the_same(name: str) -> None:
 @every_task
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(-5, 10**9), k=st.integers(0, 6), more=st.integers(0, 6))
-def test_the_first_prompts_do_not_depend_on_how_many_are_asked_for(name: str, seed: int, k: int, more: int) -> None:
+def test_the_first_prompts_do_not_depend_on_how_many_are_asked_for(
+    name: str, seed: int, k: int, more: int
+) -> None:
     make = load_task(name).make
     assert make(one_digit(), k, seed) == make(one_digit(), k + more, seed)[:k]
 
@@ -90,7 +92,9 @@ def test_another_process_makes_the_same_prompts(name: str) -> None:
         f"import sys; sys.stdout.buffer.write(write_prompts(load_task({name!r}).make(one_digit(), 20, 7)).encode())"
     )
     environment = os.environ | {"PYTHONHASHSEED": "99", "PYTHONPATH": os.pathsep.join(sys.path)}
-    there = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout
+    there = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, check=True
+    ).stdout
     assert there.decode() == write_prompts(load_task(name).make(one_digit(), 20, 7))
 
 

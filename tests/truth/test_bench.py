@@ -23,7 +23,9 @@ SCORES = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_
 
 
 @given(SCORES)
-def test_auroc_is_how_often_a_true_edge_beats_another_and_ties_count_half(edges: list[tuple[int, bool]]) -> None:
+def test_auroc_is_how_often_a_true_edge_beats_another_and_ties_count_half(
+    edges: list[tuple[int, bool]],
+) -> None:
     true, false = ([abs(score) for score, is_true in edges if is_true is kind] for kind in (True, False))
     wins = sum((t > f) + (t == f) / 2 for t in true for f in false)
     scores = torch.tensor([[float(score) for score, _ in edges] + [torch.nan]], dtype=torch.float64)
@@ -67,12 +69,17 @@ def test_two_models_make_a_row_a_method_with_the_median(capsys: pytest.CaptureFi
     for row in rows.values():
         scores = [one["auroc"] for one in row["models"].values()]
         assert row["median_auroc"] == statistics.median(scores) and all(0 <= score <= 1 for score in scores)
-        assert row["seconds"] == pytest.approx(sum(one["seconds"] for one in row["models"].values())) and row["seconds"]
+        assert (
+            row["seconds"] == pytest.approx(sum(one["seconds"] for one in row["models"].values()))
+            and row["seconds"]
+        )
     assert rows["acdc"]["median_auroc"] >= 0.95 and rows["eap-ig"]["median_auroc"] >= 0.9
     assert (rows["acdc"]["metric"], rows["random"]["metric"]) == ("kl", None)
 
 
-def test_the_seed_draws_another_random_order_and_nothing_else_changes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_seed_draws_another_random_order_and_nothing_else_changes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def scores(*arguments: str) -> dict[str, float]:
         chosen = ("--models", "and", "--methods", "eap-ig,random", "--json")
         rows: list[dict[str, Any]] = json.loads(run(capsys, *chosen, *arguments))["methods"]

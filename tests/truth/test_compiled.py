@@ -38,7 +38,9 @@ def reverse(words: list[str]) -> str:
 
 
 def sort(words: list[str]) -> str:
-    return "".join(letter * count for letter, count in sorted(Counter(words[:-1]).items()))[int(words[-1][1]) - 1]
+    return "".join(letter * count for letter, count in sorted(Counter(words[:-1]).items()))[
+        int(words[-1][1]) - 1
+    ]
 
 
 def dyck(words: list[str]) -> str:
@@ -148,7 +150,9 @@ def part(node: Node, reads: str, writes: str, is_distractor: bool = False) -> Pa
 
 
 def blueprint(*parts: Part) -> Blueprint:
-    return Blueprint(2, 2, {"token": np.eye(2)[:, :1]}, {"place": np.eye(3)}, parts, {"answer": np.ones((1, 2))})
+    return Blueprint(
+        2, 2, {"token": np.eye(2)[:, :1]}, {"place": np.eye(3)}, parts, {"answer": np.ones((1, 2))}
+    )
 
 
 HEAD, OTHER, MLP = Node("head", 0, 1), Node("head", 1, 0), Node("mlp", 1)
@@ -161,7 +165,10 @@ HEAD, OTHER, MLP = Node("head", 0, 1), Node("head", 1, 0), Node("mlp", 1)
         ([part(HEAD, "token", "a"), part(MLP, "token", "answer")], "input->m1 m1->logits"),  # nobody reads a
         ([part(HEAD, "place", "a"), part(MLP, "a", "answer")], ""),  # a position is no sender
         ([part(MLP, "a", "answer"), part(OTHER, "token", "b")], ""),  # nobody writes a
-        ([part(HEAD, "token", "answer"), part(OTHER, "token", "answer", True)], "input->a0.h1<v> a0.h1->logits"),
+        (
+            [part(HEAD, "token", "answer"), part(OTHER, "token", "answer", True)],
+            "input->a0.h1<v> a0.h1->logits",
+        ),
     ],
 )
 def test_true_edges_are_those_of_shared_variables_on_a_path(parts: list[Part], edges: str) -> None:

@@ -1,12 +1,15 @@
-"""A transformer written down part by part, and the edges that carry its program: tracr's idea (arXiv:2301.05062).
+"""A transformer written down part by part, and the edges that carry its program: tracr's idea
+(arXiv:2301.05062).
 
-The residual stream is divided into named **variables**, a few coordinates each. The tokens and the positions write
-some of them, a ``Part`` (a head or an MLP) reads some and writes some, the logits read some. From this alone follow
-the weights (``state``) and the true edges (``true_edges``): what nobody types in, nobody can type wrong.
+The residual stream is divided into named **variables**, a few coordinates each. The tokens and the
+positions write some of them, a ``Part`` (a head or an MLP) reads some and writes some, the logits
+read some. From this alone follow the weights (``state``) and the true edges (``true_edges``): what
+nobody types in, nobody can type wrong.
 
-The model is an ordinary GPT-2. Its LayerNorms do nothing: they divide by sqrt(variance + E) with E = 2^30, beside which
-the variance is rounded away, and their gain is 2^15; and a last coordinate, which nobody reads, makes every vector's
-mean zero. All weights that are not exact in float32 are rounded once, so that the same program gives the same bytes.
+The model is an ordinary GPT-2. Its LayerNorms do nothing: they divide by sqrt(variance + E) with E
+= 2^30, beside which the variance is rounded away, and their gain is 2^15; and a last coordinate,
+which nobody reads, makes every vector's mean zero. All weights that are not exact in float32 are
+rounded once, so that the same program gives the same bytes.
 """
 
 from __future__ import annotations
@@ -36,8 +39,9 @@ LEAK = 2.0**-6
 
 @dataclass(frozen=True)
 class Part:
-    """A head or an MLP: for each slot (an MLP has the one, None) the variables read as [width, hidden], the bias that
-    is added, and for each variable that is written [hidden, width]. ``is_distractor``: no part of the program."""
+    """A head or an MLP: for each slot (an MLP has the one, None) the variables read as [width,
+    hidden], the bias that is added, and for each variable that is written [hidden, width].
+    ``is_distractor``: no part of the program."""
 
     node: Node
     reads: Mapping[Slot | None, Mapping[str, Matrix]]
@@ -48,8 +52,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """All parts of a model. ``tokens`` and ``positions`` are what those write, [d_vocab, width] and [pos, width] for
-    each variable; ``answers`` what the logits read, [width, d_vocab]."""
+    """All parts of a model. ``tokens`` and ``positions`` are what those write, [d_vocab, width] and
+    [pos, width] for each variable; ``answers`` what the logits read, [width, d_vocab]."""
 
     n_layers: int
     n_heads: int
@@ -66,17 +70,23 @@ class Blueprint:
     def widths(self) -> dict[str, int]:
         """How many coordinates each variable has, in the order of the stream."""
         written = {name: matrix for part in self.parts for name, matrix in part.writes.items()}
-        return {name: matrix.shape[1] for name, matrix in {**self.tokens, **self.positions, **written}.items()}
+        return {
+            name: matrix.shape[1] for name, matrix in {**self.tokens, **self.positions, **written}.items()
+        }
 
     @cached_property
     def places(self) -> dict[str, slice]:
         """Where in the stream each variable lies."""
         ends = np.cumsum([0, *self.widths.values()]).tolist()
-        return {name: slice(start, end) for name, start, end in zip(self.widths, ends, ends[1:], strict=False)}
+        return {
+            name: slice(start, end) for name, start, end in zip(self.widths, ends, ends[1:], strict=False)
+        }
 
     @property
     def d_head(self) -> int:
-        """Enough for the widest head and for the stream with the coordinate that balances it, in steps of four."""
+        """Enough for the widest head and for the stream with the coordinate that balances it, in
+        steps of four.
+        """
         stream = -(-(sum(self.widths.values()) + 1) // self.n_heads)
         return 4 * -(-max(stream, self._widest("head")) // 4)
 
@@ -92,13 +102,20 @@ class Blueprint:
     def _widest(self, kind: str) -> int:
         """The most that a part of this kind computes side by side."""
         parts = [part for part in self.parts if part.node.kind == kind]
-        return max(int(matrix.shape[1]) for part in parts for reads in part.reads.values() for matrix in reads.values())
+        return max(
+            int(matrix.shape[1])
+            for part in parts
+            for reads in part.reads.values()
+            for matrix in reads.values()
+        )
 
 
 # weights
 
 
-def reading(blueprint: Blueprint, reads: Mapping[str, Matrix], n_hidden: int) -> Float[np.ndarray, "d_model hidden"]:
+def reading(
+    blueprint: Blueprint, reads: Mapping[str, Matrix], n_hidden: int
+) -> Float[np.ndarray, "d_model hidden"]:
     """The matrix that reads these variables off the stream."""
     W = np.zeros((blueprint.d_model, n_hidden))
     for name, matrix in reads.items():
@@ -106,8 +123,12 @@ def reading(blueprint: Blueprint, reads: Mapping[str, Matrix], n_hidden: int) ->
     return W
 
 
-def writing(blueprint: Blueprint, writes: Mapping[str, Matrix], n_hidden: int) -> Float[np.ndarray, "hidden d_model"]:
-    """The matrix that writes these variables to the stream; every row's sum is zero, by its last coordinate."""
+def writing(
+    blueprint: Blueprint, writes: Mapping[str, Matrix], n_hidden: int
+) -> Float[np.ndarray, "hidden d_model"]:
+    """The matrix that writes these variables to the stream; every row's sum is zero, by its last
+    coordinate.
+    """
     W = np.zeros((n_hidden, blueprint.d_model))
     for name, matrix in writes.items():
         W[: matrix.shape[0], blueprint.places[name]] = matrix
@@ -117,7 +138,9 @@ def writing(blueprint: Blueprint, writes: Mapping[str, Matrix], n_hidden: int) -
 
 def state(blueprint: Blueprint) -> dict[str, Float[np.ndarray, ...]]:
     """The weights under the names of Hugging Face's GPT2LMHeadModel, float32."""
-    d_vocab, n_ctx = (next(iter(table.values())).shape[0] for table in (blueprint.tokens, blueprint.positions))
+    d_vocab, n_ctx = (
+        next(iter(table.values())).shape[0] for table in (blueprint.tokens, blueprint.positions)
+    )
     tensors = {
         "transformer.wte.weight": writing(blueprint, blueprint.tokens, d_vocab),
         "transformer.wpe.weight": writing(blueprint, blueprint.positions, n_ctx),
@@ -168,7 +191,9 @@ def padded(bias: Float[np.ndarray, " hidden"] | None, size: int) -> Float[np.nda
 
 def config(blueprint: Blueprint) -> dict[str, Any]:
     """What config.json says of it: a GPT-2 with ReLU, its norms as above."""
-    d_vocab, n_ctx = (next(iter(table.values())).shape[0] for table in (blueprint.tokens, blueprint.positions))
+    d_vocab, n_ctx = (
+        next(iter(table.values())).shape[0] for table in (blueprint.tokens, blueprint.positions)
+    )
     return {
         "activation_function": "relu",
         "layer_norm_epsilon": NORM_EPSILON,
@@ -187,9 +212,9 @@ def config(blueprint: Blueprint) -> dict[str, Any]:
 def true_edges(blueprint: Blueprint, constant: Collection[str] = ()) -> list[Edge]:
     """The edges that carry the program, in graph order.
 
-    u -> v is one if u writes a variable that v reads, both being of the program; if that variable is not ``constant``;
-    and if it lies on a path of such edges from the input to the logits. Positions are no sender: what reads them alone
-    has no edge.
+    u -> v is one if u writes a variable that v reads, both being of the program; if that variable
+    is not ``constant``; and if it lies on a path of such edges from the input to the logits.
+    Positions are no sender: what reads them alone has no edge.
     """
     written = {Node("input"): set(blueprint.tokens)}
     read = {Receiver(Node("logits")): set(blueprint.answers)}
@@ -212,8 +237,9 @@ def true_edges(blueprint: Blueprint, constant: Collection[str] = ()) -> list[Edg
 def constant_variables(
     blueprint: Blueprint, clean: Int[np.ndarray, "prompt pos"], corrupted: Int[np.ndarray, "prompt pos"]
 ) -> set[str]:
-    """What the tokens write alike in every clean prompt and its corrupted one, such as that one of them begins it:
-    patching between the two changes nothing of it, so that no method can find an edge that carries it alone."""
+    """What the tokens write alike in every clean prompt and its corrupted one, such as that one of
+    them begins it: patching between the two changes nothing of it, so that no method can find an
+    edge that carries it alone."""
     return {name for name, table in blueprint.tokens.items() if (table[clean] == table[corrupted]).all()}
 
 
@@ -223,9 +249,9 @@ def constant_variables(
 def with_distractors(blueprint: Blueprint, seed: int) -> Blueprint:
     """The same with a random part in the place of every head and MLP that the program does not use.
 
-    They attend and compute, on all that the tokens, the positions and other parts write, and write noise, which other
-    distractors read. A little of it, ``LEAK``, falls on the variables that the program computes, where margins take
-    it up: what a method finds of it is no part of the program.
+    They attend and compute, on all that the tokens, the positions and other parts write, and write
+    noise, which other distractors read. A little of it, ``LEAK``, falls on the variables that the
+    program computes, where margins take it up: what a method finds of it is no part of the program.
     """
     rng = np.random.default_rng(seed)
     d_vocab = next(iter(blueprint.tokens.values())).shape[0]
@@ -236,14 +262,19 @@ def with_distractors(blueprint: Blueprint, seed: int) -> Blueprint:
     used = {part.node for part in blueprint.parts}
     free = [node for node in blueprint.graph.senders[1:] if node not in used]
     others = tuple(distractor(whole, node, rng) for node in free)
-    return Blueprint(whole.n_layers, whole.n_heads, noisy, whole.positions, (*whole.parts, *others), whole.answers)
+    return Blueprint(
+        whole.n_layers, whole.n_heads, noisy, whole.positions, (*whole.parts, *others), whole.answers
+    )
 
 
 def distractor(blueprint: Blueprint, node: Node, rng: np.random.Generator) -> Part:
     """A random head or MLP."""
     n_hidden = 8 if node.kind == "head" else 16
     slots: tuple[Slot | None, ...] = SLOTS if node.kind == "head" else (None,)
-    reads = {slot: {name: dyadic(rng, width, n_hidden) for name, width in blueprint.widths.items()} for slot in slots}
+    reads = {
+        slot: {name: dyadic(rng, width, n_hidden) for name, width in blueprint.widths.items()}
+        for slot in slots
+    }
     given = {*blueprint.tokens, *blueprint.positions}
     writes = {
         name: dyadic(rng, n_hidden, width) / 2 * (1.0 if name == NOISE else LEAK)

@@ -1,13 +1,15 @@
 """Trains models to have a given circuit: ``python -m tools.truth.interchange [FOLDER]``.
 
-Strict interchange training as InterpBench does it (SIIT, arXiv:2407.14494), with edges in place of nodes. A program's
-variables are aligned with nodes of a small GPT-2, and at every step random edges are ablated: they carry what they
-carry in the run on another prompt. If edges of the program are among them, the right answer is the one that the program
-gives when it reads the same variables from the other prompt. All other edges are strictly none: whichever of them are
-ablated, the answer stays. So the nodes that no variable is aligned with are active, noisy, and without effect; unlike
+Strict interchange training as InterpBench does it (SIIT, arXiv:2407.14494), with edges in place of
+nodes. A program's variables are aligned with nodes of a small GPT-2, and at every step random edges
+are ablated: they carry what they carry in the run on another prompt. If edges of the program are
+among them, the right answer is the one that the program gives when it reads the same variables from
+the other prompt. All other edges are strictly none: whichever of them are ablated, the answer
+stays. So the nodes that no variable is aligned with are active, noisy, and without effect; unlike
 compiled models these have ordinary weights, norms and soft attention.
 
-A model that is less exact than ``Bars`` asks for is not saved. The same seed gives the same bytes on one machine.
+A model that is less exact than ``Bars`` asks for is not saved. The same seed gives the same bytes
+on one machine.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ INPUT = Node("input")
 
 @dataclass(frozen=True)
 class Variable:
-    """What one node computes from what it reads: for each slot and sender, in order, a value of every prompt."""
+    """What one node computes from what it reads: for each slot and sender, in order, a value of
+    every prompt.
+    """
 
     node: Node
     reads: tuple[tuple[Slot | None, Node], ...]
@@ -79,7 +83,9 @@ class Aligned:
     def answers(
         self, clean: Tokens, corrupted: Tokens, removed: frozenset[Edge] = frozenset()
     ) -> Int[Tensor, " prompt"]:
-        """The right tokens where the edges ``removed`` carry what they carry in the run on the corrupted prompts."""
+        """The right tokens where the edges ``removed`` carry what they carry in the run on the
+        corrupted prompts.
+        """
         now: dict[Node, Values] = {INPUT: clean}
         other: dict[Node, Values] = {INPUT: corrupted}
         for variable in self.variables:
@@ -116,8 +122,12 @@ def draw_sum(rng: Random) -> Words:
     return (rng.choice(DIGITS), rng.choice(DIGITS), rng.choice("+-"))
 
 
-def add(first: Int[Tensor, " prompt"], second: Int[Tensor, " prompt"], tokens: Tokens) -> Int[Tensor, " prompt"]:
-    """The sum or the difference, as the last word says, modulo the number of digits; digits are the tokens from 1."""
+def add(
+    first: Int[Tensor, " prompt"], second: Int[Tensor, " prompt"], tokens: Tokens
+) -> Int[Tensor, " prompt"]:
+    """The sum or the difference, as the last word says, modulo the number of digits; digits are the
+    tokens from 1.
+    """
     sign = torch.where(tokens[:, -1] == SUM_WORDS.index("+"), 1, -1)
     return (first - 1 + sign * (second - 1)) % len(DIGITS) + 1
 
@@ -173,7 +183,9 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Bars:
-    """What a model must reach to be saved: how often it is right, and the most that an edge of no program may cost."""
+    """What a model must reach to be saved: how often it is right, and the most that an edge of no
+    program may cost.
+    """
 
     accuracy: float = 0.99
     kl: float = 0.02
@@ -268,8 +280,12 @@ def logits_without(baseline: Baseline, removed: Removed) -> Float[Tensor, "promp
     return unembed(baseline.model, run_patched(baseline, readable(baseline.graph) & ~removed))
 
 
-def draw_removed(program: Aligned, model: Transformer, recipe: Recipe, rng: Random) -> tuple[Removed, frozenset[Edge]]:
-    """Which edges a step ablates: a random share of those that are none of the program's, and at times of its own."""
+def draw_removed(
+    program: Aligned, model: Transformer, recipe: Recipe, rng: Random
+) -> tuple[Removed, frozenset[Edge]]:
+    """Which edges a step ablates: a random share of those that are none of the program's, and at
+    times of its own.
+    """
     share = rng.choice((0.0, 0.1, 0.5, 1.0))
     generator = torch.Generator().manual_seed(rng.getrandbits(32))
     others = readable(model.architecture.graph) & ~places(model, program.edges)
@@ -307,8 +323,9 @@ def train(program: Aligned, recipe: Recipe) -> Transformer:
 
 @torch.no_grad()
 def judge(program: Aligned, model: Transformer) -> dict[str, float]:
-    """How exact the model is on prompts drawn afresh: the least accuracy of any edge of the program ablated alone, that
-    of all others ablated at once, and the most in nats that one of them costs on average."""
+    """How exact the model is on prompts drawn afresh: the least accuracy of any edge of the program
+    ablated alone, that of all others ablated at once, and the most in nats that one of them costs
+    on average."""
     batch = batch_of(program, Random(f"{program.name} judge"), 1000)
     baseline = prepare(model, batch, "corrupted")
     others = readable(baseline.graph) & ~places(model, program.edges)

@@ -51,7 +51,15 @@ def write_model(program: Program, folder: Path) -> None:
     edges = true_edges(blueprint, constants_of(program, blueprint, pairs))
     weights = save(state(blueprint), {"format": "pt"})
     write_files(
-        folder, program.about, program.words, weights, config(blueprint), pairs, blueprint.graph, edges, "construction"
+        folder,
+        program.about,
+        program.words,
+        weights,
+        config(blueprint),
+        pairs,
+        blueprint.graph,
+        edges,
+        "construction",
     )
 
 

@@ -1,8 +1,10 @@
-"""The programs that are compiled: those of tracr (arXiv:2301.05062), as a decoder computes them, and two gates.
+"""The programs that are compiled: those of tracr (arXiv:2301.05062), as a decoder computes them,
+and two gates.
 
-A decoder answers after the last token. So the prompt asks for one of what tracr's encoder says at all positions: the
-k-th of the reversed or sorted letters, how often the last letter has occurred. Distractors take the heads and MLPs that
-a program leaves free, so that every model has at least a hundred edges.
+A decoder answers after the last token. So the prompt asks for one of what tracr's encoder says at
+all positions: the k-th of the reversed or sorted letters, how often the last letter has occurred.
+Distractors take the heads and MLPs that a program leaves free, so that every model has at least a
+hundred edges.
 
 Heads attend evenly, or to what matches: e^-SHARPNESS is what all else has of their attention.
 """
@@ -26,7 +28,9 @@ LOGIT = 8.0
 """The answer's logit; the others' are 0, unless a program says otherwise."""
 N_HEADS = 4
 SPREAD = 8.0
-"""By how much a mean is multiplied before it is written: its steps are far apart beside what distractors leak."""
+"""By how much a mean is multiplied before it is written: its steps are far apart beside what
+distractors leak.
+"""
 LETTERS = ("a", "b", "c", "d", "e")
 BLANK, START, ASK = "_", "^", "="
 QUERIES = ("?1", "?2", "?3", "?4", "?5")
@@ -34,7 +38,8 @@ QUERIES = ("?1", "?2", "?3", "?4", "?5")
 
 @dataclass(frozen=True)
 class Program:
-    """What a model computes, as plain Python (``answer``), the prompts it is asked with (``draw``), and its parts.
+    """What a model computes, as plain Python (``answer``), the prompts it is asked with (``draw``),
+    and its parts.
 
     ``words`` are its vocabulary. ``build`` makes the blueprint without distractors.
     """
@@ -109,7 +114,9 @@ def draw_reverse(rng: Random) -> Words:
 
 
 def build_reverse() -> Blueprint:
-    """How many letters there are (a mean), where the wanted one stands (steps), what stands there (a match)."""
+    """How many letters there are (a mean), where the wanted one stands (steps), what stands there
+    (a match).
+    """
     n = len(LETTERS)
     is_letter = {"letter": np.ones((n, 1))}
     where = {"count": np.array([(N_SLOTS + 1) / SPREAD]), "query": -np.arange(1.0, N_SLOTS + 1)}
@@ -188,7 +195,8 @@ def build_sort() -> Blueprint:
     n = len(LETTERS)
     k = np.arange(1.0, N_SLOTS + 1)
     steps = [
-        Step({"counts": (N_SLOTS + 1) / SPREAD * (np.arange(n) <= letter), "query": -k}, -1, 0) for letter in range(n)
+        Step({"counts": (N_SLOTS + 1) / SPREAD * (np.arange(n) <= letter), "query": -k}, -1, 0)
+        for letter in range(n)
     ]
     return Blueprint(
         3,
@@ -229,8 +237,8 @@ def draw_histogram(rng: Random) -> Words:
 
 
 def build_histogram() -> Blueprint:
-    """tracr's width of a selector: a head attends evenly to what is like the last word and to the start, so that the
-    start's share is 1 / (1 + how many there are), which steps tell."""
+    """tracr's width of a selector: a head attends evenly to what is like the last word and to the
+    start, so that the start's share is 1 / (1 + how many there are), which steps tell."""
     n = len(LETTERS)
     shares = [SPREAD / (1 + count) for count in range(MOST, 0, -1)]
     steps = categories(shares, {"start_share": np.ones(1)})
@@ -280,14 +288,17 @@ def draw_dyck(rng: Random) -> Words:
 
 
 def build_dyck() -> Blueprint:
-    """The shares of brackets that open and close so far (means), whether more close (a step), whether that was ever so
-    (a mean), and the outcome (steps): T counts 1, P 2, F 3, and the highest wins."""
+    """The shares of brackets that open and close so far (means), whether more close (a step),
+    whether that was ever so (a mean), and the outcome (steps): T counts 1, P 2, F 3, and the
+    highest wins."""
     opens, closes = np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])
     one = np.ones((1, 1))
     more_close = Step({"opened": -np.ones(1), "closed": np.ones(1)}, 0, SPREAD / LONGEST)
     more_open = Step({"opened": np.ones(1), "closed": -np.ones(1)}, 0, SPREAD / LONGEST)
     ever = Step({"overdrawn": np.ones(1)}, 0, SPREAD / LONGEST)
-    balanced = Step({"opened": np.zeros(1)}, -2, -1)  # always 1: the outcome where neither of the others speaks
+    balanced = Step(
+        {"opened": np.zeros(1)}, -2, -1
+    )  # always 1: the outcome where neither of the others speaks
     return Blueprint(
         2,
         N_HEADS,
@@ -322,7 +333,9 @@ def both(words: Words) -> str:
 
 
 def build_gate(least: int) -> Blueprint:
-    """Whether at least so many of the bits are 1: two heads read a bit each, by its place, and a step counts them."""
+    """Whether at least so many of the bits are 1: two heads read a bit each, by its place, and a
+    step counts them.
+    """
     one, n_ctx = np.ones((1, 1)), 5
     is_one = {"bit": np.array([[0.0], [1.0]])}
     ones = {"first": np.ones(1), "second": np.ones(1)}
@@ -347,11 +360,18 @@ def build_gate(least: int) -> Blueprint:
 
 
 PROGRAMS = (
-    Program("reverse", "the k-th letter from the end", REVERSE_WORDS, reversed_letter, draw_reverse, build_reverse),
+    Program(
+        "reverse", "the k-th letter from the end", REVERSE_WORDS, reversed_letter, draw_reverse, build_reverse
+    ),
     Program("frac-prevs", "the share of x", FRAC_WORDS, share_of_x, draw_frac_prevs, build_frac_prevs),
     Program("sort", "the k-th letter of the alphabet", SORT_WORDS, sorted_letter, draw_sort, build_sort),
     Program(
-        "histogram", "how often the last letter occurs", HISTOGRAM_WORDS, occurrences, draw_histogram, build_histogram
+        "histogram",
+        "how often the last letter occurs",
+        HISTOGRAM_WORDS,
+        occurrences,
+        draw_histogram,
+        build_histogram,
     ),
     Program("dyck-1", "whether brackets are balanced", DYCK_WORDS, bracket_state, draw_dyck, build_dyck),
     Program("or", "whether one of two bits is set", GATE_WORDS, either, draw_gate, lambda: build_gate(1)),

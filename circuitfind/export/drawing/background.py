@@ -1,6 +1,8 @@
-"""What lies behind a circuit's nodes and edges, as Graphviz draws it: the layers' strips and numbers, the legend.
+"""What lies behind a circuit's nodes and edges, as Graphviz draws it: the layers' strips and
+numbers, the legend.
 
-An xdot background, so that they are no nodes of the file: https://graphviz.org/docs/outputs/canon/#xdot
+An xdot background, so that they are no nodes of the file:
+https://graphviz.org/docs/outputs/canon/#xdot
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ def _borders(drawing: Drawing) -> Iterator[str]:
 
 
 def _links(drawing: Drawing) -> Iterator[str]:
-    """A line behind the boxes of each head that reads at one role and writes at another, each at its own height."""
+    """A line behind the boxes of each head that reads at one role and writes at another, each at
+    its own height.
+    """
     boxes, crossings = drawing.layout.boxes, drawing.crossings
     for _, heads in groupby(crossings, key=lambda nodes: nodes[0].layer):
         of_layer = list(heads)
@@ -76,10 +80,11 @@ def _op(letter: str, argument: str) -> str:
 
 
 def _counted(text: str) -> str:
-    """A string as xdot has it: its length in bytes, then the text; written as it stands between a DOT file's quotes.
+    """A string as xdot has it: its length in bytes, then the text; written as it stands between a
+    DOT file's quotes.
 
-    There a backslash before a quote can't be told from one that escapes it, and in an SVG Graphviz takes what looks
-    like an entity for one: a letter of no width parts them.
+    There a backslash before a quote can't be told from one that escapes it, and in an SVG Graphviz
+    takes what looks like an entity for one: a letter of no width parts them.
     """
     shown = NO_QUOTE.sub(JOINER, text)
     return f"{len(shown.encode())} -" + shown.replace('"', '\\"')

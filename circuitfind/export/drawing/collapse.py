@@ -1,7 +1,8 @@
-"""Several edges drawn as one: those into a head's q, k and v, or those between all heads of one layer and of another.
+"""Several edges drawn as one: those into a head's q, k and v, or those between all heads of one
+layer and of another.
 
-The one has the sum of their |scores|, with the sign of the sum of their scores: it is as thick as all of them together,
-and edges of different signs do not hide each other.
+The one has the sum of their |scores|, with the sign of the sum of their scores: it is as thick as
+all of them together, and edges of different signs do not hide each other.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ def collapse_edges(graph: Graph, edges: Mapping[Edge, float], collapse: Collapse
 def combine(scores: Iterable[float]) -> float:
     """The score of an edge that stands for several; of one its own."""
     numbers = list(scores)
-    return math.copysign(math.fsum(map(abs, numbers)), math.fsum(numbers) or 1.0) if len(numbers) > 1 else numbers[0]
+    return (
+        math.copysign(math.fsum(map(abs, numbers)), math.fsum(numbers) or 1.0)
+        if len(numbers) > 1
+        else numbers[0]
+    )
 
 
 def stand_in(edge: Edge, collapse: Collapse | None) -> Edge:

@@ -1,4 +1,6 @@
-"""What a picture shows of a circuit: which edges and nodes, with which scores, marks and labels. No places yet."""
+"""What a picture shows of a circuit: which edges and nodes, with which scores, marks and labels. No
+places yet.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,11 @@ from circuitfind.export.drawing.text import clean
 
 @dataclass(frozen=True)
 class Content:
-    """``edges``: those drawn, in graph order; ``parts``: what each stands for. ``nodes``: heads and MLPs in forward
-    order, in a circuit of positions at each role. ``marks``: names of ``style.MARKS``, of all edges or nodes compared,
-    those left out for ``most_edges`` with them. ``labels``: of drawn nodes, whatever the role. ``strengths``: of a
-    circuit of neurons, each node's sum of their |scores|. ``n_edges``: how many there were to draw.
+    """``edges``: those drawn, in graph order; ``parts``: what each stands for. ``nodes``: heads and
+    MLPs in forward order, in a circuit of positions at each role. ``marks``: names of
+    ``style.MARKS``, of all edges or nodes compared, those left out for ``most_edges`` with them.
+    ``labels``: of drawn nodes, whatever the role. ``strengths``: of a circuit of neurons, each
+    node's sum of their |scores|. ``n_edges``: how many there were to draw.
     """
 
     edges: Mapping[Edge, float]
@@ -42,21 +45,27 @@ def choose(circuit: Circuit, look: Look) -> Content:
     lacking = look.highlight.lacking(circuit) if look.highlight else {}
     every = {**circuit.edges, **lacking} if lacking else circuit.edges
     is_plain = look.collapse is None and look.highlight is None
-    to_part = strongest(every, look.most_edges) if is_plain else every  # a whole graph's parts would fill the memory
+    to_part = (
+        strongest(every, look.most_edges) if is_plain else every
+    )  # a whole graph's parts would fill the memory
     parts = collapse_edges(circuit.graph, to_part, look.collapse)
     scores = {edge: combine(_ours_or_all(of_edge, circuit)) for edge, of_edge in parts.items()}
     edges = strongest(scores, look.most_edges)
     touched = {node for edge in edges for node in ends(circuit.graph, edge)}
     marks = _marks(circuit, look, parts, circuit.nodes)
     nodes = _in_order(circuit.graph, look, touched | _lacking(look, marks))
-    return Content(edges, parts, nodes, marks, _labels(circuit, look, nodes), n_edges=len(every if is_plain else parts))
+    return Content(
+        edges, parts, nodes, marks, _labels(circuit, look, nodes), n_edges=len(every if is_plain else parts)
+    )
 
 
 def _choose_nodes(circuit: Circuit, look: Look) -> Content:
     """Of a circuit of neurons, in which all edges are kept, the nodes that keep some."""
     for option, is_set in (("--collapse", look.collapse), ("--max-edges", look.most_edges != MOST_EDGES)):
         if is_set:
-            raise UsageError(f"{option} is for edges; a circuit of neurons keeps them all and is drawn without them.")
+            raise UsageError(
+                f"{option} is for edges; a circuit of neurons keeps them all and is drawn without them."
+            )
     strengths = {node: math.fsum(map(abs, scores)) for node, scores in by_node(circuit.neurons or {}).items()}
     marks = _marks(circuit, look, {}, strengths)
     nodes = _in_order(circuit.graph, look, set(strengths) | _lacking(look, marks))
@@ -64,8 +73,8 @@ def _choose_nodes(circuit: Circuit, look: Look) -> Content:
 
 
 def ends(graph: Graph, edge: Edge) -> tuple[Node, Node]:
-    """The two nodes that an edge is drawn between, in a circuit of positions at the receiver's role; the logits stand
-    there once."""
+    """The two nodes that an edge is drawn between, in a circuit of positions at the receiver's
+    role; the logits stand there once."""
     role, receiver = graph.role_of(edge.receiver), edge.receiver.node
     return edge.sender.at(role), receiver if receiver.kind == "logits" else receiver.at(role)
 
@@ -89,9 +98,14 @@ def _marks(circuit: Circuit, look: Look, parts: Parts, kept: Iterable[Node]) -> 
     if other is None:
         return {}
     if other.edges is not None and other.compares_edges(circuit):
-        sides = ((e, (any(part in side for part in parts[e]) for side in (circuit.edges, other.edges))) for e in parts)
+        sides = (
+            (e, (any(part in side for part in parts[e]) for side in (circuit.edges, other.edges)))
+            for e in parts
+        )
         return {edge: other.mark(*of_edge) for edge, of_edge in sides}
-    ours, theirs = ({_shown(look, node) for node in nodes if node.kind in other.kinds} for nodes in (kept, other.nodes))
+    ours, theirs = (
+        {_shown(look, node) for node in nodes if node.kind in other.kinds} for nodes in (kept, other.nodes)
+    )
     return {n: other.mark(n in ours, n in theirs) for n in _in_order(circuit.graph.base, look, ours | theirs)}
 
 
@@ -107,7 +121,9 @@ def _shown(look: Look, node: Node) -> Node:
 
 def _in_order(graph: Graph, look: Look, nodes: Iterable[Node]) -> tuple[Node, ...]:
     """Heads and MLPs of ``nodes`` in forward order, each at its roles in their order; the input with them."""
-    places = dict.fromkeys(_shown(look, sender).at(role) for sender in graph.senders for role in graph.roles or (None,))
+    places = dict.fromkeys(
+        _shown(look, sender).at(role) for sender in graph.senders for role in graph.roles or (None,)
+    )
     wanted = set(nodes)
     return tuple(node for node in places if node in wanted)
 

@@ -1,4 +1,6 @@
-"""What a picture of a circuit shows, where, and in which colours: all that a format needs to know. No format yet."""
+"""What a picture of a circuit shows, where, and in which colours: all that a format needs to know.
+No format yet.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ from circuitfind.export.drawing.subject import Look
 from circuitfind.export.drawing.text import wrap
 
 LANE = 0.4  # how far from a node curves pass it, in columns
-GOLDEN = 0.6180339887498949  # multiples of it modulo 1 never bunch: edges near in graph order get places apart
+GOLDEN = (
+    0.6180339887498949  # multiples of it modulo 1 never bunch: edges near in graph order get places apart
+)
 ONE_LINE, LONGEST_LINE = 7.0, 9.5  # of a label, in font sizes: up to the first it is not broken
 MOST_LINES = 2  # of a label
 ROOM_BETWEEN_LAYERS = 1.8  # how many times as wide columns are where layers are collapsed
@@ -36,7 +40,9 @@ ROOM_BETWEEN_LAYERS = 1.8  # how many times as wide columns are where layers are
 
 @dataclass(frozen=True)
 class Drawing:
-    """A circuit, what is drawn of it, and the geometry. ``notes``: the lines under names, by node without role."""
+    """A circuit, what is drawn of it, and the geometry. ``notes``: the lines under names, by node
+    without role.
+    """
 
     circuit: Circuit
     look: Look
@@ -49,8 +55,8 @@ class Drawing:
 
     @property
     def edges(self) -> Mapping[Edge, float]:
-        """The edges drawn, in graph order. An edge that stands for several (``parts``) has a receiver without a slot,
-        and where layers are collapsed heads without a number."""
+        """The edges drawn, in graph order. An edge that stands for several (``parts``) has a
+        receiver without a slot, and where layers are collapsed heads without a number."""
         return self.content.edges
 
     @property
@@ -60,8 +66,8 @@ class Drawing:
 
     @property
     def strengths(self) -> Mapping[Node, float]:
-        """Of a circuit of neurons, in which no edge is drawn: the sum of each node's |scores|, which ``widths``
-        measure."""
+        """Of a circuit of neurons, in which no edge is drawn: the sum of each node's |scores|,
+        which ``widths`` measure."""
         return self.content.strengths
 
     @property
@@ -80,11 +86,15 @@ class Drawing:
         return dict(zip(dict.fromkeys(self.content.labels.values()), self.palette.roles, strict=False))
 
     def paint(self, node: Node) -> Paint:
-        """How the node is drawn: in its label's colour, which at neuron level is its border's; as its mark says."""
+        """How the node is drawn: in its label's colour, which at neuron level is its border's; as
+        its mark says.
+        """
         base = node.at(None)
         paint = self.palette.paint(node.kind)
         if base in self.strengths:
-            paint = replace(paint, fill=self.palette.tint(self.sizes.opacity, self.widths.share(self.strengths[base])))
+            paint = replace(
+                paint, fill=self.palette.tint(self.sizes.opacity, self.widths.share(self.strengths[base]))
+            )
         if colour := self.colours.get(self.content.labels.get(base, "")):
             paint = self._coloured(paint, colour)
         return self.palette.marked(paint, self.marks[base]) if base in self.marks else paint
@@ -101,7 +111,9 @@ class Drawing:
     def stroke(self, edge: Edge) -> Stroke:
         """How the edge is drawn."""
         stroke = self.palette.strokes[kind_of(edge)]
-        return replace(self.palette.marks[self.marks[edge]], port=stroke.port) if edge in self.marks else stroke
+        return (
+            replace(self.palette.marks[self.marks[edge]], port=stroke.port) if edge in self.marks else stroke
+        )
 
     def curve(self, edge: Edge, gap: float) -> Curve:
         """The edge's curve, ending ``gap`` points below its receiver."""
@@ -131,15 +143,21 @@ class Drawing:
 
     @property
     def crossings(self) -> tuple[tuple[Node, ...], ...]:
-        """Of each head that reads keys or values at one role and writes at another: the head at all of these roles."""
+        """Of each head that reads keys or values at one role and writes at another: the head at all
+        of these roles.
+        """
         graph = self.circuit.graph
-        reads = {ends(graph, e)[1] for e in self.edges if any(p.receiver.slot in ("k", "v") for p in self.parts[e])}
+        reads = {
+            ends(graph, e)[1] for e in self.edges if any(p.receiver.slot in ("k", "v") for p in self.parts[e])
+        }
         writes = {ends(graph, edge)[0] for edge in self.edges}
         found = []
         for head in dict.fromkeys(node.at(None) for node in self.content.nodes if node.kind == "head"):
             sources, targets = ({head.at(role) for role in graph.roles} & some for some in (reads, writes))
             if sources and targets and len(sources | targets) > 1:
-                found.append(tuple(head.at(role) for role in graph.roles if head.at(role) in sources | targets))
+                found.append(
+                    tuple(head.at(role) for role in graph.roles if head.at(role) in sources | targets)
+                )
         return tuple(found)
 
 
@@ -155,7 +173,9 @@ def draw(circuit: Circuit, look: Look = Look()) -> Drawing:  # noqa: B008 - froz
     content = choose(circuit, look)
     plain = choose_sizes(len(content.edges)) if circuit.neurons is None else OF_NEURONS
     if look.collapse == "layers":
-        plain = replace(plain, column=ROOM_BETWEEN_LAYERS * plain.column)  # few columns, and all edges between them
+        plain = replace(
+            plain, column=ROOM_BETWEEN_LAYERS * plain.column
+        )  # few columns, and all edges between them
     sizes = plain.fit(_notes(circuit, look, content, plain))
     notes = _notes(circuit, look, content, sizes)
     layout = lay_out(circuit.graph, content.nodes, sizes, notes)
@@ -163,7 +183,8 @@ def draw(circuit: Circuit, look: Look = Look()) -> Drawing:  # noqa: B008 - froz
     widths = Widths(reference(measured.values()), sizes.thinnest, sizes.thickest)
     lane = max(LANE * plain.column, 0.8 * (sizes.column - sizes.node_width))
     rows = tuple(
-        Obstacles(layout.row_boxes(row), lane, NUMBERS, layout.width - (MARGIN - NUMBERS)) for row in layout.rows
+        Obstacles(layout.row_boxes(row), lane, NUMBERS, layout.width - (MARGIN - NUMBERS))
+        for row in layout.rows
     )
     return Drawing(circuit, look, content, sizes, layout, widths, rows, notes)
 

@@ -47,7 +47,9 @@ def facts(circuit: Circuit) -> dict[str, str]:
 
 
 def strengths(circuit: Circuit) -> dict[Node, list[float]]:
-    """The scores of each node that takes part: of the edges that leave it, or of the neurons that it keeps."""
+    """The scores of each node that takes part: of the edges that leave it, or of the neurons that
+    it keeps.
+    """
     if circuit.neurons is not None:
         return by_node(circuit.neurons)
     found: dict[Node, list[float]] = {node: [] for node in circuit.nodes}
@@ -88,7 +90,8 @@ def _nodes(circuit: Circuit) -> str:
     nodes = circuit.nodes if circuit.neurons is None else by_node(circuit.neurons)
     counts, graph = Counter(node.kind for node in nodes), circuit.graph
     return (
-        f"{counts['head']:,} of {graph.n_layers * graph.n_heads:,} heads, {counts['mlp']:,} of {graph.n_layers:,} MLPs"
+        f"{counts['head']:,} of {graph.n_layers * graph.n_heads:,} heads, {counts['mlp']:,} of"
+        f" {graph.n_layers:,} MLPs"
     )
 
 

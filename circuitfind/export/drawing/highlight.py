@@ -1,7 +1,8 @@
-"""Another circuit that a picture is held against: what both have, what the picture's circuit lacks, what it adds.
+"""Another circuit that a picture is held against: what both have, what the picture's circuit lacks,
+what it adds.
 
-Edges are marked where both circuits have edges of their own, else nodes: of a published circuit, whose paper names
-heads and what they do, and at neuron level, where all edges are kept.
+Edges are marked where both circuits have edges of their own, else nodes: of a published circuit,
+whose paper names heads and what they do, and at neuron level, where all edges are kept.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ EARLIER = Words("both", "lost", "gained")
 
 @dataclass(frozen=True)
 class Highlight:
-    """``name``: for the caption. ``edges``: with scores, None where nodes alone are known. ``nodes``: those it has, of
-    the ``kinds`` that it speaks of."""
+    """``name``: for the caption. ``edges``: with scores, None where nodes alone are known.
+    ``nodes``: those it has, of the ``kinds`` that it speaks of."""
 
     name: str
     nodes: frozenset[Node]
@@ -67,8 +68,8 @@ class Highlight:
 def read_highlight(circuit: Circuit, name: str) -> Highlight:
     """The known circuit of that name, or in that circuit.json or run folder, to show ``circuit`` against.
 
-    Raises CircuitError where there is none, where it is damaged, and where it is of a model of another shape or of
-    other positions.
+    Raises CircuitError where there is none, where it is damaged, and where it is of a model of
+    another shape or of other positions.
     """
     known = find_known(name)
     _check_shape(circuit.graph, known)

@@ -1,13 +1,16 @@
-"""Where each node of a picture stands: columns are heads, rows are layers, from the input below to the logits above.
+"""Where each node of a picture stands: columns are heads, rows are layers, from the input below to
+the logits above.
 
-A place means something: heads of one number stand above each other, so that two circuits of one model can be laid side
-by side, and a circuit that gains an edge keeps its picture. Only heads and layers that are drawn take room. MLPs stand
-on a spine of their own in the middle, one row above the heads whose output they read (beside them in a parallel block).
+A place means something: heads of one number stand above each other, so that two circuits of one
+model can be laid side by side, and a circuit that gains an edge keeps its picture. Only heads and
+layers that are drawn take room. MLPs stand on a spine of their own in the middle, one row above the
+heads whose output they read (beside them in a parallel block).
 
-In a circuit of positions each role has columns, a spine and an input of its own, side by side in the roles' order, and
-a node stands at every role at which an edge enters or leaves it.
+In a circuit of positions each role has columns, a spine and an input of its own, side by side in
+the roles' order, and a node stands at every role at which an edge enters or leaves it.
 
-Input and logits are bars across most of the columns, so that edges from and to them run beside each other.
+Input and logits are bars across most of the columns, so that edges from and to them run beside each
+other.
 """
 
 from __future__ import annotations
@@ -55,7 +58,9 @@ class Sizes:
 
     def fit(self, notes: Mapping[Node, tuple[str, ...]]) -> Sizes:
         """Boxes wide enough for the lines that stand in them, and columns as far apart as before."""
-        widest = max((measure(line, self.small_font) for lines in notes.values() for line in lines), default=0.0)
+        widest = max(
+            (measure(line, self.small_font) for lines in notes.values() for line in lines), default=0.0
+        )
         wider = max(0.0, widest + 2 * PADDING - self.node_width)
         return replace(self, node_width=self.node_width + wider, column=self.column + wider)
 
@@ -111,8 +116,8 @@ class Band:
 
 @dataclass(frozen=True)
 class Layout:
-    """Every node's box, the rows they form from input to logits, the strips of the layers, and where (x) the columns of
-    one role end and those of the next begin."""
+    """Every node's box, the rows they form from input to logits, the strips of the layers, and
+    where (x) the columns of one role end and those of the next begin."""
 
     boxes: dict[Node, Box]
     rows: tuple[tuple[Node, ...], ...]
@@ -128,7 +133,9 @@ class Layout:
 
 @dataclass(frozen=True)
 class Group:
-    """What stands at one role: the column of each head, whether there are MLPs, and the least length of the bars."""
+    """What stands at one role: the column of each head, whether there are MLPs, and the least
+    length of the bars.
+    """
 
     role: str | None
     columns: dict[Node, int]
@@ -163,14 +170,20 @@ class Group:
         return max(self.columns.values(), default=-1) + 1
 
 
-def lay_out(graph: Graph, nodes: Iterable[Node], sizes: Sizes, notes: Mapping[Node, tuple[str, ...]]) -> Layout:
+def lay_out(
+    graph: Graph, nodes: Iterable[Node], sizes: Sizes, notes: Mapping[Node, tuple[str, ...]]
+) -> Layout:
     """Places for ``nodes``, which stand in forward order, ``notes`` lines under some of their names.
 
     Logits always have a place, and the input at every role that there is.
     """
     inner = [node for node in nodes if node.kind in ("head", "mlp")]
     groups = _groups(graph, inner, {node.role for node in nodes}, sizes)
-    rows = (tuple(Node("input").at(group.role) for group in groups), *_rows(inner, graph.parallel), (Node("logits"),))
+    rows = (
+        tuple(Node("input").at(group.role) for group in groups),
+        *_rows(inner, graph.parallel),
+        (Node("logits"),),
+    )
     needed = sum(group.width(sizes) + BETWEEN for group in groups) - BETWEEN
     width = max(needed + 2 * MARGIN, LEAST_WIDTH)
     left, places, bars, borders = (width - needed) / 2, dict[Node, float](), dict[Node, float](), []
@@ -182,7 +195,9 @@ def lay_out(graph: Graph, nodes: Iterable[Node], sizes: Sizes, notes: Mapping[No
     places[Node("logits")] = places[rows[0][-1]]
     heights = [_height(row, sizes, notes) for row in rows]
     boxes = dict[Node, Box]()
-    for y, row, height in zip(_ys(heights, _pitch(len(rows), width, sizes), sizes), rows, heights, strict=True):
+    for y, row, height in zip(
+        _ys(heights, _pitch(len(rows), width, sizes), sizes), rows, heights, strict=True
+    ):
         boxes |= {node: Box(places[node], y, bars.get(node, sizes.node_width), height) for node in row}
     return Layout(boxes, rows, _bands(rows, boxes), width, boxes[Node("logits")].top, tuple(borders[:-1]))
 
@@ -211,7 +226,9 @@ def _rows(nodes: list[Node], parallel: bool) -> tuple[tuple[Node, ...], ...]:
 
 
 def _columns(nodes: list[Node], most: int) -> dict[Node, int]:
-    """The column of each head: one for each head number drawn, in order; shared where those are more than ``most``."""
+    """The column of each head: one for each head number drawn, in order; shared where those are
+    more than ``most``.
+    """
     heads = [node for node in nodes if node.kind == "head"]
     layers = [list(members) for _, members in groupby(heads, key=lambda node: node.layer)]
     numbers = sorted({node.head for node in heads})
@@ -222,7 +239,9 @@ def _columns(nodes: list[Node], most: int) -> dict[Node, int]:
     for layer in layers:
         taken = -1
         for place, node in enumerate(layer):
-            room_right = n_columns - len(layer) + place  # the last column that leaves one for each head after it
+            room_right = (
+                n_columns - len(layer) + place
+            )  # the last column that leaves one for each head after it
             taken = min(max(wished[node.head], taken + 1), room_right)
             columns[node] = taken
     return columns
@@ -242,8 +261,8 @@ def _height(row: tuple[Node, ...], sizes: Sizes, notes: Mapping[Node, tuple[str,
 
 
 def _ys(heights: list[float], pitch: float, sizes: Sizes) -> list[float]:
-    """The y of each row: the same room between all, a little more next to the input and the logits, where most edges
-    end."""
+    """The y of each row: the same room between all, a little more next to the input and the logits,
+    where most edges end."""
     gap, y, ys = pitch - sizes.node_height, heights[0] / 2, [heights[0] / 2]
     for place, (below, height) in enumerate(pairwise(heights), start=1):
         y += (below + height) / 2 + gap + (0.3 * pitch if place in (1, len(heights) - 1) else 0.0)

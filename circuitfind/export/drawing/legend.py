@@ -1,4 +1,6 @@
-"""What stands around the circuit, and where: the legend of lines and colours, the caption, the edges of the page."""
+"""What stands around the circuit, and where: the legend of lines and colours, the caption, the
+edges of the page.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Placed:
-    """An entry and where it stands: its sample from ``x`` to the right, its text from ``text_x``, around ``y``."""
+    """An entry and where it stands: its sample from ``x`` to the right, its text from ``text_x``,
+    around ``y``.
+    """
 
     entry: Entry
     x: float
@@ -52,8 +56,8 @@ class Placed:
 
 @dataclass(frozen=True)
 class Surround:
-    """The legend's entries in rows below the input, the caption's lines below them (the middle of each), and the whole
-    page; y is upwards, 0 the foot of the input."""
+    """The legend's entries in rows below the input, the caption's lines below them (the middle of
+    each), and the whole page; y is upwards, 0 the foot of the input."""
 
     legend: tuple[Placed, ...]
     caption: tuple[tuple[str, float, float], ...]
@@ -76,7 +80,12 @@ def surround(drawing: Drawing) -> Surround:
     texts = list(fill(caption(drawing), layout.width, font))
     y -= 0.1 * font
     lines = tuple((text, middle, y - place * LEADING * font) for place, text in enumerate(texts))
-    half = max(layout.width, *(measure(text, font) for text in texts), *(_reach(p, font, middle) for p in placed)) / 2
+    half = (
+        max(
+            layout.width, *(measure(text, font) for text in texts), *(_reach(p, font, middle) for p in placed)
+        )
+        / 2
+    )
     return Surround(tuple(placed), lines, middle - half, lines[-1][2] - font, middle + half, layout.height)
 
 
@@ -86,11 +95,17 @@ def _reach(placed: Placed, font: float, middle: float) -> float:
 
 
 def _rows(drawing: Drawing) -> Iterator[list[Entry]]:
-    """The entries in rows no longer than the picture is wide, and even: lines, then borders, then colours of nodes."""
+    """The entries in rows no longer than the picture is wide, and even: lines, then borders, then
+    colours of nodes.
+    """
     font, most = drawing.sizes.small_font, drawing.layout.width + GAP
     for kind in (list(kind) for kind in (_lines_or_tints(drawing), _node_marks(drawing), _labels(drawing))):
         n_rows, total = len(_break(kind, most, font)), sum(entry.length(font) for entry in kind)
-        limits = [total / n_rows + (most - total / n_rows) * step / STEPS for step in range(STEPS + 1)] if kind else []
+        limits = (
+            [total / n_rows + (most - total / n_rows) * step / STEPS for step in range(STEPS + 1)]
+            if kind
+            else []
+        )
         yield from next((rows for limit in limits if len(rows := _break(kind, limit, font)) == n_rows), [])
 
 
@@ -107,7 +122,9 @@ def _break(entries: list[Entry], limit: float, font: float) -> list[list[Entry]]
 def caption(drawing: Drawing) -> str:
     """Task, model, method, and how much of the model's graph is shown."""
     circuit = drawing.circuit
-    names = [str(block["name"]) for block in (circuit.task, circuit.model, circuit.method) if block.get("name")]
+    names = [
+        str(block["name"]) for block in (circuit.task, circuit.model, circuit.method) if block.get("name")
+    ]
     other = drawing.look.highlight.name if drawing.look.highlight else ""
     return ", ".join([*map(_short, names), _size(drawing)]) + (f"; against {_short(other)}" if other else "")
 
@@ -117,11 +134,16 @@ def _size(drawing: Drawing) -> str:
     circuit, n_drawn, n_all = drawing.circuit, len(drawing.edges), drawing.content.n_edges
     if circuit.neurons is not None:
         n_nodes = len(drawing.strengths)
-        return f"{len(circuit.neurons):,} of {len(circuit.all_neurons):,} neurons in {n_nodes:,} nodes, all edges"
+        return (
+            f"{len(circuit.neurons):,} of {len(circuit.all_neurons):,} neurons in {n_nodes:,} nodes, all"
+            " edges"
+        )
     size = f"{len(circuit.edges):,} of {circuit.graph.n_edges:,} edges, {len(circuit.nodes):,} nodes"
     joined = {"heads": "q, k and v", "layers": "the heads of a layer"}.get(drawing.look.collapse or "")
     if n_drawn < n_all:
-        size += f"; drawn: the {n_drawn:,} strongest" + (f" of {n_all:,} with {joined} as one" if joined else "")
+        size += f"; drawn: the {n_drawn:,} strongest" + (
+            f" of {n_all:,} with {joined} as one" if joined else ""
+        )
     elif joined:
         size += f"; drawn as {n_drawn:,}: {joined} as one"
     return size

@@ -1,8 +1,10 @@
-"""The curve of each edge: upwards from its sender's top to its receiver's underside, around every node between.
+"""The curve of each edge: upwards from its sender's top to its receiver's underside, around every
+node between.
 
-A curve is a chain of knots (y, x) with y rising; between two knots it is a cubic with given slopes dx/dy at both, so
-that it bends in x alone and is a Bezier curve at once (its y control points stand at thirds). Routing starts with the
-two ends and leads the curve past the side of each node that it would run through, until it runs through none.
+A curve is a chain of knots (y, x) with y rising; between two knots it is a cubic with given slopes
+dx/dy at both, so that it bends in x alone and is a Bezier curve at once (its y control points stand
+at thirds). Routing starts with the two ends and leads the curve past the side of each node that it
+would run through, until it runs through none.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ class Gap:
 
 @dataclass(frozen=True)
 class Obstacles:
-    """The boxes of one row, from left to right, all of one height; curves pass them within ``lane`` points, and between
-    ``left`` and ``right``."""
+    """The boxes of one row, from left to right, all of one height; curves pass them within ``lane``
+    points, and between ``left`` and ``right``."""
 
     boxes: tuple[Box, ...]
     lane: float
@@ -104,7 +106,9 @@ def _between(before: float, after: float) -> float:
 
 
 def route(start: Point, end: Point, rows: Sequence[Obstacles], share: float) -> Curve:
-    """The curve from ``start`` up to ``end`` around all ``rows`` between; ``share`` (0 to 1) is its place in a gap."""
+    """The curve from ``start`` up to ``end`` around all ``rows`` between; ``share`` (0 to 1) is its
+    place in a gap.
+    """
     ahead = [row for row in rows if start[1] < row.bottom and row.top < end[1]]
     knots = {start[1]: start[0], end[1]: end[0]}
     curve = straight = smooth(sorted(knots.items()))

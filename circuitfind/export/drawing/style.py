@@ -1,8 +1,9 @@
-"""What the parts of a picture look like: colours that the colour-blind tell apart, and a line style each for print.
+"""What the parts of a picture look like: colours that the colour-blind tell apart, and a line style
+each for print.
 
-A ``Palette`` is one way for a picture to look, and ``PALETTES`` has them by name: ``paper`` on white, calm, for print;
-``screen`` on a dark ground, bright, for slides and monitors. In both, edges into q, k and v differ in colour and in
-line style, and those of one line style differ in lightness.
+A ``Palette`` is one way for a picture to look, and ``PALETTES`` has them by name: ``paper`` on
+white, calm, for print; ``screen`` on a dark ground, bright, for slides and monitors. In both, edges
+into q, k and v differ in colour and in line style, and those of one line style differ in lightness.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from dataclasses import dataclass, replace
 from circuitfind.circuits.graph import Edge
 from circuitfind.errors import UsageError, unknown
 
-FONT = "Source Sans Pro,Helvetica,Arial,sans-serif"  # the first is shipped; a browser without it takes another
+FONT = (
+    "Source Sans Pro,Helvetica,Arial,sans-serif"  # the first is shipped; a browser without it takes another
+)
 INK = "#333333"
 
 
 @dataclass(frozen=True)
 class Stroke:
-    """How an edge into one kind of receiver is drawn, and where on the receiver's underside it arrives (-1 to 1; None:
-    anywhere)."""
+    """How an edge into one kind of receiver is drawn, and where on the receiver's underside it
+    arrives (-1 to 1; None: anywhere)."""
 
     label: str
     colour: str
@@ -46,8 +49,8 @@ MARKS = {
     "missing": Stroke("missing", "#d55e00", "dashed"),
     "extra": Stroke("extra", "#b3b3b3", "solid"),
 }
-"""How an edge is drawn where two circuits are compared, whatever it enters: what is new stands out where one circuit
-follows another, what is known where one is held against a known one."""
+"""How an edge is drawn where two circuits are compared, whatever it enters: what is new stands out
+where one circuit follows another, what is known where one is held against a known one."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,8 @@ class Paint:
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours of a picture. ``bar``: of input and logits; ``roles``: of nodes with a role, in the order of the
-    legend; ``full``: of the node whose neurons weigh most."""
+    """The colours of a picture. ``bar``: of input and logits; ``roles``: of nodes with a role, in
+    the order of the legend; ``full``: of the node whose neurons weigh most."""
 
     ground: str
     ink: str
@@ -86,11 +89,13 @@ class Palette:
         return {"head": self.head, "mlp": self.mlp}.get(kind, self.bar)
 
     def marked(self, paint: Paint, mark: str) -> Paint:
-        """The paint of a node so marked: what both circuits have has a thick border, what is not there an empty box
-        with a broken one."""
+        """The paint of a node so marked: what both circuits have has a thick border, what is not
+        there an empty box with a broken one."""
         stroke = self.marks[mark]
         if stroke.style == "dashed":
-            return replace(paint, fill=self.ground, ink=self.faint, line=stroke.colour, border="dashed", width=1.4)
+            return replace(
+                paint, fill=self.ground, ink=self.faint, line=stroke.colour, border="dashed", width=1.4
+            )
         return replace(paint, width=2.6) if mark in ("both", "common") else paint
 
     def tint(self, faintest: float, share: float) -> str:
@@ -137,7 +142,9 @@ SCREEN = Palette(
     roles=("#7cc4ff", "#ff9d76", "#4fdcb0", "#ffb3c4", "#d3e34a", "#b5ecff", "#c9c92e", "#e4e4e4"),
     role_ink="#0c0e11",
     full="#9a6a00",
-    strokes=_recolour(STROKES, {"q": "#56b4ff", "k": "#ffa64d", "v": "#3df0b5", "head": "#9fd8ff", "": "#8f9aa8"}),
+    strokes=_recolour(
+        STROKES, {"q": "#56b4ff", "k": "#ffa64d", "v": "#3df0b5", "head": "#9fd8ff", "": "#8f9aa8"}
+    ),
     marks=_recolour(
         MARKS,
         {"both": "#6b7683", "lost": "#ffa64d", "gained": "#56c4ff"}
@@ -162,7 +169,9 @@ def kind_of(edge: Edge) -> str:
 
 @dataclass(frozen=True)
 class Widths:
-    """Line widths in points: from ``thinnest`` at score 0 to ``thickest`` at |score| = ``reference`` and beyond."""
+    """Line widths in points: from ``thinnest`` at score 0 to ``thickest`` at |score| =
+    ``reference`` and beyond.
+    """
 
     reference: float
     thinnest: float
@@ -177,7 +186,8 @@ class Widths:
 
 
 def reference(scores: Iterable[float]) -> float:
-    """The |score| drawn thickest: of the scores that aren't 0 the 95th percentile, to 1, 2 or 5 times a power of ten.
+    """The |score| drawn thickest: of the scores that aren't 0 the 95th percentile, to 1, 2 or 5
+    times a power of ten.
 
     0 where every score is 0.
     """

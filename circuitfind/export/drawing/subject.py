@@ -28,10 +28,11 @@ COLLAPSES: Mapping[str, Collapse] = {"heads": "heads", "layers": "layers"}
 class Look:
     """How a picture is to look. Raises UsageError for what it can't be.
 
-    ``style``: one of ``style.PALETTES``. ``collapse``: ``heads`` draws one edge between two nodes in place of one for
-    each of q, k and v; ``layers`` draws all heads of a layer as one node. ``labels``: what stands under a node's name
-    and colours it; it takes the place of the role that the node has in a published circuit, which is shown where
-    ``roles``. ``highlight``: another circuit, whose edges or nodes are marked.
+    ``style``: one of ``style.PALETTES``. ``collapse``: ``heads`` draws one edge between two nodes
+    in place of one for each of q, k and v; ``layers`` draws all heads of a layer as one node.
+    ``labels``: what stands under a node's name and colours it; it takes the place of the role that
+    the node has in a published circuit, which is shown where ``roles``. ``highlight``: another
+    circuit, whose edges or nodes are marked.
     """
 
     most_edges: int = MOST_EDGES
@@ -56,9 +57,11 @@ def find_collapse(name: str) -> Collapse:
 
 @dataclass(frozen=True)
 class Subject:
-    """``folder``: the run folder that the circuit lies in, with scores, prompts and record; None of a lone file.
+    """``folder``: the run folder that the circuit lies in, with scores, prompts and record; None of
+    a lone file.
 
-    ``observations``: what the model's runs showed of it, ``known``: a circuit to set beside it; for a page.
+    ``observations``: what the model's runs showed of it, ``known``: a circuit to set beside it; for
+    a page.
     """
 
     circuit: Circuit

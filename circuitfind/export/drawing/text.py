@@ -1,4 +1,6 @@
-"""How wide a text is in the picture's font, and how a long one is broken into lines or shortened. Lengths in points."""
+"""How wide a text is in the picture's font, and how a long one is broken into lines or shortened.
+Lengths in points.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ STEPS = 8  # how many widths are tried, from the least to the most
 
 
 def clean(text: str) -> str:
-    """``text`` on one line, without what can't be printed (line breaks, half characters, marks that turn the writing
-    direction)."""
+    """``text`` on one line, without what can't be printed (line breaks, half characters, marks that
+    turn the writing direction)."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
@@ -43,12 +45,14 @@ def shorten(text: str, most: float, size: float) -> str:
 
 
 def wrap(text: str, least: float, most: float, size: float, n_lines: int) -> tuple[str, ...]:
-    """``text`` in at most so many lines, broken between words: of ``least`` points if that is enough, of no more than
-    needed, and of at most ``most``; what does not fit into these is shortened."""
+    """``text`` in at most so many lines, broken between words: of ``least`` points if that is
+    enough, of no more than needed, and of at most ``most``; what does not fit into these is
+    shortened."""
     steps = [least + (most - least) * step / STEPS for step in range(STEPS + 1)]
     fillings = [list(fill(text, width, size)) for width in steps]
     fits = (
-        len(lines) <= n_lines and _widest(lines, size) <= width for lines, width in zip(fillings, steps, strict=True)
+        len(lines) <= n_lines and _widest(lines, size) <= width
+        for lines, width in zip(fillings, steps, strict=True)
     )
     lines = next((lines for lines, fit in zip(fillings, fits, strict=True) if fit), fillings[-1])
     kept = [*lines[: n_lines - 1], " ".join(lines[n_lines - 1 :])]

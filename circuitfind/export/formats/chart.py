@@ -1,7 +1,8 @@
 """The picture of a sweep: how many edges each circuit has against how far it is from the full model, as KL.
 
-One line and one kind of marker, dark on white, so that it reads in print. A label that would cover a marker, the line
-or another label is tried in other places and left out where there is none: the table beside the picture has all.
+One line and one kind of marker, dark on white, so that it reads in print. A label that would cover
+a marker, the line or another label is tried in other places and left out where there is none: the
+table beside the picture has all.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ LOOK: dict[Any, Any] = {
     "text.parse_math": False,  # a task may be called a$b$
 }
 METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
-OFFSETS = [(dx, dy) for distance in (5, 9) for dx, dy in ((1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1.3), (0, -1.3))
-           for dx, dy in ((dx * distance, dy * distance),)]  # fmt: skip
+SIDES = ((1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1.3), (0, -1.3))
+OFFSETS = [(dx * distance, dy * distance) for distance in (5, 9) for dx, dy in SIDES]
 """Where a label may stand, in points from its marker, best first."""
 MOST_LABELS = 12
 
@@ -55,7 +56,8 @@ class Point:
 
 
 def draw_sweep(points: Sequence[Point], ablated: float, title: str, format: str) -> bytes:
-    """The picture as ``svg``, ``png`` or ``pdf``, the same bytes each time; the line joins the points in their order.
+    """The picture as ``svg``, ``png`` or ``pdf``, the same bytes each time; the line joins the
+    points in their order.
 
     ``ablated``: KL with everything ablated.
     """
@@ -128,7 +130,9 @@ def scale_edges(axes: Axes, fewest: int, most: int) -> None:
 
 
 def _label(axes: Axes, points: Sequence[Point], ablated: float) -> None:
-    """Names the dashed line and at most MOST_LABELS points for which there is room: the ends, then some between."""
+    """Names the dashed line and at most MOST_LABELS points for which there is room: the ends, then
+    some between.
+    """
     taken = list(_obstacles(axes, points, ablated))
     right, top = axes.get_xlim()[1], (-1, 3)
     taken.append(_extent(axes, _write(axes, "everything ablated", (right, ablated), top, "right", FAINT)))
@@ -159,10 +163,21 @@ def _spell(size: float) -> str:
 
 
 def _write(
-    axes: Axes, text: str, place: tuple[float, float], offset: tuple[float, float], side: str, colour: str = INK
+    axes: Axes,
+    text: str,
+    place: tuple[float, float],
+    offset: tuple[float, float],
+    side: str,
+    colour: str = INK,
 ) -> Annotation:
     upright = "bottom" if offset[1] > 0 else "top"
-    how: dict[str, Any] = {"textcoords": "offset points", "ha": side, "va": upright, "color": colour, "fontsize": 8}
+    how: dict[str, Any] = {
+        "textcoords": "offset points",
+        "ha": side,
+        "va": upright,
+        "color": colour,
+        "fontsize": 8,
+    }
     return axes.annotate(text, place, xytext=offset, **how)
 
 
@@ -171,7 +186,9 @@ def _extent(axes: Axes, label: Annotation) -> Bbox:
 
 
 def _obstacles(axes: Axes, points: Sequence[Point], ablated: float) -> Iterator[Bbox]:
-    """What no label may cover, in small boxes: the markers, the line between them, the dashed line, the frame."""
+    """What no label may cover, in small boxes: the markers, the line between them, the dashed line,
+    the frame.
+    """
     from matplotlib.transforms import Bbox
 
     pixels = axes.transData.transform([(point.n_edges, point.kl) for point in points]).tolist()

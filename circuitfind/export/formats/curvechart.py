@@ -1,9 +1,10 @@
 """The picture of a curve: faithfulness, and KL, of circuits of every size, chosen in both of MIB's ways.
 
-Left the faithfulness f against the number of edges; the full model's is the line at 1, and what is shaded, between that
-line and the circuits chosen by |score|, is what CMD sums up. Right KL against the same sizes. The two ways differ in
-colour, lightness, marker and line, so that they are told apart in print too. Sizes stand on a logarithmic axis, else
-the small circuits would share one place; the areas CPR and CMD are over the linear one, as MIB defines them.
+Left the faithfulness f against the number of edges; the full model's is the line at 1, and what is
+shaded, between that line and the circuits chosen by |score|, is what CMD sums up. Right KL against
+the same sizes. The two ways differ in colour, lightness, marker and line, so that they are told
+apart in print too. Sizes stand on a logarithmic axis, else the small circuits would share one
+place; the areas CPR and CMD are over the linear one, as MIB defines them.
 """
 
 from __future__ import annotations
@@ -55,7 +56,13 @@ def make_curve_figure(curve: Curve, title: str) -> Figure:
         sizes = [point.n_chosen for point in (*curve.signed, *curve.absolute)]
         scale_edges(axes, min(sizes), max(sizes))
     handles, labels = left.get_legend_handles_labels()
-    layout: dict[str, Any] = {"ncols": 4, "frameon": False, "fontsize": 8, "columnspacing": 1.2, "handlelength": 2.6}
+    layout: dict[str, Any] = {
+        "ncols": 4,
+        "frameon": False,
+        "fontsize": 8,
+        "columnspacing": 1.2,
+        "handlelength": 2.6,
+    }
     figure.legend(handles, labels, loc="outside lower center", **layout)
     return figure
 
@@ -66,7 +73,9 @@ def _draw_faithfulness(axes: Axes, curve: Curve) -> None:
     axes.axhline(1, color=FAINT, linestyle="--", linewidth=1, label="the full model", zorder=1)
     distance = _known(curve.absolute, lambda point: point.faithfulness)
     sizes, heights = [size for size, _ in distance], [height for _, height in distance]
-    axes.fill_between(sizes, heights, 1, color=SHADE, linewidth=0, zorder=0, label="|1 − f|, which CMD sums up")
+    axes.fill_between(
+        sizes, heights, 1, color=SHADE, linewidth=0, zorder=0, label="|1 − f|, which CMD sums up"
+    )
     _draw_ways(axes, curve, lambda point: point.faithfulness)
     if not distance:
         axes.set_yticks([1])
@@ -79,7 +88,9 @@ def _draw_kl(axes: Axes, curve: Curve) -> None:
         axes.axhline(curve.ablated_kl, color=FAINT, linestyle=":", linewidth=1, zorder=1)
         place = (0.98, curve.ablated_kl)
         how: dict[str, Any] = {"xytext": (0, 2), "textcoords": "offset points", "ha": "right", "va": "bottom"}
-        axes.annotate("everything ablated", place, xycoords=axes.get_yaxis_transform(), **how, color=FAINT, fontsize=8)
+        axes.annotate(
+            "everything ablated", place, xycoords=axes.get_yaxis_transform(), **how, color=FAINT, fontsize=8
+        )
     _draw_ways(axes, curve, lambda point: point.kl)
     axes.set_ylim(0, 1.15 * max([1e-9, *axes.get_ylim()]))
 

@@ -1,11 +1,13 @@
 """A circuit as a Graphviz file: one statement a line, the same bytes for the same circuit.
 
-Places and curves are written out (``layout=nop2`` tells every Graphviz to keep them), so that the picture is the same
-everywhere and appears at once, however many edges it has. The file's nodes and edges are the circuit's and no more; the
-legend and the strips of the layers are a background drawing, the caption is the graph's label.
+Places and curves are written out (``layout=nop2`` tells every Graphviz to keep them), so that the
+picture is the same everywhere and appears at once, however many edges it has. The file's nodes and
+edges are the circuit's and no more; the legend and the strips of the layers are a background
+drawing, the caption is the graph's label.
 
-An edge's width grows with the root of its |score|, up to a reference score of 1, 2 or 5 times a power of ten: a few
-extreme scores don't flatten the rest, and one changed score doesn't change every line of the file.
+An edge's width grows with the root of its |score|, up to a reference score of 1, 2 or 5 times a
+power of ten: a few extreme scores don't flatten the rest, and one changed score doesn't change
+every line of the file.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from circuitfind.export.drawing.subject import Look
 
 
 def circuit_to_dot(circuit: Circuit, look: Look = Look()) -> str:  # noqa: B008 - frozen
-    """The picture of ``circuit`` as DOT text. Raises UsageError for a look that a circuit of neurons can't have."""
+    """The picture of ``circuit`` as DOT text. Raises UsageError for a look that a circuit of
+    neurons can't have.
+    """
     drawing = draw(circuit, look)
     statements = [*_header(drawing), *_defaults(drawing), *_nodes(drawing), *_edges(drawing)]
     return "\n".join(["digraph circuit {", *(f"  {statement}" for statement in statements), "}"]) + "\n"
@@ -91,7 +95,11 @@ def _node(drawing: Drawing, node: Node) -> str:
         attributes["width"] = f"{box.width / 72:.3f}"
     if box.height != sizes.node_height:
         attributes["height"] = f"{box.height / 72:.3f}"
-    styles = ["filled", *(["rounded"] if paint.rounded else []), *(["dashed"] if paint.border == "dashed" else [])]
+    styles = [
+        "filled",
+        *(["rounded"] if paint.rounded else []),
+        *(["dashed"] if paint.border == "dashed" else []),
+    ]
     attributes["style"] = f'"{",".join(styles)}"' if len(styles) > 1 else styles[0]
     attributes["fillcolor"] = f'"{paint.fill}"'
     if paint.ink != "#000000":

@@ -1,7 +1,9 @@
-r"""Text in LaTeX: every character as it is, in pdfLaTeX, LuaLaTeX and XeLaTeX, in any font and encoding of theirs.
+r"""Text in LaTeX: every character as it is, in pdfLaTeX, LuaLaTeX and XeLaTeX, in any font and
+encoding of theirs.
 
-pdfLaTeX stops at a letter that it has no font for. Those that it has in every encoding are written as they are, others
-as ``\letter{4E2D}``, which ``LETTER`` defines: the letter where engine and font have it, else a question mark.
+pdfLaTeX stops at a letter that it has no font for. Those that it has in every encoding are written
+as they are, others as ``\letter{4E2D}``, which ``LETTER`` defines: the letter where engine and font
+have it, else a question mark.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A circuit as a Mermaid flowchart, which web pages, notebooks and Markdown on many sites draw.
 
-Mermaid lays it out itself: layers are boxes, from the input below to the logits above. It refuses what has more than
-500 edges or 50,000 characters (its ``maxEdges`` and ``maxTextSize``), so that of larger circuits the strongest edges
-are there. Every character of a name that could mean something to it stands as its number.
+Mermaid lays it out itself: layers are boxes, from the input below to the logits above. It refuses
+what has more than 500 edges or 50,000 characters (its ``maxEdges`` and ``maxTextSize``), so that of
+larger circuits the strongest edges are there. Every character of a name that could mean something
+to it stands as its number.
 """
 
 from __future__ import annotations
@@ -33,13 +34,15 @@ DASHES = {"solid": "", "dashed": ",stroke-dasharray:5 2", "dotted": ",stroke-das
 
 
 def circuit_to_mermaid(circuit: Circuit, look: Look = Look()) -> str:  # noqa: B008 - frozen
-    """The circuit as Mermaid text. Raises OutputError for one whose nodes alone are more than Mermaid reads."""
+    """The circuit as Mermaid text. Raises OutputError for one whose nodes alone are more than
+    Mermaid reads.
+    """
     most = max(1, min(look.most_edges, MOST_EDGES, len(circuit.edges)))
     while len(text := _write(draw(circuit, _with_most(look, most, circuit)))) > LONGEST:
         if circuit.neurons is not None or most == 1:
             raise OutputError(
-                f"Mermaid reads at most {LONGEST:,} characters; the {len(circuit.nodes):,} nodes of this circuit "
-                "take more.\nExport svg or pdf instead."
+                f"Mermaid reads at most {LONGEST:,} characters; the {len(circuit.nodes):,} nodes of this"
+                " circuit take more.\nExport svg or pdf instead."
             )
         most = max(1, int(0.95 * most * LONGEST / len(text)))
     return text
@@ -56,7 +59,9 @@ def escape(text: str) -> str:
     >>> escape('a "b" #1')
     'a #34;b#34; #35;1'
     """
-    letters = (letter if letter.isprintable() else " " for letter in text or " ")  # Mermaid takes no empty label
+    letters = (
+        letter if letter.isprintable() else " " for letter in text or " "
+    )  # Mermaid takes no empty label
     return "".join(c if c.isascii() and (c.isalnum() or c in PLAIN) else f"#{ord(c)};" for c in letters)
 
 
@@ -74,10 +79,15 @@ def _quote(text: str) -> str:
 
 def _comments(drawing: Drawing) -> str:
     n_drawn, n_kept = len(drawing.edges), len(drawing.circuit.edges)
-    said = "%% A circuit, written by circuitfind. The thicker an edge the larger its |score|; x ends a negative one.\n"
+    said = (
+        "%% A circuit, written by circuitfind. The thicker an edge the larger its |score|; x ends a negative"
+        " one.\n"
+    )
     if n_drawn < n_kept and drawing.circuit.neurons is None:
         limits = f"{MOST_EDGES} edges and {LONGEST:,} characters"
-        said += f"%% The {n_drawn:,} strongest of {n_kept:,} edges: Mermaid by itself draws at most {limits}.\n"
+        said += (
+            f"%% The {n_drawn:,} strongest of {n_kept:,} edges: Mermaid by itself draws at most {limits}.\n"
+        )
     return said
 
 
@@ -96,11 +106,15 @@ def _nodes(drawing: Drawing) -> Iterator[str]:
 
 
 def _node(drawing: Drawing, node: Node, label: str) -> str:
-    return f"{identifier(drawing.circuit.graph, node)}{SHAPES[node.kind].format(label)}:::{CLASSES[node.kind]}"
+    return (
+        f"{identifier(drawing.circuit.graph, node)}{SHAPES[node.kind].format(label)}:::{CLASSES[node.kind]}"
+    )
 
 
 def _edges(drawing: Drawing) -> Iterator[str]:
-    """The edges in graph order; where there are none to draw, links that nobody sees keep the layers in order."""
+    """The edges in graph order; where there are none to draw, links that nobody sees keep the
+    layers in order.
+    """
     graph = drawing.circuit.graph
     for edge, score in drawing.edges.items():
         sender, receiver = (identifier(graph, node) for node in ends(graph, edge))

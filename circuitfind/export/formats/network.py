@@ -1,7 +1,7 @@
 """A circuit as a networkx graph, and through networkx as GraphML and GEXF: for igraph, Gephi, Cytoscape, yEd.
 
-Nodes are components, ``a9.h9``, and edges between two of them that enter at q, k or v, or at several roles, stand side
-by side. Nothing is cut: these files are for programs, not for the eye.
+Nodes are components, ``a9.h9``, and edges between two of them that enter at q, k or v, or at
+several roles, stand side by side. Nothing is cut: these files are for programs, not for the eye.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 
 MOST_IN_FILE = 50_000
-"""Edges of a file: so many of more, the strongest; a program for networks does not show more, and it takes seconds."""
+"""Edges of a file: so many of more, the strongest; a program for networks does not show more, and
+it takes seconds.
+"""
 
 
 def cut_for_file(circuit: Circuit) -> Circuit:
@@ -39,7 +41,12 @@ def what_is_cut(circuit: Circuit) -> tuple[str, ...]:
     """What a user should know of the file: that it has less than there is."""
     if len(circuit.edges) <= MOST_IN_FILE:
         return ()
-    return (f"the circuit has {len(circuit.edges):,} edges; the file has the {MOST_IN_FILE:,} strongest by |score|.",)
+    return (
+        (
+            f"the circuit has {len(circuit.edges):,} edges; the file has the {MOST_IN_FILE:,} strongest by"
+            " |score|."
+        ),
+    )
 
 
 def circuit_to_networkx(circuit: Circuit) -> MultiDiGraph[str]:
@@ -48,10 +55,11 @@ def circuit_to_networkx(circuit: Circuit) -> MultiDiGraph[str]:
     >>> circuit.to_networkx()["a0.h1"]["a5.h2"]["a5.h2<k>"]["score"]
     0.25
 
-    A node has ``kind`` (input, head, mlp, logits), ``layer`` and ``head`` where it has them, and in a circuit of
-    neurons ``neurons``, how many it keeps, and ``score``, the sum of their |scores|. An edge has ``id``, its name,
-    ``score``, ``weight`` (|score|), ``slot`` (q, k, v) where it enters a head, and ``role`` in a circuit of positions.
-    The graph has ``name``, and the names of ``task``, ``model`` and ``method``.
+    A node has ``kind`` (input, head, mlp, logits), ``layer`` and ``head`` where it has them, and in
+    a circuit of neurons ``neurons``, how many it keeps, and ``score``, the sum of their |scores|.
+    An edge has ``id``, its name, ``score``, ``weight`` (|score|), ``slot`` (q, k, v) where it
+    enters a head, and ``role`` in a circuit of positions. The graph has ``name``, and the names of
+    ``task``, ``model`` and ``method``.
     """
     import networkx
 
@@ -62,13 +70,15 @@ def circuit_to_networkx(circuit: Circuit) -> MultiDiGraph[str]:
     for node in _nodes(circuit):
         found.add_node(str(node), **_of_node(circuit, node))
     for edge, score in circuit.edges.items():
-        found.add_edge(str(edge.sender), str(edge.receiver.node), str(edge.receiver), **_of_edge(circuit, edge, score))
+        found.add_edge(
+            str(edge.sender), str(edge.receiver.node), str(edge.receiver), **_of_edge(circuit, edge, score)
+        )
     return found
 
 
 def circuit_to_graphml(circuit: Circuit) -> bytes:
-    """GraphML. Besides, nodes have ``name`` and ``label`` (igraph looks for the one, Gephi for the other) and a place,
-    edges their ``name``, by which they are read back."""
+    """GraphML. Besides, nodes have ``name`` and ``label`` (igraph looks for the one, Gephi for the
+    other) and a place, edges their ``name``, by which they are read back."""
     import networkx
 
     network, file = _placed(cut_for_file(circuit)), io.BytesIO()
@@ -122,7 +132,9 @@ def _of_edge(circuit: Circuit, edge: Edge, score: float) -> dict[str, Any]:
 
 
 def _placed(circuit: Circuit) -> MultiDiGraph[str]:
-    """The graph as a file can hold it: only letters that XML has, and each node with its ``place`` in a picture."""
+    """The graph as a file can hold it: only letters that XML has, and each node with its ``place``
+    in a picture.
+    """
     network = circuit_to_networkx(circuit)
     network.graph = {key: _NOT_XML.sub(" ", value) for key, value in network.graph.items()}
     nodes = _nodes(circuit)

@@ -1,7 +1,8 @@
 """A circuit as a notebook shows it: its picture, and a small table of what it is.
 
-Where it can't be drawn, or the picture would make the notebook heavy, its layers stand there in letters. The picture is
-an image inside the page: nothing in it can act on the notebook, and two circuits on one page don't share names.
+Where it can't be drawn, or the picture would make the notebook heavy, its layers stand there in
+letters. The picture is an image inside the page: nothing in it can act on the notebook, and two
+circuits on one page don't share names.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ def circuit_to_html(circuit: Circuit) -> str:
         return f'<pre style="line-height:1.2">{escape(text)}</pre>'
     code = base64.b64encode(svg.encode()).decode()
     style = "max-width:100%;max-height:40em;background:white"
-    picture = f'<img alt="{escape(circuit_to_line(circuit))}" style="{style}" src="data:image/svg+xml;base64,{code}">'
+    picture = (
+        f'<img alt="{escape(circuit_to_line(circuit))}" style="{style}"'
+        f' src="data:image/svg+xml;base64,{code}">'
+    )
     rows = {**names(circuit), **facts(circuit)}
     cells = "".join(f"<tr>{_cell('th', key)}{_cell('td', value)}</tr>" for key, value in rows.items())
     return f"<div>{picture}<table>{cells}</table></div>"

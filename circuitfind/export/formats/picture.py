@@ -1,9 +1,10 @@
 """DOT text to SVG, PNG and PDF, with no system graphviz and no system fonts.
 
-The ``dot`` program draws where it is on the PATH and can; elsewhere the libraries do that pygraphviz's wheels carry.
-They run in a Python process of their own, because they write warnings straight to stderr, read the font configuration
-from the environment once, and take the whole process with them when they crash. The text is set in a font that is
-shipped here (fonts/, SIL Open Font License), with the system's fonts behind it for letters that it lacks.
+The ``dot`` program draws where it is on the PATH and can; elsewhere the libraries do that
+pygraphviz's wheels carry. They run in a Python process of their own, because they write warnings
+straight to stderr, read the font configuration from the environment once, and take the whole
+process with them when they crash. The text is set in a font that is shipped here (fonts/, SIL Open
+Font License), with the system's fonts behind it for letters that it lacks.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from circuitfind.export.drawing.text import FONT
 PICTURE_FORMATS = ("pdf", "png", "svg")
 SECONDS = 120  # far beyond the 2 s that the largest picture takes: a broken graphviz must not hang a run
 PNG_DPI = 192  # twice a monitor's, so that small letters are sharp in print and on slides
-_DATES = re.compile(rb"(/(?:Creation|Mod)Date \(D:)\d{14}")  # a PDF's; the same length in its place keeps it valid
+_DATES = re.compile(
+    rb"(/(?:Creation|Mod)Date \(D:)\d{14}"
+)  # a PDF's; the same length in its place keeps it valid
 
-# What the Python process runs: DOT on stdin, the picture on stdout, one line on stderr if it cannot.
+# What the Python process runs: DOT on stdin, the picture on stdout, one line on stderr if it
+# cannot.
 _DRAW = """
 import sys
 try:
@@ -49,7 +53,8 @@ _FONTS = """<?xml version="1.0"?>
 def render(dot: str, format: str) -> bytes:
     """The picture of ``dot`` as ``svg``, ``png`` or ``pdf``: the same bytes for the same text on one machine.
 
-    Raises UsageError for another format and OutputError, with graphviz's reason, if it cannot be drawn.
+    Raises UsageError for another format and OutputError, with graphviz's reason, if it cannot be
+    drawn.
     """
     if format not in PICTURE_FORMATS:
         raise UsageError(unknown("picture format", format, PICTURE_FORMATS))
@@ -60,7 +65,8 @@ def render(dot: str, format: str) -> bytes:
             return picture
         reasons.append(reason)
     raise OutputError(
-        f"Graphviz could not draw the {format}: {reasons[-1]}\nExport --format dot instead and draw it elsewhere."
+        f"Graphviz could not draw the {format}: {reasons[-1]}\nExport --format dot instead and draw it"
+        " elsewhere."
     )
 
 
@@ -80,7 +86,9 @@ def _run(command: list[str], dot: str) -> tuple[bytes, str]:
         config.write_text(_FONTS.format(folder=escape(folder)), encoding="utf-8")
         environment = {**os.environ, "FONTCONFIG_FILE": str(config), "SOURCE_DATE_EPOCH": "946684800"}
         try:
-            done = subprocess.run(command, input=dot.encode(), capture_output=True, env=environment, timeout=SECONDS)
+            done = subprocess.run(
+                command, input=dot.encode(), capture_output=True, env=environment, timeout=SECONDS
+            )
         except subprocess.TimeoutExpired:
             return b"", f"it took longer than {SECONDS} seconds."
         except OSError as error:

@@ -26,7 +26,9 @@ LONGEST_BAR = 30
 
 @dataclass(frozen=True)
 class View:
-    """How wide the text may be, in letters, how many rows a table has, and of which letters pictures are made."""
+    """How wide the text may be, in letters, how many rows a table has, and of which letters
+    pictures are made.
+    """
 
     width: int = 80
     n_rows: int = 20
@@ -53,7 +55,9 @@ def show(circuit: Circuit, view: View) -> Iterator[Text]:
 
 
 def show_node(circuit: Circuit, node: Node, view: View) -> Iterator[Text]:
-    """The edges into and out of a node of the circuit, or the neurons that it keeps. Raises UsageError for others."""
+    """The edges into and out of a node of the circuit, or the neurons that it keeps. Raises
+    UsageError for others.
+    """
     _scores_of(circuit, node)
     yield Text.assemble((str(node), "bold"), f" in {title(circuit)}")
     if circuit.neurons is not None:
@@ -108,8 +112,15 @@ def node_to_dict(circuit: Circuit, node: Node, n_rows: int) -> dict[str, Any]:
 
 
 def _to_dict(node: Node, scores: list[float]) -> dict[str, Any]:
-    """``n``: how many edges leave it, or how many neurons it keeps; their scores summed, and their |scores|."""
-    return {"kind": node.kind, "n": len(scores), "score": math.fsum(scores), "strength": math.fsum(map(abs, scores))}
+    """``n``: how many edges leave it, or how many neurons it keeps; their scores summed, and their
+    |scores|.
+    """
+    return {
+        "kind": node.kind,
+        "n": len(scores),
+        "score": math.fsum(scores),
+        "strength": math.fsum(map(abs, scores)),
+    }
 
 
 def _scores_of(circuit: Circuit, node: Node) -> list[float]:

@@ -1,7 +1,8 @@
 """The layers of a circuit in letters: a line each, logits above and input below, a column for each head.
 
-The fuller a cell, the larger the sum of |score| of the edges that leave its node, or of the neurons that it keeps; as
-line widths in pictures do, it grows with the root. A minus stands at nodes whose scores sum up to less than nothing.
+The fuller a cell, the larger the sum of |score| of the edges that leave its node, or of the neurons
+that it keeps; as line widths in pictures do, it grows with the root. A minus stands at nodes whose
+scores sum up to less than nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class Grid:
 
     @staticmethod
     def choose(n_layers: int, n_heads: int, width: int) -> Grid:
-        """The widest columns that fit into so many letters; heads for which there is no room stand a line below."""
+        """The widest columns that fit into so many letters; heads for which there is no room stand
+        a line below.
+        """
         label = max(len("logits"), 2 * len(str(n_layers)) + 1)
         room = max(1, width - label - len("   mlp   in"))
         cell = next((cell for cell in (3, 2) if cell * n_heads <= room), 1)
@@ -98,10 +101,14 @@ def colour(score: float) -> str:
 def layer_lines(circuit: Circuit, width: int, glyphs: Glyphs) -> Iterator[Text]:
     """The picture, and below it what its letters mean."""
     graph, scores = circuit.graph, strengths(circuit)
-    full = reference(sum(map(abs, of_node)) for node, of_node in scores.items() if node.kind in ("head", "mlp"))
+    full = reference(
+        sum(map(abs, of_node)) for node, of_node in scores.items() if node.kind in ("head", "mlp")
+    )
     cells, grid = Cells(scores, Widths(full, 0, 1), glyphs), Grid.choose(graph.n_layers, graph.n_heads, width)
     counts = _counts(circuit)
-    yield Text(f"{'':{grid.label}} {grid.header()} mlp {'in' if circuit.neurons is None else 'kept':>5}", FAINT)
+    yield Text(
+        f"{'':{grid.label}} {grid.header()} mlp {'in' if circuit.neurons is None else 'kept':>5}", FAINT
+    )
     yield _line("logits", Text(" " * grid.width), Text("  "), counts[-1], grid)
     taking_part = {node.layer for node in scores}
     layers = [(layer, layer in taking_part) for layer in reversed(range(graph.n_layers))]
@@ -115,7 +122,9 @@ def layer_lines(circuit: Circuit, width: int, glyphs: Glyphs) -> Iterator[Text]:
     if circuit.neurons is None:
         yield Text.assemble((f"{'input':>{grid.label}} ", FAINT), cells.draw(Node("input"), grid.cell))
     yield Text()
-    for said in _legend(cells, grid, "edges that leave it" if circuit.neurons is None else "neurons that it keeps"):
+    for said in _legend(
+        cells, grid, "edges that leave it" if circuit.neurons is None else "neurons that it keeps"
+    ):
         yield from (Text(line, FAINT) for line in textwrap.wrap(said, width, subsequent_indent="  "))
 
 
@@ -147,5 +156,7 @@ def _legend(cells: Cells, grid: Grid, what: str) -> Iterator[str]:
     if full := cells.widths.reference:
         yield f"{cells.glyphs.levels[-1]} sum of |score| of the {what}: {full:g} or more"
     yield f"{cells.glyphs.none} not in the circuit"
-    if any(sum(scores) < 0 and (grid.cell > 1 or node.kind == "mlp") for node, scores in cells.scores.items()):
+    if any(
+        sum(scores) < 0 and (grid.cell > 1 or node.kind == "mlp") for node, scores in cells.scores.items()
+    ):
         yield "- the sum of its scores is negative"

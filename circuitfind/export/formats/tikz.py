@@ -1,7 +1,8 @@
 r"""A circuit as a TikZ picture: the places and curves of the DOT file, the text in the font of the paper.
 
-One file that compiles alone and, by the package ``standalone``, which skips its preamble, inside a paper by ``\input``.
-It takes nothing from TikZ's libraries, since those can't be loaded from inside a document: arrowheads are drawn.
+One file that compiles alone and, by the package ``standalone``, which skips its preamble, inside a
+paper by ``\input``. It takes nothing from TikZ's libraries, since those can't be loaded from inside
+a document: arrowheads are drawn.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ def _bands(drawing: Drawing) -> Iterator[str]:
         corner = _point(drawing.layout.width, band.top)
         yield rf"\fill[{_colour(palette.strip)}] {_point(0, band.bottom)} rectangle {corner};"
         middle = (band.bottom + band.top) / 2
-        yield rf"\node[note, text={_colour(palette.faint)}, anchor=west] at {_point(4, middle)} {{{band.layer}}};"
+        style = rf"note, text={_colour(palette.faint)}, anchor=west"
+        yield rf"\node[{style}] at {_point(4, middle)} {{{band.layer}}};"
 
 
 def _borders(drawing: Drawing) -> Iterator[str]:
@@ -134,7 +136,9 @@ def _edge(drawing: Drawing, edge: Edge, score: float) -> str:
         for a, b, c in zip(rest[::3], rest[1::3], rest[2::3], strict=True)
     )
     x, y = rest[-1]
-    return rf"\draw[{pen}] {_point(*first)}{curve};" + _tip(pen, (x, y), length, 3.5 * size + 0.6 * width, score < 0)
+    return rf"\draw[{pen}] {_point(*first)}{curve};" + _tip(
+        pen, (x, y), length, 3.5 * size + 0.6 * width, score < 0
+    )
 
 
 def _tip(pen: str, start: tuple[float, float], length: float, half: float, is_bar: bool) -> str:
@@ -144,7 +148,9 @@ def _tip(pen: str, start: tuple[float, float], length: float, half: float, is_ba
         return ""
     if is_bar:
         return rf" \fill[{pen}] {_point(x - half, y)} rectangle {_point(x + half, y + 0.6 * length)};"
-    return rf" \fill[{pen}] {_point(x - half, y)} -- {_point(x + half, y)} -- {_point(x, y + length)} -- cycle;"
+    return (
+        rf" \fill[{pen}] {_point(x - half, y)} -- {_point(x + half, y)} -- {_point(x, y + length)} -- cycle;"
+    )
 
 
 def _nodes(drawing: Drawing) -> Iterator[str]:
@@ -160,7 +166,9 @@ def _nodes(drawing: Drawing) -> Iterator[str]:
 
 
 def _extra(drawing: Drawing, node: Node) -> str:
-    """What sets it apart from others of its kind: its size, its label or mark, and how much its neurons weigh."""
+    """What sets it apart from others of its kind: its size, its label or mark, and how much its
+    neurons weigh.
+    """
     said, box, paint = "", drawing.layout.boxes[node], drawing.paint(node)
     if box.width != drawing.sizes.node_width:
         said = f", minimum width={_number(box.width)}bp"
@@ -191,7 +199,8 @@ def _sample(placed: Placed) -> Iterator[str]:
     entry, x, y = placed.entry, placed.x, placed.y
     if entry.paint:
         half = SAMPLE_HEIGHT / 2
-        yield rf"\draw[{_paint(entry.paint)}] {_point(x + 4, y - half)} rectangle {_point(x + SAMPLE, y + half)};"
+        corners = f"{_point(x + 4, y - half)} rectangle {_point(x + SAMPLE, y + half)}"
+        yield rf"\draw[{_paint(entry.paint)}] {corners};"
         return
     pen = f"{_colour(entry.colour)}, {LINES[entry.style]}, line width={entry.width:.2f}bp"
     yield rf"\draw[{pen}, opacity={_opacity(entry.colour):.2f}] {_point(x, y)} -- {_point(x + SAMPLE, y)};"

@@ -1,4 +1,5 @@
-"""What a page shows, as plain values: no torch. ``to_dict`` is what the page's scripts read (``scripts/data.js``).
+"""What a page shows, as plain values: no torch. ``to_dict`` is what the page's scripts read
+(``scripts/data.js``).
 
 Observations are what a model's runs on some prompt pairs showed (``circuitfind/runs/observe.py``
 makes them); a page can be made without.
@@ -28,8 +29,9 @@ def short(value: float | None) -> float | None:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one run says follows one prompt. ``top``: the likeliest tokens with their probabilities; ``answer`` and
-    ``wrong``: the summed probabilities of the right and wrong answers; ``logit_diff`` in logits."""
+    """What one run says follows one prompt. ``top``: the likeliest tokens with their probabilities;
+    ``answer`` and ``wrong``: the summed probabilities of the right and wrong answers;
+    ``logit_diff`` in logits."""
 
     top: tuple[tuple[str, float], ...]
     answer: float
@@ -47,8 +49,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt pair as its tokens' texts, and what the model says of clean, the circuit of clean, and the model of
-    corrupted. Without a model's runs ``tokens`` are empty and the texts stand alone."""
+    """A prompt pair as its tokens' texts, and what the model says of clean, the circuit of clean,
+    and the model of corrupted. Without a model's runs ``tokens`` are empty and the texts stand
+    alone."""
 
     clean: str
     corrupted: str
@@ -72,8 +75,9 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Written:
-    """What one sender adds to the logits of the right and wrong answers, in logits above the mean over the vocabulary,
-    in the clean and in the corrupted run; ``wrong`` None where there are no wrong answers."""
+    """What one sender adds to the logits of the right and wrong answers, in logits above the mean
+    over the vocabulary, in the clean and in the corrupted run; ``wrong`` None where there are no
+    wrong answers."""
 
     answer: tuple[float, float]
     wrong: tuple[float, float] | None
@@ -86,8 +90,8 @@ class Written:
 
 @dataclass(frozen=True)
 class Pattern:
-    """A head's attention on one prompt pair, in the clean and in the corrupted run: the lower triangle [query, key] row
-    by row, a byte for each: 255 times the attention, rounded."""
+    """A head's attention on one prompt pair, in the clean and in the corrupted run: the lower
+    triangle [query, key] row by row, a byte for each: 255 times the attention, rounded."""
 
     clean: bytes
     corrupted: bytes
@@ -103,9 +107,10 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Observations:
-    """``prompts``: all pairs that were run; of the first ``n_pairs`` of them ``patterns`` of heads and what senders
-    ``writes``. ``rest``: what position embeddings and output biases write together, which are no sender's; ``logits``:
-    what all of it comes to. ``curve``: as in an evaluation's report.json."""
+    """``prompts``: all pairs that were run; of the first ``n_pairs`` of them ``patterns`` of heads
+    and what senders ``writes``. ``rest``: what position embeddings and output biases write
+    together, which are no sender's; ``logits``: what all of it comes to. ``curve``: as in an
+    evaluation's report.json."""
 
     prompts: tuple[Prompt, ...]
     n_pairs: int
@@ -128,7 +133,9 @@ class Sureness:
 
 @dataclass(frozen=True)
 class Neurons:
-    """The kept neurons of a circuit at neuron level, the strongest first; ``widths``: how many each node has in all."""
+    """The kept neurons of a circuit at neuron level, the strongest first; ``widths``: how many each
+    node has in all.
+    """
 
     nodes: tuple[Node, ...]
     indices: tuple[int, ...]
@@ -139,9 +146,9 @@ class Neurons:
 
 @dataclass(frozen=True)
 class Page:
-    """``edges``: the strongest first, with their scores. ``nodes``: all that the page speaks of, in forward order;
-    ``roles`` what a published circuit says they do, ``tables``: rows of text. ``known``: a comparison as
-    ``KnownComparison.to_dict`` gives it, with ``missing`` edges."""
+    """``edges``: the strongest first, with their scores. ``nodes``: all that the page speaks of, in
+    forward order; ``roles`` what a published circuit says they do, ``tables``: rows of text.
+    ``known``: a comparison as ``KnownComparison.to_dict`` gives it, with ``missing`` edges."""
 
     title: str
     subtitle: str
@@ -171,7 +178,9 @@ class Page:
             "title": self.title,
             "subtitle": self.subtitle,
             "graph": dict(self.graph),
-            "nodes": [[str(node), node.kind, node.layer, node.head, self.roles.get(node)] for node in self.nodes],
+            "nodes": [
+                [str(node), node.kind, node.layer, node.head, self.roles.get(node)] for node in self.nodes
+            ],
             "edges": self._edges(place),
             "nEdges": self.n_edges,
             "level": self.level,
@@ -198,7 +207,11 @@ class Page:
             "to": [place[edge.receiver.node] for edge in edges],
             "slot": "".join(edge.receiver.slot or "-" for edge in edges),
             "score": [short(score) for _, score in self.edges],
-            **({"role": [roles.get(edge.receiver.role or "", len(roles) - 1) for edge in edges]} if roles else {}),
+            **(
+                {"role": [roles.get(edge.receiver.role or "", len(roles) - 1) for edge in edges]}
+                if roles
+                else {}
+            ),
             **_sure(self.sureness),
         }
 

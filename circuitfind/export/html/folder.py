@@ -1,6 +1,8 @@
-"""What lies beside a circuit: the run's prompts and record, its bootstrap, an evaluation's curve, the sweep it is of.
+"""What lies beside a circuit: the run's prompts and record, its bootstrap, an evaluation's curve,
+the sweep it is of.
 
-All of it may be missing, and what is damaged, or of another circuit, counts as missing: a page is made of what is left.
+All of it may be missing, and what is damaged, or of another circuit, counts as missing: a page is
+made of what is left.
 """
 
 from __future__ import annotations
@@ -93,7 +95,9 @@ class Sweep(Schema, frozen=True):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """``path``: of a run whose circuit this is; None of a lone file. ``beside``: where an evaluation may lie."""
+    """``path``: of a run whose circuit this is; None of a lone file. ``beside``: where an
+    evaluation may lie.
+    """
 
     circuit: Circuit
     path: Path | None
@@ -109,7 +113,9 @@ class RunFolder:
         try:
             record = read_record(folder, circuit)
         except CircuitError as error:
-            return RunFolder(circuit, None, {"warnings": [f"what the run left is not shown: {error}"]}, beside)
+            return RunFolder(
+                circuit, None, {"warnings": [f"what the run left is not shown: {error}"]}, beside
+            )
         return RunFolder(circuit, folder if record else None, record, beside)
 
     @property
@@ -134,7 +140,9 @@ class RunFolder:
         return [to_prompt(pair) for pair in pairs[:MOST_PROMPTS]], len(pairs)
 
     def sureness(self) -> dict[str, np.ndarray] | None:
-        """What a bootstrap found: ``lower``, ``upper`` and ``inclusion`` in the shape of the graph (or of neurons)."""
+        """What a bootstrap found: ``lower``, ``upper`` and ``inclusion`` in the shape of the graph
+        (or of neurons).
+        """
         file = self._file(BOOTSTRAP_FILE)
         if file is None:
             return None
@@ -152,7 +160,11 @@ class RunFolder:
         """Faithfulness at every size, where an evaluation of this very circuit measured it."""
         for folder in self.beside:
             report = read_file(folder / "report.json", folder.parent, Report)
-            if report is not None and report.curve and _edges_sha256(self.circuit) == report.circuit.edges_sha256:
+            if (
+                report is not None
+                and report.curve
+                and _edges_sha256(self.circuit) == report.circuit.edges_sha256
+            ):
                 return msgspec.to_builtins(report.curve)  # type: ignore[no-any-return]
         return None
 

@@ -1,4 +1,6 @@
-"""From a Subject to what its page shows: the strongest edges, the evidence, the prompts, a known circuit beside it."""
+"""From a Subject to what its page shows: the strongest edges, the evidence, the prompts, a known
+circuit beside it.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,11 @@ def gather(subject: Subject) -> Page:
     return Page(
         title=_title(circuit),
         subtitle=_subtitle(circuit),
-        graph={"layers": circuit.graph.n_layers, "parallel": circuit.graph.parallel, "roles": circuit.graph.roles},
+        graph={
+            "layers": circuit.graph.n_layers,
+            "parallel": circuit.graph.parallel,
+            "roles": circuit.graph.roles,
+        },
         nodes=nodes,
         edges=edges,
         roles=roles_of(known),
@@ -63,7 +69,9 @@ def gather(subject: Subject) -> Page:
     )
 
 
-def _prompts(circuit: Circuit, folder: RunFolder, observed: Observations | None) -> tuple[tuple[Prompt, ...], int]:
+def _prompts(
+    circuit: Circuit, folder: RunFolder, observed: Observations | None
+) -> tuple[tuple[Prompt, ...], int]:
     """Those that were run, else the folder's; and how many the run had."""
     prompts, n_prompts = folder.prompts()
     if observed is None:
@@ -82,7 +90,9 @@ def _sureness(circuit: Circuit, folder: RunFolder, edges: Sequence[tuple[Edge, f
 
 
 def strongest(circuit: Circuit, most: int) -> tuple[tuple[Edge, float], ...]:
-    """The ``most`` edges with the largest |score|, the strongest first; of equal ones the first in graph order."""
+    """The ``most`` edges with the largest |score|, the strongest first; of equal ones the first in
+    graph order.
+    """
     return tuple(heapq.nlargest(most, circuit.edges.items(), key=lambda item: abs(item[1])))
 
 
@@ -91,19 +101,30 @@ def what_was_cut(subject: Subject) -> tuple[str, ...]:
     circuit, most = subject.circuit, subject.look.most_edges
     cut = []
     if len(circuit.edges) > most:
-        cut.append(f"the circuit has {len(circuit.edges):,} edges; the page has the {most:,} strongest by |score|.")
+        cut.append(
+            f"the circuit has {len(circuit.edges):,} edges; the page has the {most:,} strongest by |score|."
+        )
     if circuit.neurons is not None and len(circuit.neurons) > MOST_NEURONS:
-        cut.append(f"the circuit has {len(circuit.neurons):,} neurons; the page has the {MOST_NEURONS:,} strongest.")
+        cut.append(
+            f"the circuit has {len(circuit.neurons):,} neurons; the page has the {MOST_NEURONS:,} strongest."
+        )
     return tuple(cut)
 
 
 def _notes(
-    subject: Subject, folder: RunFolder, observed: Observations | None, dropped: int, n_shown: int, n_prompts: int
+    subject: Subject,
+    folder: RunFolder,
+    observed: Observations | None,
+    dropped: int,
+    n_shown: int,
+    n_prompts: int,
 ) -> tuple[str, ...]:
     """Everything that the reader of the page should know first, each once."""
     notes = [*what_was_cut(subject), *folder.warnings, *(observed.warnings if observed else ())]
     if dropped:
-        notes.append(f"attention patterns of the {dropped:,} weakest heads are left out: a page has room for so many.")
+        notes.append(
+            f"attention patterns of the {dropped:,} weakest heads are left out: a page has room for so many."
+        )
     if n_shown < n_prompts and n_shown:
         notes.append(f"the run had {n_prompts:,} prompts; the page has the first {n_shown:,}.")
     return tuple(dict.fromkeys(note[:1].upper() + note[1:] for note in notes))
@@ -124,8 +145,12 @@ def _level(circuit: Circuit) -> str:
     return "neuron" if circuit.neurons is not None else str(circuit.method.get("level") or "edge")
 
 
-def _nodes(circuit: Circuit, edges: Sequence[tuple[Edge, float]], known: KnownCircuit | None) -> tuple[Node, ...]:
-    """What the page speaks of, in forward order: the nodes of its edges and those that are known; always both ends."""
+def _nodes(
+    circuit: Circuit, edges: Sequence[tuple[Edge, float]], known: KnownCircuit | None
+) -> tuple[Node, ...]:
+    """What the page speaks of, in forward order: the nodes of its edges and those that are known;
+    always both ends.
+    """
     ends = {node for edge, _ in edges for node in (edge.sender, edge.receiver.node)}
     of_known = () if known is None else known.all_nodes
     spoken = {Node("input"), Node("logits"), *ends, *of_known, *by_node(circuit.neurons or {})}
@@ -146,7 +171,9 @@ def _summary(circuit: Circuit, folder: RunFolder) -> tuple[tuple[str, str], ...]
         said = f" ({sure}: {interval[0]:z.0%} to {interval[1]:z.0%})" if interval else ""
         rows.append(("Faithfulness", f"{share:z.1%}{said}".replace("-", "−")))
     if boot := folder.record.get("bootstrap"):
-        rows.append(("Bootstrap", f"{boot['resamples']:,} resamples; two circuits share {boot['jaccard']:.0%}"))
+        rows.append(
+            ("Bootstrap", f"{boot['resamples']:,} resamples; two circuits share {boot['jaccard']:.0%}")
+        )
     return tuple(rows)
 
 
@@ -156,7 +183,9 @@ def _evidence(circuit: Circuit) -> tuple[tuple[str, ...], ...]:
     if not all(isinstance(run, dict) for run in runs):
         return ()
     names = dict.fromkeys(name for run in runs if run for name in run)
-    return tuple((METRICS.get(name, name), *(_show(run.get(name), name) for run in runs if run)) for name in names)
+    return tuple(
+        (METRICS.get(name, name), *(_show(run.get(name), name) for run in runs if run)) for name in names
+    )
 
 
 def _show(value: object, name: str) -> str:
@@ -212,7 +241,8 @@ def _point(circuit: Circuit) -> dict[str, Any] | None:
 def fit_budget(
     observed: Observations | None, nodes: Sequence[Node], edges: Sequence[tuple[Edge, float]]
 ) -> tuple[Observations | None, int]:
-    """The observations with as many heads' patterns as there is room for, the strongest heads'; how many are left out.
+    """The observations with as many heads' patterns as there is room for, the strongest heads'; how
+    many are left out.
 
     A head is as strong as the sum of the |scores| of the edges at it.
     """
@@ -230,4 +260,6 @@ def fit_budget(
         if room < 0:
             break
         kept[node] = observed.patterns[node]
-    return replace(observed, patterns={node: kept[node] for node in nodes if node in kept}), len(shown) - len(kept)
+    return replace(observed, patterns={node: kept[node] for node in nodes if node in kept}), len(shown) - len(
+        kept
+    )

@@ -1,8 +1,9 @@
 """The page: one HTML file of template, style, scripts and data, that loads nothing and runs nothing else.
 
-The data stand in a block that is no script, JSON in which <, > and & are spelled as escapes, so that no text can end it
-or begin markup; the scripts show texts as text alone. A Content-Security-Policy names the style and the script by
-their hashes and allows nothing besides: nothing is fetched, whatever the data hold.
+The data stand in a block that is no script, JSON in which <, > and & are spelled as escapes, so
+that no text can end it or begin markup; the scripts show texts as text alone. A
+Content-Security-Policy names the style and the script by their hashes and allows nothing besides:
+nothing is fetched, whatever the data hold.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ def policy(style: str, script: str) -> str:
     """What the page may load and run: this style and this script."""
     allowed = {"script-src": script, "style-src": style}
     hashes = [f"{name} 'sha256-{_sha256(text)}'" for name, text in allowed.items()]
-    return "; ".join(["default-src 'none'", *hashes, "img-src data:", "base-uri 'none'", "form-action 'none'"])
+    return "; ".join(
+        ["default-src 'none'", *hashes, "img-src data:", "base-uri 'none'", "form-action 'none'"]
+    )
 
 
 def read(name: str) -> str:

@@ -2,28 +2,33 @@
 
 As ``eap``, with two repairs:
 
-- the QK fix. Where a softmax is saturated, its gradient says nothing of what a query or key does. So the change of the
-  attention pattern is computed as it is: score(u -> head's q) = sum over queries and keys of (pattern when u's edge
-  alone is ablated - clean pattern) . gradient at the pattern. Only what comes behind the pattern is linear. The paper
-  patches a whole query, or the key of one position; an edge here carries one sender's part of all positions (with
-  roles: of all of a role's), and so is ablated in all of them at once. The norm before the head is that of the mixed
-  input, never frozen. Edges into v, an MLP and the logits score as in eap, and gradients go back through the softmax as
-  in eap too. So of the roles' scores those into a k do not sum to the score without roles, all others do.
-- GradDrop, against direct and indirect effects that cancel: one pass for each layer, in which no gradient goes back
-  through this layer's heads and MLP. The paper's node scores the sum of its absolute scores in all L passes over L - 1,
-  for in its own layer's pass it scores 0. Likewise an edge by its receiver's layer: its score is the mean of the
-  absolute scores in the passes that leave its receiver in; for the logits these are all. It is never negative.
+- the QK fix. Where a softmax is saturated, its gradient says nothing of what a query or key does.
+  So the change of the attention pattern is computed as it is: score(u -> head's q) = sum over
+  queries and keys of (pattern when u's edge alone is ablated - clean pattern) . gradient at the
+  pattern. Only what comes behind the pattern is linear. The paper patches a whole query, or the key
+  of one position; an edge here carries one sender's part of all positions (with roles: of all of a
+  role's), and so is ablated in all of them at once. The norm before the head is that of the mixed
+  input, never frozen. Edges into v, an MLP and the logits score as in eap, and gradients go back
+  through the softmax as in eap too. So of the roles' scores those into a k do not sum to the score
+  without roles, all others do.
+- GradDrop, against direct and indirect effects that cancel: one pass for each layer, in which no
+  gradient goes back through this layer's heads and MLP. The paper's node scores the sum of its
+  absolute scores in all L passes over L - 1, for in its own layer's pass it scores 0. Likewise an
+  edge by its receiver's layer: its score is the mean of the absolute scores in the passes that
+  leave its receiver in; for the logits these are all. It is never negative.
 
 Where edges are scored together (``circuits/units.py``) their scores are added up in each pass, with
 their signs, and the size of the sum counts. For a node that is the paper's own score: all passes
 but that of its own layer, for the input all.
 
-How a score between query and key moves is computed without the senders' changes being projected to queries and keys:
-it is the change itself times a vector of d_model, of which each position of a head has one for each key it sees, and
-each query it is seen from. Fewer than d_head of those make it the shorter way. With n = i c(x) the norm's output, c
-taking the mean away in a LayerNorm and i the inverse scale, w such a vector, b the bias's part of the score:
+How a score between query and key moves is computed without the senders' changes being projected to
+queries and keys: it is the change itself times a vector of d_model, of which each position of a
+head has one for each key it sees, and each query it is seen from. Fewer than d_head of those make
+it the shorter way. With n = i c(x) the norm's output, c taking the mean away in a LayerNorm and i
+the inverse scale, w such a vector, b the bias's part of the score:
 
-    score' = b + (i' / i) (n . w + i c(change) . w), (i / i')² = 1 + 2 i mean(n change) + i² mean(c(change)²).
+    score' = b + (i' / i) (n . w + i c(change) . w), (i / i')² = 1 + 2 i mean(n change) + i²
+    mean(c(change)²).
 """
 
 from __future__ import annotations
@@ -54,7 +59,9 @@ SCORES = 2**24
 
 @dataclass(frozen=True)
 class AtP(AtCleanRun):
-    """The gradient in the clean run, repaired. ``qk_fix``: exact patterns; ``grad_drop``: a pass without each layer."""
+    """The gradient in the clean run, repaired. ``qk_fix``: exact patterns; ``grad_drop``: a pass
+    without each layer.
+    """
 
     qk_fix: bool = True
     grad_drop: bool = False
@@ -77,16 +84,16 @@ class AtP(AtCleanRun):
     ) -> Float[Tensor, "prompt receiver sender"]:
         """The score of every edge, or of its unit, on each prompt, as every ``Attribution``'s."""
         scores = super().score(model, batch, batch_size, progress)
-        units = Units.of(model.architecture.graph, model.architecture.n_kv_heads, self.level, self.kv).at_roles(
-            batch.graph_of(model.architecture.graph)
-        )
+        units = Units.of(
+            model.architecture.graph, model.architecture.n_kv_heads, self.level, self.kv
+        ).at_roles(batch.graph_of(model.architecture.graph))
         return scores if self.grad_drop else units.sum(scores)
 
     def _check(self, model: Transformer) -> None:
         if self.grad_drop and model.architecture.n_layers < 2:
             raise UsageError(
-                f"--grad-drop drops one layer after the other, and {model.architecture.name} has 1 layer: nothing "
-                "would be left.\nLeave out --grad-drop."
+                f"--grad-drop drops one layer after the other, and {model.architecture.name} has 1 layer:"
+                " nothing would be left.\nLeave out --grad-drop."
             )
 
     def _n_sweeps(self, sweeper: Sweeper) -> int:
@@ -95,7 +102,10 @@ class AtP(AtCleanRun):
     def _score(self, block: Block, tell: Tell) -> ByRole:
         layout = block.sweeper.layout
         units = Units.of(
-            block.sweeper.model.architecture.graph, block.sweeper.model.architecture.n_kv_heads, self.level, self.kv
+            block.sweeper.model.architecture.graph,
+            block.sweeper.model.architecture.n_kv_heads,
+            self.level,
+            self.kv,
         )
         into_logits = multiply(block.slope(block.clean).unsqueeze(0), block.change, block.places)
         scores = into_logits.new_zeros(*into_logits.shape[:2], *units.edges.shape)
@@ -147,9 +157,11 @@ class AtP(AtCleanRun):
         return torch.cat((functional.pad(effects, (0, n_readable - n_earlier)), products), dim=3)
 
     def _over_passes(self, scores: Float[Tensor, "prompt role pass receiver sender"], layer: int) -> ByRole:
-        """One score of those in all passes: the first as if no layer were dropped, each other with a later one dropped.
+        """One score of those in all passes: the first as if no layer were dropped, each other with
+        a later one dropped.
 
-        What is dropped before a receiver doesn't matter to it: the first pass stands for ``layer`` others.
+        What is dropped before a receiver doesn't matter to it: the first pass stands for ``layer``
+        others.
         """
         if not self.grad_drop:
             return scores[:, :, 0]
@@ -168,16 +180,18 @@ def _together(
 
 
 class _NodePasses:
-    """What each sender scores in the pass that drops each layer: the sum over the edges that leave it, which is 0 over
-    those into that layer."""
+    """What each sender scores in the pass that drops each layer: the sum over the edges that leave
+    it, which is 0 over those into that layer."""
 
     def __init__(self, units: Units, into_logits: Float[Tensor, "prompt 1 sender"]) -> None:
         self._units, self._layout = units, Layout(units.graph)
-        self._totals: Float[Tensor, "prompt layer sender"] = into_logits.double().repeat(1, units.graph.n_layers, 1)
+        self._totals: Float[Tensor, "prompt layer sender"] = into_logits.double().repeat(
+            1, units.graph.n_layers, 1
+        )
 
     def add(self, layer: int, passes: Float[Tensor, "prompt pass receiver readable"]) -> None:
-        """Add the edges into a layer. The first pass drops nothing behind it, the others its later layers, from the
-        last: the first stands for those that drop an earlier one."""
+        """Add the edges into a layer. The first pass drops nothing behind it, the others its later
+        layers, from the last: the first stands for those that drop an earlier one."""
         rows, n_senders = slice(self._layout.row(layer, 0), self._layout.row(layer + 1, 0)), passes.shape[3]
         edges = self._units.edges[rows, :n_senders].to(passes.device)
         sums = passes.double().masked_fill(~edges, 0.0).sum(2)
@@ -209,8 +223,8 @@ def _spread(
 class _Slot:
     """The queries or keys of a layer's heads, the keys' once for each query head.
 
-    ``W`` and ``b`` make them of what the norm puts out; ``plain`` ones lack bias and rotation, ``full`` ones have both.
-    Before the block's first position there are only full keys.
+    ``W`` and ``b`` make them of what the norm puts out; ``plain`` ones lack bias and rotation,
+    ``full`` ones have both. Before the block's first position there are only full keys.
     """
 
     W: Float[Tensor, "head d_head d_model"]
@@ -221,8 +235,8 @@ class _Slot:
     def read(
         self, position: int, others: Float[Tensor, "head other d_head"]
     ) -> tuple[Float[Tensor, "wide d_model"], Float[Tensor, "wide 1"], Float[Tensor, "wide 1"]]:
-        """What a normed stream at ``position`` is multiplied by to give the scores with ``others``, turned as if it
-        stood at 0; those of the run without the bias; the bias's part."""
+        """What a normed stream at ``position`` is multiplied by to give the scores with ``others``,
+        turned as if it stood at 0; those of the run without the bias; the bias's part."""
         rows = (others @ self.W).flatten(0, 1)
         plain = (others @ self.plain[:, position].unsqueeze(-1)).flatten(0, 1)
         bias = torch.zeros_like(plain) if self.b is None else (others @ self.b.unsqueeze(-1)).flatten(0, 1)
@@ -233,8 +247,8 @@ class _Slot:
 class _Attention:
     """A layer's attention in one prompt: how its scores depend on what its heads read.
 
-    Queries, the norm's output and its inverse scale, and ``table``, cosine and sine, begin at the block's first
-    position; keys ``n_before`` positions before.
+    Queries, the norm's output and its inverse scale, and ``table``, cosine and sine, begin at the
+    block's first position; keys ``n_before`` positions before.
     """
 
     q: _Slot
@@ -256,8 +270,8 @@ class _Attention:
         span: tuple[int, int],
         places: Sequence[slice | Int[Tensor, " _"]],
     ) -> tuple[Float[Tensor, "head query key sender"], list[Float[Tensor, "head query key sender"]]]:
-        """The patterns of the span's queries when each sender's edge into q is ablated, and for each role when that
-        into k is ablated at its places.
+        """The patterns of the span's queries when each sender's edge into q is ablated, and for
+        each role when that into k is ablated at its places.
 
         A query's row depends on no other query, so that of q one pattern serves all roles.
         """
@@ -275,14 +289,20 @@ class _Attention:
 
     def _clean_scores(self, start: int, stop: int) -> Float[Tensor, "head query key"]:
         scores = (self.q.full[:, start:stop] @ self.k.full.transpose(-1, -2)).mul_(self.scale)
-        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(self.n_before + start + 1)
+        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(
+            self.n_before + start + 1
+        )
         return scores.masked_fill_(hidden, -math.inf)
 
     def _moved_scores(
-        self, change: Float[Tensor, "sender d_model"], spread: Float[Tensor, " sender"], position: int, stop: int
+        self,
+        change: Float[Tensor, "sender d_model"],
+        spread: Float[Tensor, " sender"],
+        position: int,
+        stop: int,
     ) -> tuple[Float[Tensor, "head seen sender"], Float[Tensor, "head seeing sender"]]:
-        """The scores of each head's query at ``position`` with the keys that it sees, and of its key there with the
-        queries that see it, as what they read is changed."""
+        """The scores of each head's query at ``position`` with the keys that it sees, and of its
+        key there with the queries that see it, as what they read is changed."""
         seen, seeing = self.k.full[:, : self.n_before + position + 1], self.q.full[:, position:stop]
         turn = None if self.table is None else (self.table[0][position], -self.table[1][position])
         both = [
@@ -350,8 +370,8 @@ def _effects(
     gradients: Float[Tensor, "pass head prompt pos key"],
     spread: Float[Tensor, "sender prompt pos"],
 ) -> Float[Tensor, "prompt role pass receiver sender"]:
-    """What ablating each sender's edge into each head's q, then into each k, at each role does to the pattern, times
-    the gradient there."""
+    """What ablating each sender's edge into each head's q, then into each k, at each role does to
+    the pattern, times the gradient there."""
     model, ran = block.sweeper.model, block.clean.stages[2 * layer]
     assert isinstance(ran, HeadsRun)
     dtype = torch.promote_types(gradients.dtype, torch.float32)
@@ -378,7 +398,9 @@ def _at_roles(
     span: tuple[int, int],
     places: Sequence[slice | Int[Tensor, " _"]],
 ) -> Float[Tensor, "role pass receiver sender"]:
-    """The gradient at the patterns times them: of q the queries of each role, of k the patterns of each role."""
+    """The gradient at the patterns times them: of q the queries of each role, of k the patterns of
+    each role.
+    """
     each = []
     for of_role, pattern in zip(places, of_k, strict=True):
         rows = slice(None) if isinstance(of_role, slice) else of_role - span[0]

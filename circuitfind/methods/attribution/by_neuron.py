@@ -1,13 +1,14 @@
 """Attribution of single neurons, by any method that goes back by gradients
 (``methods/attribution/eap.py``, ``methods/attribution/relp.py``, ``methods/attribution/gim.py``).
 
-score(neuron j of node u) = sum over positions of (ablated - clean activation of j) . gradient at it, which is the
-gradient at the stream that u writes to times j's own row of W_out (W_O). Where gradients are taken, and by which rules
-they go back, is the method's own. What u writes is the sum over its neurons, so that their scores sum to the node's:
-that of all edges that leave u.
+score(neuron j of node u) = sum over positions of (ablated - clean activation of j) . gradient at
+it, which is the gradient at the stream that u writes to times j's own row of W_out (W_O). Where
+gradients are taken, and by which rules they go back, is the method's own. What u writes is the sum
+over its neurons, so that their scores sum to the node's: that of all edges that leave u.
 
-So a method needs no change but for what a block of prompts collects on the way back and what it makes of it: at edge
-level the gradients at what receivers read, here those at what stages write, summed over runs.
+So a method needs no change but for what a block of prompts collects on the way back and what it
+makes of it: at edge level the gradients at what receivers read, here those at what stages write,
+summed over runs.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ Wide = Float[Tensor, "prompt pos neuron"]
 
 
 class WrittenGradients(Collector):
-    """The gradients at the stream that each stage writes to, summed over runs; of a stage none has come to: none."""
+    """The gradients at the stream that each stage writes to, summed over runs; of a stage none has
+    come to: none.
+    """
 
     def __init__(self) -> None:
         self.at_stage: dict[int, Stream] = {}
@@ -44,7 +47,9 @@ class WrittenGradients(Collector):
 
 
 class NeuronBlock(Block):
-    """A block of prompts that scores neurons. ``moves``: by stage, ablated - clean activation of each neuron."""
+    """A block of prompts that scores neurons. ``moves``: by stage, ablated - clean activation of
+    each neuron.
+    """
 
     of_neurons: ClassVar[bool] = True
 
@@ -56,7 +61,9 @@ class NeuronBlock(Block):
         return WrittenGradients()
 
     def scores(self, gradients: Collector) -> Scores:
-        """Every neuron's move times the gradient at it, over each prompt's span of positions; [prompt, neuron]."""
+        """Every neuron's move times the gradient at it, over each prompt's span of positions;
+        [prompt, neuron].
+        """
         assert isinstance(gradients, WrittenGradients)
         model, parts = self.sweeper.model, []
         for stage, move in enumerate(self.moves):
@@ -85,8 +92,12 @@ def at_neurons(model: Transformer, stage: int, gradient: Stream) -> Wide:
     return (gradient.flatten(0, 1) @ rows.T).reshape(*gradient.shape[:2], len(rows))
 
 
-def multiply_each(gradient: Wide, move: Wide, spans: Sequence[tuple[int, int]]) -> Float[Tensor, "prompt neuron"]:
-    """Each neuron's gradient times its move, summed over each prompt's span of positions, in float32 or better."""
+def multiply_each(
+    gradient: Wide, move: Wide, spans: Sequence[tuple[int, int]]
+) -> Float[Tensor, "prompt neuron"]:
+    """Each neuron's gradient times its move, summed over each prompt's span of positions, in
+    float32 or better.
+    """
     dtype = torch.promote_types(move.dtype, torch.float32)
     pairs = [
         (gradient[prompt, start:stop].to(dtype), move[prompt, start:stop].to(dtype))
@@ -112,8 +123,10 @@ class ByNeuron:
     def score(
         self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
     ) -> Float[Tensor, "prompt neuron"]:
-        """Every neuron's score on each prompt, in the metric's unit, in forward order (``circuits/bases.py``).
+        """Every neuron's score on each prompt, in the metric's unit, in forward order
+        (``circuits/bases.py``).
 
-        As ``Attribution.score`` in all else; under a mean ablation the batch's constants need hidden layers too.
+        As ``Attribution.score`` in all else; under a mean ablation the batch's constants need
+        hidden layers too.
         """
         return self.method.score_with(NeuronBlock, model, batch, batch_size, progress)

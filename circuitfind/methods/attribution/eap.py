@@ -1,22 +1,25 @@
 """Edge attribution patching: every edge's score from a few runs forwards and backwards.
 
-score(u -> v) = sum over positions and d_model of (ablated - clean output of u) . gradient of the objective at what v
-reads, before its norm. The objective is what a search minimises, so that a positive score says that ablating the edge
-hurts. What differs is where the gradient is taken:
+score(u -> v) = sum over positions and d_model of (ablated - clean output of u) . gradient of the
+objective at what v reads, before its norm. The objective is what a search minimises, so that a
+positive score says that ablating the edge hurts. What differs is where the gradient is taken:
 
 - ``eap`` (arXiv:2310.10348): in the clean run.
 - ``clean-corrupted``: the mean of the clean run and of the run whose input is ablated.
-- ``eap-ig`` (arXiv:2403.17806): the mean of the runs whose input is ablated + k/steps (clean - ablated), k from 0 to
-  steps - 1. Only the embedding moves; positions and biases, which are no sender's, stay.
-- ``eap-ig-activations`` (EAP-IG's own code): on clean tokens, the outputs of one *group* - a layer's heads together, an
-  MLP, the input - are replaced by ablated + k/steps (clean - ablated), k from 1 to steps; the mean over all steps of
-  all groups. What is replaced is a constant: no gradient goes back through it, so that none reaches what it reads.
+- ``eap-ig`` (arXiv:2403.17806): the mean of the runs whose input is ablated + k/steps (clean -
+  ablated), k from 0 to steps - 1. Only the embedding moves; positions and biases, which are no
+  sender's, stay.
+- ``eap-ig-activations`` (EAP-IG's own code): on clean tokens, the outputs of one *group* - a
+  layer's heads together, an MLP, the input - are replaced by ablated + k/steps (clean - ablated), k
+  from 1 to steps; the mean over all steps of all groups. What is replaced is a constant: no
+  gradient goes back through it, so that none reaches what it reads.
 
-Methods in files of their own go back through the clean run by other rules (``relp``, ``gim``) or see an attention
-pattern's change as it is (``atp``).
+Methods in files of their own go back through the clean run by other rules (``relp``, ``gim``) or
+see an attention pattern's change as it is (``atp``).
 
-Scores are each prompt's own. Nothing at a padded position, and nothing before the first token that differs, counts.
-Where the prompts have roles, the sum over positions is that over each role's: these sum to the score without roles.
+Scores are each prompt's own. Nothing at a padded position, and nothing before the first token that
+differs, counts. Where the prompts have roles, the sum over positions is that over each role's:
+these sum to the score without roles.
 """
 
 from __future__ import annotations
@@ -75,9 +78,10 @@ Slope = Callable[[Float[Tensor, "prompt d_model"]], Float[Tensor, "prompt d_mode
 class Block:
     """A block of prompts: its clean run, what each sender changes by, and runs from other streams.
 
-    Everything begins at ``first``, a position before which no prompt of the whole batch changes; the keys and values of
-    those before it are the clean run's. A run takes twice the room of all senders' changes, so that none is held longer
-    than it is needed: of the clean run and that with the input ablated the stages are held if that is said.
+    Everything begins at ``first``, a position before which no prompt of the whole batch changes;
+    the keys and values of those before it are the clean run's. A run takes twice the room of all
+    senders' changes, so that none is held longer than it is needed: of the clean run and that with
+    the input ablated the stages are held if that is said.
     """
 
     of_neurons: ClassVar[bool] = False
@@ -113,8 +117,12 @@ class Block:
         """Holds what each sender changes by when it is ablated."""
         self.change = self.sweeper.changes(now, gone)
 
-    def _ablate(self, model: Transformer, batch: Batch, first: int, ablation: AblationName, keep: bool) -> Outputs:
-        """What every sender writes when it is ablated. Under interchange that takes a run, which is held or not."""
+    def _ablate(
+        self, model: Transformer, batch: Batch, first: int, ablation: AblationName, keep: bool
+    ) -> Outputs:
+        """What every sender writes when it is ablated. Under interchange that takes a run, which is
+        held or not.
+        """
         self._ablated: Run | None = None
         if ablation != "corrupted":
             return from_position(constant_outputs(model, batch, ablation), first)
@@ -124,7 +132,9 @@ class Block:
         return outputs
 
     def _look_at(self, embedding: Stream, stream: Stream, keep: bool) -> tuple[Outputs, Run]:
-        """What every sender writes in the run that reads ``stream``; and the run, with its stages or without."""
+        """What every sender writes in the run that reads ``stream``; and the run, with its stages
+        or without.
+        """
         if not keep:
             return self.sweeper.run_for_outputs(embedding, stream, self._before)
         run = self.run(stream)
@@ -144,7 +154,9 @@ class Block:
         return self.sweeper.run(stream, self._before, first)
 
     def moved(self, senders: slice, share: float, first: int) -> Run:
-        """The run from step ``first`` on as these senders, which write right before it, are ablated by a share."""
+        """The run from step ``first`` on as these senders, which write right before it, are ablated
+        by a share.
+        """
         return self.run(self.clean.reads[first] + share * self.change[senders].sum(0), first)
 
     def slope(self, run: Run) -> Stream:
@@ -181,7 +193,9 @@ class Block:
 
 
 def _places(spans: Sequence[tuple[int, int]], roles: Roles | None, first: int) -> Places:
-    """Which positions of each prompt's span have each role, counted from ``first``; without roles the span."""
+    """Which positions of each prompt's span have each role, counted from ``first``; without roles
+    the span.
+    """
     if roles is None:
         return [[slice(*span)] for span in spans]
     numbers = range(len(roles.names))
@@ -201,7 +215,9 @@ def from_position(constants: Outputs, first: int) -> Outputs:
     return Outputs(cut(constants.embedding), z, out, hidden)
 
 
-def _make_slope(sweeper: Sweeper, metric: MetricName, batch: Batch, final: Float[Tensor, "prompt d_model"]) -> Slope:
+def _make_slope(
+    sweeper: Sweeper, metric: MetricName, batch: Batch, final: Float[Tensor, "prompt d_model"]
+) -> Slope:
     """What gives the gradient of each prompt's objective at what the logits read, by the sweeper's rules.
 
     ``final``: what they read in the clean run.
@@ -232,15 +248,19 @@ class Attribution:
 
     def to_dict(self) -> dict[str, Any]:
         """The block ``method`` of a circuit file: every option, and the convention of the scores."""
-        return {"name": self.name, **asdict(self), "score": "(ablated - clean) . gradient: positive if ablation hurts"}
+        return {
+            "name": self.name,
+            **asdict(self),
+            "score": "(ablated - clean) . gradient: positive if ablation hurts",
+        }
 
     def score(
         self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
     ) -> Float[Tensor, "prompt receiver sender"]:
         """Every edge's score on each prompt, in the metric's unit; NaN where the graph has no edge.
 
-        Neither ``batch_size`` nor threads change a score. Raises UsageError where the metric needs wrong answers that a
-        prompt doesn't have, ModelError where a score is NaN or infinite.
+        Neither ``batch_size`` nor threads change a score. Raises UsageError where the metric needs
+        wrong answers that a prompt doesn't have, ModelError where a score is NaN or infinite.
         """
         graph = batch.graph_of(model.architecture.graph)
         scores = by_receiver(graph, self.score_with(Block, model, batch, batch_size, progress))
@@ -253,7 +273,10 @@ class Attribution:
         check_answers(self.metric, batch)
         self._check(model)
         batch = batch.to(model.device)
-        sweeper, first = Sweeper(model, self._rules(), open_block.of_neurons), _first_position(batch, self.ablation)
+        sweeper, first = (
+            Sweeper(model, self._rules(), open_block.of_neurons),
+            _first_position(batch, self.ablation),
+        )
         groups = split(batch, batch_size)
         tell = _counter(progress, len(groups) * self._n_sweeps(sweeper))
 
@@ -265,7 +288,9 @@ class Attribution:
         with Threads(model.device) as threads:
             scores = torch.cat(threads.map(score_block, groups))
         if not scores.isfinite().all():
-            raise ModelError("A score became NaN or infinite: the model's gradients overflow. Use --dtype float64.")
+            raise ModelError(
+                "A score became NaN or infinite: the model's gradients overflow. Use --dtype float64."
+            )
         return scores
 
     def _check(self, model: Transformer) -> None:
@@ -276,7 +301,9 @@ class Attribution:
         return CALCULUS
 
     def _n_sweeps(self, sweeper: Sweeper) -> int:
-        """How often each block tells of progress: how many times it goes back through the model, or part of it."""
+        """How often each block tells of progress: how many times it goes back through the model, or
+        part of it.
+        """
         raise NotImplementedError
 
     def _score(self, block: Block, tell: Tell) -> Scores:
@@ -284,8 +311,8 @@ class Attribution:
 
 
 def _first_position(batch: Batch, ablation: AblationName) -> int:
-    """Where runs begin: at the first position that changes in any prompt, or 0 if little would be saved by a run of the
-    positions before, which reads all weights however few they are."""
+    """Where runs begin: at the first position that changes in any prompt, or 0 if little would be
+    saved by a run of the positions before, which reads all weights however few they are."""
     first = min(first_changed(batch, ablation))
     return first if first * WORTH >= batch.n_pos else 0
 
@@ -310,8 +337,9 @@ class AtCleanRun(Attribution):
     def __post_init__(self) -> None:
         if self.metric == "kl":
             raise UsageError(
-                f"{self.name} takes its gradient in the clean run, where that of kl is zero: every score would be "
-                "rounding.\nUse --metric logit-diff, prob-diff or loss, or --method eap-ig or clean-corrupted."
+                f"{self.name} takes its gradient in the clean run, where that of kl is zero: every score"
+                " would be rounding.\nUse --metric logit-diff, prob-diff or loss, or --method eap-ig or"
+                " clean-corrupted."
             )
 
     def _n_sweeps(self, sweeper: Sweeper) -> int:
@@ -380,8 +408,9 @@ class EAPIG(Attribution):
 class EAPIGActivations(Attribution):
     """The mean gradient as the outputs of one group after another go from ablated to clean.
 
-    What reads the stream before the replaced output is the same in every run, and gradients go back through it
-    linearly: those that arrive there from all runs are added up and go back together, once.
+    What reads the stream before the replaced output is the same in every run, and gradients go back
+    through it linearly: those that arrive there from all runs are added up and go back together,
+    once.
     """
 
     steps: int = STEPS
@@ -412,8 +441,8 @@ class EAPIGActivations(Attribution):
         return scores / (self.steps * layout.n_stages)
 
     def _replace(self, block: Block, senders: slice, first: int, tell: Tell) -> tuple[Scores, Stream]:
-        """All but the last step of one group, which is the clean run: the sum of the scores behind it (from step
-        ``first`` on), and that of the gradients at the stream it writes to."""
+        """All but the last step of one group, which is the clean run: the sum of the scores behind
+        it (from step ``first`` on), and that of the gradients at the stream it writes to."""
         gradients, arrived = block.collector(), torch.zeros_like(block.stream)
         for k in range(1, self.steps):
             arrived += block.sweep(block.moved(senders, 1 - k / self.steps, first), gradients, first)
@@ -424,8 +453,8 @@ class EAPIGActivations(Attribution):
 def _back_together(block: Block, arrived: dict[int, Stream]) -> Collector:
     """Gradients in the clean run: those of each group's last step, and those that arrived before the groups.
 
-    ``arrived``: for each stage, the sum of what arrives at the stream it writes to in its other steps, which goes on
-    past the stage but not through it.
+    ``arrived``: for each stage, the sum of what arrives at the stream it writes to in its other
+    steps, which goes on past the stage but not through it.
     """
     sweeper, gradients = block.sweeper, block.collector()
     clean = block.slope(block.clean)
@@ -435,11 +464,15 @@ def _back_together(block: Block, arrived: dict[int, Stream]) -> Collector:
     for step in reversed(sweeper.steps):
         n_groups -= len(step)
         here = {stage: arrived[stage] + clean for stage in step}
-        through = {stage: reduce(operator.add, (here[s] for s in step if s != stage), passing) for stage in step}
+        through = {
+            stage: reduce(operator.add, (here[s] for s in step if s != stage), passing) for stage in step
+        }
         passing = reduce(operator.add, here.values(), passing)
         earlier = clean
         for stage in step:
-            gradients.add_written(stage, here[stage])  # what its own group's runs bring to it, but not through it
+            gradients.add_written(
+                stage, here[stage]
+            )  # what its own group's runs bring to it, but not through it
             passing = passing + sweeper.back(stage, block.clean, through[stage], gradients)
             earlier = earlier + sweeper.back(stage, block.clean, clean, gradients, weight=n_groups)
         clean = earlier
@@ -455,7 +488,7 @@ def _check_input(name: str, ablation: AblationName, model: Transformer) -> None:
     """Refuses runs that read zeros in every position, which a norm blows up by 1 / sqrt(epsilon)."""
     if ablation == "zero" and model.W_pos is None:
         raise UsageError(
-            f"{name} takes gradients where the input is ablated, and this model without learned positions reads "
-            "nothing at all where it is zero: its norms divide by their epsilon.\n"
-            "Use --ablation corrupted, or --method eap or eap-ig-activations."
+            f"{name} takes gradients where the input is ablated, and this model without learned positions"
+            " reads nothing at all where it is zero: its norms divide by their epsilon.\nUse --ablation"
+            " corrupted, or --method eap or eap-ig-activations."
         )

@@ -1,7 +1,8 @@
-"""A method that scores edges, as one that scores whole nodes, or edges that go together: by the sum over each.
+"""A method that scores edges, as one that scores whole nodes, or edges that go together: by the sum
+over each.
 
-To first order this is what ablating a unit does: the gradient at what a node writes is the sum of the gradients at all
-that read it, and the changes of receivers that change together add up.
+To first order this is what ablating a unit does: the gradient at what a node writes is the sum of
+the gradients at all that read it, and the changes of receivers that change together add up.
 """
 
 from __future__ import annotations
@@ -43,4 +44,6 @@ class Summed:
     ) -> Float[Tensor, "prompt receiver sender"]:
         """The score of every edge's unit, on each prompt; NaN where the graph has no edge."""
         scores = self.method.score(model, batch, batch_size, progress)
-        return Units.of(model.architecture.graph, model.architecture.n_kv_heads, self.level, self.kv).sum(scores)
+        return Units.of(model.architecture.graph, model.architecture.n_kv_heads, self.level, self.kv).sum(
+            scores
+        )

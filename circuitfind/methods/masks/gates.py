@@ -1,8 +1,10 @@
-"""Hard concrete gates (arXiv:1712.01312): random shares that gradients can move, and that are often exactly 0 or 1.
+"""Hard concrete gates (arXiv:1712.01312): random shares that gradients can move, and that are often
+exactly 0 or 1.
 
 A gate draws u, uniform in (0, 1), and stretches a concrete variable beyond both ends of [0, 1]:
 
-    s = sigmoid((log u - log(1 - u) + log alpha) / TEMPERATURE),   share = clamp(s (HIGH - LOW) + LOW, 0, 1).
+    s = sigmoid((log u - log(1 - u) + log alpha) / TEMPERATURE),   share = clamp(s (HIGH - LOW) +
+    LOW, 0, 1).
 
 It is *open* when its share is above 0, with odds of alpha (-HIGH / LOW)^TEMPERATURE to 1.
 """
@@ -51,7 +53,8 @@ def probability_open(log_alpha: Each) -> Each:
 def odds(log_alpha: Each, other: Each | None = None) -> Each:
     """The odds that a gate is open; with ``other``, that two independent ones both are.
 
-    P of both is 1 / ((1 + 1/a) (1 + 1/b)), where a and b are the odds of each; hence 1 / (1/a + 1/b + 1/ab).
+    P of both is 1 / ((1 + 1/a) (1 + 1/b)), where a and b are the odds of each; hence 1 / (1/a + 1/b
+    + 1/ab).
     """
     log_odds = log_alpha + OPENS
     if other is not None:
@@ -61,12 +64,14 @@ def odds(log_alpha: Each, other: Each | None = None) -> Each:
 
 
 def warm_start(scores: Each, start: float) -> Each:
-    """Log alphas about ``start`` in the order of ``scores``: the quantiles of a standard logistic distribution, which
-    is the gates' own noise. Equal scores start alike. Raises UsageError where a score is no number."""
+    """Log alphas about ``start`` in the order of ``scores``: the quantiles of a standard logistic
+    distribution, which is the gates' own noise. Equal scores start alike. Raises UsageError where a
+    score is no number."""
     if not scores.isfinite().all():
         n_bad = int((~scores.isfinite()).sum())
         raise UsageError(
-            f"{n_bad} of the {len(scores)} scores to start from are NaN or infinite. Give every edge a finite score."
+            f"{n_bad} of the {len(scores)} scores to start from are NaN or infinite. Give every edge a finite"
+            " score."
         )
     scores = scores.double()
     ordered = scores.sort().values

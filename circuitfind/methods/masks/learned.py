@@ -1,12 +1,13 @@
-"""Learned masks: every edge has a gate, all are moved at once by the gradient of the objective and of a penalty.
+"""Learned masks: every edge has a gate, all are moved at once by the gradient of the objective and
+of a penalty.
 
 An edge whose share is m carries m times what its sender writes in the same run, and 1 - m times its
 ablated output. Each step samples all shares (``methods/masks/gates.py``) and goes forwards and back
 once (``patching/soft/run.py``). Which gates there are, and what moves them beside the objective, is
 the method's: ``methods/masks/probing.py``, ``methods/masks/pruning.py``.
 
-A score is the odds that the edge's gates are open, which are above 1 if that is more likely than not: never negative,
-and hardly ever the same for two edges. It is one for all prompts.
+A score is the odds that the edge's gates are open, which are above 1 if that is more likely than
+not: never negative, and hardly ever the same for two edges. It is one for all prompts.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ class Masks(ABC):
         self.generator = torch.Generator().manual_seed(seed)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that the next steps depend on: parameters, what the optimiser knows of each, the state of the draws."""
+        """All that the next steps depend on: parameters, what the optimiser knows of each, the
+        state of the draws.
+        """
         known = {
             f"{name}.{key}": value
             for name, parameter in self.parameters.items()
@@ -72,7 +75,9 @@ class Masks(ABC):
         return {**self.parameters, **known, "draws": self.generator.get_state()}
 
     def take_up(self, so_far: SoFar) -> None:
-        """Be as those masks were that ``so_far`` was made of. Raises StateError for what these masks can't come to."""
+        """Be as those masks were that ``so_far`` was made of. Raises StateError for what these
+        masks can't come to.
+        """
         for name, parameter in self.parameters.items():
             parameter.copy_(so_far.tensor(name, parameter))
             if any(key.startswith(f"{name}.") for key in so_far.tensors):
@@ -156,11 +161,13 @@ class Learned(ABC):
     ) -> Float[Tensor, "prompt receiver sender"]:
         """Every edge's score, one for all prompts; NaN where the graph has no edge.
 
-        With ``initial`` the edges' log alphas start in the order of these scores (``gates.warm_start``), however large
-        they are: the highest where a gate is most likely open. What is so far are the masks (``Masks.tensors``), the
-        ``step`` and the ``objective`` that was told last; ``initial`` is not looked at then. Neither threads nor, on a
-        CPU, ``batch_size`` change a bit. Raises UsageError where the metric needs wrong answers that a prompt doesn't
-        have, or ``initial`` is not of this graph; DivergedError where a mask becomes NaN or infinite.
+        With ``initial`` the edges' log alphas start in the order of these scores
+        (``gates.warm_start``), however large they are: the highest where a gate is most likely
+        open. What is so far are the masks (``Masks.tensors``), the ``step`` and the ``objective``
+        that was told last; ``initial`` is not looked at then. Neither threads nor, on a CPU,
+        ``batch_size`` change a bit. Raises UsageError where the metric needs wrong answers that a
+        prompt doesn't have, or ``initial`` is not of this graph; DivergedError where a mask becomes
+        NaN or infinite.
         """
         check_answers(self.metric, batch)
         graph = model.architecture.graph
@@ -168,7 +175,10 @@ class Learned(ABC):
         numbers: Mapping[str, float] = {"step": 0, "objective": math.nan}
         if start is not None:
             masks.take_up(start)
-            numbers = {"step": start.count("step", self.steps), "objective": start.numbers.get("objective", math.nan)}
+            numbers = {
+                "step": start.count("step", self.steps),
+                "objective": start.numbers.get("objective", math.nan),
+            }
         dtype = torch.promote_types(model.dtype, torch.float32)
         with Threads(model.device) as threads:
             data = _Data(self, model, batch.to(model.device), batch_size, threads)
@@ -177,7 +187,9 @@ class Learned(ABC):
             steps = enumerate(data.steps(self.steps, self.seed), start=1)
             for step, prompts in islice(steps, int(numbers["step"]), None):
                 shares, wanted = masks.sample()
-                gradient = data.gradient(prompts, shares, wanted, shown=step % TOLD == 1 or step == self.steps)
+                gradient = data.gradient(
+                    prompts, shares, wanted, shown=step % TOLD == 1 or step == self.steps
+                )
                 if gradient.isfinite().all():
                     masks.update(step - 1, gradient)
                 if not (gradient.isfinite().all() and masks.is_sound()):
@@ -185,13 +197,16 @@ class Learned(ABC):
                 last = _scores(masks, dtype)
                 numbers = {"step": step, "objective": data.objective}
                 save(SoFar(masks.tensors(), numbers, f"{step:,} of {self.steps:,} steps"))
-                progress.update(step, self.steps, f"loss {data.objective:.4g}, sparsity {masks.sparsity():.1%}")
+                progress.update(
+                    step, self.steps, f"loss {data.objective:.4g}, sparsity {masks.sparsity():.1%}"
+                )
         return last
 
     def _what_diverged(self, step: int) -> str:
         return (
-            f"{self.name} diverged at step {step} of {self.steps}: a mask or its gradient became NaN or infinite.\n"
-            f"Lower the learning rate (now {self.learning_rate:g}); if it happens at step 1, use --dtype float64."
+            f"{self.name} diverged at step {step} of {self.steps}: a mask or its gradient became NaN or"
+            f" infinite.\nLower the learning rate (now {self.learning_rate:g}); if it happens at step 1, use"
+            " --dtype float64."
         )
 
     @abstractmethod
@@ -204,8 +219,8 @@ def _of_edges(initial: Shares, graph: Graph) -> Float[Tensor, " gate"]:
     edges = readable(graph)
     if initial.shape != edges.shape:
         raise UsageError(
-            f"The scores to start from are {tuple(initial.shape)} and the graph is {tuple(edges.shape)}: receivers by "
-            "senders. Start from scores of the same model."
+            f"The scores to start from are {tuple(initial.shape)} and the graph is {tuple(edges.shape)}:"
+            " receivers by senders. Start from scores of the same model."
         )
     return initial.cpu()[edges]
 
@@ -215,9 +230,13 @@ def _scores(masks: Masks, dtype: torch.dtype) -> Float[Tensor, "prompt receiver 
 
 
 class _Data:
-    """The prompts in blocks, from which each step takes some; ``objective`` is its mean when it was last computed."""
+    """The prompts in blocks, from which each step takes some; ``objective`` is its mean when it was
+    last computed.
+    """
 
-    def __init__(self, method: Learned, model: Transformer, batch: Batch, batch_size: int, threads: Threads) -> None:
+    def __init__(
+        self, method: Learned, model: Transformer, batch: Batch, batch_size: int, threads: Threads
+    ) -> None:
         size = BLOCK if model.device.type == "cpu" else batch_size
         self._mixer, self._threads = Mixer(model), threads
         self._free: SimpleQueue[Workspace] = SimpleQueue()
@@ -245,7 +264,9 @@ class _Data:
             workspace = self._borrow()
             mixed = self._mixer.mix(block, plan, workspace)
             slope = block.objective.slope(mixed.final) * (block.is_real / n_prompts).unsqueeze(1)
-            value = float(block.objective(mixed.final.unsqueeze(0))[0] @ block.is_real.double()) if shown else 0.0
+            value = (
+                float(block.objective(mixed.final.unsqueeze(0))[0] @ block.is_real.double()) if shown else 0.0
+            )
             gradient = self._mixer.gradient(mixed, slope)
             self._free.put(workspace)
             return gradient.cpu(), value

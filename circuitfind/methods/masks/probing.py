@@ -1,7 +1,9 @@
-"""Subnetwork probing (arXiv:2104.03514) at the level of edges, as the comparison of arXiv:2304.14997 needs it.
+"""Subnetwork probing (arXiv:2104.03514) at the level of edges, as the comparison of
+arXiv:2304.14997 needs it.
 
-Minimises the objective + ``penalty`` * the expected share of open gates, by Adam. The authors mask weights and train a
-probe on top; here, as in that comparison, edges are masked and the model's own logits are looked at.
+Minimises the objective + ``penalty`` * the expected share of open gates, by Adam. The authors mask
+weights and train a probe on top; here, as in that comparison, edges are masked and the model's own
+logits are looked at.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ START = math.log(5)
 class SubnetworkProbing(Learned):
     """Edge gates with a penalty on how many are open (arXiv:2104.03514).
 
-    ``penalty`` is in the objective's unit: what all gates open cost more than none. Its default is ``lambda_reg`` in
-    the code of arXiv:2304.14997.
+    ``penalty`` is in the objective's unit: what all gates open cost more than none. Its default is
+    ``lambda_reg`` in the code of arXiv:2304.14997.
     """
 
     penalty: float = 50.0
@@ -39,7 +41,9 @@ class SubnetworkProbing(Learned):
 
 
 class _Probing(Masks):
-    def __init__(self, method: SubnetworkProbing, graph: Graph, initial: Float[Tensor, " gate"] | None) -> None:
+    def __init__(
+        self, method: SubnetworkProbing, graph: Graph, initial: Float[Tensor, " gate"] | None
+    ) -> None:
         super().__init__(graph, method.seed)
         self._penalty = method.penalty
         flat = torch.full((graph.n_edges,), START, dtype=torch.float64)

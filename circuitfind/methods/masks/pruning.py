@@ -1,18 +1,20 @@
 """Edge pruning (arXiv:2406.16778): gates led to a sparsity by multipliers.
 
-Every edge has a gate and so has every sender; an edge's share is the product of its own and its sender's. Minimised is
-the objective + l1 (s - t) + l2 (s - t)^2, where s is the sparsity, 1 less the mean of the sampled edge gates, and t its
-target, which rises from 0; the multipliers l1 and l2 are moved to maximise it. The same goes for the senders' gates if
-their sparsity has a target.
+Every edge has a gate and so has every sender; an edge's share is the product of its own and its
+sender's. Minimised is the objective + l1 (s - t) + l2 (s - t)^2, where s is the sparsity, 1 less
+the mean of the sampled edge gates, and t its target, which rises from 0; the multipliers l1 and l2
+are moved to maximise it. The same goes for the senders' gates if their sparsity has a target.
 
 AdamW; learning rate, schedules and weight decay are those of the authors' code for IOI on GPT-2
-(github.com/princeton-nlp/Edge-Pruning, run_scripts/ioi_sweep.sh), where the senders' sparsity has none. They take 3,000
-steps. In fewer, the multipliers' learning rate and the gates' weight decay are higher by the same factor, so that both
-come as far: left as they are, the target is not reached, and most gates stay where nothing moves them.
+(github.com/princeton-nlp/Edge-Pruning, run_scripts/ioi_sweep.sh), where the senders' sparsity has
+none. They take 3,000 steps. In fewer, the multipliers' learning rate and the gates' weight decay
+are higher by the same factor, so that both come as far: left as they are, the target is not
+reached, and most gates stay where nothing moves them.
 
-The penalty on a mean gets weaker for each gate as there are more of them, while an edge that is worth keeping is worth
-as much; and the multipliers' weight decay keeps them within some 100. So where there are more gates than GPT-2's edges
-the penalty is as many times larger, and pushes each gate as hard as there.
+The penalty on a mean gets weaker for each gate as there are more of them, while an edge that is
+worth keeping is worth as much; and the multipliers' weight decay keeps them within some 100. So
+where there are more gates than GPT-2's edges the penalty is as many times larger, and pushes each
+gate as hard as there.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ PUBLISHED_STEPS = 3000
 PUBLISHED_EDGES = 32_491
 """GPT-2 small's."""
 FASTEST = 10.0
-"""In fewer steps than the published ones multipliers rise and weights decay faster by the same factor, up to this."""
+"""In fewer steps than the published ones multipliers rise and weights decay faster by the same
+factor, up to this.
+"""
 START, SPREAD = 10.0, 0.01
 """Mean and standard deviation of log alpha at first; with the next three, the Edge-Pruning code's."""
 RATE_WARMUP = 200 / 3000
@@ -47,8 +51,8 @@ WEIGHT_DECAY = 0.01
 class EdgePruning(Learned):
     """Gates of edges and senders, led to a sparsity by multipliers (arXiv:2406.16778).
 
-    ``sparsity`` is the target for the edges' gates; one above 1, as the authors use too, can't be reached and goes on
-    pulling. ``node_sparsity`` is that for the senders' gates, none by default.
+    ``sparsity`` is the target for the edges' gates; one above 1, as the authors use too, can't be
+    reached and goes on pulling. ``node_sparsity`` is that for the senders' gates, none by default.
     """
 
     learning_rate: float = 0.8
@@ -61,15 +65,17 @@ class EdgePruning(Learned):
 
 
 class _Lagrangian:
-    """Two multipliers of how far a sparsity is from its target, t: l1 (s - t) + l2 (s - t)^2, to be maximised."""
+    """Two multipliers of how far a sparsity is from its target, t: l1 (s - t) + l2 (s - t)^2, to be
+    maximised.
+    """
 
     def __init__(self, target: float | None) -> None:
         self.target = target
         self.multipliers = torch.zeros(2, dtype=torch.float64)
 
     def __call__(self, shares: Float[Tensor, " gate"], progress: float) -> float:
-        """The derivative of the penalty with respect to each share; leaves its gradient at the multipliers, whose
-        steps do not depend on its size."""
+        """The derivative of the penalty with respect to each share; leaves its gradient at the
+        multipliers, whose steps do not depend on its size."""
         if self.target is None:
             return 0.0
         beyond = 1 - float(shares.mean()) - self.target * progress
@@ -139,5 +145,7 @@ class _Pruning(Masks):
 
 
 def _rate(done: float) -> float:
-    """The share of the learning rate when a share of the steps is done: up, then down to 0, both in a straight line."""
+    """The share of the learning rate when a share of the steps is done: up, then down to 0, both in
+    a straight line.
+    """
     return done / RATE_WARMUP if done < RATE_WARMUP else (1 - done) / (1 - RATE_WARMUP)

@@ -1,21 +1,25 @@
 """ACDC, automatic circuit discovery (Conmy et al. 2023, arXiv:2304.14997), exactly as published.
 
-Receivers are visited in reverse forward order: the logits; then for each layer from the last its MLP, its v inputs,
-its k inputs, its q inputs, each over the heads from last to first. For each receiver the senders are tried from latest
-to earliest. An edge is removed for good if the metric then rises by less than the threshold (strictly). A node that no
-kept edge leaves loses its incoming edges without a test: removing them changes nothing, so their score is 0.
+Receivers are visited in reverse forward order: the logits; then for each layer from the last its
+MLP, its v inputs, its k inputs, its q inputs, each over the heads from last to first. For each
+receiver the senders are tried from latest to earliest. An edge is removed for good if the metric
+then rises by less than the threshold (strictly). A node that no kept edge leaves loses its incoming
+edges without a test: removing them changes nothing, so their score is 0.
 
-Where the prompts have roles, a receiver at each role is one of its own: after one another, from the last role (END) to
-the first. An input is tested if a kept edge leaves its node at the same role; a k or v input if one does at any role.
+Where the prompts have roles, a receiver at each role is one of its own: after one another, from the
+last role (END) to the first. An input is tested if a kept edge leaves its node at the same role; a
+k or v input if one does at any role.
 
-The tests of one receiver run as a batch along the chain "all so far removed": the outcome is taken up to the first edge
-that must stay, and the chain goes on behind it. This changes no decision, only how many are computed at a time. Where
-the metric is KL or the loss, a test far from the threshold is enclosed in an interval that cannot contain it, and only
-the others go through the whole vocabulary (``metrics/log_z.py``): again the same decisions.
+The tests of one receiver run as a batch along the chain "all so far removed": the outcome is taken
+up to the first edge that must stay, and the chain goes on behind it. This changes no decision, only
+how many are computed at a time. Where the metric is KL or the loss, a test far from the threshold
+is enclosed in an interval that cannot contain it, and only the others go through the whole
+vocabulary (``metrics/log_z.py``): again the same decisions.
 
-With ``kv`` "grouped" the k inputs of the query heads that share a key/value head are visited at once, as the one
-receiver that they are then, and so are their v inputs; a head that no kept edge leaves takes no part. With ``level``
-"node" whole nodes are tried in place of edges (``methods/search/nodes.py``).
+With ``kv`` "grouped" the k inputs of the query heads that share a key/value head are visited at
+once, as the one receiver that they are then, and so are their v inputs; a head that no kept edge
+leaves takes no part. With ``level`` "node" whole nodes are tried in place of edges
+(``methods/search/nodes.py``).
 """
 
 from __future__ import annotations
@@ -48,14 +52,22 @@ from circuitfind.patching.blocks import BYTES_IN_FLIGHT
 from circuitfind.progress import Progress
 from circuitfind.prompts.batch import Batch
 
-DEFAULT_THRESHOLD: dict[MetricName, float] = {"kl": 0.02, "logit-diff": 0.05, "prob-diff": 0.005, "loss": 0.02}
-"""In each metric's unit. That of kl gives 161 edges for ioi on smollm2-135m; the others are of its order, not tuned."""
+DEFAULT_THRESHOLD: dict[MetricName, float] = {
+    "kl": 0.02,
+    "logit-diff": 0.05,
+    "prob-diff": 0.005,
+    "loss": 0.02,
+}
+"""In each metric's unit. That of kl gives 161 edges for ioi on smollm2-135m; the others are of its
+order, not tuned.
+"""
 SHORTEST_CHAIN = 16
 LONGEST_CHAIN = 64
 """How many tests run side by side."""
 TOLERANCES = (1e-3, 1e-4, 1e-5)
-"""How far from its value a test may be enclosed, in the metric's unit, most being a hundred times nearer: the widest
-that lets a test with a small score be told from the threshold. Steps, so that near thresholds share their tests."""
+"""How far from its value a test may be enclosed, in the metric's unit, most being a hundred times
+nearer: the widest that lets a test with a small score be told from the threshold. Steps, so that
+near thresholds share their tests."""
 
 ORDERS = {"sequential": "published", "screened": "published", "grouped": "stages"}
 """In which order each schedule decides."""
@@ -64,7 +76,8 @@ ORDER_OF_NODES = "nodes, from the last"
 
 @dataclass(frozen=True)
 class ACDC:
-    """The method's options, and so its record. ``threshold`` is in the metric's unit, for the mean over prompts.
+    """The method's options, and so its record. ``threshold`` is in the metric's unit, for the mean
+    over prompts.
 
     ``objective``: "improve" minimises the metric itself, as published; "match" minimises its
     distance from the full model's value on each prompt, which removes what speaks against the
@@ -95,10 +108,14 @@ class ACDC:
         find_level(self.level)
         find_kv(self.kv)
         if self.level == "node" and (self.schedule, self.kv) != ("sequential", "per-head"):
-            raise UsageError("At node level there is one schedule, sequential, and no choice of k and v inputs.")
+            raise UsageError(
+                "At node level there is one schedule, sequential, and no choice of k and v inputs."
+            )
 
     def to_dict(self) -> dict[str, Any]:
-        """The block ``method`` of a circuit file: every option, and the order of visits that the result depends on."""
+        """The block ``method`` of a circuit file: every option, and the order of visits that the
+        result depends on.
+        """
         options = asdict(replace(self, candidates=None))
         options.pop("candidates")
         said = {"candidates": self.candidates.to_dict()} if self.candidates else {}
@@ -118,15 +135,16 @@ class ACDC:
     ) -> Found:
         """Visit every receiver and decide on every edge.
 
-        ``start`` takes up what an earlier search of the same model, batch and options had decided; the outcome is the
-        same to the last bit. ``save`` is called with what is decided so far after every chain of tests. The tests side
-        by side on one thread hold at most ``bytes_in_flight``, which changes no outcome. ``shortlist``: the candidates,
-        where they have been chosen already.
+        ``start`` takes up what an earlier search of the same model, batch and options had decided;
+        the outcome is the same to the last bit. ``save`` is called with what is decided so far
+        after every chain of tests. The tests side by side on one thread hold at most
+        ``bytes_in_flight``, which changes no outcome. ``shortlist``: the candidates, where they
+        have been chosen already.
         """
         if batch.roles is not None and not self.tells_positions_apart:
             raise UsageError(
-                f"At level {self.level} the schedule {self.schedule} does not tell positions apart. Use sequential, on "
-                "single edges."
+                f"At level {self.level} the schedule {self.schedule} does not tell positions apart. "
+                "Use sequential, on single edges."
             )
         options = (self.threshold, self.metric, self.ablation, self.objective == "match")
         if self.level == "node":
@@ -136,9 +154,9 @@ class ACDC:
         if self.schedule == "grouped":
             return Grouped(*options, self.kv).find(model, batch, batch_size, progress, start, save, shortlist)
         check_answers(self.metric, batch)
-        units = Units.of(model.architecture.graph, model.architecture.n_kv_heads, self.level, self.kv).at_roles(
-            batch.graph_of(model.architecture.graph)
-        )
+        units = Units.of(
+            model.architecture.graph, model.architecture.n_kv_heads, self.level, self.kv
+        ).at_roles(batch.graph_of(model.architecture.graph))
         graph = units.graph
         among, found = in_question(graph, shortlist), take_up(graph, start, shortlist)
         require_in_order(found, among)
@@ -146,7 +164,15 @@ class ACDC:
         with Threads(model.device) as threads:
             match = self.objective == "match"
             search = Search(
-                model, batch, self.ablation, self.metric, threads, batch_size, match, bytes_in_flight, shortlist
+                model,
+                batch,
+                self.ablation,
+                self.metric,
+                threads,
+                batch_size,
+                match,
+                bytes_in_flight,
+                shortlist,
             )
             judges = {"sequential": make_judge, "screened": make_screen}
             judge = judges[self.schedule](search, self.threshold, tolerance)
@@ -185,8 +211,8 @@ class ACDC:
         senders: Sequence[int],
         found: Found,
     ) -> Iterator[Found]:
-        """Try the edges from these senders into receivers that are one, the latest first; what is decided after each
-        chain."""
+        """Try the edges from these senders into receivers that are one, the latest first; what is
+        decided after each chain."""
         if not receivers:
             return
         receiver, *twins = receivers
@@ -221,8 +247,8 @@ def require_in_order(found: Found, among: Bool[Tensor, "receiver sender"]) -> No
 def chain_length(since: int, has_kept: bool) -> int:
     """How many tests run side by side, ``since`` tests after the receiver's last edge that had to stay.
 
-    Edges that stay come in bunches, so after one the chains begin short. Of nothing but earlier decisions, so that a
-    search which is taken up again makes the same chains.
+    Edges that stay come in bunches, so after one the chains begin short. Of nothing but earlier
+    decisions, so that a search which is taken up again makes the same chains.
     """
     return min(LONGEST_CHAIN, max(SHORTEST_CHAIN, since)) if has_kept else LONGEST_CHAIN
 
@@ -236,7 +262,8 @@ def visits(units: Units) -> Iterator[tuple[Receiver, ...]]:
 
 
 def visiting_order(graph: Graph) -> Iterator[Receiver]:
-    """The published order: logits; per layer from the last its MLP, all v, all k, all q, heads from last to first.
+    """The published order: logits; per layer from the last its MLP, all v, all k, all q, heads from
+    last to first.
 
     Each at its roles from the last to the first.
     """

@@ -1,7 +1,8 @@
 """The edges that a search tests, where it does not test all: those with the largest scores of another method.
 
-The search can't find what is not among them: all other edges are removed first, at once, and never tried again. So what
-this costs is measured before any test (``Shortlist``), and a run warns where it is much.
+The search can't find what is not among them: all other edges are removed first, at once, and never
+tried again. So what this costs is measured before any test (``Shortlist``), and a run warns where
+it is much.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class Candidates:
     n_edges: int
 
     def to_dict(self) -> dict[str, Any]:
-        """What the block ``method`` of a circuit file says of them: how many were asked for, and of which method."""
+        """What the block ``method`` of a circuit file says of them: how many were asked for, and of
+        which method.
+        """
         return {"asked": self.n_edges, "method": self.method.to_dict()}
 
     def choose(
@@ -56,7 +59,9 @@ class Candidates:
 
 
 def chosen_before(start: SoFar | None, graph: Graph) -> Bool[Tensor, "receiver sender"] | None:
-    """The candidates, where what there is so far has them. Raises StateError where they are no edges of the graph."""
+    """The candidates, where what there is so far has them. Raises StateError where they are no
+    edges of the graph.
+    """
     if start is None or "edges" not in start.tensors:
         return None
     chosen = start.tensor("edges", readable(graph))
@@ -66,7 +71,9 @@ def chosen_before(start: SoFar | None, graph: Graph) -> Bool[Tensor, "receiver s
 
 @dataclass(frozen=True)
 class Shortlist:
-    """Candidates that were chosen; ``evaluation``: how well they do the task by themselves, before any test."""
+    """Candidates that were chosen; ``evaluation``: how well they do the task by themselves, before
+    any test.
+    """
 
     edges: Bool[Tensor, "receiver sender"]
     evaluation: Evaluation
@@ -82,5 +89,8 @@ class Shortlist:
     def to_dict(self, asked: int) -> dict[str, Any]:
         """What run.json says of them."""
         said = self.evaluation.to_dict()
-        measured = {"metrics": said["circuit"], **{key: said[key] for key in said if key.startswith("faithfulness")}}
+        measured = {
+            "metrics": said["circuit"],
+            **{key: said[key] for key in said if key.startswith("faithfulness")},
+        }
         return {"asked": asked, "kept": self.n_edges, **measured}

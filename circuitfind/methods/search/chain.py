@@ -1,8 +1,9 @@
 """One patched run over all prompts, split into blocks that are computed side by side.
 
-A block is a fixed group of prompts with a ``Rerun`` of its own. Every operation inside a block runs on one thread and
-the blocks share the threads, which is faster than sharing each small product between threads, and makes the outcome
-independent of how many threads there are: bits depend on an operation's shape, never on who computes it.
+A block is a fixed group of prompts with a ``Rerun`` of its own. Every operation inside a block runs
+on one thread and the blocks share the threads, which is faster than sharing each small product
+between threads, and makes the outcome independent of how many threads there are: bits depend on an
+operation's shape, never on who computes it.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ class _BlockSearch:
         whole = torch.cat([slope, slope.new_zeros(len(self._final) - len(slope), slope.shape[1])])
         return self.path.slopes(cut, whole)[: self._n_real]
 
-    def without(self, gone: Float[Tensor, "look edge prompt"], at_once: int) -> Float[Tensor, "look prompt d_model"]:
+    def without(
+        self, gone: Float[Tensor, "look edge prompt"], at_once: int
+    ) -> Float[Tensor, "look prompt d_model"]:
         whole = torch.cat([gone, gone.new_zeros(*gone.shape[:2], len(self._final) - gone.shape[2])], dim=2)
         return self.path.without(whole, at_once)[:, : self._n_real]
 
@@ -110,7 +113,8 @@ def _open_block(
 class _Path:
     """One block's runs as edges into one receiver go one after another; a cut is how many of them have gone.
 
-    A cut's change of the input is the sum of what went before it, in order: whatever other cuts are looked at.
+    A cut's change of the input is the sum of what went before it, in order: whatever other cuts are
+    looked at.
     """
 
     def __init__(
@@ -140,8 +144,12 @@ class _Path:
         """The input's change at a cut that was reached, and what the logits then read."""
         return self._changes[cut], self._finals[cut]
 
-    def without(self, gone: Float[Tensor, "look edge prompt"], at_once: int) -> Float[Tensor, "look prompt d_model"]:
-        """What the logits read in each look as of the first edges others have gone in each prompt (1: gone, 0: not)."""
+    def without(
+        self, gone: Float[Tensor, "look edge prompt"], at_once: int
+    ) -> Float[Tensor, "look prompt d_model"]:
+        """What the logits read in each look as of the first edges others have gone in each prompt
+        (1: gone, 0: not).
+        """
         change = self._changes[0]
         senders = gone.new_zeros(len(gone), gone.shape[2], max(self._senders) + 1).to(change)
         senders[:, :, self._senders[: gone.shape[1]]] = gone.transpose(1, 2).to(change)
@@ -150,7 +158,8 @@ class _Path:
         return torch.cat([self._rerun.what_if(self._receiver, group) for group in groups])
 
     def slopes(self, cut: int, slope: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "prompt sender"]:
-        """How each prompt's objective rises at a cut as each edge into the receiver goes, to first order; float64.
+        """How each prompt's objective rises at a cut as each edge into the receiver goes, to first
+        order; float64.
 
         ``slope`` is its gradient with respect to what the logits read there.
         """
@@ -171,8 +180,9 @@ class _Path:
 class Chain:
     """The objective as edges into one receiver go one after another, at those cuts that were looked at.
 
-    A cut is how many of the edges have gone; 0 is the present run. ``values``: the mean over prompts in the
-    objective's unit, the truth within ``radii`` of it; ``prompts``: each prompt's own, float64, on the CPU.
+    A cut is how many of the edges have gone; 0 is the present run. ``values``: the mean over
+    prompts in the objective's unit, the truth within ``radii`` of it; ``prompts``: each prompt's
+    own, float64, on the CPU.
     """
 
     def __init__(self, search: Search, tolerance: float) -> None:
@@ -196,11 +206,15 @@ class Chain:
             self.prompts |= dict(zip(wanted, values, strict=True))
 
     def slopes(self, cut: int) -> Float[Tensor, "prompt sender"]:
-        """How each prompt's objective rises at a cut, to first order, as the edge from each sender goes; float64."""
+        """How each prompt's objective rises at a cut, to first order, as the edge from each sender
+        goes; float64.
+        """
         return self._search.slopes(cut)
 
     def without(self, gone: Float[Tensor, "look edge prompt"]) -> Float[Tensor, "look prompt"]:
-        """Each prompt's objective in looks at which of the first edges others have gone in each prompt (1: gone)."""
+        """Each prompt's objective in looks at which of the first edges others have gone in each
+        prompt (1: gone).
+        """
         return self._search.without(gone)
 
     def settle(self, cut: int) -> None:
@@ -212,8 +226,9 @@ class Chain:
 class Search:
     """A patched run over all prompts whose edges are removed receiver by receiver, in reverse forward order.
 
-    ``prompts`` is each prompt's objective in the present run, in its own unit (nats, logits, probability); ``value``
-    their mean. With a ``shortlist`` all other edges are removed from the start.
+    ``prompts`` is each prompt's objective in the present run, in its own unit (nats, logits,
+    probability); ``value`` their mean. With a ``shortlist`` all other edges are removed from the
+    start.
     """
 
     def __init__(
@@ -244,16 +259,21 @@ class Search:
 
     @property
     def at_once(self) -> int:
-        """How many tests run side by side without a block holding more than its ``bytes_in_flight``; at least one."""
+        """How many tests run side by side without a block holding more than its
+        ``bytes_in_flight``; at least one.
+        """
         widest = max(block.rerun.bytes_per_test for block in self._blocks)
         return max(1, self._bytes_in_flight // max(1, widest))
 
     def is_live(self, receiver: Receiver) -> bool:
-        """Whether a kept edge leaves the receiver's node towards a visited one, at the role that this one serves."""
+        """Whether a kept edge leaves the receiver's node towards a visited one, at the role that
+        this one serves.
+        """
         return self._blocks[0].rerun.is_live(receiver.node, receiver.serves)
 
     def visit(self, receiver: Receiver, removed: Sequence[int] = (), twins: Sequence[Receiver] = ()) -> None:
-        """Begin removing edges into ``receiver``, which must live; those from ``removed`` go at once, in order.
+        """Begin removing edges into ``receiver``, which must live; those from ``removed`` go at
+        once, in order.
 
         ``twins``: receivers of live heads that are one with it, and whose edges go with its own.
         """
@@ -272,7 +292,9 @@ class Search:
     def reach(
         self, cuts: Sequence[int], tolerance: float
     ) -> tuple[Float[Tensor, "cut prompt"], Float[Tensor, "cut prompt"]]:
-        """The objective at these cuts of the chain that was begun last, and how far from it the truth can lie."""
+        """The objective at these cuts of the chain that was begun last, and how far from it the
+        truth can lie.
+        """
         at_once = self.at_once
         finals = torch.cat(self._map(lambda block: block.reach(cuts, at_once)), dim=1)
         values, radii = self._objective.enclose(self._final, finals, tolerance)
@@ -283,14 +305,18 @@ class Search:
         return self._objective(self._finals(cuts)).cpu()
 
     def slopes(self, cut: int) -> Float[Tensor, "prompt sender"]:
-        """How the objective rises, to first order, as each edge into the receiver goes at a cut that was reached."""
+        """How the objective rises, to first order, as each edge into the receiver goes at a cut
+        that was reached.
+        """
         slope = self._objective.slope(self._finals([cut])[0])
         parts = torch.split(slope, [len(block.final) for block in self._blocks])
         pairs = list(zip(self._blocks, parts, strict=True))
         return torch.cat(self._threads.map(lambda pair: pair[0].slopes(cut, pair[1]), pairs)).cpu()
 
     def without(self, gone: Float[Tensor, "look edge prompt"]) -> Float[Tensor, "look prompt"]:
-        """The exact objective in looks at which of the chain's first edges others have gone in each prompt."""
+        """The exact objective in looks at which of the chain's first edges others have gone in each
+        prompt.
+        """
         at_once, parts = self.at_once, torch.split(gone, [len(block.final) for block in self._blocks], 2)
         pairs = list(zip(self._blocks, parts, strict=True))
         finals = self._threads.map(lambda pair: pair[0].without(pair[1], at_once), pairs)

@@ -1,20 +1,23 @@
 """The grouped schedule of ACDC: many edges a test.
 
-Stages are visited in reverse forward order: the logits; then, from the last layer to the first, its MLP and all q, k
-and v inputs of its heads together. The edges into a stage's live nodes are ordered by their attribution, the smallest
-first, taken where half of each of them is removed: in the present run itself the gradient of KL may be zero. They are
-tested as one group: it is removed if the metric then rises by less than the threshold, strictly; otherwise each half of
-it is tried by itself, the first half first; an edge that fails alone stays. A group is halved where its attributions
-are, not their number: a few edges often have more than all others.
+Stages are visited in reverse forward order: the logits; then, from the last layer to the first, its
+MLP and all q, k and v inputs of its heads together. The edges into a stage's live nodes are ordered
+by their attribution, the smallest first, taken where half of each of them is removed: in the
+present run itself the gradient of KL may be zero. They are tested as one group: it is removed if
+the metric then rises by less than the threshold, strictly; otherwise each half of it is tried by
+itself, the first half first; an edge that fails alone stays. A group is halved where its
+attributions are, not their number: a few edges often have more than all others.
 
-So every removed group has cost less than the threshold as measured, and the metric has risen by less than the
-threshold times the number of removed groups. An edge that stays was tested alone, in the run as it then was.
-A half that would by its attribution cost several thresholds is halved again without a test. Nor does a second half
-need one where all of the first has gone: removing it too gives the run in which the whole group was refused.
+So every removed group has cost less than the threshold as measured, and the metric has risen by
+less than the threshold times the number of removed groups. An edge that stays was tested alone, in
+the run as it then was. A half that would by its attribution cost several thresholds is halved again
+without a test. Nor does a second half need one where all of the first has gone: removing it too
+gives the run in which the whole group was refused.
 
-Edges into a node that no kept edge leaves go without a test, with the score 0. An edge that stays has as its score the
-rise that was measured when it was tested. A removed one has its part, by the size of its attribution, of what was
-measured for its group: the scores of all removed edges add up to what the circuit costs.
+Edges into a node that no kept edge leaves go without a test, with the score 0. An edge that stays
+has as its score the rise that was measured when it was tested. A removed one has its part, by the
+size of its attribution, of what was measured for its group: the scores of all removed edges add up
+to what the circuit costs.
 """
 
 from __future__ import annotations
@@ -41,7 +44,9 @@ HOPELESS = 4.0
 
 @dataclass(frozen=True)
 class Grouped:
-    """The options of the search. ``threshold`` is in the metric's unit, for the mean over prompts and a whole group."""
+    """The options of the search. ``threshold`` is in the metric's unit, for the mean over prompts
+    and a whole group.
+    """
 
     threshold: float
     metric: MetricName = "kl"
@@ -59,9 +64,9 @@ class Grouped:
         save: Save = save_nothing,
         shortlist: Edges | None = None,
     ) -> Found:
-        """Decide on every edge. ``start`` takes up what an earlier search of the same model, batch and options had
-        decided, to the same outcome to the last bit; ``save`` is called with what is decided after every decision. With
-        a ``shortlist`` all other edges are removed first."""
+        """Decide on every edge. ``start`` takes up what an earlier search of the same model, batch
+        and options had decided, to the same outcome to the last bit; ``save`` is called with what
+        is decided after every decision. With a ``shortlist`` all other edges are removed first."""
         units = Units.of(model.architecture.graph, model.architecture.n_kv_heads, "edge", self.kv)
         graph, layout = units.graph, Layout(units.graph)
         among, found = in_question(graph, shortlist), take_up(graph, start, shortlist)
@@ -69,7 +74,9 @@ class Grouped:
         with Threads(model.device) as threads:
             options = (self.metric, self.ablation, self.match)
             blocks, objective = open_blocks(model, batch, batch_size, *options, threads)
-            present = Present(blocks, objective, threads, (found.kept | (units.edges & ~found.decided)).double())
+            present = Present(
+                blocks, objective, threads, (found.kept | (units.edges & ~found.decided)).double()
+            )
             for stage in reversed(range(layout.n_stages)):
                 for decided in self._decide(present, layout, units, stage, among, found):
                     found = decided
@@ -102,8 +109,8 @@ class Grouped:
     ) -> Iterator[Found]:
         """Remove the group as a whole, or keep the edge that it is, or do so with each half of it.
 
-        ``known``: the objective as the group goes, where a test has told it. A group some of whose edges are decided
-        was refused before the search was taken up.
+        ``known``: the objective as the group goes, where a test has told it. A group some of whose
+        edges are decided was refused before the search was taken up.
         """
         decided = found.decided.view(-1)[group]
         if decided.all():
@@ -121,12 +128,18 @@ class Grouped:
         half = middle(scores)
         for part in (slice(half), slice(half, None)):
             goes_last = part.stop is None and not found.kept.view(-1)[group[:half]].any()
-            for settled in self._divide(present, group[part], scores[part], found, known if goes_last else None):
+            for settled in self._divide(
+                present, group[part], scores[part], found, known if goes_last else None
+            ):
                 found = settled
                 yield found
 
-    def _test(self, present: Present, group: Places, found: Found, known: float | None) -> tuple[Found, float]:
-        """The objective without the group; no run is made for what is known, unless it becomes the present one."""
+    def _test(
+        self, present: Present, group: Places, found: Found, known: float | None
+    ) -> tuple[Found, float]:
+        """The objective without the group; no run is made for what is known, unless it becomes the
+        present one.
+        """
         if known is not None and not known - present.value < self.threshold:
             return found, known
         return replace(found, n_evaluated=found.n_evaluated + 1), present.test_without(group)
@@ -143,7 +156,9 @@ class Grouped:
 
 
 def is_live(layout: Layout, row: int, found: Found) -> bool:
-    """Whether a kept edge leaves the node of this receiver, all behind it being decided. The logits always live."""
+    """Whether a kept edge leaves the node of this receiver, all behind it being decided. The logits
+    always live.
+    """
     reader = layout.reader(row)
     return reader is None or bool(found.kept[:, reader].any())
 
@@ -163,7 +178,9 @@ def follow(found: Found, groups: Sequence[Sequence[int]]) -> None:
 
 
 def middle(scores: Scores) -> int:
-    """Where a group is halved: the first half has at most half of the sizes of all its attributions, but one edge."""
+    """Where a group is halved: the first half has at most half of the sizes of all its
+    attributions, but one edge.
+    """
     sums = scores.abs().cumsum(0)
     return min(max(int((sums <= sums[-1] / 2).sum()), 1), len(scores) - 1)
 

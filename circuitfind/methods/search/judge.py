@@ -1,4 +1,6 @@
-"""The published rule of ACDC on a chain of edges that was looked at: an edge goes if the objective rises by less."""
+"""The published rule of ACDC on a chain of edges that was looked at: an edge goes if the objective
+rises by less.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ ROUNDING = 5e-6
 
 @dataclass(frozen=True)
 class Verdict:
-    """The scores of the edges that were decided, in the order in which they were tried; the first ``n_removed`` go.
+    """The scores of the edges that were decided, in the order in which they were tried; the first
+    ``n_removed`` go.
 
     At most one more is decided, which stays. ``n_computed``: how many runs it took.
     """
@@ -25,8 +28,9 @@ class Verdict:
 
 
 Judge = Callable[[Receiver, Sequence[int], int], Verdict]
-"""Decides on the first of the senders that wait at a receiver, in the present run, and makes its outcome the present
-run; that depends on what waits and on the present run alone. The number is how many runs may stand side by side."""
+"""Decides on the first of the senders that wait at a receiver, in the present run, and makes its
+outcome the present run; that depends on what waits and on the present run alone. The number is how
+many runs may stand side by side."""
 
 
 def make_judge(search: Search, threshold: float, tolerance: float) -> Judge:
@@ -56,7 +60,8 @@ def judge(chain: Chain, n_edges: int, threshold: float) -> Verdict:
 def rise(chain: Chain, cut: int, threshold: float) -> float:
     """By how much the last edge before a cut raises the objective.
 
-    What lies too near the threshold for the radii is computed in full first, as is all that an edge is kept by.
+    What lies too near the threshold for the radii is computed in full first, as is all that an edge
+    is kept by.
     """
     score, radius = chain.values[cut] - chain.values[cut - 1], chain.radii[cut] + chain.radii[cut - 1]
     if not score < threshold - (radius + (ROUNDING if radius else 0.0)):

@@ -1,13 +1,13 @@
 """ACDC's rule on single neurons (arXiv:2304.14997 has it for edges).
 
-Neurons are visited in reverse forward order: for each layer from the last its MLP's neurons, then its heads', from the
-last head to the first, each from last to first. A neuron is ablated for good if the metric then rises by less than the
-threshold (strictly). Neurons not visited yet are kept. Every neuron is tested, so that there are as many tests as
-neurons.
+Neurons are visited in reverse forward order: for each layer from the last its MLP's neurons, then
+its heads', from the last head to the first, each from last to first. A neuron is ablated for good
+if the metric then rises by less than the threshold (strictly). Neurons not visited yet are kept.
+Every neuron is tested, so that there are as many tests as neurons.
 
-The tests of one stage run side by side along the chain "all so far removed": the outcome is taken up to the first
-neuron that must stay, and the chain goes on behind it. This changes no decision, only how many are computed at a time.
-Every test is computed in full.
+The tests of one stage run side by side along the chain "all so far removed": the outcome is taken
+up to the first neuron that must stay, and the chain goes on behind it. This changes no decision,
+only how many are computed at a time. Every test is computed in full.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from circuitfind.prompts.batch import Batch
 
 @dataclass(frozen=True)
 class FoundNeurons:
-    """Which neurons stay, and each one's rise when it was tested, in forward order; ``n_evaluated`` tests were computed
-    for it, those behind a neuron that had to stay included.
+    """Which neurons stay, and each one's rise when it was tested, in forward order; ``n_evaluated``
+    tests were computed for it, those behind a neuron that had to stay included.
 
-    The last ``n_decided`` neurons have been decided on: at the end all. Before that the others are in ``kept``, with
-    the score 0. ``value``: the metric, the mean over prompts, as it then is.
+    The last ``n_decided`` neurons have been decided on: at the end all. Before that the others are
+    in ``kept``, with the score 0. ``value``: the metric, the mean over prompts, as it then is.
     """
 
     kept: Mask
@@ -56,11 +56,15 @@ class FoundNeurons:
     def to_so_far(self, metric: MetricName) -> SoFar:
         """What a file keeps of it."""
         numbers = {"n_evaluated": self.n_evaluated, "n_decided": self.n_decided, "value": self.value}
-        return SoFar({"kept": self.kept, "scores": self.scores}, numbers, f"{self.summary}, {metric} {self.value:.4g}")
+        return SoFar(
+            {"kept": self.kept, "scores": self.scores}, numbers, f"{self.summary}, {metric} {self.value:.4g}"
+        )
 
     @staticmethod
     def from_so_far(so_far: SoFar, n_neurons: int) -> FoundNeurons:
-        """What ``to_so_far`` was made of. Raises StateError for what no search of so many neurons comes to."""
+        """What ``to_so_far`` was made of. Raises StateError for what no search of so many neurons
+        comes to.
+        """
         like = nothing_decided(n_neurons, 0.0)
         kept, scores = so_far.tensor("kept", like.kept), so_far.tensor("scores", like.scores)
         n_decided = so_far.count("n_decided", n_neurons)
@@ -76,8 +80,8 @@ class FoundNeurons:
 
 @dataclass(frozen=True)
 class ACDCNeurons:
-    """The method's options, and so its record. ``threshold`` is in the metric's unit, for the mean over prompts;
-    ``objective`` as for edges."""
+    """The method's options, and so its record. ``threshold`` is in the metric's unit, for the mean
+    over prompts; ``objective`` as for edges."""
 
     threshold: float
     metric: MetricName = "kl"
@@ -102,15 +106,18 @@ class ACDCNeurons:
         start: SoFar | None = None,
         save: Save = save_nothing,
     ) -> FoundNeurons:
-        """Visit every neuron and decide on it. Neither ``batch_size`` nor threads change a bit of the outcome.
+        """Visit every neuron and decide on it. Neither ``batch_size`` nor threads change a bit of
+        the outcome.
 
-        ``start`` takes up what an earlier search of the same model, batch and options had decided, to the same bits;
-        ``save`` is called with what is decided so far after every chain of tests.
+        ``start`` takes up what an earlier search of the same model, batch and options had decided,
+        to the same bits; ``save`` is called with what is decided so far after every chain of tests.
         """
         check_answers(self.metric, batch)
         neurons, match = neurons_of(model), self.objective == "match"
         with Threads(model.device) as threads:
-            search = _Search(model, batch.to(model.device), batch_size, self.metric, self.ablation, match, threads)
+            search = _Search(
+                model, batch.to(model.device), batch_size, self.metric, self.ablation, match, threads
+            )
             found = nothing_decided(len(neurons), search.value)
             if start is not None:
                 found = FoundNeurons.from_so_far(start, len(neurons))
@@ -121,7 +128,9 @@ class ACDCNeurons:
                 for places, rises in self._visit(search, stage, own, undecided, found.kept):
                     found.scores[places] = torch.tensor(rises, dtype=torch.float64)
                     n_decided = len(neurons) - places[-1]
-                    found = replace(found, n_evaluated=search.n_evaluated, n_decided=n_decided, value=search.value)
+                    found = replace(
+                        found, n_evaluated=search.n_evaluated, n_decided=n_decided, value=search.value
+                    )
                     so_far = found.to_so_far(self.metric)
                     save(so_far)
                     progress.update(found.n_decided, len(neurons), so_far.told)
@@ -130,8 +139,8 @@ class ACDCNeurons:
     def _visit(
         self, search: _Search, stage: int, own: slice, undecided: slice, kept: Mask
     ) -> Iterator[tuple[list[int], list[float]]]:
-        """Decide in ``kept`` on those of a stage's ``own`` neurons that are undecided: the places that each chain
-        decides on, and their scores."""
+        """Decide in ``kept`` on those of a stage's ``own`` neurons that are undecided: the places
+        that each chain decides on, and their scores."""
         waiting = list(reversed(range(undecided.start, undecided.stop)))
         stayed = kept[undecided.stop : own.stop].nonzero().flatten().tolist()
         since, has_kept = stayed[0] if stayed else own.stop - undecided.stop, bool(stayed)
@@ -168,8 +177,8 @@ class _Chain(Chain):
 
 
 class _Search:
-    """A patched run over all prompts whose neurons are ablated stage by stage, from the last; ``value``: its objective,
-    the mean over prompts."""
+    """A patched run over all prompts whose neurons are ablated stage by stage, from the last;
+    ``value``: its objective, the mean over prompts."""
 
     def __init__(
         self,

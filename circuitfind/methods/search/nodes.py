@@ -1,12 +1,13 @@
 """Nodes ablated whole: ACDC's rule over heads and MLPs, and the effect of each one alone.
 
-To ablate a node is to ablate what it writes, whoever reads it: all edges that leave it carry its ablated output. What
-it reads no longer matters then. There are few nodes, so each test is a run of all that the node reaches
-(``methods/search/present_run.py``).
+To ablate a node is to ablate what it writes, whoever reads it: all edges that leave it carry its
+ablated output. What it reads no longer matters then. There are few nodes, so each test is a run of
+all that the node reaches (``methods/search/present_run.py``).
 
-The search visits nodes in reverse forward order: of each layer, from the last, the MLP, then its heads from last to
-first. A node is removed for good if the metric then rises by less than the threshold, strictly. None goes without a
-test, since the logits read every node. The input is not tested and always stays.
+The search visits nodes in reverse forward order: of each layer, from the last, the MLP, then its
+heads from last to first. A node is removed for good if the metric then rises by less than the
+threshold, strictly. None goes without a test, since the logits read every node. The input is not
+tested and always stays.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ class NodeSearch:
     ) -> Found:
         """Decide on every node; an edge is kept where both of its ends are, and has its sender's score.
 
-        ``start`` takes up what an earlier search of the same model, batch and options had decided, to the same outcome
-        to the last bit; ``save`` is called with what is decided after every test. Until the end a kept node is in
-        ``kept`` with all edges that leave it.
+        ``start`` takes up what an earlier search of the same model, batch and options had decided,
+        to the same outcome to the last bit; ``save`` is called with what is decided after every
+        test. Until the end a kept node is in ``kept`` with all edges that leave it.
         """
         units = Units(model.architecture.graph, "node")
         found = start.copy() if start else nothing_decided(units.graph)
@@ -69,7 +70,10 @@ class NodeSearch:
             for decided in self._decide(present, units, found):
                 found = decided
                 save(found)
-                note = f"{found.n_tests:,} tests, {n_kept(found):,} nodes kept, {self.metric} {present.value:.4g}"
+                note = (
+                    f"{found.n_tests:,} tests, {n_kept(found):,} nodes kept, {self.metric}"
+                    f" {present.value:.4g}"
+                )
                 progress.update(int(found.decided[-1, 1:].sum()), units.n, note)
         found = replace(found, kept=units.circuit(found.kept))
         save(found)
@@ -110,10 +114,12 @@ def rises(
     start: SoFar | None = None,
     save: saved_state.Save = saved_state.save_nothing,
 ) -> Float[Tensor, "prompt sender"]:
-    """By how much each prompt's objective rises in the full model as one sender alone is ablated, the input too.
+    """By how much each prompt's objective rises in the full model as one sender alone is ablated,
+    the input too.
 
-    Float64. What is so far are the ``rises`` of the first senders, NaN for the others. Raises UsageError where the
-    metric needs wrong answers that a prompt doesn't have, ModelError where a number is NaN or infinite.
+    Float64. What is so far are the ``rises`` of the first senders, NaN for the others. Raises
+    UsageError where the metric needs wrong answers that a prompt doesn't have, ModelError where a
+    number is NaN or infinite.
     """
     units = Units(model.architecture.graph, "node")
     n_senders = len(units.graph.senders)

@@ -81,7 +81,9 @@ class Present:
         self.accept()
 
     def take_together(self, rows: Sequence[Sequence[int]]) -> None:
-        """From now on the edges from a sender into these receivers of each group go with that into its first."""
+        """From now on the edges from a sender into these receivers of each group go with that into
+        its first.
+        """
         self._twins = torch.arange(len(self.kept)).unsqueeze(1).repeat(1, max(map(len, rows)))
         for group in rows:
             self._twins[group[0], : len(group)] = torch.tensor(group)
@@ -110,10 +112,12 @@ class Present:
         self.kept[list(rows)] = 0
 
     def order(self, rows: Sequence[Sequence[int]], stage: int, among: Edges) -> tuple[Places, Scores]:
-        """All edges ``among`` these into receivers of a stage, from the smallest attribution to the largest, and these.
+        """All edges ``among`` these into receivers of a stage, from the smallest attribution to the
+        largest, and these.
 
-        Taken where half of each is removed; a tie goes by the order of the graph. The receivers stand in groups: of the
-        edges from a sender into a group that into its first alone is given, with the sum of their attributions.
+        Taken where half of each is removed; a tie goes by the order of the graph. The receivers
+        stand in groups: of the edges from a sender into a group that into its first alone is given,
+        with the sum of their attributions.
         """
         tested = torch.zeros_like(among)
         whole = [row for group in rows for row in group]
@@ -148,8 +152,8 @@ def open_blocks(
     match: bool,
     threads: Threads,
 ) -> tuple[list[Block], Objective]:
-    """The prompts in blocks, and what is measured over all of them. Raises UsageError where the metric needs wrong
-    answers that a prompt doesn't have."""
+    """The prompts in blocks, and what is measured over all of them. Raises UsageError where the
+    metric needs wrong answers that a prompt doesn't have."""
     check_answers(metric, batch)
     batch, model = batch.to(model.device), pack_model(model)
 

@@ -1,7 +1,9 @@
-"""What the decisions of a search tell: which were tests, which hang on rounding, which another threshold shares.
+"""What the decisions of a search tell: which were tests, which hang on rounding, which another
+threshold shares.
 
-Every test of ACDC is made in the state that the decisions before it left. So two searches that differ in their
-threshold alone make the same tests, with the same scores, up to the first that they decide differently.
+Every test of ACDC is made in the state that the decisions before it left. So two searches that
+differ in their threshold alone make the same tests, with the same scores, up to the first that they
+decide differently.
 """
 
 from __future__ import annotations
@@ -32,14 +34,17 @@ def is_tested(graph: Graph, found: Found, shortlist: Shortlist = None) -> Bool[T
 def undecidable(
     units: Units, found: Found, threshold: float, margin: float, shortlist: Shortlist = None
 ) -> list[Edge] | list[Node]:
-    """What was tested and came out so near the threshold, within ``margin``, that rounding decided, in graph order.
+    """What was tested and came out so near the threshold, within ``margin``, that rounding decided,
+    in graph order.
 
     Of edges that go together the first is named.
     """
     graph = units.graph
     near = is_tested(graph, found, shortlist) & ((found.scores - threshold).abs() < margin)
     if units.level == "node":
-        return [graph.senders[sender] for sender in (near & units.choosable).any(0).nonzero().flatten().tolist()]
+        return [
+            graph.senders[sender] for sender in (near & units.choosable).any(0).nonzero().flatten().tolist()
+        ]
     first: dict[int, Edge] = {}
     for leader, (receiver, sender) in zip(units.leader[near].tolist(), near.nonzero().tolist(), strict=True):
         first.setdefault(leader, Edge(graph.senders[sender], graph.receivers[receiver]))
@@ -49,10 +54,11 @@ def undecidable(
 def start_from(
     graph: Graph, found: Found, earlier: ACDC, method: ACDC, dtype: torch.dtype, shortlist: Shortlist = None
 ) -> Found | None:
-    """Where a search with ``method`` may start from what one with ``earlier``, of another threshold alone, ``found``.
+    """Where a search with ``method`` may start from what one with ``earlier``, of another threshold
+    alone, ``found``.
 
-    None where the two compute their tests in different ways, where the order of tests depends on their outcome, and
-    where it is not single edges that are tested.
+    None where the two compute their tests in different ways, where the order of tests depends on
+    their outcome, and where it is not single edges that are tested.
     """
     tolerance = method.tolerance(dtype)
     are_edges = (method.level, method.kv) == ("edge", "per-head")
@@ -63,13 +69,20 @@ def start_from(
 
 
 def decided_alike(
-    graph: Graph, found: Found, earlier: float, threshold: float, slack: float = 0.0, shortlist: Shortlist = None
+    graph: Graph,
+    found: Found,
+    earlier: float,
+    threshold: float,
+    slack: float = 0.0,
+    shortlist: Shortlist = None,
 ) -> Found:
-    """What a search at ``threshold`` decides without a test of its own, after ``found`` at the threshold ``earlier``.
+    """What a search at ``threshold`` decides without a test of its own, after ``found`` at the
+    threshold ``earlier``.
 
-    All up to the first test that the two decide differently, that one included: its score is the same, too. Where
-    scores are known to ``slack`` only, it ends before the first test that is so near to either threshold, or between
-    them, and further back where its chain of tests begins: a score's last digits depend on what else is in its chain.
+    All up to the first test that the two decide differently, that one included: its score is the
+    same, too. Where scores are known to ``slack`` only, it ends before the first test that is so
+    near to either threshold, or between them, and further back where its chain of tests begins: a
+    score's last digits depend on what else is in its chain.
     """
     order = decision_order(graph, shortlist)
     tested, scores = (x.flatten()[order] for x in (is_tested(graph, found, shortlist), found.scores))
@@ -98,7 +111,13 @@ def _begin_of_chain(rows: Int[Tensor, " edge"], stays: Bool[Tensor, " edge"], pl
 
 
 def decision_order(graph: Graph, shortlist: Shortlist = None) -> Int[Tensor, " edge"]:
-    """Every edge's place in a flattened [receiver, sender] matrix, in the order in which ACDC decides on them."""
-    rows = ((graph.receiver_index[receiver], graph.n_readable(receiver)) for receiver in visiting_order(graph))
-    order = torch.tensor([row * len(graph.senders) + sender for row, n in rows for sender in reversed(range(n))])
+    """Every edge's place in a flattened [receiver, sender] matrix, in the order in which ACDC
+    decides on them.
+    """
+    rows = (
+        (graph.receiver_index[receiver], graph.n_readable(receiver)) for receiver in visiting_order(graph)
+    )
+    order = torch.tensor(
+        [row * len(graph.senders) + sender for row, n in rows for sender in reversed(range(n))]
+    )
     return order[in_question(graph, shortlist).flatten()[order]]

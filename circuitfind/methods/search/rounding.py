@@ -1,7 +1,9 @@
-"""How near the threshold a score must be for rounding to decide: known of float32 and float64, measured of bfloat16.
+"""How near the threshold a score must be for rounding to decide: known of float32 and float64,
+measured of bfloat16.
 
-bfloat16 keeps 8 bits, and what one layer loses the next ones make more of, in each model in its own way. So where a
-search ran in it, some of its tests are made again, each in the run as it then was, in bfloat16 and in float32.
+bfloat16 keeps 8 bits, and what one layer loses the next ones make more of, in each model in its own
+way. So where a search ran in it, some of its tests are made again, each in the run as it then was,
+in bfloat16 and in float32.
 """
 
 from __future__ import annotations
@@ -40,19 +42,24 @@ def margin_of(
     kept: Edges,
     shortlist: Shortlist = None,
 ) -> float:
-    """How far from the threshold a score must be for the model's dtype to tell the side, in the metric's unit.
+    """How far from the threshold a score must be for the model's dtype to tell the side, in the
+    metric's unit.
 
-    ``measured``: the metric, the ablation, and whether the metric is to stay where the full model has it. ``kept``:
-    what the search has found.
+    ``measured``: the metric, the ablation, and whether the metric is to stay where the full model
+    has it. ``kept``: what the search has found.
     """
     if model.dtype in MARGINS:
         return MARGINS[model.dtype]
     tests = some_tests(batch, model, kept, shortlist)
-    ours, exact = (scores_of(x, batch, batch_size, measured, tests) for x in (model, in_dtype(model, torch.float32)))
+    ours, exact = (
+        scores_of(x, batch, batch_size, measured, tests) for x in (model, in_dtype(model, torch.float32))
+    )
     return SAFETY * float((ours - exact).abs().max())
 
 
-def some_tests(batch: Batch, model: Transformer, kept: Edges, shortlist: Shortlist) -> list[tuple[Edges, Edges]]:
+def some_tests(
+    batch: Batch, model: Transformer, kept: Edges, shortlist: Shortlist
+) -> list[tuple[Edges, Edges]]:
     """What was kept before and after the edge of some tests was removed, spread over the search."""
     graph = batch.graph_of(model.architecture.graph)
     order = decision_order(graph, shortlist)

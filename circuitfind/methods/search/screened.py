@@ -1,31 +1,36 @@
 """The screened schedule of ACDC: the published order and rule, most edges without a test of their own.
 
-A receiver's edges are tried as always from the latest sender to the earliest, along the chain "all so far removed". But
-the chain is looked at only here and there: what happens between two looks is estimated from the gradients at both ends
-of the chain. An edge's estimate goes in a straight line from its first-order rise at the one end to that at the other;
-its drift is how far these two are apart. The edges between two looks all go if
+A receiver's edges are tried as always from the latest sender to the earliest, along the chain "all
+so far removed". But the chain is looked at only here and there: what happens between two looks is
+estimated from the gradients at both ends of the chain. An edge's estimate goes in a straight line
+from its first-order rise at the one end to that at the other; its drift is how far these two are
+apart. The edges between two looks all go if
 
-    the largest estimate + drift among them, and what the estimates leave unexplained of the rise that was measured,
-    the mean over prompts of each prompt's own size,
+    the largest estimate + drift among them, and what the estimates leave unexplained of the rise
+    that was measured, the mean over prompts of each prompt's own size,
 
-come to less than SAFE thresholds together. Otherwise the chain is looked at in between, where the estimates have their
-middle, until one edge lies between two looks: that is a test, and the published rule decides. So every edge that stays
-was tested alone, in the run as it then was, and so was each that goes and is anywhere near the threshold.
+come to less than SAFE thresholds together. Otherwise the chain is looked at in between, where the
+estimates have their middle, until one edge lies between two looks: that is a test, and the
+published rule decides. So every edge that stays was tested alone, in the run as it then was, and so
+was each that goes and is anywhere near the threshold.
 
-Edges can undo each other when they go together: of equality in an MLP neither a gradient at the ends nor a test of both
-inputs tells anything. So before a chain is settled, what goes without a test of its own is looked at in random halves,
-another half in each prompt (``Halves``). Where they tell something else than the estimates, in the mean over prompts by
-UNSEEN thresholds, the range is divided, down to single edges.
+Edges can undo each other when they go together: of equality in an MLP neither a gradient at the
+ends nor a test of both inputs tells anything. So before a chain is settled, what goes without a
+test of its own is looked at in random halves, another half in each prompt (``Halves``). Where they
+tell something else than the estimates, in the mean over prompts by UNSEEN thresholds, the range is
+divided, down to single edges.
 
-It is not certain that the circuit is the published schedule's, but the chance is known. Say h edges hide a rise from
-their ends: it shows only while some of them are gone and others are not, and then on n prompts by so much that one of
-them makes up UNSEEN thresholds of the mean. A look shows it on each of these prompts with a chance of 2^-h at least,
-two that undo each other either way with 1/2. So m looks at a range miss it with a chance of (1 - 2^-h)^(n m) at most;
-m is 16 for one prompt and 1 from 16 prompts on. A range is looked at whenever the one that it is a part of was divided,
-eight times at most in a chain of 256. What has been measured stands in docs/performance.md.
+It is not certain that the circuit is the published schedule's, but the chance is known. Say h edges
+hide a rise from their ends: it shows only while some of them are gone and others are not, and then
+on n prompts by so much that one of them makes up UNSEEN thresholds of the mean. A look shows it on
+each of these prompts with a chance of 2^-h at least, two that undo each other either way with 1/2.
+So m looks at a range miss it with a chance of (1 - 2^-h)^(n m) at most; m is 16 for one prompt and
+1 from 16 prompts on. A range is looked at whenever the one that it is a part of was divided, eight
+times at most in a chain of 256. What has been measured stands in docs/performance.md.
 
-A removed edge's score is its estimate and an even part of what its neighbours' estimates leave unexplained: the scores
-of all removed edges add up to what the circuit costs. An edge that stays has the rise of its test.
+A removed edge's score is its estimate and an even part of what its neighbours' estimates leave
+unexplained: the scores of all removed edges add up to what the circuit costs. An edge that stays
+has the rise of its test.
 """
 
 from __future__ import annotations
@@ -51,15 +56,23 @@ STAYS = 0.9
 LONGEST = 256
 """Edges in a chain."""
 LEAST = 1 / 64
-"""How many thresholds an edge counts for at least where a chain is divided: edges are looked at by as many at most."""
+"""How many thresholds an edge counts for at least where a chain is divided: edges are looked at by
+as many at most.
+"""
 SAFE = 0.75
 CALM = 0.25
-"""Where estimate and unexplained rest come to fewer thresholds, a receiver's last chain needs no second gradient."""
+"""Where estimate and unexplained rest come to fewer thresholds, a receiver's last chain needs no
+second gradient.
+"""
 
 UNSEEN = 0.25
-"""A range is looked into where what halves of it tell lies so many thresholds from the estimates, in the mean."""
+"""A range is looked into where what halves of it tell lies so many thresholds from the estimates,
+in the mean.
+"""
 HALVES = 16
-"""So many halves of a range are drawn at least: one for each prompt in a look, and as many looks as that takes."""
+"""So many halves of a range are drawn at least: one for each prompt in a look, and as many looks as
+that takes.
+"""
 
 Gap = tuple[int, int]
 Slopes = Float[Tensor, "prompt sender"]
@@ -67,8 +80,8 @@ Slopes = Float[Tensor, "prompt sender"]
 
 @dataclass(frozen=True)
 class Estimates:
-    """What each edge of a chain is thought to raise the objective by, on each prompt, where its turn comes; and how
-    that bends, from the beginning of the chain to its end."""
+    """What each edge of a chain is thought to raise the objective by, on each prompt, where its
+    turn comes; and how that bends, from the beginning of the chain to its end."""
 
     rises: Float[Tensor, "edge prompt"]
     bend: Float[Tensor, "edge prompt"]
@@ -92,8 +105,8 @@ class Estimates:
         return (self.rises.mean(1).abs() + self.drift).clamp_min(max(LEAST * threshold, 1e-12))
 
     def fitted(self, chain: Chain, n_edges: int) -> Float[Tensor, "edge prompt"]:
-        """The rises with an even part of what they leave unexplained between two looks: they add up to what was
-        measured."""
+        """The rises with an even part of what they leave unexplained between two looks: they add up
+        to what was measured."""
         rises = self.rises[:n_edges].clone()
         for first, last in itertools.pairwise(looks(chain, n_edges)):
             measured = chain.prompts[last] - chain.prompts[first]
@@ -101,10 +114,14 @@ class Estimates:
         return rises
 
     def worst(self, chain: Chain, first: int, last: int) -> float:
-        """By how much an edge between two cuts may raise the objective: its estimate, its drift, and all of what the
-        estimates leave unexplained there."""
+        """By how much an edge between two cuts may raise the objective: its estimate, its drift,
+        and all of what the estimates leave unexplained there."""
         measured = chain.prompts[last] - chain.prompts[first]
-        rest = float((measured - self.rises[first:last].sum(0)).abs().mean()) + chain.radii[first] + chain.radii[last]
+        rest = (
+            float((measured - self.rises[first:last].sum(0)).abs().mean())
+            + chain.radii[first]
+            + chain.radii[last]
+        )
         return float((self.rises[first:last].mean(1) + self.drift[first:last]).max()) + rest
 
 
@@ -122,7 +139,9 @@ class Screen:
         self._slopes: Slopes | None = None
 
     def judge(self, receiver: Receiver, waiting: Sequence[int], n_looks: int) -> Verdict:
-        """As every ``Judge``; a chain is looked at ``n_looks`` times before anything is known of it but its slopes."""
+        """As every ``Judge``; a chain is looked at ``n_looks`` times before anything is known of it
+        but its slopes.
+        """
         senders = list(waiting[:LONGEST])
         chain = self._search.begin(receiver, senders, self._tolerance)
         slopes = chain.slopes(0) if self._slopes is None or receiver != self._receiver else self._slopes
@@ -154,10 +173,12 @@ class Screen:
         return Verdict(scores, n_removed, len(chain.values) - 1 + halves.n_looks)
 
     def _first_looks(self, rises: Float[Tensor, " edge"], n_looks: int) -> list[int]:
-        """Where a chain is looked at first: before its estimates add up to more than a threshold, and at its end.
+        """Where a chain is looked at first: before its estimates add up to more than a threshold,
+        and at its end.
 
-        Where they all come to next to nothing, as KL's do at the clean run, they tell nothing: there its first edge is
-        looked at alone, as several that stay may stand one behind the other.
+        Where they all come to next to nothing, as KL's do at the clean run, they tell nothing:
+        there its first edge is looked at alone, as several that stay may stand one behind the
+        other.
         """
         likely = (rises >= STAYS * self._threshold).nonzero().flatten().tolist()
         n_edges = likely[0] + 1 if likely else len(rises)
@@ -191,14 +212,17 @@ class Screen:
         """Whether the gradient at the end of what is removed would tell nothing that matters."""
         gaps = gaps_of(chain, n_removed)
         bar = CALM * self._threshold
-        return not gaps or (is_last and all(estimates.worst(chain, first, last) < bar for first, last in gaps))
+        return not gaps or (
+            is_last and all(estimates.worst(chain, first, last) < bar for first, last in gaps)
+        )
 
 
 class Halves:
     """Looks at a chain with random halves of the edges between looks gone, others in each prompt.
 
-    Edges that undo each other when they go together are apart in half of all halves. A look is at a range of gaps:
-    each prompt sets out from one of the range's cuts, and of the edges in the gaps half go or come back, by chance.
+    Edges that undo each other when they go together are apart in half of all halves. A look is at a
+    range of gaps: each prompt sets out from one of the range's cuts, and of the edges in the gaps
+    half go or come back, by chance.
     """
 
     def __init__(self, chain: Chain, threshold: float, seed: tuple[str, int]) -> None:
@@ -243,8 +267,8 @@ class Halves:
         ]
 
     def _are_sound(self, estimates: Estimates, ranges: Sequence[Sequence[Gap]], n_edges: int) -> list[bool]:
-        """Of each range whether in every look at it the objective is what the estimates make of it, from the cut on
-        that each prompt sets out from."""
+        """Of each range whether in every look at it the objective is what the estimates make of it,
+        from the cut on that each prompt sets out from."""
         if not ranges:
             return []
         fitted = estimates.fitted(self._chain, n_edges)
@@ -253,7 +277,9 @@ class Halves:
         gone = torch.arange(n_edges).unsqueeze(1) < places.unsqueeze(1)
         told = self._chain.without((gone ^ turned).to(fitted))
         self.n_looks += len(told)
-        start = [[self._chain.prompts[cut][prompt] for prompt, cut in enumerate(row)] for row in places.tolist()]
+        start = [
+            [self._chain.prompts[cut][prompt] for prompt, cut in enumerate(row)] for row in places.tolist()
+        ]
         n_known = len(estimates.rises)
         along = places.unsqueeze(1) / n_known - turns(n_known)[:n_edges]
         steps = torch.where(gone, -1, 1) * turned * (fitted + along * estimates.bend[:n_edges])
@@ -273,15 +299,18 @@ class Halves:
 def draw(
     rng: Random, cuts: Sequence[int], gaps: Sequence[Gap], shape: tuple[int, int, int]
 ) -> tuple[Int[Tensor, "look prompt"], Bool[Tensor, "look edge prompt"]]:
-    """From which of the cuts each prompt of each look sets out, and which edges of the gaps are turned there: half of
-    them, by chance. Those before the cut come back, and those behind it go."""
+    """From which of the cuts each prompt of each look sets out, and which edges of the gaps are
+    turned there: half of them, by chance. Those before the cut come back, and those behind it go.
+    """
     n_looks, _, n_prompts = shape
     evenly = [cuts[(2 * place + 1) * len(cuts) // (2 * n_prompts)] for place in range(n_prompts)]
     places = torch.tensor([rng.sample(evenly, n_prompts) for _ in range(n_looks)])
     turned = torch.zeros(shape, dtype=torch.bool)
     for begin, end in gaps:
         size = (n_looks, end - begin, n_prompts)
-        turned[:, begin:end] = torch.tensor([rng.random() < 0.5 for _ in range(math.prod(size))]).reshape(size)
+        turned[:, begin:end] = torch.tensor([rng.random() < 0.5 for _ in range(math.prod(size))]).reshape(
+            size
+        )
     return places, turned
 
 

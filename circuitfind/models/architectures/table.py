@@ -34,10 +34,11 @@ ROOM = 1024
 
 
 def read_transformer(bridge: Any, n_pos: int) -> Transformer:
-    """The bridge's model in circuitfind's form for prompts of up to ``n_pos`` tokens, in its dtype and on its device.
+    """The bridge's model in circuitfind's form for prompts of up to ``n_pos`` tokens, in its dtype
+    and on its device.
 
-    Raises ModelError for an architecture of no family here, a variant that its family does not compute, or prompts
-    longer than the model's context.
+    Raises ModelError for an architecture of no family here, a variant that its family does not
+    compute, or prompts longer than the model's context.
     """
     name = bridge.cfg.architecture
     if name not in FAMILIES:
@@ -52,20 +53,29 @@ def read_transformer(bridge: Any, n_pos: int) -> Transformer:
 
 def _longest(config: Any) -> tuple[int, str]:
     """How many tokens a prompt may have, and why no more."""
-    bounds = [(config.max_position_embeddings, f"this model knows {config.max_position_embeddings} positions")]
+    bounds = [
+        (config.max_position_embeddings, f"this model knows {config.max_position_embeddings} positions")
+    ]
     if window := _window(config):
-        why = f"this model looks back {window} tokens alone (sliding attention), which is supported up to there"
+        why = (
+            f"this model looks back {window} tokens alone (sliding attention), which is supported up to there"
+        )
         bounds.append((window, why))
     rotation = getattr(config, "rope_parameters", None) or {}
     if rotation.get("rope_type") == "longrope":
         original = rotation["original_max_position_embeddings"]
-        why = f"beyond {original} this model rotates all positions otherwise (longrope), which is not supported yet"
+        why = (
+            f"beyond {original} this model rotates all positions otherwise (longrope), which is not"
+            " supported yet"
+        )
         bounds.append((original, why))
     return min(bounds)
 
 
 def _window(config: Any) -> int | None:
-    """How many tokens a position of a sliding layer sees, itself included; None where every layer sees all."""
+    """How many tokens a position of a sliding layer sees, itself included; None where every layer
+    sees all.
+    """
     slides = getattr(config, "use_sliding_window", True)
     layers = getattr(config, "layer_types", None) or ["sliding_attention"]
     window: int | None = getattr(config, "sliding_window", None)
@@ -112,7 +122,9 @@ def gpt2(bridge: Any, n_pos: int) -> Transformer:
     )
     layers = tuple(_layer(architecture, block) for block in bridge.blocks)
     body = bridge.original_model.transformer
-    return _assemble(bridge, architecture, layers, W_E=body.wte, norm=body.ln_f, W_pos=body.wpe.weight.detach())
+    return _assemble(
+        bridge, architecture, layers, W_E=body.wte, norm=body.ln_f, W_pos=body.wpe.weight.detach()
+    )
 
 
 def llama(bridge: Any, n_pos: int) -> Transformer:
@@ -143,7 +155,9 @@ def llama(bridge: Any, n_pos: int) -> Transformer:
 
 
 def pythia(bridge: Any, n_pos: int) -> Transformer:
-    """GPT-NeoX: LayerNorm, partly rotary, attention and MLP in parallel (or in sequence, as its config says)."""
+    """GPT-NeoX: LayerNorm, partly rotary, attention and MLP in parallel (or in sequence, as its
+    config says).
+    """
     config = bridge.original_model.config
     d_head = config.hidden_size // config.num_attention_heads
     body = bridge.original_model.gpt_neox
@@ -163,7 +177,9 @@ def pythia(bridge: Any, n_pos: int) -> Transformer:
         n_ctx=_longest(config)[0],
     )
     layers = tuple(_layer(architecture, block) for block in bridge.blocks)
-    return _assemble(bridge, architecture, layers, W_E=body.embed_in, norm=body.final_layer_norm, rotary=rotary)
+    return _assemble(
+        bridge, architecture, layers, W_E=body.embed_in, norm=body.final_layer_norm, rotary=rotary
+    )
 
 
 FAMILIES: dict[str, Callable[[Any, int], Transformer]] = {
@@ -182,7 +198,9 @@ def _refuse(what: str, present: bool) -> None:
 
 def _activation(name: str) -> Activation:
     if name not in ACTIVATIONS:
-        raise ModelError(f"The activation '{name}' is not supported yet. Supported: {', '.join(sorted(ACTIVATIONS))}.")
+        raise ModelError(
+            f"The activation '{name}' is not supported yet. Supported: {', '.join(sorted(ACTIVATIONS))}."
+        )
     return ACTIVATIONS[name]
 
 
@@ -192,7 +210,9 @@ def _or_none(bias: Tensor) -> Tensor | None:
 
 
 def _linear(module: Any) -> tuple[Tensor, Tensor]:
-    """Weight as [reads, writes], and bias (zeros where there is none). Linear stores [writes, reads], Conv1D not."""
+    """Weight as [reads, writes], and bias (zeros where there is none). Linear stores [writes,
+    reads], Conv1D not.
+    """
     weight = module.weight.detach()
     weight = weight.T if isinstance(module.original_component, torch.nn.Linear) else weight
     bias = getattr(module, "bias", None)
@@ -235,9 +255,11 @@ def _layer(architecture: Architecture, block: Any) -> Layer:
 
 
 def _rotary_tables(rotary: Any, n_pos: int, n_ctx: int) -> tuple[Tensor, Tensor]:
-    """Cosine and sine for the first positions, as the model's own rotary module makes them (any scaling included).
+    """Cosine and sine for the first positions, as the model's own rotary module makes them (any
+    scaling included).
 
-    There are ``ROOM`` of them at least where the model knows as many: other prompts may be longer than the first.
+    There are ``ROOM`` of them at least where the model knows as many: other prompts may be longer
+    than the first.
     """
     frequencies, n_pos = rotary.inv_freq, max(n_pos, min(ROOM, n_ctx))
     x = torch.zeros(1, dtype=torch.float32, device=frequencies.device)

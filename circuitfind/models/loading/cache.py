@@ -1,7 +1,7 @@
 """Folders that are made once and kept in the user's cache.
 
-A folder is made beside its place and moved there whole, under a lock: two processes that want the same model make it
-once, and one that is killed leaves nothing that looks like a model.
+A folder is made beside its place and moved there whole, under a lock: two processes that want the
+same model make it once, and one that is killed leaves nothing that looks like a model.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ def cache_dir() -> Path:
     """Where models are kept: CIRCUITFIND_CACHE, else the system's place for a user's cache."""
     import platformdirs
 
-    return Path(os.environ.get("CIRCUITFIND_CACHE") or platformdirs.user_cache_dir("circuitfind")).expanduser()
+    return Path(
+        os.environ.get("CIRCUITFIND_CACHE") or platformdirs.user_cache_dir("circuitfind")
+    ).expanduser()
 
 
 def make_once(folder: Path, make: Callable[[Path], None], progress: Progress) -> Path:
-    """``folder``, filled by ``make`` unless it is there already. ``make`` is given an empty folder on the same disk."""
+    """``folder``, filled by ``make`` unless it is there already. ``make`` is given an empty folder
+    on the same disk.
+    """
     if folder.is_dir():
         return folder
     try:
@@ -58,7 +62,9 @@ def _locked(folder: Path, progress: Progress) -> Iterator[None]:
 
 def _make(folder: Path, make: Callable[[Path], None]) -> None:
     part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed: the lock says that nobody is at it now
+    shutil.rmtree(
+        part, ignore_errors=True
+    )  # of a process that was killed: the lock says that nobody is at it now
     part.mkdir()
     try:
         make(part)

@@ -1,6 +1,7 @@
 """The models that have a name here, and the names that TransformerLens knows. No torch, no network.
 
-Everything else that names a model (a hub repository, a folder, a .gguf file) needs no entry: see locate.py.
+Everything else that names a model (a hub repository, a folder, a .gguf file) needs no entry: see
+locate.py.
 """
 
 from __future__ import annotations
@@ -115,7 +116,9 @@ def _hub_names() -> dict[str, str]:
     package = Path(spec.origin).parent
     aliases = _aliases(package / "tools" / "model_registry" / "data" / "model_aliases.json")
     official = {name: name for name in (*_official_names(package / "supported_models.py"), *aliases)}
-    return official | {alias: name for name, others in aliases.items() for alias in others if alias not in official}
+    return official | {
+        alias: name for name, others in aliases.items() for alias in others if alias not in official
+    }
 
 
 def _aliases(path: Path) -> dict[str, list[str]]:

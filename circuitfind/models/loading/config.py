@@ -1,6 +1,8 @@
-"""What a config.json says of a model, read once through a schema, and whether circuitfind can run such a model.
+"""What a config.json says of a model, read once through a schema, and whether circuitfind can run
+such a model.
 
-Nothing here imports torch or reads a weight: one small file tells, before anything else is fetched or loaded.
+Nothing here imports torch or reads a weight: one small file tells, before anything else is fetched
+or loaded.
 """
 
 from __future__ import annotations
@@ -96,7 +98,9 @@ class DecoderConfig(Config, frozen=True):
 
     @property
     def least_numbers(self) -> int:
-        """Of how many numbers its weights are at least, as far as it says: embeddings, W_Q, W_O, W_in and W_out."""
+        """Of how many numbers its weights are at least, as far as it says: embeddings, W_Q, W_O,
+        W_in and W_out.
+        """
         d_model, n_layers, n_heads = self.d_model or 1, self.n_layers or 1, self.n_heads or 1
         d_head = self.head_dim or max(1, d_model // n_heads)
         d_mlp = self.intermediate_size or self.n_inner or 1
@@ -109,25 +113,33 @@ def read_config(folder: Path) -> dict[str, Any]:
     """What config.json says. Raises ModelError where it is missing, or not what a config can be."""
     path = folder / "config.json"
     if not path.is_file():
-        raise ModelError(f"{folder} holds no config.json. Give a model's folder in the hub's layout, or a .gguf file.")
+        raise ModelError(
+            f"{folder} holds no config.json. Give a model's folder in the hub's layout, or a .gguf file."
+        )
     config = parse_json(read_text(path, ModelError, MOST_BYTES), str(path), ModelError)
     fit(config, Config, str(path), ModelError)
     return dict(config)
 
 
 def judge(config: Mapping[str, Any], source: str) -> DecoderConfig:
-    """The config of a model that can be run. Raises ModelError that names what can't; ``source``: where it stands."""
+    """The config of a model that can be run. Raises ModelError that names what can't; ``source``:
+    where it stands.
+    """
     _judge_architecture(fit(dict(config), Config, source, ModelError), source)
     decoder = fit(dict(config), DecoderConfig, source, ModelError)
     _judge_shape(decoder, source)
     for name in (decoder.hidden_act, decoder.activation_function):
         if name is not None and name not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
-            raise ModelError(f"{source}: the activation {shown(name)} is not supported yet. Supported: {known}.")
+            raise ModelError(
+                f"{source}: the activation {shown(name)} is not supported yet. Supported: {known}."
+            )
     for rotation in (decoder.rope_scaling, decoder.rope_parameters):
         _judge_rotation(rotation or {}, source)
     if decoder.add_cross_attention:
-        raise ModelError(f"{source}: this model uses cross-attention, which is not supported yet. Use one without it.")
+        raise ModelError(
+            f"{source}: this model uses cross-attention, which is not supported yet. Use one without it."
+        )
     if decoder.quantization_config is not None:
         how = shown(decoder.quantization_config.get("quant_method"))
         raise ModelError(
@@ -138,14 +150,19 @@ def judge(config: Mapping[str, Any], source: str) -> DecoderConfig:
 
 def _judge_architecture(config: Config, source: str) -> None:
     if not config.architectures:
-        raise ModelError(f'{source} names no architecture. Add it, e.g. "architectures": ["GPT2LMHeadModel"].')
+        raise ModelError(
+            f'{source} names no architecture. Add it, e.g. "architectures": ["GPT2LMHeadModel"].'
+        )
     name = config.architectures[0]
     if name not in SUPPORTED:
         known = ", ".join(sorted(SUPPORTED))
-        raise ModelError(f"{source}: the architecture {shown(name, False)} is not supported. Supported: {known}.")
+        raise ModelError(
+            f"{source}: the architecture {shown(name, False)} is not supported. Supported: {known}."
+        )
     if config.model_type not in (None, SUPPORTED[name]):
         raise ModelError(
-            f'{source}: its "model_type" is {shown(config.model_type)}; of {name} it is {shown(SUPPORTED[name])}.'
+            f'{source}: its "model_type" is {shown(config.model_type)}; of {name} it is'
+            f" {shown(SUPPORTED[name])}."
         )
 
 

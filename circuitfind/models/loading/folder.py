@@ -1,6 +1,8 @@
-"""A model's folder in the hub's layout: config.json, the weights, the tokenizer. Which files count, and are they there.
+"""A model's folder in the hub's layout: config.json, the weights, the tokenizer. Which files count,
+and are they there.
 
-Nothing here reads a weight or imports torch, so a folder can be judged before anything heavy is loaded.
+Nothing here reads a weight or imports torch, so a folder can be judged before anything heavy is
+loaded.
 """
 
 from __future__ import annotations
@@ -27,14 +29,17 @@ _LONGEST_HEAD = 100_000_000  # bytes, as the format has it
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The files the weights are read from, in name order. Raises ModelError where none or not all of them are there."""
+    """The files the weights are read from, in name order. Raises ModelError where none or not all
+    of them are there.
+    """
     for name in _WEIGHTS:
         if (folder / name).is_file():
             return (folder / name,)
         if (folder / f"{name}.index.json").is_file():
             return _shards(folder / f"{name}.index.json")
     raise ModelError(
-        f"{folder} holds no weights. It needs model.safetensors (or its shards and their index), or pytorch_model.bin."
+        f"{folder} holds no weights. It needs model.safetensors (or its shards and their index), or"
+        " pytorch_model.bin."
     )
 
 
@@ -59,12 +64,15 @@ def _shards(index: Path) -> tuple[Path, ...]:
     names = sorted(set(read_json(index, ShardIndex, ModelError).weight_map.values()))
     outside = next((name for name in names if name != Path(name).name or "\\" in name), None)
     if outside is not None:
-        raise ModelError(f"{index} names {shown(outside)}, which is no file beside it. Copy or pull the model again.")
+        raise ModelError(
+            f"{index} names {shown(outside)}, which is no file beside it. Copy or pull the model again."
+        )
     shards = tuple(index.parent / name for name in names)
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         raise ModelError(
-            f"{index.parent} lacks {', '.join(missing[:3])} of {len(shards)} weight files. Copy or pull it again."
+            f"{index.parent} lacks {', '.join(missing[:3])} of {len(shards)} weight files. Copy or pull it"
+            " again."
         )
     return shards
 
@@ -82,9 +90,13 @@ def read_head(path: Path) -> dict[str, TensorHead]:
     except OSError as error:
         raise ModelError(f"Can't read {path}: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
-        raise ModelError(f"{path} is truncated or damaged: its head is no text. Copy or pull it again.") from error
+        raise ModelError(
+            f"{path} is truncated or damaged: its head is no text. Copy or pull it again."
+        ) from error
     if len(text.encode()) != length or not text:
-        raise ModelError(f"{path} is truncated or damaged: its head is cut off. Copy or pull the model again.")
+        raise ModelError(
+            f"{path} is truncated or damaged: its head is cut off. Copy or pull the model again."
+        )
     head = parse_json(text, source, ModelError)
     if not isinstance(head, dict):
         raise ModelError(f"{source} is {shown(head)}; it must be an object.")
@@ -123,7 +135,8 @@ def is_complete(folder: Path) -> bool:
 
 
 def weights_sha256(folder: Path) -> str:
-    """What tells one model from another: sha256 over config.json and the weight files, names and bytes, in name order.
+    """What tells one model from another: sha256 over config.json and the weight files, names and
+    bytes, in name order.
 
     Each file enters as its name, a zero byte, its length as eight bytes and its content.
     """
@@ -132,7 +145,9 @@ def weights_sha256(folder: Path) -> str:
 
 
 def tokenizer_sha256(folder: Path) -> str:
-    """What tells one tokenizer from another: sha256 over its files, which enter as those of the weights do."""
+    """What tells one tokenizer from another: sha256 over its files, which enter as those of the
+    weights do.
+    """
     files = (folder / name for name in (*_TOKENIZERS, *_BESIDE_TOKENIZERS))
     return _files_sha256(path for path in files if path.is_file())
 

@@ -1,7 +1,7 @@
 """GGUF files, llama.cpp's format: dequantised once to float32, kept as an ordinary model folder.
 
-The folder is kept under the file's own sha256, so a file that was moved or renamed is not converted again, and one that
-was changed is.
+The folder is kept under the file's own sha256, so a file that was moved or renamed is not converted
+again, and one that was changed is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from circuitfind.models.loading.gguf_head import read_floats, read_gguf_head
 from circuitfind.models.loading.gguf_model import GgufModel, judge_gguf
 from circuitfind.progress import Progress
 
-# llama.cpp's patterns for a byte-level vocabulary that says "default", each applied to the parts the one before left.
+# llama.cpp's patterns for a byte-level vocabulary that says "default", each applied to the parts
+# the one before left.
 _DEFAULT = (
     r"[\p{P}\$\+<=>\^~\|]+",
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
@@ -30,8 +31,8 @@ CONVERSION = 2
 
 
 def fetch_gguf(gguf: Path, progress: Progress) -> Path:
-    """The folder of a .gguf file's model, converted now if it was not before. Raises ModelError if it can't be read or
-    run: its head is judged before anything else of it is read."""
+    """The folder of a .gguf file's model, converted now if it was not before. Raises ModelError if
+    it can't be read or run: its head is judged before anything else of it is read."""
     judge_gguf(read_gguf_head(gguf), str(gguf))
     progress.stage(f"reading {gguf.name}")
     folder = cache_dir() / "gguf" / f"{file_sha256(gguf)[:32]}-{CONVERSION}"
@@ -54,7 +55,9 @@ def gguf_to_folder(gguf: Path, folder: Path, progress: Progress) -> None:
 
 
 def _read(gguf: Path, says: GgufModel, factors: list[float] | None) -> tuple[Any, Any]:
-    """The file's model, dequantised, and its tokenizer. Raises ModelError if the file is damaged or lacks tensors."""
+    """The file's model, dequantised, and its tokenizer. Raises ModelError if the file is damaged or
+    lacks tensors.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -73,7 +76,8 @@ def _read(gguf: Path, says: GgufModel, factors: list[float] | None) -> tuple[Any
     missing = sorted(set(info["missing_keys"]) - _set_to_zero(model, says))
     if missing:  # transformers has made them up
         raise ModelError(
-            f"{gguf} lacks {len(missing)} of its model's tensors: {', '.join(missing[:3])}. Download it again."
+            f"{gguf} lacks {len(missing)} of its model's tensors: {', '.join(missing[:3])}. Download it"
+            " again."
         )
     return model, tokenizer
 
@@ -110,7 +114,9 @@ def _divided(config: Any, says: GgufModel, factors: list[float]) -> dict[str, An
 
 
 def _set_to_zero(model: Any, says: GgufModel) -> set[str]:
-    """Sets the biases that no layer of the file has to 0; returns their names. Llama has all of attention's or none."""
+    """Sets the biases that no layer of the file has to 0; returns their names. Llama has all of
+    attention's or none.
+    """
     theirs = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output"}
     theirs |= {"gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down"}
     unsaid = {
@@ -129,7 +135,9 @@ def _split_as_said(tokenizer: Any, says: GgufModel) -> Any:
 
     backend, by_bytes = tokenizer.backend_tokenizer, pre_tokenizers.ByteLevel(add_prefix_space=False)
     if says.splitting == "digits":
-        backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), by_bytes])
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), by_bytes]
+        )
     if says.splitting == "default":
         splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in _DEFAULT]
         bytes_alone = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -138,7 +146,9 @@ def _split_as_said(tokenizer: Any, says: GgufModel) -> Any:
         backend.model.ignore_merges = True
     if says.splitting == "sentencepiece" and not says.puts_space:
         backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="never", split=False)
-        backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+        backend.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        )
     if says.puts_bos is not None and tokenizer.bos_token is not None:
         tokenizer.add_bos_token = says.puts_bos
     return tokenizer
@@ -147,7 +157,9 @@ def _split_as_said(tokenizer: Any, says: GgufModel) -> Any:
 def _save(model: Any, folder: Path) -> None:
     from safetensors import SafetensorError
 
-    if hasattr(model.config, "quantization_config"):  # else save_pretrained takes the weights as quantised still
+    if hasattr(
+        model.config, "quantization_config"
+    ):  # else save_pretrained takes the weights as quantised still
         del model.config.quantization_config
     model.is_quantized, model.hf_quantizer = False, None
     try:

@@ -22,7 +22,9 @@ _FLOAT32 = 0
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """A tensor's shape, rows first as torch has it; ggml's number for how it is stored; its first byte in the file."""
+    """A tensor's shape, rows first as torch has it; ggml's number for how it is stored; its first
+    byte in the file.
+    """
 
     shape: tuple[int, ...]
     kind: int
@@ -44,7 +46,9 @@ def read_floats(path: Path, tensor: GgufTensor) -> list[float]:
         file.seek(tensor.start)
         content = file.read(n_bytes) if tensor.kind == _FLOAT32 and n_bytes <= LONGEST_TEXT else b""
     if len(content) != n_bytes:
-        raise ModelError(f"Can't read a tensor of {path}: it is no float32, or cut off. Download the file again.")
+        raise ModelError(
+            f"Can't read a tensor of {path}: it is no float32, or cut off. Download the file again."
+        )
     return list(struct.unpack(f"<{prod(tensor.shape)}f", content))
 
 
@@ -135,7 +139,9 @@ def _read(reader: _Reader) -> GgufHead:
     if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 20:
         raise _ClaimError(f"claims an alignment of {shown(alignment)}")
     start = -(-reader.place // alignment) * alignment
-    return GgufHead(metadata, {name: replace(tensor, start=start + tensor.start) for name, tensor in tensors.items()})
+    return GgufHead(
+        metadata, {name: replace(tensor, start=start + tensor.start) for name, tensor in tensors.items()}
+    )
 
 
 def _read_tensor(reader: _Reader) -> tuple[str, GgufTensor]:

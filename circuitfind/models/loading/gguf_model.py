@@ -1,8 +1,9 @@
-"""What a GGUF file says of its model and tokenizer, in Hugging Face's words: all of it, or it is refused by name.
+"""What a GGUF file says of its model and tokenizer, in Hugging Face's words: all of it, or it is
+refused by name.
 
-transformers reads a part of what such a file says and leaves the rest out without a word: how positions are scaled
-(``rope.scaling``, ``rope_freqs.weight``), biases, BOS. What it leaves out is put back; a key or tensor that bears on
-the computation and that nobody reads is refused.
+transformers reads a part of what such a file says and leaves the rest out without a word: how
+positions are scaled (``rope.scaling``, ``rope_freqs.weight``), biases, BOS. What it leaves out is
+put back; a key or tensor that bears on the computation and that nobody reads is refused.
 """
 
 from __future__ import annotations
@@ -53,9 +54,10 @@ _NO_WEIGHTS = re.compile(r"blk\.\d+\.attn_rot_embd(\.weight)?")  # tables that l
 class GgufModel:
     """What a file says, and transformers leaves out of the config and tokenizer that it makes of it.
 
-    ``has_factors``: it divides its rotary frequencies by a ``rope_freqs.weight``. ``biases``: which of a layer's
-    tensors have one. ``splitting``: how its tokenizer splits a text; ``takes_whole``: a word that is a token is one,
-    whatever its parts merge to. ``puts_bos`` None: as transformers takes it.
+    ``has_factors``: it divides its rotary frequencies by a ``rope_freqs.weight``. ``biases``: which
+    of a layer's tensors have one. ``splitting``: how its tokenizer splits a text; ``takes_whole``:
+    a word that is a token is one, whatever its parts merge to. ``puts_bos`` None: as transformers
+    takes it.
     """
 
     name: str
@@ -71,12 +73,21 @@ class GgufModel:
 
 
 def judge_gguf(head: GgufHead, source: str) -> GgufModel:
-    """What the file says. Raises ModelError where something of it would be left out, or the model can't be run."""
+    """What the file says. Raises ModelError where something of it would be left out, or the model
+    can't be run.
+    """
     name = _architecture(head, source)
-    if head.metadata.get("general.type", "model") != "model" or int(head.metadata.get("split.count") or 0) > 1:
-        raise ModelError(f"{source} is no whole model: an adapter, or one of several parts. Merge them into one file.")
+    if (
+        head.metadata.get("general.type", "model") != "model"
+        or int(head.metadata.get("split.count") or 0) > 1
+    ):
+        raise ModelError(
+            f"{source} is no whole model: an adapter, or one of several parts. Merge them into one file."
+        )
     _refuse_unread(head, name, source)
-    of_model = {key.partition(".")[2]: value for key, value in head.metadata.items() if key.startswith(f"{name}.")}
+    of_model = {
+        key.partition(".")[2]: value for key, value in head.metadata.items() if key.startswith(f"{name}.")
+    }
     sizes = _sizes(of_model, name, head, source)
     return GgufModel(
         name=name,
@@ -84,7 +95,9 @@ def judge_gguf(head: GgufHead, source: str) -> GgufModel:
         d_head=_d_head(of_model, sizes, source),
         rotation=_rotation(of_model, source),
         has_factors="rope_freqs.weight" in head.tensors,
-        biases=frozenset(key.split(".")[2] for key in head.tensors if re.fullmatch(r"blk\.\d+\.\w+\.bias", key)),
+        biases=frozenset(
+            key.split(".")[2] for key in head.tensors if re.fullmatch(r"blk\.\d+\.\w+\.bias", key)
+        ),
         splitting=_splitting(head.metadata, source),
         takes_whole=head.metadata.get("tokenizer.ggml.pre") in _AS_LLAMA3,
         puts_bos=_puts_bos(head.metadata),
@@ -96,13 +109,17 @@ def _architecture(head: GgufHead, source: str) -> str:
     name = head.metadata.get("general.architecture")
     if name not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
-        raise ModelError(f"{source}: its architecture is {shown(name)}, which is not supported. Supported: {known}.")
+        raise ModelError(
+            f"{source}: its architecture is {shown(name)}, which is not supported. Supported: {known}."
+        )
     return str(name)
 
 
 def _refuse_unread(head: GgufHead, name: str, source: str) -> None:
     """Raises ModelError for the keys and tensors that bear on the computation and that nobody reads."""
-    unread = [key for key, value in head.metadata.items() if key.startswith(f"{name}.") and not _is_read(key, value)]
+    unread = [
+        key for key, value in head.metadata.items() if key.startswith(f"{name}.") and not _is_read(key, value)
+    ]
     unread += [key for key in head.tensors if not (_TENSORS.fullmatch(key) or _NO_WEIGHTS.fullmatch(key))]
     if unread:
         more = f" and {len(unread) - 3} more" if len(unread) > 3 else ""
@@ -124,7 +141,9 @@ def _sizes(of_model: Mapping[str, Any], name: str, head: GgufHead, source: str) 
     config = judge({"architectures": [architecture], "model_type": model_type, **fields}, source)
     lacking = [theirs for theirs in _NEEDED if theirs not in of_model]
     if lacking:
-        raise ModelError(f"{source} lacks {name}.{lacking[0]}. The file is damaged; download or convert it again.")
+        raise ModelError(
+            f"{source} lacks {name}.{lacking[0]}. The file is damaged; download or convert it again."
+        )
     n_blocks = len({key.split(".")[1] for key in head.tensors if key.startswith("blk.")})
     if n_blocks != config.n_layers:
         raise ModelError(f"{source} claims {config.n_layers} layers and holds the tensors of {n_blocks}.")
@@ -136,10 +155,14 @@ def _d_head(of_model: Mapping[str, Any], sizes: DecoderConfig, source: str) -> i
     keys = ("attention.key_length", "attention.value_length", "rope.dimension_count")
     widths = {of_model[key] for key in keys if key in of_model}
     if len(widths) > 1:
-        raise ModelError(f"{source}: its heads' keys, values and rotated parts differ in width, which can't be run.")
+        raise ModelError(
+            f"{source}: its heads' keys, values and rotated parts differ in width, which can't be run."
+        )
     width = widths.pop() if widths else (sizes.d_model or 1) // (sizes.n_heads or 1)
     if not isinstance(width, int) or not 1 <= width <= 1 << 20:
-        raise ModelError(f"{source}: its heads are {shown(width)} wide; that must be a whole number of at least 1.")
+        raise ModelError(
+            f"{source}: its heads are {shown(width)} wide; that must be a whole number of at least 1."
+        )
     return width
 
 
@@ -166,9 +189,11 @@ def _rotation(of_model: Mapping[str, Any], source: str) -> dict[str, Any]:
     }
 
 
-# How llama.cpp's name for a way of splitting texts is read: by transformers itself; as GPT-2 splits them; the same with
-# every digit alone; or by llama.cpp's own rules for files that say "default".
-_BY_TRANSFORMERS = "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 dbrx smaug-bpe tekken qwen2 "
+# How llama.cpp's name for a way of splitting texts is read: by transformers itself; as GPT-2 splits
+# them; the same with every digit alone; or by llama.cpp's own rules for files that say "default".
+_BY_TRANSFORMERS = (
+    "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 dbrx smaug-bpe tekken qwen2 "
+)
 _BY_TRANSFORMERS += "deepseek-r1-qwen kormo f2llmv2 megrez qwen35 gpt-4o llama4 kanana2"
 _AS_GPT2 = "gpt-2 phi-2 gigachat mellum modern-bert mpt olmo jais trillion granite-docling exaone4 a.x-4.0"
 _BY_DIGITS = "smollm starcoder refact command-r codeshell exaone minerva-7b mellum2"
@@ -178,8 +203,20 @@ _SPLITTINGS = {
     **dict.fromkeys(_BY_DIGITS.split(), "digits"),
     "default": "default",
 }
-_AS_LLAMA3 = ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken")
-"""Of these llama.cpp takes whole words before it merges, and puts BOS before a prompt where the file doesn't say."""
+_AS_LLAMA3 = (
+    "llama3",
+    "llama-v3",
+    "llama-bpe",
+    "falcon3",
+    "falcon-h1",
+    "pixtral",
+    "midm-2.0",
+    "lfm2",
+    "tekken",
+)
+"""Of these llama.cpp takes whole words before it merges, and puts BOS before a prompt where the
+file doesn't say.
+"""
 
 
 def _splitting(metadata: Mapping[str, Any], source: str) -> str:
@@ -196,6 +233,8 @@ def _splitting(metadata: Mapping[str, Any], source: str) -> str:
 
 
 def _puts_bos(metadata: Mapping[str, Any]) -> bool | None:
-    """Whether prompts begin with BOS: as the file says, else as llama.cpp has it. None: as transformers takes it."""
+    """Whether prompts begin with BOS: as the file says, else as llama.cpp has it. None: as
+    transformers takes it.
+    """
     said = metadata.get("tokenizer.ggml.add_bos_token")
     return True if said is None and metadata.get("tokenizer.ggml.pre") in _AS_LLAMA3 else said

@@ -1,7 +1,7 @@
 """Models from the Hugging Face hub, into its own cache (HF_HOME), with its own token and offline mode.
 
-The first contact has a deadline: a network that is down, or that swallows packets, must not cost the user minutes of
-retries before a message.
+The first contact has a deadline: a network that is down, or that swallows packets, must not cost
+the user minutes of retries before a message.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _PICKLES = ("pytorch_model.bin", "pytorch_model-*.bin")
 
 
 def fetch_from_hub(repository: str, progress: Progress) -> Path:
-    """The folder of the hub's model, fetched now if the cache does not hold all of it. Without network if it does.
+    """The folder of the hub's model, fetched now if the cache does not hold all of it. Without
+    network if it does.
 
     Raises ModelError where the hub can't be reached or has no such model for this user.
     """
@@ -45,7 +46,9 @@ def fetch_from_hub(repository: str, progress: Progress) -> Path:
 
 
 def judge_config(repository: str, info: ModelInfo) -> None:
-    """Raises ModelError, by its config.json alone, for a model that can't be run: of it nothing else is fetched."""
+    """Raises ModelError, by its config.json alone, for a model that can't be run: of it nothing
+    else is fetched.
+    """
     from huggingface_hub import hf_hub_download
 
     sizes = _sizes(info)
@@ -94,7 +97,8 @@ class _Answer:
 def first_contact(repository: str) -> ModelInfo:
     """What the hub says about the model, within DEADLINE_SECONDS. Raises ModelError otherwise."""
     answer = _Answer()
-    # A thread, because no timeout of the client bounds name resolution; a daemon, so that it can't delay the exit.
+    # A thread, because no timeout of the client bounds name resolution; a daemon, so that it can't
+    # delay the exit.
     thread = threading.Thread(target=_ask, args=(repository, answer), daemon=True)
     thread.start()
     thread.join(DEADLINE_SECONDS)
@@ -128,7 +132,9 @@ def _download(repository: str, info: ModelInfo, progress: Progress) -> Path:
 
 
 def wanted_files(files: list[str]) -> list[str]:
-    """Which of the repository's files to fetch: config, tokenizer, and safetensors or, where it has none, pickles."""
+    """Which of the repository's files to fetch: config, tokenizer, and safetensors or, where it has
+    none, pickles.
+    """
     weights = _matching(files, _SAFETENSORS) or _matching(files, _PICKLES)
     return [*_matching(files, _CONFIG_AND_TOKENIZER), *weights]
 
@@ -140,7 +146,8 @@ def _matching(files: list[str], patterns: tuple[str, ...]) -> list[str]:
 def _bar(progress: Progress, total: int) -> type:
     """A tqdm class for the client that shows nothing and reports the bytes fetched so far.
 
-    Files are fetched side by side, each in a thread of its own; progress is told by one of them at a time.
+    Files are fetched side by side, each in a thread of its own; progress is told by one of them at
+    a time.
     """
     from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
@@ -169,7 +176,10 @@ def _why_not(repository: str, error: Exception) -> str:
 
     first = str(error).strip().partition("\n")[0] or type(error).__name__
     if isinstance(error, errors.GatedRepoError):
-        return f"'{repository}' is gated. Accept its terms on the hub and set HF_TOKEN to a token of that account."
+        return (
+            f"'{repository}' is gated. Accept its terms on the hub and set HF_TOKEN to a token of that"
+            " account."
+        )
     if isinstance(error, errors.RepositoryNotFoundError):
         near = [name for name in similar_names(repository) if name != repository]
         hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
@@ -180,5 +190,7 @@ def _why_not(repository: str, error: Exception) -> str:
         token = "Check HF_TOKEN. " if error.response.status_code in (401, 403) else ""
         return f"The hub refused '{repository}': {first}\n{token}{_WITHOUT_HUB}"
     if isinstance(error, OSError) and error.errno == ENOSPC:
-        return f"No space left for '{repository}' in the hub's cache. Free some, or set HF_HOME to another disk."
+        return (
+            f"No space left for '{repository}' in the hub's cache. Free some, or set HF_HOME to another disk."
+        )
     return f"Can't reach the hub for '{repository}': {first}\n{_WITHOUT_HUB}"

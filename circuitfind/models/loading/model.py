@@ -21,7 +21,9 @@ COMPARED_IN = {torch.bfloat16: torch.float32}
 
 @dataclass(frozen=True)
 class Model:
-    """The name it was asked for by, its weights' hash, and how far TransformerLens's numbers are from ours."""
+    """The name it was asked for by, its weights' hash, and how far TransformerLens's numbers are
+    from ours.
+    """
 
     name: str
     sha256: str
@@ -45,9 +47,9 @@ class Model:
 def load_model(name: str, folder: Path, batch: Batch, device: str, dtype: torch.dtype) -> Model:
     """The model in ``folder``, compared with TransformerLens on the batch's first prompts.
 
-    In bfloat16 two ways to the same number are a tenth apart and more after some layers, by rounding alone. So a model
-    that is to run in it is compared in float32, and rounded then. Raises ModelError where it isn't whole, isn't
-    supported, or isn't reproduced.
+    In bfloat16 two ways to the same number are a tenth apart and more after some layers, by
+    rounding alone. So a model that is to run in it is compared in float32, and rounded then. Raises
+    ModelError where it isn't whole, isn't supported, or isn't reproduced.
     """
     with ThreadPoolExecutor(1) as beside:  # the weights are hashed while they are read
         sha256 = beside.submit(weights_sha256, folder)

@@ -1,7 +1,8 @@
 """The same model in the form that TransformerLens's bridges take for granted.
 
-They divide every GPT-2's scores by the square root of the head's width, and split the biases of a GPT-NeoX whether or
-not there are any. Other models are rewritten so that they compute the same in that form.
+They divide every GPT-2's scores by the square root of the head's width, and split the biases of a
+GPT-NeoX whether or not there are any. Other models are rewritten so that they compute the same in
+that form.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import Any
 
 
 def make_plain(model: Any) -> Any:
-    """The Hugging Face model itself, its weights rewritten where its config is one that the bridges don't know."""
+    """The Hugging Face model itself, its weights rewritten where its config is one that the bridges
+    don't know.
+    """
     import torch
 
     with torch.no_grad():

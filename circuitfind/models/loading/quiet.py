@@ -1,4 +1,6 @@
-"""Silence for the loaders underneath, which print, log, warn and draw bars. What matters is raised, not printed."""
+"""Silence for the loaders underneath, which print, log, warn and draw bars. What matters is raised,
+not printed.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """The tokenizer of a model's folder, read from tokenizer.json itself where that file is there.
 
-transformers 5 builds many tokenizers anew by their class, out of the vocabulary alone: what tokenizer.json says of
-normalising and splitting a text is dropped, and other tokens come out than the model was trained on. The file is the
-truth; the class is only asked which special tokens there are where no file says so. Of a tokenizer_config.json that
-asks for BOS transformers 5 takes no notice beside a tokenizer.json; the tokenizer's authors meant it.
+transformers 5 builds many tokenizers anew by their class, out of the vocabulary alone: what
+tokenizer.json says of normalising and splitting a text is dropped, and other tokens come out than
+the model was trained on. The file is the truth; the class is only asked which special tokens there
+are where no file says so. Of a tokenizer_config.json that asks for BOS transformers 5 takes no
+notice beside a tokenizer.json; the tokenizer's authors meant it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token")
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """The Hugging Face tokenizer of the folder. Raises whatever the libraries underneath raise for a damaged one."""
+    """The Hugging Face tokenizer of the folder. Raises whatever the libraries underneath raise for
+    a damaged one.
+    """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     if not (folder / "tokenizer.json").is_file():
@@ -41,7 +44,9 @@ def _unsaid(folder: Path) -> dict[str, str]:
     named = _read(folder / "special_tokens_map.json") | _read(folder / "tokenizer_config.json")
     made = _class_of(folder, named.get("tokenizer_class"))
     parameters = {} if made is None else inspect.signature(made.__init__).parameters
-    defaults = {name: parameters[name].default for name in SPECIAL_TOKENS if name in parameters and name not in named}
+    defaults = {
+        name: parameters[name].default for name in SPECIAL_TOKENS if name in parameters and name not in named
+    }
     return {name: token for name, token in defaults.items() if isinstance(token, str)}
 
 

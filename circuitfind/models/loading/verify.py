@@ -1,12 +1,14 @@
-"""Whether circuitfind computes the model that TransformerLens loaded: compared at every load, on the task's prompts.
+"""Whether circuitfind computes the model that TransformerLens loaded: compared at every load, on
+the task's prompts.
 
 Every residual stream that a receiver reads must be the sum of its senders (plus what is never
 ablated), and the logits must come out, each to 1e-4 relative, in float32 at least
 (``models/loading/model.py``). A model that differs anywhere is refused with the place named:
 whatever was found in it would be about another model.
 
-TransformerLens unembeds the answer positions alone, and is given few tokens at a time: the logits of every position of
-long prompts, and their attention patterns, would take more memory than the search (``runs/memory.py``).
+TransformerLens unembeds the answer positions alone, and is given few tokens at a time: the logits
+of every position of long prompts, and their attention patterns, would take more memory than the
+search (``runs/memory.py``).
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ def _verify_some(bridge: Any, model: Transformer, few: Batch) -> float:
     reference = logits[:, 0]
     if not bool(reference.isfinite().all()):
         raise ModelError(
-            "The model's logits are NaN or infinite on the first prompts. Check its weights, or use --dtype float32."
+            "The model's logits are NaN or infinite on the first prompts. Check its weights, or use --dtype"
+            " float32."
         )
     ours = trace(model, few.clean)
     real = torch.arange(few.n_pos, device=model.device) <= few.end.unsqueeze(1)
@@ -55,7 +58,9 @@ def _verify_some(bridge: Any, model: Transformer, few: Batch) -> float:
 
 @contextmanager
 def _unembedding_only(bridge: Any, end: Int[Tensor, " prompt"]) -> Iterator[None]:
-    """While this is open the bridge's logits are [prompt, 1, d_vocab]: those at each prompt's answer position."""
+    """While this is open the bridge's logits are [prompt, 1, d_vocab]: those at each prompt's
+    answer position.
+    """
 
     def take(module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return at_end(arguments[0], end).unsqueeze(1), *arguments[1:]
@@ -83,8 +88,8 @@ def _check(place: str, ours: Tensor, reference: Tensor) -> float:
     difference = float((ours - reference).abs().max() / reference.abs().max().clamp_min(1e-30))
     if not difference <= TOLERANCE:
         raise ModelError(
-            f"circuitfind does not reproduce this model: {place} differs from TransformerLens by {difference:.1e} "
-            f"relative (allowed: {TOLERANCE:.0e}).\n"
-            "Its architecture has a part that is not supported yet; use another model."
+            f"circuitfind does not reproduce this model: {place} differs from TransformerLens by"
+            f" {difference:.1e} relative (allowed: {TOLERANCE:.0e}).\nIts architecture has a part that is not"
+            " supported yet; use another model."
         )
     return difference

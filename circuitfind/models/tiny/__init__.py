@@ -1,1 +1,3 @@
-"""The bundled model ``tiny``: a three-layer GPT-2 that solves the built-in ioi task. README.md says what and how."""
+"""The bundled model ``tiny``: a three-layer GPT-2 that solves the built-in ioi task. README.md says
+what and how.
+"""

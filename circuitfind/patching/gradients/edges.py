@@ -1,13 +1,16 @@
-"""Gradients at every receiver's input, and what they make of the senders' changes: the scores of all edges at once.
+"""Gradients at every receiver's input, and what they make of the senders' changes: the scores of
+all edges at once.
 
-A layer's gradients are held at its queries, keys and values, d_head wide, and summed over runs there. Only ``contract``
-brings them to the d_model of what each head's inputs read, once however many runs there were. For a norm n = x / |x|
-(and x less its mean, in a LayerNorm) of inverse scale i, a head's gradient at x is
+A layer's gradients are held at its queries, keys and values, d_head wide, and summed over runs
+there. Only ``contract`` brings them to the d_model of what each head's inputs read, once however
+many runs there were. For a norm n = x / |x| (and x less its mean, in a LayerNorm) of inverse scale
+i, a head's gradient at x is
 
     i (W g - n <n, W g> / d_model), where <n, W g> = <n W, g> is a product of d_head numbers,
 
-g being the gradient at its q, k or v and W the projection (its columns less their mean, in a LayerNorm). So W applies
-to the sum of i g over runs, and each run adds no more than a multiple of its n.
+g being the gradient at its q, k or v and W the projection (its columns less their mean, in a
+LayerNorm). So W applies to the sum of i g over runs, and each run adds no more than a multiple of
+its n.
 """
 
 from __future__ import annotations
@@ -20,13 +23,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitfind.models.transformer import Architecture, Transformer, kv_heads
-from circuitfind.patching.gradients.sweep import CALCULUS, Collector, HeadsGradient, HeadsRun, PerHead, Rules, Stream
+from circuitfind.patching.gradients.sweep import (
+    CALCULUS,
+    Collector,
+    HeadsGradient,
+    HeadsRun,
+    PerHead,
+    Rules,
+    Stream,
+)
 from circuitfind.patching.masked import Layout
 
 T = TypeVar("T")
 RECEIVERS = 96
-"""How many receivers' gradients meet the senders' changes in one product: with fewer it waits for memory, and with more
-it multiplies more of what no edge needs."""
+"""How many receivers' gradients meet the senders' changes in one product: with fewer it waits for
+memory, and with more it multiplies more of what no edge needs."""
 Places = Sequence[Sequence[slice | Int[Tensor, " _"]]]
 """For each prompt, the positions of each role that count; one span where there are no roles."""
 
@@ -34,8 +45,9 @@ Places = Sequence[Sequence[slice | Int[Tensor, " _"]]]
 class Gradients(Collector):
     """Gradients at receivers' inputs, summed over runs; a stage that no run has come through has none.
 
-    With ``at_patterns`` heads have those at their v inputs alone, and in place of those at q and k ``patterns``: for
-    each layer the gradients at its patterns, less their mean under the pattern, of the last run.
+    With ``at_patterns`` heads have those at their v inputs alone, and in place of those at q and k
+    ``patterns``: for each layer the gradients at its patterns, less their mean under the pattern,
+    of the last run.
     """
 
     def __init__(self, model: Transformer, rules: Rules = CALCULUS, at_patterns: bool = False) -> None:
@@ -59,7 +71,9 @@ class Gradients(Collector):
                 (x * plain.repeat_interleave(len(x) // len(plain), dim=0)).sum(-1, keepdim=True)
                 for x, plain in zip(scaled, self._kept(ran.plain), strict=True)
             ]
-            self._norms.setdefault(layer, []).append((ran.normed.out, torch.cat(along) / ran.normed.out.shape[-1]))
+            self._norms.setdefault(layer, []).append(
+                (ran.normed.out, torch.cat(along) / ran.normed.out.shape[-1])
+            )
         if layer in self._slots:
             for total, x in zip(self._slots[layer], scaled, strict=True):
                 total.add_(x)
@@ -126,7 +140,8 @@ def contract(
     change: Float[Tensor, "sender prompt pos d_model"],
     places: Places,
 ) -> Float[Tensor, "prompt role receiver sender"]:
-    """Each receiver's gradient times each readable sender's change, over each prompt's positions of each role.
+    """Each receiver's gradient times each readable sender's change, over each prompt's positions of
+    each role.
 
     0 where there is no gradient; what stands where the graph has no edge means nothing.
     """
@@ -146,7 +161,9 @@ def multiply(
     change: Float[Tensor, "sender prompt pos d_model"],
     places: Places,
 ) -> Float[Tensor, "prompt role receiver sender"]:
-    """Each gradient times each change, summed over each prompt's positions of each role, in float32 or better."""
+    """Each gradient times each change, summed over each prompt's positions of each role, in float32
+    or better.
+    """
     dtype = torch.promote_types(change.dtype, torch.float32)
 
     def product(prompt: int, positions: slice | Int[Tensor, " _"]) -> Float[Tensor, "receiver sender"]:

@@ -1,11 +1,14 @@
-"""Unpatched runs and the way back through them, written out by hand: what attribution over all edges costs least with.
+"""Unpatched runs and the way back through them, written out by hand: what attribution over all
+edges costs least with.
 
-A run's components are the stages of ``masked.Layout``: a layer's heads, then its MLP. What reads the same stream is one
-*step*: a stage in sequential blocks, a whole layer in parallel ones. Runs may begin at any step, from any stream, and
-at any position: keys and values of the positions before are taken from another run (``before``).
+A run's components are the stages of ``masked.Layout``: a layer's heads, then its MLP. What reads
+the same stream is one *step*: a stage in sequential blocks, a whole layer in parallel ones. Runs
+may begin at any step, from any stream, and at any position: keys and values of the positions before
+are taken from another run (``before``).
 
-On the way back a layer's gradients are at its queries, keys and values, d_head wide; a ``Collector`` takes what it is
-for (``patching/gradients/edges.py``: those at every receiver's input).
+On the way back a layer's gradients are at its queries, keys and values, d_head wide; a
+``Collector`` takes what it is for (``patching/gradients/edges.py``: those at every receiver's
+input).
 
 Some methods pass the gradient on by other ``Rules`` than those of calculus.
 """
@@ -43,11 +46,13 @@ PerKvHead = Float[Tensor, "kv_head prompt pos d_head"]
 class Rules:
     """How the parts of a model that aren't linear pass a gradient on; left alone, as calculus has it.
 
-    ``frozen_norms``: a norm multiplies by a constant, the inverse scale of the run. ``frozen_patterns``: who attends to
-    whom is constant, so that nothing goes back to queries and keys. ``temperature``: a softmax passes it as it would if
-    its scores were divided by so much, but for the factor 1 / temperature itself. ``activation_ratios``: an activation
-    f multiplies by the constant f(x) / x. ``gate_share``: how much of the gradient at their product each of the two
-    factors of a gated hidden layer gets; ``attention_share``: likewise of pattern and value, query and key.
+    ``frozen_norms``: a norm multiplies by a constant, the inverse scale of the run.
+    ``frozen_patterns``: who attends to whom is constant, so that nothing goes back to queries and
+    keys. ``temperature``: a softmax passes it as it would if its scores were divided by so much,
+    but for the factor 1 / temperature itself. ``activation_ratios``: an activation f multiplies by
+    the constant f(x) / x. ``gate_share``: how much of the gradient at their product each of the two
+    factors of a gated hidden layer gets; ``attention_share``: likewise of pattern and value, query
+    and key.
     """
 
     frozen_norms: bool = False
@@ -79,7 +84,9 @@ def norm(architecture: Architecture, x: Stream) -> Normed:
 
 
 def norm_back(architecture: Architecture, normed: Normed, gradient: Stream, frozen: bool = False) -> Stream:
-    """The gradient at what the norm reads, from that at its output; ``frozen``: as if its scale were constant."""
+    """The gradient at what the norm reads, from that at its output; ``frozen``: as if its scale
+    were constant.
+    """
     along = None if frozen else (gradient * normed.out).mean(-1, keepdim=True)
     if architecture.norm == "layer":
         gradient = gradient - gradient.mean(-1, keepdim=True)
@@ -122,8 +129,8 @@ def soften(pattern: Float[Tensor, "*rows key"], temperature: float) -> Float[Ten
 def without_final_norm(model: Transformer) -> Transformer:
     """The model that reads at its end what is normed already.
 
-    Its final norm has an epsilon E beside which all it reads is nothing: x / sqrt(mean x² + E) is x / sqrt(E), exactly,
-    since E is a power of 4; the gain takes sqrt(E) back.
+    Its final norm has an epsilon E beside which all it reads is nothing: x / sqrt(mean x² + E) is x
+    / sqrt(E), exactly, since E is a power of 4; the gain takes sqrt(E) back.
     """
     root = 2.0**40
     architecture = replace(model.architecture, norm="rms", norm_eps=root**2)
@@ -132,9 +139,11 @@ def without_final_norm(model: Transformer) -> Transformer:
 
 @dataclass(frozen=True)
 class HeadsRun:
-    """A layer's heads in one run. ``plain``: queries, keys and values before bias and rotation, per key/value head.
+    """A layer's heads in one run. ``plain``: queries, keys and values before bias and rotation, per
+    key/value head.
 
-    Keys, and what k and v hold, begin at the first position of the run before, every query head having its own.
+    Keys, and what k and v hold, begin at the first position of the run before, every query head
+    having its own.
     """
 
     normed: Normed
@@ -148,9 +157,11 @@ class HeadsRun:
 
 @dataclass(frozen=True)
 class HeadsGradient:
-    """The gradients at a layer's queries, keys and values before bias and rotation, of each query head its own.
+    """The gradients at a layer's queries, keys and values before bias and rotation, of each query
+    head its own.
 
-    ``pattern``: that at its pattern, less its mean under the pattern, which changes nothing: a row's changes sum to 0.
+    ``pattern``: that at its pattern, less its mean under the pattern, which changes nothing: a
+    row's changes sum to 0.
     """
 
     slots: tuple[PerHead, PerHead, PerHead]
@@ -169,7 +180,9 @@ class MlpRun:
 
 @dataclass(frozen=True)
 class Run:
-    """One run from some step on: what each step reads, its stages by their numbers, and what the logits read."""
+    """One run from some step on: what each step reads, its stages by their numbers, and what the
+    logits read.
+    """
 
     reads: dict[int, Stream]
     stages: dict[int, HeadsRun | MlpRun]
@@ -177,7 +190,9 @@ class Run:
 
 
 class Sweeper:
-    """Runs a model and goes back through its runs, by ``rules``; ``of_neurons``: outputs come with hidden layers."""
+    """Runs a model and goes back through its runs, by ``rules``; ``of_neurons``: outputs come with
+    hidden layers.
+    """
 
     def __init__(self, model: Transformer, rules: Rules = CALCULUS, of_neurons: bool = False) -> None:
         self.model = model
@@ -193,12 +208,18 @@ class Sweeper:
         ]
 
     def run(self, stream: Stream, before: Run | None = None, first: int = 0) -> Run:
-        """The run from step ``first`` on, which reads ``stream``; ``before`` is that of the positions before."""
+        """The run from step ``first`` on, which reads ``stream``; ``before`` is that of the
+        positions before.
+        """
         stages: dict[int, HeadsRun | MlpRun] = {}
         return replace(self._walk(stream, before, first, stages.__setitem__), stages=stages)
 
-    def run_for_outputs(self, embedding: Stream, stream: Stream, before: Run | None = None) -> tuple[Outputs, Run]:
-        """What every sender writes in the run that reads ``stream``, and the run, of whose stages nothing is held."""
+    def run_for_outputs(
+        self, embedding: Stream, stream: Stream, before: Run | None = None
+    ) -> tuple[Outputs, Run]:
+        """What every sender writes in the run that reads ``stream``, and the run, of whose stages
+        nothing is held.
+        """
         written: list[Written] = []
         run = self._walk(stream, before, 0, lambda stage, ran: written.append(self._written(ran)))
         return _outputs(embedding, written), run
@@ -210,7 +231,9 @@ class Sweeper:
     def _written(self, ran: HeadsRun | MlpRun) -> Written:
         if isinstance(ran, HeadsRun):
             return ran.z, None
-        return ran.out, self._active(ran.hidden, ran.gate).reshape(*ran.out.shape[:2], -1) if self._of_neurons else None
+        return ran.out, self._active(ran.hidden, ran.gate).reshape(
+            *ran.out.shape[:2], -1
+        ) if self._of_neurons else None
 
     def _walk(
         self, stream: Stream, before: Run | None, first: int, see: Callable[[int, HeadsRun | MlpRun], None]
@@ -232,8 +255,11 @@ class Sweeper:
             reads[number] = stream = after
         return Run(reads, {}, stream)
 
-    def back(self, stage: int, run: Run, gradient: Stream, into: Collector | None, weight: float = 1.0) -> Stream:
-        """From the gradient at the stream that a stage writes to: what the stage adds to it at the one it reads.
+    def back(
+        self, stage: int, run: Run, gradient: Stream, into: Collector | None, weight: float = 1.0
+    ) -> Stream:
+        """From the gradient at the stream that a stage writes to: what the stage adds to it at the
+        one it reads.
 
         It and the gradients of its receivers, ``weight`` times, are added to ``into``.
         """
@@ -256,8 +282,8 @@ class Sweeper:
     def sweep(
         self, run: Run, gradient: Stream, into: Collector | None, first: int = 0, last: int | None = None
     ) -> Stream:
-        """Back to the stream that step ``first`` reads from the gradient at the one that step ``last`` reads, which is
-        not gone through; None: at what the logits read."""
+        """Back to the stream that step ``first`` reads from the gradient at the one that step
+        ``last`` reads, which is not gone through; None: at what the logits read."""
         for step in reversed(self.steps[first:last]):
             gradient = sum((self.back(stage, run, gradient, into) for stage in step), gradient)
         return gradient
@@ -291,7 +317,8 @@ class Sweeper:
         plain_q, plain_k, plain_v = torch.split(heads, n_each)
         biases = (weights.b_Q, weights.b_K, weights.b_V)
         q, k, v = (
-            x if b is None else x + b[:, None, None] for x, b in zip((plain_q, plain_k, plain_v), biases, strict=True)
+            x if b is None else x + b[:, None, None]
+            for x, b in zip((plain_q, plain_k, plain_v), biases, strict=True)
         )
         earlier = before.stages[2 * layer] if before is not None else None
         n_before = earlier.k.shape[-2] if isinstance(earlier, HeadsRun) else 0
@@ -345,7 +372,11 @@ class Sweeper:
     ) -> Float[Tensor, "row d_mlp"]:
         """What an MLP's neurons hold."""
         activation = self.model.architecture.activation
-        return activate(activation, hidden.clone()) if gate is None else hidden * activate(activation, gate.clone())
+        return (
+            activate(activation, hidden.clone())
+            if gate is None
+            else hidden * activate(activation, gate.clone())
+        )
 
     def _back_mlp(self, layer: int, ran: MlpRun, gradient: Stream) -> Stream:
         """The gradient at what the MLP reads, from that at what it writes to."""
@@ -357,7 +388,9 @@ class Sweeper:
             active.mul_(self.rules.gate_share)
             rows = active * activate(activation, ran.gate.clone()) @ weights.W_in.T
             rows.addmm_(self._back_activation(ran.gate, active.mul_(ran.hidden)), weights.W_gate.T)
-        return norm_back(self.model.architecture, ran.normed, rows.reshape(gradient.shape), self.rules.frozen_norms)
+        return norm_back(
+            self.model.architecture, ran.normed, rows.reshape(gradient.shape), self.rules.frozen_norms
+        )
 
     def _back_activation(self, x: Float[Tensor, "row d_mlp"], gradient: Tensor) -> Float[Tensor, "row d_mlp"]:
         activation = self.model.architecture.activation

@@ -1,11 +1,13 @@
 """First-order scores of edges: edge attribution patching (arXiv:2310.10348) in any patched run.
 
-Removing the edge sender -> receiver moves the receiver's input by ``ablated - now`` of the sender; to first order the
-objective then rises by that times its gradient at the receiver's input. One run and one sweep back give the gradient at
-every receiver, one product a stage the scores of all edges into it. Positive: removing the edge raises the objective.
+Removing the edge sender -> receiver moves the receiver's input by ``ablated - now`` of the sender;
+to first order the objective then rises by that times its gradient at the receiver's input. One run
+and one sweep back give the gradient at every receiver, one product a stage the scores of all edges
+into it. Positive: removing the edge raises the objective.
 
-The sweep goes a stage at a time, each with a small graph of autograd of its own: it holds no more than the gradients of
-what senders write. Every prompt's scores are its own, so that a sum over prompts depends on no block's size.
+The sweep goes a stage at a time, each with a small graph of autograd of its own: it holds no more
+than the gradients of what senders write. Every prompt's scores are its own, so that a sum over
+prompts depends on no block's size.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ def attribute(
 ) -> Float[Tensor, "prompt receiver sender"]:
     """The score of every kept edge into a live node on each prompt, float64; 0 for every other.
 
-    ``slope`` is the gradient of each prompt's objective with respect to what the logits read in the run.
-    With ``stage`` only the edges into its receivers are scored, and the sweep ends there.
+    ``slope`` is the gradient of each prompt's objective with respect to what the logits read in the
+    run. With ``stage`` only the edges into its receivers are scored, and the sweep ends there.
     """
     sweep = _Sweep(runner, run, stage)
     sweep.logits(torch.cat([slope, slope.new_zeros(len(runner.prompts) - len(slope), slope.shape[1])]))
@@ -82,7 +84,9 @@ class _Sweep:
             self._pass_on([self._layout.row(layer, slot, head) for head in heads], gradient)
 
     def _pass_on(self, rows: Sequence[int], gradient: Float[Tensor, "row prompt pos d_model"]) -> None:
-        """Score the edges into these receivers, of one stage, and give each kept sender its part of their gradient."""
+        """Score the edges into these receivers, of one stage, and give each kept sender its part of
+        their gradient.
+        """
         stage, kept = self._layout.stage(rows[0]), self._run.kept[list(rows)]
         if self._stage in (None, stage):
             n_readable = self._layout.n_readable(stage)
@@ -105,7 +109,9 @@ class _Sweep:
         return torch.stack([gradient[:, p].flatten(1) @ moves[:, p].flatten(1).T for p in prompts]).double()
 
     def _give(self, sender: int, part: Float[Tensor, "prompt pos d_model"]) -> None:
-        """Add to the gradient of what a sender writes; a part at the answer position may meet a whole sender."""
+        """Add to the gradient of what a sender writes; a part at the answer position may meet a
+        whole sender.
+        """
         whole = bool(self._run.reach.whole[sender])
         if sender not in self._gradients:
             batch = self._runner.baseline.batch

@@ -32,16 +32,19 @@ AtRows = Float[Tensor, "row d_model"]
 
 
 BLOCK = 4
-"""How many prompts a thread computes together: their runs fit in its cache, and the threads share even small steps."""
+"""How many prompts a thread computes together: their runs fit in its cache, and the threads share
+even small steps.
+"""
 
 
 @dataclass(frozen=True)
 class Block:
     """What all runs of a block of prompts have in common, at the rows that can change.
 
-    ``base``: what each stage's receivers read when every edge is removed. ``z`` and ``out``: what heads (before W_O)
-    and MLPs write ablated. ``keys`` and ``values``: those of the clean run at all positions. ``source``: the excess of
-    the input. ``is_real``: 1 for a prompt, 0 for one that only fills the block up.
+    ``base``: what each stage's receivers read when every edge is removed. ``z`` and ``out``: what
+    heads (before W_O) and MLPs write ablated. ``keys`` and ``values``: those of the clean run at
+    all positions. ``source``: the excess of the input. ``is_real``: 1 for a prompt, 0 for one that
+    only fills the block up.
     """
 
     rows: Rows
@@ -63,7 +66,9 @@ class Block:
         return real
 
 
-def prepare_block(sweeper: Sweeper, batch: Batch, n_real: int, metric: MetricName, ablation: AblationName) -> Block:
+def prepare_block(
+    sweeper: Sweeper, batch: Batch, n_real: int, metric: MetricName, ablation: AblationName
+) -> Block:
     """A block of prompts, the first ``n_real`` of which count."""
     model, rows = sweeper.model, Rows(batch, ablation)
     positions = embed_positions(model, batch.n_pos)
@@ -76,7 +81,9 @@ def prepare_block(sweeper: Sweeper, batch: Batch, n_real: int, metric: MetricNam
         rows=rows,
         base=tuple(rows.take(centred(model.architecture, x)) for x in gone.bases),
         z=tuple(rows.take(z.expand_as(ran.z)) for z, ran in zip(gone.outputs.z, heads, strict=True)),
-        out=tuple(rows.take(centred(model.architecture, out.expand_as(embedding))) for out in gone.outputs.mlp_out),
+        out=tuple(
+            rows.take(centred(model.architecture, out.expand_as(embedding))) for out in gone.outputs.mlp_out
+        ),
         keys=tuple(ran.k for ran in heads),
         values=tuple(ran.v for ran in heads),
         source=rows.take(centred(model.architecture, embedding - gone.outputs.embedding)),
@@ -87,7 +94,9 @@ def prepare_block(sweeper: Sweeper, batch: Batch, n_real: int, metric: MetricNam
 
 
 def deal(n_blocks: int, n_each: int, n_steps: int, seed: int) -> Iterator[list[int]]:
-    """The blocks of each step: all, or the next few of them in an order that is drawn again when they run out."""
+    """The blocks of each step: all, or the next few of them in an order that is drawn again when
+    they run out.
+    """
     generator = torch.Generator().manual_seed(seed)
     waiting: list[int] = []
     for _ in range(n_steps):
@@ -107,7 +116,9 @@ def centred(architecture: Architecture, x: Float[Tensor, "*rows d_model"]) -> Fl
 
 @dataclass(frozen=True)
 class _Gone:
-    """What every sender writes when it is ablated, and what each stage's receivers read when every edge is removed."""
+    """What every sender writes when it is ablated, and what each stage's receivers read when every
+    edge is removed.
+    """
 
     outputs: Outputs
     bases: tuple[Float[Tensor, "prompt pos d_model"], ...]
@@ -122,7 +133,9 @@ def _gone(sweeper: Sweeper, batch: Batch, ablation: AblationName) -> _Gone:
     embedding = embed(model, batch.corrupted)
     outputs, run = sweeper.run_for_outputs(embedding, embedding + positions)
     width = 1 if model.architecture.parallel else 2
-    reads = [run.reads[layer * width + place] for layer in range(len(model.layers)) for place in (0, width - 1)]
+    reads = [
+        run.reads[layer * width + place] for layer in range(len(model.layers)) for place in (0, width - 1)
+    ]
     return _Gone(outputs, (*reads, run.final))
 
 

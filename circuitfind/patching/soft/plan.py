@@ -15,17 +15,19 @@ from circuitfind.models.transformer import Transformer
 from circuitfind.patching.masked import Layout, find_reach
 
 BASES = 2
-"""What stands before the senders' excess: what the layer's heads read when every edge is removed, and its MLP."""
+"""What stands before the senders' excess: what the layer's heads read when every edge is removed,
+and its MLP.
+"""
 Shares = Float[Tensor, "receiver sender"]
 
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What a layer computes. Its receivers stand from ``place`` on among the live ones: the q, k and v inputs of its
-    live heads, then the MLP's; its senders likewise from ``sender`` on.
+    """What a layer computes. Its receivers stand from ``place`` on among the live ones: the q, k
+    and v inputs of its live heads, then the MLP's; its senders likewise from ``sender`` on.
 
-    ``reads``: the receivers' shares of what stands before the layer, the two bases first. ``own``: the MLP's shares of
-    its own layer's heads.
+    ``reads``: the receivers' shares of what stands before the layer, the two bases first. ``own``:
+    the MLP's shares of its own layer's heads.
     """
 
     heads: list[int]
@@ -41,8 +43,8 @@ class LayerPlan:
 class Plan:
     """One mask for every block: each edge's share, and of which ones the gradient is wanted.
 
-    ``senders``: those that must be computed; the others write nothing that is looked at. ``rows``: the receivers that
-    read for them; the logits, which come beside, read ``final``.
+    ``senders``: those that must be computed; the others write nothing that is looked at. ``rows``:
+    the receivers that read for them; the logits, which come beside, read ``final``.
     """
 
     wanted: Bool[Tensor, "receiver sender"]
@@ -52,7 +54,9 @@ class Plan:
     final: Float[Tensor, " live"]
 
 
-def make_plan(model: Transformer, shares: Shares, wanted: Bool[Tensor, "receiver sender"] | None = None) -> Plan:
+def make_plan(
+    model: Transformer, shares: Shares, wanted: Bool[Tensor, "receiver sender"] | None = None
+) -> Plan:
     """What runs under ``shares`` must compute. By default all gradients are wanted."""
     layout = Layout(model.architecture.graph)
     edges = readable(layout.graph)

@@ -37,7 +37,9 @@ from circuitfind.patching.soft.plan import BASES, LayerPlan, Plan, Shares
 
 @dataclass
 class Workspace:
-    """Memory that one block after another is computed in: fresh memory costs more than what is written there."""
+    """Memory that one block after another is computed in: fresh memory costs more than what is
+    written there.
+    """
 
     kept: dict[str, Tensor] = field(default_factory=dict)
 
@@ -64,8 +66,9 @@ class _Heads:
 
 @dataclass(frozen=True)
 class Mixed:
-    """One run. ``excess``: the bases of the last layer's heads and MLP, then each live sender's excess. ``receivers``:
-    what each live receiver reads. Both lie in a workspace, and last until the next run there."""
+    """One run. ``excess``: the bases of the last layer's heads and MLP, then each live sender's
+    excess. ``receivers``: what each live receiver reads. Both lie in a workspace, and last until
+    the next run there."""
 
     block: Block
     plan: Plan
@@ -107,7 +110,9 @@ class Mixer(Sweeper):
         torch.mm(todo.reads, mixed.excess[: todo.reads.shape[1]].flatten(1), out=x.flatten(1))
         written = mixed.excess[BASES + todo.sender :][: len(todo.heads) + todo.has_mlp]
         if todo.heads:
-            self._mix_heads(layer, todo.heads, mixed, x[: len(SLOTS) * len(todo.heads)], written[: len(todo.heads)])
+            self._mix_heads(
+                layer, todo.heads, mixed, x[: len(SLOTS) * len(todo.heads)], written[: len(todo.heads)]
+            )
         if todo.has_mlp:
             x[-1].add_(torch.tensordot(todo.own, written[: len(todo.heads)], dims=1))
             ran = mixed.mlps[layer] = self._run_mlp(layer, x[-1:])
@@ -126,9 +131,12 @@ class Mixer(Sweeper):
         inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
         inverse = inverse.add_(self.model.architecture.norm_eps).rsqrt_()
         weights = self._weights(layer, heads)
-        plain = torch.cat([_product(part, W) for part, (W, _) in zip(x.chunk(3), weights, strict=True)]).mul_(inverse)
+        plain = torch.cat([_product(part, W) for part, (W, _) in zip(x.chunk(3), weights, strict=True)]).mul_(
+            inverse
+        )
         biased = [
-            part if b is None else part + b.unsqueeze(1) for part, (_, b) in zip(plain.chunk(3), weights, strict=True)
+            part if b is None else part + b.unsqueeze(1)
+            for part, (_, b) in zip(plain.chunk(3), weights, strict=True)
         ]
         clean_k, clean_v = block.keys[layer][heads], block.values[layer][heads]
         q = rows.put(rotate(biased[0], block.rotary), torch.zeros_like(clean_k))
@@ -150,13 +158,18 @@ class Mixer(Sweeper):
         self._to_reads(mixed, slope)
         return self._contract(mixed, slope)
 
-    def gradient_read(self, mixed: Mixed, slope: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "receiver d_model"]:
-        """The gradient of the objective's sum at what each receiver reads, summed over prompts and positions; float64,
-        on the CPU. A receiver that no kept path leads on from has none. What receivers read is lost."""
+    def gradient_read(
+        self, mixed: Mixed, slope: Float[Tensor, "prompt d_model"]
+    ) -> Float[Tensor, "receiver d_model"]:
+        """The gradient of the objective's sum at what each receiver reads, summed over prompts and
+        positions; float64, on the CPU. A receiver that no kept path leads on from has none. What
+        receivers read is lost."""
         slope = self._centre(slope)
         self._to_reads(mixed, slope)
         read = torch.zeros(len(mixed.plan.wanted), slope.shape[-1], dtype=torch.float64)
-        for row, x in zip(mixed.plan.rows.tolist(), mixed.receivers, strict=True):  # a copy in float64 one at a time
+        for row, x in zip(
+            mixed.plan.rows.tolist(), mixed.receivers, strict=True
+        ):  # a copy in float64 one at a time
             read[row] = self._centre(x.double().sum(0)).cpu()
         read[-1] = slope.double().sum(0).cpu()
         return read
@@ -173,8 +186,8 @@ class Mixer(Sweeper):
     def _layer_to_reads(
         self, layer: int, todo: LayerPlan, mixed: Mixed, given: Float[Tensor, "live row d_model"]
     ) -> None:
-        """Put the gradients at what a layer's receivers read in the place of that, and add to what earlier senders are
-        ``given``: the gradients at their excess."""
+        """Put the gradients at what a layer's receivers read in the place of that, and add to what
+        earlier senders are ``given``: the gradients at their excess."""
         x, n_heads = mixed.receivers[todo.place : todo.place + len(todo.rows)], len(todo.heads)
         heads = given[todo.sender : todo.sender + n_heads]
         if todo.has_mlp:
@@ -193,7 +206,9 @@ class Mixer(Sweeper):
         given: Float[Tensor, "head row d_model"],
         x: Float[Tensor, "receiver row d_model"],
     ) -> None:
-        """The gradient at a norm's input is W g / length - x (W g . x) / length^3 d_model, at the queries' g say."""
+        """The gradient at a norm's input is W g / length - x (W g . x) / length^3 d_model, at the
+        queries' g say.
+        """
         block, ran = mixed.block, mixed.heads.pop(layer)
         z = torch.bmm(given, _of(self._writes[layer], heads).transpose(1, 2))
         z = block.rows.put(z, torch.zeros_like(ran.z))
@@ -223,8 +238,8 @@ class Mixer(Sweeper):
         return gradient * plan.wanted
 
     def _groups(self, plan: Plan) -> Iterator[tuple[int, int, int]]:
-        """Live receivers that stand together, about RECEIVERS: the place of the first, how many live senders they read
-        at most, and how many they are."""
+        """Live receivers that stand together, about RECEIVERS: the place of the first, how many
+        live senders they read at most, and how many they are."""
         place = n_rows = 0
         for todo in plan.layers:
             n_rows += len(todo.rows)
@@ -234,10 +249,16 @@ class Mixer(Sweeper):
                 place, n_rows = place + n_rows, 0
 
     def _weights(self, layer: int, heads: list[int]) -> list[tuple[Tensor, Tensor | None]]:
-        """Weights and bias of these heads' q, k and v; where all are live, the weights of each key/value head once."""
+        """Weights and bias of these heads' q, k and v; where all are live, the weights of each
+        key/value head once.
+        """
         weights, architecture = self.model.layers[layer], self.model.architecture
         own = kv_heads(architecture, heads)
-        pairs = ((weights.W_Q, weights.b_Q, heads), (weights.W_K, weights.b_K, own), (weights.W_V, weights.b_V, own))
+        pairs = (
+            (weights.W_Q, weights.b_Q, heads),
+            (weights.W_K, weights.b_K, own),
+            (weights.W_V, weights.b_V, own),
+        )
         is_all = len(heads) == architecture.n_heads
         return [(W if is_all else W[index], None if b is None else b[index]) for W, b, index in pairs]
 

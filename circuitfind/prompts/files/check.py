@@ -23,7 +23,9 @@ COMPARING = ("logit-diff", "prob-diff")
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found: how many prompts were looked at, whether as tokens too, and each problem as one line."""
+    """What a check found: how many prompts were looked at, whether as tokens too, and each problem
+    as one line.
+    """
 
     n_prompts: int
     tokens_checked: bool
@@ -33,8 +35,8 @@ class Report:
 def check_task(name_or_path: str, tokenizer: Tokenizer | None = None) -> Report:
     """Everything wrong with a task: with its words, and with its tokens where a tokenizer is given.
 
-    A task in Python is tried on ``SAMPLE`` prompts, without a tokenizer on its example alone. Raises TaskError if there
-    is no such task or file.
+    A task in Python is tried on ``SAMPLE`` prompts, without a tokenizer on its example alone.
+    Raises TaskError if there is no such task or file.
     """
     path = find_file(name_or_path)
     try:
@@ -53,7 +55,9 @@ def _check_file(path: Path, tokenizer: Tokenizer | None) -> Report:
         pairs_of(entries, file)
     where = "line" if file == path else f"{file.name}, line"
     first = next((entry.pair for entry in entries if entry.pair), None)
-    problems = _few(f"{where} {entry.line}: {each}" for entry in entries for each in _problems(entry, tokenizer, first))
+    problems = _few(
+        f"{where} {entry.line}: {each}" for entry in entries for each in _problems(entry, tokenizer, first)
+    )
     if not problems:
         problems = _metric_problems(load_task(str(path)), [entry.pair for entry in entries if entry.pair])
     return Report(len(entries), tokenizer is not None, tuple(problems))
@@ -85,7 +89,10 @@ def _metric_problems(task: Task, pairs: Sequence[PromptPair]) -> list[str]:
         return [unknown("metric", task.metric, (*METRICS, *task.metrics))]
     number = next((number for number, pair in enumerate(pairs, start=1) if not pair.wrong_answers), None)
     if task.metric in COMPARING and number is not None:
-        return [f"Prompt {number}: it has no wrong answer, which the task's metric, {task.metric}, needs. Give one."]
+        return [
+            f"Prompt {number}: it has no wrong answer, which the task's metric, {task.metric}, needs. Give"
+            " one."
+        ]
     return []
 
 

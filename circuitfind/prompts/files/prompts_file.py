@@ -1,8 +1,10 @@
 """Prompts files: .jsonl, one pair a line, and .csv with the same columns and its lists as JSON.
 
-{"clean": "When Mary and John ...", "corrupted": "When Ann ...", "answers": [" Mary"], "wrong_answers": [" John"]}
+{"clean": "When Mary and John ...", "corrupted": "When Ann ...", "answers": [" Mary"],
+"wrong_answers": [" John"]}
 
-A pair may name roles, parts of its clean prompt from one character up to another: "roles": {"IO": [5, 9]}.
+A pair may name roles, parts of its clean prompt from one character up to another: "roles": {"IO":
+[5, 9]}.
 
 What a pair may be is said in ``prompts/files/schema.py``. A file is read a line at a time, and no
 further than the first that is wrong unless all are asked for; its size, and that of a line, are
@@ -33,7 +35,9 @@ MOST_PROMPTS = 100_000
 
 @dataclass(frozen=True)
 class Entry:
-    """One pair of a file and the line it begins on; for one that can't be read None and the reason, ``problem``."""
+    """One pair of a file and the line it begins on; for one that can't be read None and the reason,
+    ``problem``.
+    """
 
     line: int
     pair: PromptPair | None
@@ -41,7 +45,9 @@ class Entry:
 
 
 def read_prompts(path: Path) -> list[PromptPair]:
-    """The pairs of a .jsonl or .csv file. Raises TaskError naming the file and the first line that is wrong."""
+    """The pairs of a .jsonl or .csv file. Raises TaskError naming the file and the first line that
+    is wrong.
+    """
     return pairs_of(read_entries(path), path)
 
 
@@ -58,13 +64,15 @@ def pairs_of(entries: Iterable[Entry], path: Path) -> list[PromptPair]:
 
 
 def read_entries(path: Path) -> Iterator[Entry]:
-    """Every pair of a .jsonl or .csv file, the unreadable ones included. Raises TaskError if it is no text file, or
-    has more prompts than one may."""
+    """Every pair of a .jsonl or .csv file, the unreadable ones included. Raises TaskError if it is
+    no text file, or has more prompts than one may."""
     text = read_text(path)
     entries = _csv_entries(text) if path.suffix.lower() == ".csv" else _jsonl_entries(text)
     for number, entry in enumerate(entries):
         if number == MOST_PROMPTS:
-            raise TaskError(f"{path} holds more than {MOST_PROMPTS:,} prompts. Cut it: a run takes a few of them.")
+            raise TaskError(
+                f"{path} holds more than {MOST_PROMPTS:,} prompts. Cut it: a run takes a few of them."
+            )
         yield entry
 
 
@@ -74,7 +82,9 @@ def write_prompts(pairs: Sequence[PromptPair]) -> str:
 
 
 def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
-    """The file's text with its own line ends. Raises TaskError if it can't be read, or may never end, as a device."""
+    """The file's text with its own line ends. Raises TaskError if it can't be read, or may never
+    end, as a device.
+    """
     if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113  Path's own raise for a long name
         raise TaskError(f"Cannot read {path}: it is no file.")
     return read_file(path, TaskError, most_bytes)
@@ -101,7 +111,9 @@ def once(items: list[tuple[str, Any]]) -> dict[str, Any]:
 def _jsonl_entries(text: str) -> Iterator[Entry]:
     for number, line in enumerate(_lines(text), start=1):
         if len(line) > LONGEST_LINE:
-            yield Entry(number, None, f"the line has {len(line):,} characters; {LONGEST_LINE:,} are the most.")
+            yield Entry(
+                number, None, f"the line has {len(line):,} characters; {LONGEST_LINE:,} are the most."
+            )
         elif line.strip():
             try:
                 yield to_entry(number, json.loads(line, object_pairs_hook=once))
@@ -139,7 +151,9 @@ def _csv_entries(text: str) -> Iterator[Entry]:
 
 def _csv_entry(line: int, columns: list[str], row: list[str]) -> Entry:
     if len(row) != len(columns):
-        return Entry(line, None, f"it has {len(row)} fields, the header {len(columns)}. Quote texts that hold commas.")
+        return Entry(
+            line, None, f"it has {len(row)} fields, the header {len(columns)}. Quote texts that hold commas."
+        )
     data: dict[str, Any] = dict(zip(columns, row, strict=True))
     if not data.get(ROLES):
         data.pop(ROLES, None)

@@ -26,7 +26,9 @@ MOST_BYTES = 1 << 20
 
 
 def load_python(path: Path) -> Task:
-    """The file's TASK. Raises TaskError if the file breaks, naming the line, has none, or one with a wrong part."""
+    """The file's TASK. Raises TaskError if the file breaks, naming the line, has none, or one with
+    a wrong part.
+    """
     text = read_text(path, MOST_BYTES)
     with contained():
         task = report_errors(path, lambda: _checked(path, vars(_run(path, text)).get("TASK")))
@@ -48,10 +50,13 @@ def _checked(path: Path, task: object) -> Task:
     """The task, its parts of the right kinds. Raises TaskError naming the first that is not."""
     if task is None:
         raise TaskError(
-            f"{path} has no TASK. Write TASK = Task(name=..., ...) in it, with Task from circuitfind.prompts.pairs."
+            f"{path} has no TASK. Write TASK = Task(name=..., ...) in it, with Task from"
+            " circuitfind.prompts.pairs."
         )
     if not isinstance(task, Task):
-        raise TaskError(f"{path}: TASK is a {type(task).__name__}; it must be a Task from circuitfind.prompts.pairs.")
+        raise TaskError(
+            f"{path}: TASK is a {type(task).__name__}; it must be a Task from circuitfind.prompts.pairs."
+        )
     about = fit({name: _plain(getattr(task, name)) for name in ABOUT}, About, f"{path}: TASK", TaskError)
     for name in ("make", "held_out"):
         part = getattr(task, name)
@@ -72,7 +77,8 @@ def _guarded(path: Path, make: Make, what: str) -> Callable[[Tokenizer, int, int
     def take(made: Any, n_prompts: int) -> list[PromptPair]:
         if isinstance(made, Sized) and len(made) > n_prompts:
             raise TaskError(
-                f"{path}: {what} returned {len(made)} prompts when asked for {n_prompts}. It may return fewer."
+                f"{path}: {what} returned {len(made)} prompts when asked for {n_prompts}. It may return"
+                " fewer."
             )
         few = enumerate(islice(made, n_prompts), start=1)  # an iterator may go on for ever
         return [_plain_pair(pair, f"{path}: {what}, prompt {number}") for number, pair in few]
@@ -81,7 +87,9 @@ def _guarded(path: Path, make: Make, what: str) -> Callable[[Tokenizer, int, int
 
 
 def _plain_pair(pair: object, where: str) -> PromptPair:
-    """The pair in plain texts and numbers, as a prompts file may hold it. A TaskError's text begins with ``where``."""
+    """The pair in plain texts and numbers, as a prompts file may hold it. A TaskError's text begins
+    with ``where``.
+    """
     if not isinstance(pair, PromptPair):
         raise TaskError(f"{where} is a {type(pair).__name__}; it must be a PromptPair.")
     try:
@@ -113,7 +121,11 @@ def _plain(value: object) -> object:
     """The value with plain texts and lists in place of kinds of them, such as numpy's."""
     if isinstance(value, str):
         return _text(value)
-    return [_plain(item) for item in islice(value, MOST_ANSWERS + 1)] if isinstance(value, tuple | list) else value
+    return (
+        [_plain(item) for item in islice(value, MOST_ANSWERS + 1)]
+        if isinstance(value, tuple | list)
+        else value
+    )
 
 
 def _text(value: str) -> str:

@@ -1,6 +1,7 @@
 """What a task and a prompt pair may be in whatever kind of file: one schema for JSONL, CSV, YAML and Python.
 
-The bounds are what no task needs and every machine holds: a file that is past one is refused by that name, at once.
+The bounds are what no task needs and every machine holds: a file that is past one is refused by
+that name, at once.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ FOREIGN = frozenset(
 MARK = "<predict>"
 """What prompts of other tools have, in columns or in the text."""
 OF_ANOTHER_TOOL = (
-    "as in a file of EAP-IG's, MIB's or Edge-Pruning's. Make a prompts file of it: circuitfind import FILE --model M."
+    "as in a file of EAP-IG's, MIB's or Edge-Pruning's. Make a prompts file of it: circuitfind import FILE"
+    " --model M."
 )
 MOST_ROLES = 1000
 LONGEST_NAME = 100
@@ -47,7 +49,9 @@ class Pair(Schema, frozen=True):
     corrupted: Text
     answers: Annotated[list[Answer], Meta(max_length=MOST_ANSWERS)]
     wrong_answers: Annotated[list[Answer], Meta(max_length=MOST_ANSWERS)]
-    roles: Annotated[dict[str, tuple[Place, Place]], Meta(max_length=MOST_ROLES)] = msgspec.field(default_factory=dict)
+    roles: Annotated[dict[str, tuple[Place, Place]], Meta(max_length=MOST_ROLES)] = msgspec.field(
+        default_factory=dict
+    )
 
 
 class About(Schema, frozen=True):
@@ -60,7 +64,9 @@ class About(Schema, frozen=True):
 
 
 def to_pair(data: object) -> PromptPair:
-    """The pair that an object describes. Raises TaskError, which names the key that is wrong and not the file."""
+    """The pair that an object describes. Raises TaskError, which names the key that is wrong and
+    not the file.
+    """
     if not isinstance(data, dict):
         raise TaskError(f"{shown(data)} instead of an object with the keys {', '.join(KEYS)}.")
     clean = data.get("clean")
@@ -82,7 +88,8 @@ def key_problem(keys: Sequence[Any], kind: str) -> str:
     unknown = [key for key in keys if key not in (*KEYS, ROLES)]
     if unknown:
         return (
-            f"unknown {kind} {shown(unknown[0])}. Each pair has {', '.join(KEYS)}, may have {ROLES}, and nothing else."
+            f"unknown {kind} {shown(unknown[0])}. Each pair has {', '.join(KEYS)}, may have {ROLES}, and"
+            " nothing else."
         )
     return ""
 
@@ -99,5 +106,7 @@ def _whole(pair: Pair) -> PromptPair:
         if "" in texts:
             raise TaskError(f"{what} is empty.")
         if any(map(is_broken, texts)):
-            raise TaskError(f"{what} holds half a character (a lone surrogate such as \\ud800). Write the whole one.")
+            raise TaskError(
+                f"{what} holds half a character (a lone surrogate such as \\ud800). Write the whole one."
+            )
     return found

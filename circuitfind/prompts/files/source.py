@@ -27,7 +27,8 @@ def load_task(name_or_path: str) -> Task:
     task = _load_file(find_file(name_or_path))
     if not re.fullmatch(r"\w[\w.-]*", task.name):
         raise TaskError(
-            f"{name_or_path}: the task's name is {shown(task.name)}; it must be letters, digits, '-', '_' and '.'."
+            f"{name_or_path}: the task's name is {shown(task.name)}; it must be letters, digits, '-', '_' and"
+            " '.'."
         )
     return task
 
@@ -72,4 +73,6 @@ def task_of(texts: dict[str, str], pairs: Sequence[PromptPair]) -> Task:
         return list(pairs[:n_prompts])
 
     name = texts["name"]
-    return Task(name, texts.get("title", name), texts.get("paper", ""), texts.get("metric", "kl"), pairs[0], make)
+    return Task(
+        name, texts.get("title", name), texts.get("paper", ""), texts.get("metric", "kl"), pairs[0], make
+    )

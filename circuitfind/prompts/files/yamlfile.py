@@ -6,8 +6,9 @@ paper: arXiv:...
 metric: kl
 prompts_file: capitals.jsonl             # or prompts: with the pairs themselves
 
-An alias (``*names``) may stand for a value given once (``&names``). What a document comes to with every alias written
-out is counted before anything is made of it: nine lines of aliases of aliases can say 10^9 values.
+An alias (``*names``) may stand for a value given once (``&names``). What a document comes to with
+every alias written out is counted before anything is made of it: nine lines of aliases of aliases
+can say 10^9 values.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ MOST_DEPTH = 50
 
 
 def read_yaml(path: Path) -> tuple[dict[str, str], Iterable[Entry], Path]:
-    """The task's texts, its pairs, and the file that these are in. Raises TaskError if the file as a whole is wrong."""
+    """The task's texts, its pairs, and the file that these are in. Raises TaskError if the file as
+    a whole is wrong.
+    """
     data, lines = _parse(path)
     problem = _problem(data)
     if problem:
@@ -87,11 +90,14 @@ def _check_depth(events: Iterable[Any]) -> None:
 def _check_count(n_values: float) -> None:
     if n_values > MOST_VALUES:
         many = f"{n_values:.3g}" if n_values > 2 * MOST_VALUES else "more"
-        raise ValueError(f"it comes to {many} values, and {MOST_VALUES:,} are the most: put pairs into a prompts file")
+        raise ValueError(
+            f"it comes to {many} values, and {MOST_VALUES:,} are the most: put pairs into a prompts file"
+        )
 
 
 def _count(node: Node, known: dict[int, float]) -> float:
-    """How many values a node comes to, each alias counted as what it stands for. ``known``: those of nodes seen.
+    """How many values a node comes to, each alias counted as what it stands for. ``known``: those
+    of nodes seen.
 
     Raises ValueError where a node stands in itself, and where a key stands in a mapping twice.
     """

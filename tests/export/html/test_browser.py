@@ -91,7 +91,9 @@ class Browser:
         self.settle()
 
     def node(self, name: str) -> Any:
-        return next(node for node in self.all(".node") if node.find_element("css selector", ".name").text == name)
+        return next(
+            node for node in self.all(".node") if node.find_element("css selector", ".name").text == name
+        )
 
     def pixels(self) -> int:
         """How many dots of the canvas are inked."""
@@ -146,7 +148,9 @@ def observe(circuit: Circuit) -> Observations:
     said = Prediction(((" Mary", 0.75), (" John", 0.2), (" <b>x</b>", 0.01)), 0.75, 0.2, 3.5)
     wrong = Prediction(((" John", 0.6), (" Mary", 0.3)), 0.3, 0.6, -1.0)
     runs = {"clean": said, "circuit": wrong, "corrupted": wrong}
-    prompt = Prompt("".join(TOKENS), "".join(TOKENS[::-1]), (" Mary",), (" John", " Tom"), TOKENS, TOKENS[::-1], runs)
+    prompt = Prompt(
+        "".join(TOKENS), "".join(TOKENS[::-1]), (" Mary",), (" John", " Tom"), TOKENS, TOKENS[::-1], runs
+    )
     heads = {node: (Pattern(pattern(1), pattern(3)),) * 2 for node in circuit.nodes if node.kind == "head"}
     written = (Written((2.0, 0.5), (-1.0, 0.25)),) * 2
     writes = {node: written for node in circuit.nodes if node.kind != "logits"}
@@ -166,7 +170,11 @@ CURVE = {
 def circuit(grow: Callable[..., Circuit]) -> Circuit:
     found = grow(GRAPH, 60)
     evidence = {run: {"kl": 1.0, "accuracy": 0.5} for run in ("full", "circuit", "ablated")}
-    shares = {"faithfulness": 0.4, "faithfulness_interval": [0.3, 0.5], "faithfulness_by_metric": {"logit-diff": 0.4}}
+    shares = {
+        "faithfulness": 0.4,
+        "faithfulness_interval": [0.3, 0.5],
+        "faithfulness_by_metric": {"logit-diff": 0.4},
+    }
     return replace(found, metrics={**evidence, **shares})
 
 
@@ -177,7 +185,11 @@ def page(circuit: Circuit, tmp_path_factory: pytest.TempPathFactory) -> Path:
     sure = tuple(Sureness(score - 0.01, score + 0.01, 0.9) for _, score in made.edges)
     heads = [node for node in made.nodes if node.kind == "head"]
     full = replace(
-        made, sureness=sure, sureness_level=0.95, curve=CURVE, roles={heads[0]: "name mover", heads[1]: "induction"}
+        made,
+        sureness=sure,
+        sureness_level=0.95,
+        curve=CURVE,
+        roles={heads[0]: "name mover", heads[1]: "induction"},
     )
     path = tmp_path_factory.mktemp("page") / "circuit.html"
     path.write_bytes(to_html(full))
@@ -405,14 +417,24 @@ def empty() -> Circuit:
 
 
 def of_positions() -> Circuit:
-    names = ("input->a0.h1<v>@S1", "a0.h1->a1.h0<k>@S1", "a0.h1->a1.h0<q>@END", "a1.h0->logits", "input->m1@IO")
+    names = (
+        "input->a0.h1<v>@S1",
+        "a0.h1->a1.h0<k>@S1",
+        "a0.h1->a1.h0<q>@END",
+        "a1.h0->logits",
+        "input->m1@IO",
+    )
     edges = {Edge.parse(name): 1.0 / (number + 1) for number, name in enumerate(names)}
     return Circuit(Graph(2, 2, roles=("IO", "S1", "END")), edges, {"name": "two"}, {"name": "ioi"})
 
 
 def of_neurons() -> Circuit:
     model = {"name": "two", "d_head": 4, "d_mlp": 8}
-    kept = {Neuron(Node("head", 0, 1), 2): -2.0, Neuron(Node("mlp", 1), 3): 1.0, Neuron(Node("mlp", 1), 4): 0.5}
+    kept = {
+        Neuron(Node("head", 0, 1), 2): -2.0,
+        Neuron(Node("mlp", 1), 3): 1.0,
+        Neuron(Node("mlp", 1), 4): 0.5,
+    }
     return Circuit(Graph(2, 2), {}, model, {"name": "ioi"}, neurons=kept)
 
 
@@ -426,7 +448,9 @@ def test_positions_have_columns_and_a_choice_of_role(browser: Browser, tmp_path:
     browser.open(write(of_positions(), tmp_path))
     names = [node.text for node in browser.all(".node .name")]
     assert {"input@IO", "input@S1", "input@END"} <= set(names) and names.count("a0.h1") == 2
-    browser.run("const r = document.getElementById('role'); r.value = 1; r.dispatchEvent(new Event('change'))")
+    browser.run(
+        "const r = document.getElementById('role'); r.value = 1; r.dispatchEvent(new Event('change'))"
+    )
     browser.settle()
     assert sorted(node.text for node in browser.all(".node .name")) == ["a0.h1", "a1.h0", "input"]
     browser.node("a1.h0").click()
@@ -452,4 +476,6 @@ def test_a_lone_circuit_has_no_attention_and_still_opens_its_nodes(
     browser.node("m0").click()
     browser.settle()
     assert browser.text("#panel h2") == "m0" and browser.all("#matrix") == []
-    assert json.loads(browser.run("return document.getElementById('data').textContent"))["observations"] is None
+    assert (
+        json.loads(browser.run("return document.getElementById('data').textContent"))["observations"] is None
+    )

@@ -87,7 +87,9 @@ class Seen(HTMLParser):
     @property
     def policy(self) -> str:
         return next(
-            value or "" for tag, name, value in self.attributes if name == "content" and "default-src" in str(value)
+            value or ""
+            for tag, name, value in self.attributes
+            if name == "content" and "default-src" in str(value)
         )
 
 
@@ -111,7 +113,10 @@ def test_a_small_circuit_is_told_as_worked_out_by_hand() -> None:
     assert names == ["input", "a0.h1", "m0", "logits"]
     assert data["edges"] == {"from": [1, 0, 1], "to": [2, 1, 3], "slot": "-k-", "score": [2.0, -0.5, 0.25]}
     assert (data["title"], data["subtitle"]) == ("ioi in one", "3 edges of 13 (23.08%)")
-    assert data["observations"] is data["curve"] is data["known"] is None and data["notes"] == data["prompts"] == []
+    assert (
+        data["observations"] is data["curve"] is data["known"] is None
+        and data["notes"] == data["prompts"] == []
+    )
 
 
 @settings(max_examples=25)
@@ -138,17 +143,19 @@ def test_the_policy_allows_this_style_and_script_and_nothing_from_anywhere() -> 
         f"default-src 'none'; script-src 'sha256-{hashes[0]}'; style-src 'sha256-{hashes[1]}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    loads = [(tag, value) for tag, name, value in seen.attributes if name in ("src", "href", "action", "style")]
+    loads = [
+        (tag, value) for tag, name, value in seen.attributes if name in ("src", "href", "action", "style")
+    ]
     assert loads == [("link", "data:,"), ("a", "#panel")]
 
 
 def test_the_scripts_make_no_markup_of_text_and_are_all_there() -> None:
     written = join_scripts() + read("page.css")
-    wrong = (
-        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|fetch\(|import\(|@import|url\(|</"
-    )
+    wrong = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|fetch\(|import\(|@import|url\(|</"
     assert re.findall(wrong, written) == []
-    assert [url for url in re.findall(r"https?://[^\"']+", written) if url != "http://www.w3.org/2000/svg"] == []
+    assert [
+        url for url in re.findall(r"https?://[^\"']+", written) if url != "http://www.w3.org/2000/svg"
+    ] == []
     assert {path.stem for path in (FOLDER / "scripts").iterdir()} == set(SCRIPTS)
 
 
@@ -177,7 +184,9 @@ def test_of_a_huge_circuit_the_strongest_edges_are_shown_and_it_says_so() -> Non
     page = gather(subject).to_dict()
     assert said == ("the circuit has 30,000 edges; the page has the 2,000 strongest by |score|.",)
     assert page["notes"] == [said[0].capitalize()]
-    assert page["nEdges"] == 30_000 and page["edges"]["score"] == [float(x) for x in range(30_000, 28_000, -1)]
+    assert page["nEdges"] == 30_000 and page["edges"]["score"] == [
+        float(x) for x in range(30_000, 28_000, -1)
+    ]
     assert what_was_cut(Subject(subject.circuit, Look(most_edges=30_000))) == ()
 
 
@@ -200,12 +209,18 @@ def test_the_same_circuit_gives_the_same_bytes_in_every_process(grow, tmp_path: 
 
 def test_intervals_are_those_of_the_edges_that_they_stand_at(tmp_path: Path) -> None:
     graph = SMALL.graph
-    lower = np.arange(len(graph.receivers) * len(graph.senders), dtype=np.float32).reshape(len(graph.receivers), -1)
+    lower = np.arange(len(graph.receivers) * len(graph.senders), dtype=np.float32).reshape(
+        len(graph.receivers), -1
+    )
     names = {"receivers": graph.receivers, "senders": graph.senders}
     metadata = {key: json.dumps([str(node) for node in nodes]) for key, nodes in names.items()}
     tensors = {"lower": lower, "upper": lower + 1, "inclusion": lower / 100}
     save_file(tensors, tmp_path / "bootstrap.safetensors", metadata)
-    record = {"model_sha256": "ab", "command": {}, "bootstrap": {"level": 0.9, "resamples": 5, "jaccard": 0.5}}
+    record = {
+        "model_sha256": "ab",
+        "command": {},
+        "bootstrap": {"level": 0.9, "resamples": 5, "jaccard": 0.5},
+    }
     (tmp_path / "run.json").write_text(json.dumps(record), encoding="utf-8")
     page = gather(Subject(SMALL, folder=tmp_path)).to_dict()
     places = [graph.order(Edge.parse(name)) for name in ("a0.h1->m0", "input->a0.h1<k>", "a0.h1->logits")]
@@ -245,7 +260,9 @@ def test_every_kind_of_circuit_has_a_page(kind: str) -> None:
     graph = Graph(1, 2, roles=("S1", "END"))
     made = {
         "empty": replace(SMALL, edges={}),
-        "roles": replace(SMALL, graph=graph, edges={Edge.parse("input->m0@S1"): 1.0, Edge.parse("m0->logits"): 2.0}),
+        "roles": replace(
+            SMALL, graph=graph, edges={Edge.parse("input->m0@S1"): 1.0, Edge.parse("m0->logits"): 2.0}
+        ),
         "neurons": replace(
             SMALL,
             edges={},
@@ -259,4 +276,9 @@ def test_every_kind_of_circuit_has_a_page(kind: str) -> None:
     if kind == "neurons":
         names = [name for name, *_ in data["nodes"]]
         assert names == ["input", "a0.h1", "m0", "logits"]
-        assert data["neurons"] == {"node": [1, 2], "index": [2, 3], "score": [-2.0, 1.0], "widths": {"1": 4, "2": 8}}
+        assert data["neurons"] == {
+            "node": [1, 2],
+            "index": [2, 3],
+            "score": [-2.0, 1.0],
+            "widths": {"1": 4, "2": 8},
+        }

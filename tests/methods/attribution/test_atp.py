@@ -46,7 +46,9 @@ def test_every_score_is_the_literal_one(
 @pytest.mark.parametrize(
     ("family", "dtype"), [("gpt2", torch.float32), ("llama", torch.float32), ("pythia", torch.float64)]
 )
-def test_batch_size_and_threads_change_no_bit(family: str, dtype: torch.dtype, qk_fix: bool, grad_drop: bool) -> None:
+def test_batch_size_and_threads_change_no_bit(
+    family: str, dtype: torch.dtype, qk_fix: bool, grad_drop: bool
+) -> None:
     same_bits(AtP("loss", qk_fix=qk_fix, grad_drop=grad_drop), family, dtype)
 
 

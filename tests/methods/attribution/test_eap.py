@@ -59,7 +59,9 @@ def test_every_score_under_zero_ablation_is_the_literal_one(family: str, name: s
 @pytest.mark.parametrize("ablation", OF_MEANS)
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_score_under_mean_ablation_is_the_literal_one(family: str, name: str, ablation: AblationName) -> None:
+def test_every_score_under_mean_ablation_is_the_literal_one(
+    family: str, name: str, ablation: AblationName
+) -> None:
     agrees_with_oracle(family, name, "loss", ablation, 5)
 
 
@@ -107,7 +109,10 @@ def test_progress_counts_every_sweep(name: str) -> None:
     score(make(name, "loss"), random_transformer("gpt2", 1), random_batch(1), 2, Told())
     n_blocks, n_groups = 2, 5
     total = (
-        n_blocks * {"eap": 1, "clean-corrupted": 2, "eap-ig": STEPS, "eap-ig-activations": (STEPS - 1) * n_groups}[name]
+        n_blocks
+        * {"eap": 1, "clean-corrupted": 2, "eap-ig": STEPS, "eap-ig-activations": (STEPS - 1) * n_groups}[
+            name
+        ]
     )
     assert told == [(done, total) for done in range(1, total + 1)]
 

@@ -73,7 +73,9 @@ def test_in_a_linear_model_the_scores_are_those_of_eap_and_sum_to_the_effect(fam
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "relu", "silu"])
 def test_the_ratio_of_an_activation_is_its_output_over_its_input(activation: Activation) -> None:
     x = torch.linspace(-9, 9, 100, dtype=torch.float64)
-    assert torch.allclose(activation_ratio(activation, x) * x, activate(activation, x.clone()), rtol=0, atol=1e-14)
+    assert torch.allclose(
+        activation_ratio(activation, x) * x, activate(activation, x.clone()), rtol=0, atol=1e-14
+    )
     assert float(activation_ratio(activation, torch.zeros(1))) == (0 if activation == "relu" else 0.5)
 
 

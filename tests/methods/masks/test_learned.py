@@ -38,7 +38,11 @@ def literal(family: str, seed: int) -> Literal:
 
 
 def learn(
-    method: Learned, model: Transformer, batch: Batch, batch_size: int = 8, initial: torch.Tensor | None = None
+    method: Learned,
+    model: Transformer,
+    batch: Batch,
+    batch_size: int = 8,
+    initial: torch.Tensor | None = None,
 ) -> torch.Tensor:
     return method.score(model, batch, batch_size, Silent(), initial=initial)
 
@@ -98,14 +102,18 @@ def test_pruning_goes_the_literal_way(
     node_sparsity: float | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pruning, "START", 1.0)  # 10 leaves nearly every gate fully open for more than a few steps
+    monkeypatch.setattr(
+        pruning, "START", 1.0
+    )  # 10 leaves nearly every gate fully open for more than a few steps
     model, batch = random_transformer(family, 3), random_batch(3, (5, 7, 4))
     method = EdgePruning(metric, ablation, STEPS, seed=6, sparsity=0.9, node_sparsity=node_sparsity)
     expected = prune(task(family, batch, method), 0.9, node_sparsity, start=1.0)
     check(learn(method, model, batch), expected, model)
 
 
-def test_among_more_edges_than_the_published_model_has_each_is_pushed_as_hard(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_among_more_edges_than_the_published_model_has_each_is_pushed_as_hard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(pruning, "START", 1.0)
     model, batch = random_transformer("llama", 3), random_batch(3, (5, 7, 4))
     method = EdgePruning("kl", "corrupted", STEPS, seed=6, sparsity=0.9, node_sparsity=0.5)
@@ -135,13 +143,17 @@ def test_a_warm_start_goes_the_literal_way(name: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(pruning, "START", 1.0)
     model, batch = random_transformer("gpt2", 3), random_batch(3)
     edges = readable(model.architecture.graph)
-    initial = torch.randn(edges.shape, generator=torch.Generator().manual_seed(1)).masked_fill(~edges, math.nan)
+    initial = torch.randn(edges.shape, generator=torch.Generator().manual_seed(1)).masked_fill(
+        ~edges, math.nan
+    )
     initial[-1, :3] = 0.25
     scores = initial[edges].tolist()
     method = METHODS[name]("loss", "corrupted", 2, 0.1)
     place = task("gpt2", batch, method)
     expected = (
-        probe(place, 50.0, scores) if name == "subnetwork-probing" else prune(place, 0.98, None, scores, start=1.0)
+        probe(place, 50.0, scores)
+        if name == "subnetwork-probing"
+        else prune(place, 0.98, None, scores, start=1.0)
     )
     check(learn(method, model, batch, initial=initial), expected, model)
 
@@ -159,7 +171,10 @@ def test_gates_are_the_literal_ones_and_so_are_their_slopes() -> None:
 
 
 def test_the_odds_of_two_gates_are_those_that_both_are_open() -> None:
-    first, second = torch.linspace(-9, 9, 19, dtype=torch.float64), torch.linspace(7, -3, 19, dtype=torch.float64)
+    first, second = (
+        torch.linspace(-9, 9, 19, dtype=torch.float64),
+        torch.linspace(7, -3, 19, dtype=torch.float64),
+    )
     both = probability_open(first) * probability_open(second)
     assert torch.allclose(gates.odds(first, second), both / (1 - both), rtol=1e-9)
     one = probability_open(first)
@@ -270,7 +285,11 @@ def test_a_learning_rate_that_is_too_high_is_said_to_be() -> None:
     [
         (SubnetworkProbing, {"steps": 0}, "--steps is 0"),
         (EdgePruning, {"steps": -1}, "--steps is -1"),
-        (SubnetworkProbing, {"learning_rate": 0.0}, "--set learning_rate=0.0: it must be a finite number above 0"),
+        (
+            SubnetworkProbing,
+            {"learning_rate": 0.0},
+            "--set learning_rate=0.0: it must be a finite number above 0",
+        ),
         (EdgePruning, {"learning_rate": math.nan}, "--set learning_rate=nan"),
         (SubnetworkProbing, {"penalty": -1.0}, "--set penalty=-1.0: it must be a finite number, 0"),
         (EdgePruning, {"sparsity": 1.3}, r"--set sparsity=1.3: it must be 0 to 1\.2"),
@@ -278,7 +297,9 @@ def test_a_learning_rate_that_is_too_high_is_said_to_be() -> None:
         (EdgePruning, {"prompts_per_step": 0}, "--set prompts_per_step=0: it must be 1"),
     ],
 )
-def test_an_option_out_of_range_is_refused(method: type[Learned], options: dict[str, float], message: str) -> None:
+def test_an_option_out_of_range_is_refused(
+    method: type[Learned], options: dict[str, float], message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         method(**options)  # type: ignore[arg-type]
 

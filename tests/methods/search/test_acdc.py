@@ -48,7 +48,9 @@ def agrees_with_oracle(
 ) -> bool:
     """Whether the oracle's own decisions were clear of rounding; if they were, ours are the same."""
     literal = Literal(random_model(family, model_seed, n_layers, n_heads))
-    outcome = literal_acdc(literal, batch, **{"match": options.get("objective") == "match", **_oracle_options(options)})  # type: ignore[arg-type]
+    outcome = literal_acdc(
+        literal, batch, **{"match": options.get("objective") == "match", **_oracle_options(options)}
+    )  # type: ignore[arg-type]
     if outcome.margin <= ROUNDING:
         return False
     model = random_transformer(family, model_seed, n_layers, n_heads)
@@ -74,15 +76,21 @@ def test_every_edge_is_decided_as_the_literal_algorithm_decides_it(family: str, 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_zero_ablation_agrees_with_the_literal_algorithm(family: str) -> None:
     for metric in ("kl", "logit-diff"):
-        assert agrees_with_oracle(family, 4, random_batch(4), threshold=0.0347, metric=metric, ablation="zero")
+        assert agrees_with_oracle(
+            family, 4, random_batch(4), threshold=0.0347, metric=metric, ablation="zero"
+        )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_matching_the_full_model_agrees_with_the_literal_algorithm(family: str) -> None:
-    assert agrees_with_oracle(family, 5, random_batch(5), threshold=0.02, metric="logit-diff", objective="match")
+    assert agrees_with_oracle(
+        family, 5, random_batch(5), threshold=0.02, metric="logit-diff", objective="match"
+    )
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(
+    max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.filter_too_much]
+)
 @given(
     family=st.sampled_from(FAMILIES),
     shape=st.sampled_from([(1, 1), (1, 3), (2, 2), (3, 1), (3, 2)]),
@@ -93,7 +101,13 @@ def test_matching_the_full_model_agrees_with_the_literal_algorithm(family: str) 
     ablation=st.sampled_from(ABLATIONS),
 )
 def test_any_model_and_prompts_agree_with_the_literal_algorithm(
-    family: str, shape: tuple[int, int], seed: int, lengths: list[int], threshold: float, metric: str, ablation: str
+    family: str,
+    shape: tuple[int, int],
+    seed: int,
+    lengths: list[int],
+    threshold: float,
+    metric: str,
+    ablation: str,
 ) -> None:
     batch = random_batch(seed, tuple(lengths))
     options = {"threshold": threshold, "metric": metric, "ablation": ablation}
@@ -137,7 +151,9 @@ class Known(Chain):
 )
 def test_enclosed_tests_are_judged_as_exact_ones_are(rises: list[tuple[float, float]], radius: float) -> None:
     truth = list(itertools.accumulate(rise for rise, _ in rises))
-    chain = Known(truth, [value + radius * off for value, (_, off) in zip(truth, rises, strict=True)], [radius] * 12)
+    chain = Known(
+        truth, [value + radius * off for value, (_, off) in zip(truth, rises, strict=True)], [radius] * 12
+    )
     verdict = judge(chain, len(truth), 0.02)
     scores, n_removed = verdict.scores, verdict.n_removed
     exact = [after - before for before, after in itertools.pairwise([0.0, *truth])]
@@ -149,7 +165,9 @@ def test_enclosed_tests_are_judged_as_exact_ones_are(rises: list[tuple[float, fl
 
 
 def test_only_what_lies_near_the_threshold_or_keeps_an_edge_is_computed_in_full() -> None:
-    chain = Known([0.001, 0.002, 0.0215, 0.0216, 0.06, 0.07], [0.001, 0.002, 0.0215, 0.0216, 0.06, 0.07], [1e-3] * 6)
+    chain = Known(
+        [0.001, 0.002, 0.0215, 0.0216, 0.06, 0.07], [0.001, 0.002, 0.0215, 0.0216, 0.06, 0.07], [1e-3] * 6
+    )
     assert judge(chain, 6, 0.02).n_removed == 4 and sorted(set(chain.computed)) == [2, 3, 4, 5]
 
 
@@ -190,7 +208,9 @@ def test_a_search_taken_up_after_any_chain_ends_with_the_same_bits(threshold: fl
 def test_how_much_memory_there_is_changes_no_bit(metric: str) -> None:
     model, batch = random_transformer("gpt2", 14, dtype=torch.float32), random_batch(14, (5, 7, 4, 6))
     method = ACDC(0.02, metric)  # type: ignore[arg-type]
-    amply, barely = (method.find(model, batch, 8, Silent(), bytes_in_flight=n_bytes) for n_bytes in (1 << 30, 1))
+    amply, barely = (
+        method.find(model, batch, 8, Silent(), bytes_in_flight=n_bytes) for n_bytes in (1 << 30, 1)
+    )
     assert torch.equal(amply.scores.nan_to_num(9), barely.scores.nan_to_num(9))
 
 
@@ -204,7 +224,10 @@ def test_batch_size_and_threads_change_no_bit(family: str, dtype: torch.dtype) -
         for n_threads, batch_size in ((1, 8), (2, 4), (2, 3), (1, 1)):
             torch.set_num_threads(n_threads)
             found = find(model, batch, batch_size=batch_size, threshold=0.02)
-            assert torch.equal(found.scores.nan_to_num(9), expected.scores.nan_to_num(9)), (n_threads, batch_size)
+            assert torch.equal(found.scores.nan_to_num(9), expected.scores.nan_to_num(9)), (
+                n_threads,
+                batch_size,
+            )
     finally:
         torch.set_num_threads(before)
 

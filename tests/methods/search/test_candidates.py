@@ -45,13 +45,18 @@ def edges_of(graph: Graph, kept: Tensor) -> set[Edge]:
     return {edge for edge in graph.edges() if kept[graph.order(edge)]}
 
 
-def find(model: Transformer, batch: Batch, shortlist: Tensor | None, batch_size: int = 8, **options: Any) -> Found:
+def find(
+    model: Transformer, batch: Batch, shortlist: Tensor | None, batch_size: int = 8, **options: Any
+) -> Found:
     return ACDC(**options).find(model, batch, batch_size, Silent(), shortlist=shortlist)
 
 
 def same(one: Found, other: Found) -> bool:
     tensors = zip((one.kept, one.scores, one.decided), (other.kept, other.scores, other.decided), strict=True)
-    return all(torch.equal(a.nan_to_num(9), b.nan_to_num(9)) for a, b in tensors) and one.n_tests == other.n_tests
+    return (
+        all(torch.equal(a.nan_to_num(9), b.nan_to_num(9)) for a, b in tensors)
+        and one.n_tests == other.n_tests
+    )
 
 
 # against the literal algorithm
@@ -83,7 +88,9 @@ def agrees(
     ("family", "metric"), list(zip(FAMILIES, ("kl", "logit-diff", "loss", "prob-diff"), strict=True))
 )
 def test_every_candidate_is_decided_as_the_literal_algorithm_decides_it(family: str, metric: str) -> None:
-    agreed = [agrees(family, seed, threshold, metric) for seed, threshold in ((1, 0.001), (2, 0.01), (3, 0.1))]
+    agreed = [
+        agrees(family, seed, threshold, metric) for seed, threshold in ((1, 0.001), (2, 0.01), (3, 0.1))
+    ]
     assert any(agreed)
 
 
@@ -111,7 +118,9 @@ def test_the_other_schedules_agree_with_their_literal_ones(schedule: str, family
         search.kept = edges_of(literal.graph, shortlist)
         outcome = search.search()
         if outcome.margin > 1e-9:
-            found = find(random_transformer(family, seed), batch, shortlist, threshold=threshold, schedule=schedule)
+            found = find(
+                random_transformer(family, seed), batch, shortlist, threshold=threshold, schedule=schedule
+            )
             assert edges_of(literal.graph, found.kept) == outcome.kept
             for edge in literal.graph.edges():
                 expected = outcome.scores.get(edge, 0.0)
@@ -147,7 +156,9 @@ def test_a_shortlist_of_all_edges_is_the_search_of_all(family: str, schedule: st
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_nothing_on_the_shortlist_ends_at_once(schedule: str) -> None:
     model, batch = random_transformer("gpt2", 2), random_batch(2)
-    found = find(model, batch, torch.zeros_like(readable(model.architecture.graph)), threshold=0.1, schedule=schedule)
+    found = find(
+        model, batch, torch.zeros_like(readable(model.architecture.graph)), threshold=0.1, schedule=schedule
+    )
     assert not found.kept.any() and found.n_tests == found.n_evaluated == 0
     assert torch.equal(found.decided, readable(model.architecture.graph))
 
@@ -183,7 +194,9 @@ def test_a_search_taken_up_after_any_chain_ends_with_the_same_bits(schedule: str
     model, batch = random_transformer("llama", 13, dtype=torch.float32), random_batch(13, (5, 7, 4, 6))
     method, shortlist = ACDC(0.02, schedule=schedule), draw(model.architecture.graph, 13, 0.8)
     states: list[Found] = []
-    whole = method.find(model, batch, 8, Silent(), None, lambda found: states.append(found.copy()), shortlist=shortlist)
+    whole = method.find(
+        model, batch, 8, Silent(), None, lambda found: states.append(found.copy()), shortlist=shortlist
+    )
     assert len(states) > 5 and whole.kept.any()
     for state in states:
         assert same(method.find(model, batch, 4, Silent(), start=state, shortlist=shortlist), whole)
@@ -235,7 +248,10 @@ def test_the_time_left_is_that_of_the_candidates() -> None:
     found, eta = take_up(graph, None, shortlist), Eta(graph, shortlist)
     eta.see(found)
     eta._seconds, eta._n_timed = 100.0, 100.0  # a second a test
-    eta._products, eta._sums = torch.eye(2, dtype=torch.float64), torch.tensor([1.0, 0.0], dtype=torch.float64)
+    eta._products, eta._sums = (
+        torch.eye(2, dtype=torch.float64),
+        torch.tensor([1.0, 0.0], dtype=torch.float64),
+    )
     left = eta._estimate((found.decided & shortlist).sum(1).double(), eta._live(found))
     assert left.longest == pytest.approx(int(shortlist.sum()))
 

@@ -59,7 +59,9 @@ def agrees_with_oracle(
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_edge_is_decided_as_the_literal_schedule_decides_it(family: str, metric: MetricName) -> None:
-    agreed = [agrees_with_oracle(family, seed, threshold, metric) for seed, threshold in ((1, 0.003), (2, 0.05))]
+    agreed = [
+        agrees_with_oracle(family, seed, threshold, metric) for seed, threshold in ((1, 0.003), (2, 0.05))
+    ]
     assert any(agreed)
 
 
@@ -89,7 +91,9 @@ def every_state(model: Transformer, batch: Batch, **options: object) -> list[Fou
 
 
 @pytest.mark.parametrize(("family", "metric"), [("gpt2", "kl"), ("llama", "loss"), ("pythia", "prob-diff")])
-def test_every_removed_group_costs_less_than_the_threshold_when_it_goes(family: str, metric: MetricName) -> None:
+def test_every_removed_group_costs_less_than_the_threshold_when_it_goes(
+    family: str, metric: MetricName
+) -> None:
     model, batch, threshold = random_transformer(family, 3), random_batch(3), 0.02
     edges, before = readable(model.architecture.graph), nothing_decided(model.architecture.graph)
     n_groups = 0
@@ -125,7 +129,10 @@ def test_an_edge_into_a_node_that_no_kept_edge_leaves_is_not_tested() -> None:
     found = find(model, batch, threshold=1e9)
     assert not found.kept.any()
     assert bool(found.decided[readable(model.architecture.graph)].all())
-    assert (found.n_tests, found.n_evaluated) == (1, 1)  # all edges into the logits go at once, and nothing lives
+    assert (found.n_tests, found.n_evaluated) == (
+        1,
+        1,
+    )  # all edges into the logits go at once, and nothing lives
     assert not found.scores[:-1].nan_to_num(0).any()
 
 
@@ -181,6 +188,8 @@ def test_acdc_with_the_schedule_grouped_is_this_search() -> None:
     assert same(found, find(model, batch, threshold=0.02, metric="loss"))
 
 
-@pytest.mark.parametrize(("sizes", "expected"), [([1, 1], 1), ([9, 1, 1], 1), ([1, 1, 1, 1, 4], 4), ([0, 0, 0], 2)])
+@pytest.mark.parametrize(
+    ("sizes", "expected"), [([1, 1], 1), ([9, 1, 1], 1), ([1, 1, 1, 1, 4], 4), ([0, 0, 0], 2)]
+)
 def test_a_group_is_halved_where_its_attributions_are(sizes: list[int], expected: int) -> None:
     assert middle(torch.tensor(sizes, dtype=torch.float64)) == expected

@@ -75,7 +75,10 @@ def summed(graph: Graph, scores: torch.Tensor, group: int) -> torch.Tensor:
 def test_the_attribution_of_a_unit_is_the_sum_over_its_edges(shape: tuple[int, int, int]) -> None:
     model, batch = made(3, shape), random_batch(3, (5, 7, 4))
     edges = attribution(Literal(hugging_face(3, shape)), batch, "eap", "loss", "corrupted")
-    agrees(score(Summed(EAP("loss"), kv="grouped"), model, batch), summed(model.architecture.graph, edges, shape[2]))
+    agrees(
+        score(Summed(EAP("loss"), kv="grouped"), model, batch),
+        summed(model.architecture.graph, edges, shape[2]),
+    )
 
 
 @pytest.mark.parametrize("grad_drop", [True, False])
@@ -90,7 +93,10 @@ def test_the_edges_of_a_unit_add_up_in_each_pass_of_grad_drop(grad_drop: bool) -
 
 @pytest.mark.parametrize(
     ("shape", "metric", "ablation"),
-    [*((SHAPES[0], "logit-diff", name) for name in ABLATIONS), *((shape, "kl", "corrupted") for shape in SHAPES)],
+    [
+        *((SHAPES[0], "logit-diff", name) for name in ABLATIONS),
+        *((shape, "kl", "corrupted") for shape in SHAPES),
+    ],
 )
 def test_the_exact_score_of_a_unit_is_the_literal_one(
     shape: tuple[int, int, int], metric: MetricName, ablation: AblationName
@@ -133,7 +139,9 @@ def test_an_ensemble_counts_each_unit_once() -> None:
 # the search
 
 
-def agrees_with_oracle(seed: int, shape: tuple[int, int, int], batch: Batch, threshold: float, **options: str) -> bool:
+def agrees_with_oracle(
+    seed: int, shape: tuple[int, int, int], batch: Batch, threshold: float, **options: str
+) -> bool:
     """Whether the oracle's own decisions were clear of rounding; if they were, ours are the same."""
     literal, model = Literal(hugging_face(seed, shape)), made(seed, shape)
     graph, given = literal.graph, {"metric": "kl", "ablation": "corrupted", **options}
@@ -207,10 +215,13 @@ class GroupedSearch(Search):
         graph = self.literal.graph
         self.now = self.value(self.kept)
         for receivers in stages(graph.n_layers, graph.n_heads):
-            live = [r for r in receivers if r.node.kind == "logits" or any(e.sender == r.node for e in self.kept)]
+            live = [
+                r for r in receivers if r.node.kind == "logits" or any(e.sender == r.node for e in self.kept)
+            ]
             self.kept -= {edge for edge in self.kept if edge.receiver in set(receivers) - set(live)}
             units = [
-                tuple(edge for edge in unit if edge.receiver in live) for unit in literally.grouped(graph, self.group)
+                tuple(edge for edge in unit if edge.receiver in live)
+                for unit in literally.grouped(graph, self.group)
             ]
             self.units = {unit[0]: unit for unit in units if unit}
             if live:
@@ -221,7 +232,9 @@ class GroupedSearch(Search):
 
     def values(self, kept: set[Edge]) -> list[float]:
         """With every edge gone whose unit's first is."""
-        gone = {edge for first, unit in getattr(self, "units", {}).items() if first not in kept for edge in unit}
+        gone = {
+            edge for first, unit in getattr(self, "units", {}).items() if first not in kept for edge in unit
+        }
         return super().values(kept - gone)
 
     def settle(self, group: Any, rise: float, attributions: dict[Edge, float]) -> None:
@@ -249,7 +262,9 @@ def test_the_grouped_schedule_decides_on_units_as_the_literal_one_does(metric: M
             assert found.n_tests == len(outcome.groups)
             for edge in literal.graph.edges():
                 expected = outcome.scores.get(edge, 0.0)
-                assert found.scores[literal.graph.order(edge)].item() == pytest.approx(expected, abs=1e-7, rel=1e-6)
+                assert found.scores[literal.graph.order(edge)].item() == pytest.approx(
+                    expected, abs=1e-7, rel=1e-6
+                )
             agreed.append(seed)
     assert agreed
 
@@ -293,7 +308,9 @@ def test_without_grouped_queries_it_is_the_search_per_head(family: str, schedule
 def test_without_grouped_queries_it_is_the_score_of_each_edge(make: Any) -> None:
     model, batch = random_transformer("gpt2", 2, dtype=torch.float32), random_batch(2)
     grouped: Scorer = make("grouped")
-    assert torch.equal(score(grouped, model, batch).nan_to_num(9), score(make("per-head"), model, batch).nan_to_num(9))
+    assert torch.equal(
+        score(grouped, model, batch).nan_to_num(9), score(make("per-head"), model, batch).nan_to_num(9)
+    )
 
 
 def test_of_edges_that_go_together_at_the_threshold_one_is_named() -> None:
@@ -301,7 +318,9 @@ def test_of_edges_that_go_together_at_the_threshold_one_is_named() -> None:
     found = ACDC(0.03, kv="grouped").find(model, batch, 8, Silent())
     units = Units.of(model.architecture.graph, model.architecture.n_kv_heads, "edge", "grouped")
     graph = units.graph
-    row = next(r for r, receiver in enumerate(graph.receivers) if receiver.slot == "k" and found.kept[r].any())
+    row = next(
+        r for r, receiver in enumerate(graph.receivers) if receiver.slot == "k" and found.kept[r].any()
+    )
     column = int(found.kept[row].nonzero()[0])
     named = undecidable(units, found, float(found.scores[row, column]), 1e-12)
     assert len(named) == 1 and named[0] in units_of(graph, row, column)

@@ -74,7 +74,9 @@ def test_so_it_is_under_other_ablations(family: str, ablation: AblationName) -> 
 @pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_exact_score_of_a_node_is_the_literal_one(family: str, metric: MetricName, ablation: AblationName) -> None:
+def test_the_exact_score_of_a_node_is_the_literal_one(
+    family: str, metric: MetricName, ablation: AblationName
+) -> None:
     model, batch = random_transformer(family, 3), random_batch(3, (5, 7, 4))
     units = literally.nodes(model.architecture.graph)
     expected = literally.exact(literal(family, 3), batch, metric, ablation, units)
@@ -89,12 +91,17 @@ def test_the_exact_score_of_a_node_is_the_literal_one(family: str, metric: Metri
 @pytest.mark.parametrize("qk_fix", [True, False])
 @pytest.mark.parametrize("grad_drop", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_edges_of_a_node_add_up_in_each_pass_of_grad_drop(family: str, grad_drop: bool, qk_fix: bool) -> None:
+def test_the_edges_of_a_node_add_up_in_each_pass_of_grad_drop(
+    family: str, grad_drop: bool, qk_fix: bool
+) -> None:
     model, batch = random_transformer(family, 5, 3, 2), random_batch(5, (5, 7, 4))
     units = literally.nodes(model.architecture.graph)
     expected = atp(random_model(family, 5, 3, 2), batch, "loss", "corrupted", qk_fix, grad_drop, units, True)
     for batch_size in (8, 2):
-        agrees(score(AtP("loss", qk_fix=qk_fix, grad_drop=grad_drop, level="node"), model, batch, batch_size), expected)
+        agrees(
+            score(AtP("loss", qk_fix=qk_fix, grad_drop=grad_drop, level="node"), model, batch, batch_size),
+            expected,
+        )
 
 
 @pytest.mark.parametrize("name", ["hisp", "activation-magnitude"])
@@ -134,7 +141,9 @@ METHODS_OF_NODES = [
 
 @pytest.mark.parametrize("method", METHODS_OF_NODES, ids=lambda method: method.name)
 @pytest.mark.parametrize(("family", "dtype"), BITS)
-def test_batch_size_and_threads_change_no_bit_of_a_score(family: str, dtype: torch.dtype, method: Scorer) -> None:
+def test_batch_size_and_threads_change_no_bit_of_a_score(
+    family: str, dtype: torch.dtype, method: Scorer
+) -> None:
     same_bits(method, family, dtype)
 
 
@@ -153,7 +162,11 @@ def test_scores_that_overflow_are_no_outcome() -> None:
 
     model = random_transformer("gpt2", 1)
     with pytest.raises(ModelError, match="float64"):
-        score(Exact("loss", level="node"), replace(model, final_gain=model.final_gain * torch.inf), random_batch(1))
+        score(
+            Exact("loss", level="node"),
+            replace(model, final_gain=model.final_gain * torch.inf),
+            random_batch(1),
+        )
 
 
 def test_a_record_names_the_level_and_what_is_summed() -> None:
@@ -165,7 +178,10 @@ def test_a_record_names_the_level_and_what_is_summed() -> None:
         "level": "node",
     }
     record = Exact("kl", level="node").to_dict()
-    assert (record["level"], record["score"]) == ("node", "node ablated alone - full model: positive if it hurts")
+    assert (record["level"], record["score"]) == (
+        "node",
+        "node ablated alone - full model: positive if it hurts",
+    )
     record = ACDC(0.1, level="node").to_dict()
     assert (record["level"], record["order"]) == ("node", "nodes, from the last")
 
@@ -185,7 +201,9 @@ def agrees_with_oracle(family: str, seed: int, threshold: float, **options: obje
     search = literally.Search(hugging_face, batch, threshold, **given, match=match)  # type: ignore[arg-type]
     graph = hugging_face.graph
     units = [unit for unit in reversed(literally.nodes(graph)) if unit[0].sender != Node("input")]
-    tested = search.run(sorted(units, key=lambda unit: -graph.sender_index[unit[0].sender]), lambda unit: False)
+    tested = search.run(
+        sorted(units, key=lambda unit: -graph.sender_index[unit[0].sender]), lambda unit: False
+    )
     rounding = ROUNDING[str(given["ablation"])]
     if search.margin <= rounding:
         return False

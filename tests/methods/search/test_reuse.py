@@ -60,7 +60,9 @@ def scored(scores: dict[str, float], kept: tuple[str, ...] = ()) -> tuple[Graph,
 @pytest.mark.parametrize("margin", [1e-12, 1e-6, 1e-2])
 @pytest.mark.parametrize("side", [-1, 1])
 def test_a_test_within_the_margin_is_undecidable_and_one_beyond_is_not(margin: float, side: int) -> None:
-    graph, found = scored({"input->logits": 0.1 + 0.9 * side * margin, "m0->logits": 0.1 + 1.1 * side * margin})
+    graph, found = scored(
+        {"input->logits": 0.1 + 0.9 * side * margin, "m0->logits": 0.1 + 1.1 * side * margin}
+    )
     assert list(map(str, undecidable(Units(graph), found, 0.1, margin))) == ["input->logits"]
 
 
@@ -76,7 +78,9 @@ def test_an_edge_that_had_no_test_is_never_undecidable() -> None:
 
 @pytest.mark.parametrize("earlier", THRESHOLDS)
 @pytest.mark.parametrize("threshold", THRESHOLDS)
-def test_what_is_taken_over_is_what_the_search_at_that_threshold_decided(earlier: float, threshold: float) -> None:
+def test_what_is_taken_over_is_what_the_search_at_that_threshold_decided(
+    earlier: float, threshold: float
+) -> None:
     alone = search(threshold)
     start = decided_alike(GRAPH, search(earlier), earlier, threshold)
     assert torch.equal(start.kept, alone.kept & start.decided)
@@ -103,7 +107,9 @@ def test_nothing_is_taken_over_beyond_the_first_decision_that_differs(place: int
 def test_where_scores_are_rough_nothing_near_either_threshold_is_taken_over() -> None:
     """Logits of one layer, from the latest sender: one that goes, one that stays, one that goes, one near."""
     for near in (0.31, 0.29, 0.2, 0.11, 0.09):
-        graph, found = scored({"a0.h1->logits": 0.5, "a0.h0->logits": 0.05, "input->logits": near}, ("a0.h1->logits",))
+        graph, found = scored(
+            {"a0.h1->logits": 0.5, "a0.h0->logits": 0.05, "input->logits": near}, ("a0.h1->logits",)
+        )
         start = decided_alike(graph, found, earlier=0.3, threshold=0.1, slack=0.02)
         names = [str(edge) for edge in graph.edges() if start.decided[graph.order(edge)]]
         assert names == ["a0.h1->logits", "m0->logits"] and start.n_tests == 2

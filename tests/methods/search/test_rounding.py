@@ -34,7 +34,11 @@ def loaded(dtype: torch.dtype, n_prompts: int) -> tuple[Transformer, Batch]:
 def exact_scores(model: Transformer, batch: Batch, found: Found) -> torch.Tensor:
     """Every test's score in float32, in the run as it then was."""
     graph, exact = model.architecture.graph, in_dtype(model, torch.float32)
-    order, tested, scores = decision_order(graph), is_tested(graph, found).flatten(), torch.zeros(found.kept.numel())
+    order, tested, scores = (
+        decision_order(graph),
+        is_tested(graph, found).flatten(),
+        torch.zeros(found.kept.numel()),
+    )
     tests, places = [], []
     for number, place in enumerate(order.tolist()):
         if tested[place]:
@@ -52,7 +56,10 @@ def exact_scores(model: Transformer, batch: Batch, found: Found) -> torch.Tensor
 @pytest.mark.parametrize("schedule", ["sequential", "screened"])
 def test_what_bfloat16_decides_otherwise_than_float32_is_told(schedule: str) -> None:
     threshold, (model, batch) = 0.02, loaded(torch.bfloat16, 8)
-    graph, found = model.architecture.graph, ACDC(threshold, schedule=schedule).find(model, batch, 8, Silent())
+    graph, found = (
+        model.architecture.graph,
+        ACDC(threshold, schedule=schedule).find(model, batch, 8, Silent()),
+    )
     margin = margin_of(model, batch, 8, MEASURED, found.kept)
     told = {str(edge) for edge in undecidable(Units(graph), found, threshold, margin)}
     differs = is_tested(graph, found) & ((exact_scores(model, batch, found) < threshold) == found.kept)

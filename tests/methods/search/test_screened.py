@@ -41,7 +41,9 @@ def kept_edges(graph: Graph, found: Found) -> set[Edge]:
     return {edge for edge in graph.edges() if found.kept[graph.order(edge)]}
 
 
-def compare(family: str, seed: int, threshold: float, metric: MetricName = "kl", **options: object) -> Screened | None:
+def compare(
+    family: str, seed: int, threshold: float, metric: MetricName = "kl", **options: object
+) -> Screened | None:
     """The oracle's outcome, ours being the same; None where the oracle's own decisions were not clear of rounding."""
     batch, literal = random_batch(seed), Literal(random_model(family, seed, 3, 2))
     ablation, match = str(options.get("ablation", "corrupted")), options.get("objective") == "match"
@@ -150,7 +152,10 @@ def test_a_search_taken_up_after_any_chain_ends_with_the_same_bits(threshold: fl
 
 
 def test_estimates_go_in_a_straight_line_from_one_end_of_the_chain_to_the_other() -> None:
-    first, last = torch.tensor([[1.0, 3.0], [0.0, 0.0]]).double(), torch.tensor([[5.0, 3.0], [2.0, -2.0]]).double()
+    first, last = (
+        torch.tensor([[1.0, 3.0], [0.0, 0.0]]).double(),
+        torch.tensor([[5.0, 3.0], [2.0, -2.0]]).double(),
+    )
     estimates = Estimates.between(first, last)
     assert estimates.rises.tolist() == [[2.0, 3.0], [1.5, -1.5]]
     assert estimates.bend.tolist() == [[4.0, 0.0], [2.0, -2.0]]

@@ -74,7 +74,9 @@ def random_gate(seed: int) -> tuple[Gate, float]:
 
     flips = tuple(draw_flips() for _ in range(rng.choice((1, 2, 4, 8, 16))))
     heads = tuple(rng.sample(places, n_bits))
-    return Gate(heads, table, flips, n_layers, n_heads, seed, rng.random() < 0.8), rng.choice((0.005, 0.02, 0.1))
+    return Gate(heads, table, flips, n_layers, n_heads, seed, rng.random() < 0.8), rng.choice(
+        (0.005, 0.02, 0.1)
+    )
 
 
 @pytest.mark.slow

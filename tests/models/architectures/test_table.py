@@ -100,7 +100,10 @@ def test_every_variant_is_told_from_the_plain_one_by_its_logits() -> None:
         ("llama, grouped queries", "llama 3's rotation"),
         ("pythia", "pythia, sequential"),
     ):
-        runs = [make_model(VARIANTS[name][0], 3, 2, 4, **VARIANTS[name][1])(tokens).logits for name in (first, second)]
+        runs = [
+            make_model(VARIANTS[name][0], 3, 2, 4, **VARIANTS[name][1])(tokens).logits
+            for name in (first, second)
+        ]
         assert not torch.allclose(*runs, atol=1e-3)
 
 
@@ -112,7 +115,8 @@ def test_a_reading_knows_the_models_shape() -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "parallel"), [("gpt2", False), ("llama", False), ("pythia", True), ("pythia-sequential", False)]
+    ("family", "parallel"),
+    [("gpt2", False), ("llama", False), ("pythia", True), ("pythia-sequential", False)],
 )
 def test_only_parallel_blocks_make_a_parallel_graph(family: str, parallel: bool) -> None:
     assert read_transformer(bridge(make_model(family, 0)), 5).architecture.graph.parallel is parallel
@@ -120,13 +124,20 @@ def test_only_parallel_blocks_make_a_parallel_graph(family: str, parallel: bool)
 
 def test_rotary_tables_turn_the_models_share_of_a_heads_dimensions() -> None:
     model = read_transformer(bridge(make_model("pythia", 0)), 5)
-    assert model.rotary_cos is not None and model.rotary_cos.shape == (model.most_pos, 4)  # half of eight dimensions
+    assert model.rotary_cos is not None and model.rotary_cos.shape == (
+        model.most_pos,
+        4,
+    )  # half of eight dimensions
 
 
 @pytest.mark.parametrize(
     ("family", "options", "reason"),
     [
-        ("gpt2", {"activation_function": "tanh"}, "The activation 'tanh' is not supported yet. Supported: gelu"),
+        (
+            "gpt2",
+            {"activation_function": "tanh"},
+            "The activation 'tanh' is not supported yet. Supported: gelu",
+        ),
         ("pythia", {"hidden_act": "mish"}, "The activation 'mish' is not supported"),
     ],
 )
@@ -189,5 +200,7 @@ def test_an_unknown_architecture_is_refused_with_those_that_work() -> None:
 def test_prompts_longer_than_the_context_are_refused(family: str) -> None:
     booted = bridge(make_model(family, 0))
     read_transformer(booted, N_CTX)
-    with pytest.raises(ModelError, match=f"A prompt has {N_CTX + 1} tokens; this model knows {N_CTX} positions"):
+    with pytest.raises(
+        ModelError, match=f"A prompt has {N_CTX + 1} tokens; this model knows {N_CTX} positions"
+    ):
         read_transformer(booted, N_CTX + 1)

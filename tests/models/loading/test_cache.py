@@ -56,7 +56,9 @@ def test_two_at_once_make_it_once(tmp_path: Path) -> None:
         time.sleep(0.2)
         write(folder)
 
-    threads = [threading.Thread(target=make_once, args=(tmp_path / "model", slowly, Silent())) for _ in range(3)]
+    threads = [
+        threading.Thread(target=make_once, args=(tmp_path / "model", slowly, Silent())) for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

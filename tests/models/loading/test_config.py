@@ -34,9 +34,23 @@ def test_transformers_calls_the_supported_types_so() -> None:
     [
         {"n_inner": None, "bos_token_id": 50256, "task_specific_params": {"text": {"max_length": 50}}},
         {"layer_norm_epsilon": 1e-5, "rope_scaling": None, "tie_word_embeddings": True, "n_ctx": 1024},
-        {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "rope_scaling": {"type": "linear", "factor": 2}},
-        {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 4096, "head_dim": None},
-        {"architectures": ["GPTNeoXForCausalLM"], "model_type": None, "hidden_act": "gelu", "attention_bias": False},
+        {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "rope_scaling": {"type": "linear", "factor": 2},
+        },
+        {
+            "architectures": ["MistralForCausalLM"],
+            "model_type": "mistral",
+            "sliding_window": 4096,
+            "head_dim": None,
+        },
+        {
+            "architectures": ["GPTNeoXForCausalLM"],
+            "model_type": None,
+            "hidden_act": "gelu",
+            "attention_bias": False,
+        },
     ],
 )
 def test_what_can_be_run_passes(fields: dict[str, Any]) -> None:
@@ -51,13 +65,19 @@ def test_what_can_be_run_passes(fields: dict[str, Any]) -> None:
             "the architecture Gemma2ForCausalLM is not supported. Supported: GPT2",
         ),
         ({"architectures": None}, "names no architecture"),
-        ({"architectures": "GPT2LMHeadModel"}, "its \"architectures\" is 'GPT2LMHeadModel'; it must be a list"),
+        (
+            {"architectures": "GPT2LMHeadModel"},
+            "its \"architectures\" is 'GPT2LMHeadModel'; it must be a list",
+        ),
         ({"architectures": [3]}, '"architectures.0" is 3; it must be a text'),
         ({"model_type": "llama"}, "its \"model_type\" is 'llama'; of GPT2LMHeadModel it is 'gpt2'"),
         ({"n_head": 0}, 'its "n_head" is 0; it must be a whole number of at least 1'),
         ({"n_embd": 0}, 'its "n_embd" is 0'),
         ({"n_layer": -2}, 'its "n_layer" is -2'),
-        ({"n_layer": 2_000_000_000}, 'its "n_layer" is 2000000000; it must be a whole number of at most 10,000'),
+        (
+            {"n_layer": 2_000_000_000},
+            'its "n_layer" is 2000000000; it must be a whole number of at most 10,000',
+        ),
         ({"n_head": 3}, "a width of 16 can't be divided among 3 heads"),
         ({"n_head": "two"}, "its \"n_head\" is 'two'; it must be a whole number"),
         ({"vocab_size": 1e30}, 'its "vocab_size" is 1e+30'),
@@ -91,7 +111,10 @@ def test_heads_that_do_not_share_evenly_are_refused() -> None:
         ('{"vocab_size": NaN}', "it holds NaN"),
         ('{"architectures": {}}', '"architectures" is an empty object; it must be a list or null'),
         ("null", "it is null; it must be an object"),
-        (json.dumps({"id2label": {str(label): "x" for label in range(1_000_000)}}), "more than 4,194,304 bytes"),
+        (
+            json.dumps({"id2label": {str(label): "x" for label in range(1_000_000)}}),
+            "more than 4,194,304 bytes",
+        ),
         (json.dumps({"id2label": {str(label): "" for label in range(150_000)}}), '"id2label" is'),
     ],
 )

@@ -50,7 +50,12 @@ def write_gguf(
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     for key, value in (keys or {}).items():
-        add = {str: writer.add_string, bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
+        add = {
+            str: writer.add_string,
+            bool: writer.add_bool,
+            int: writer.add_uint32,
+            float: writer.add_float32,
+        }
         add[type(value)](key, value)
     writer.add_token_list(WORDS)
     writer.add_token_types([3, 3, 3, 1, 1, 1, 1, 1])
@@ -84,7 +89,9 @@ def random_tensors() -> dict[str, numpy.ndarray]:
             f"blk.{layer}.ffn_down": (D_MODEL, D_MLP),
         }
     random = numpy.random.default_rng(0)
-    return {f"{name}.weight": random.normal(size=shape).astype(numpy.float32) for name, shape in shapes.items()}
+    return {
+        f"{name}.weight": random.normal(size=shape).astype(numpy.float32) for name, shape in shapes.items()
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +106,9 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "model.gguf"
 
 
-def test_the_folder_holds_the_files_weights_and_loads(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_folder_holds_the_files_weights_and_loads(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     tensors = write_gguf(tmp_path / "model.gguf")
     capfd.readouterr()
     folder = fetch_gguf(tmp_path / "model.gguf", Silent())
@@ -107,7 +116,9 @@ def test_the_folder_holds_the_files_weights_and_loads(tmp_path: Path, capfd: pyt
     assert capfd.readouterr() == ("", "")
     saved = load_file(folder / "model.safetensors")
     assert torch.equal(saved["model.embed_tokens.weight"], torch.tensor(tensors["token_embd.weight"]))
-    assert torch.equal(saved["model.layers.1.mlp.down_proj.weight"], torch.tensor(tensors["blk.1.ffn_down.weight"]))
+    assert torch.equal(
+        saved["model.layers.1.mlp.down_proj.weight"], torch.tensor(tensors["blk.1.ffn_down.weight"])
+    )
     assert (bridge.cfg.n_layers, bridge.cfg.n_heads) == (N_LAYERS, 2)
 
 
@@ -233,10 +244,18 @@ def test_bos_that_the_file_does_not_tell_of_is_as_llama_cpp_has_it(
         ({"llama.logit_scale": 0.5}, (), "llama.logit_scale"),
         ({"llama.expert_count": 8}, (), "llama.expert_count"),
         ({"llama.attention.sliding_window": 8}, (), "llama.attention.sliding_window"),
-        ({}, ("blk.0.attn_q_norm.weight", "blk.0.attn_k_norm.weight"), "blk.0.attn_k_norm.weight, blk.0.attn_q_norm"),
+        (
+            {},
+            ("blk.0.attn_q_norm.weight", "blk.0.attn_k_norm.weight"),
+            "blk.0.attn_k_norm.weight, blk.0.attn_q_norm",
+        ),
         ({}, ("blk.0.ffn_gate_exps.weight",), "blk.0.ffn_gate_exps.weight"),
         ({}, ("blk.2.attn_norm.weight",), "claims 2 layers and holds the tensors of 3"),
-        ({"llama.rope.scaling.type": "longrope"}, (), "scales positions in a way that is not supported: 'longrope'"),
+        (
+            {"llama.rope.scaling.type": "longrope"},
+            (),
+            "scales positions in a way that is not supported: 'longrope'",
+        ),
         ({"llama.attention.key_length": 4, "llama.attention.value_length": 8}, (), "differ in width"),
         ({"general.type": "adapter"}, (), "is no whole model"),
         ({"split.count": 3}, (), "is no whole model"),
@@ -272,19 +291,33 @@ ARCHITECTURE = text(b"general.architecture") + struct.pack("<I", 8)
             START + struct.pack("<QQ", 0, 1) + text(b"a") + struct.pack("<IIQ", 9, 4, 2**40),
             "claims 1,099,511,627,776 items",
         ),
-        (START + struct.pack("<QQ", 0, 1) + text(b"a") + struct.pack("<IIQ", 9, 8, 4_000_000), "ends too early"),
-        (START + struct.pack("<QQ", 0, 1) + text(b"a") + struct.pack("<IIQ", 9, 6, 4_000_000), "ends too early"),
+        (
+            START + struct.pack("<QQ", 0, 1) + text(b"a") + struct.pack("<IIQ", 9, 8, 4_000_000),
+            "ends too early",
+        ),
+        (
+            START + struct.pack("<QQ", 0, 1) + text(b"a") + struct.pack("<IIQ", 9, 6, 4_000_000),
+            "ends too early",
+        ),
         (START + struct.pack("<QQ", 2**60, 0), "claims 1,152,921,504,606,846,976 tensors"),
         (START + struct.pack("<QQ", 0, 2**60), "keys"),
         (START + struct.pack("<QQ", 0, 1) + struct.pack("<Q", 2**62), "characters in one text"),
         (START + struct.pack("<QQ", 0, 1) + text(b"a") + struct.pack("<I", 77), "a value of unknown kind 77"),
-        (START + struct.pack("<QQ", 1, 0) + text(b"a") + struct.pack("<I", 2**31), "a tensor of 2147483648 dimensions"),
-        (START + struct.pack("<QQ", 0, 1) + ARCHITECTURE + text(b"qwen3"), "its architecture is 'qwen3', which is not"),
+        (
+            START + struct.pack("<QQ", 1, 0) + text(b"a") + struct.pack("<I", 2**31),
+            "a tensor of 2147483648 dimensions",
+        ),
+        (
+            START + struct.pack("<QQ", 0, 1) + ARCHITECTURE + text(b"qwen3"),
+            "its architecture is 'qwen3', which is not",
+        ),
         (START + struct.pack("<QQ", 0, 0), "its architecture is null"),
         (b"GGUF" + struct.pack("<IQQ", 9, 0, 0), "is of version 9"),
     ],
 )
-def test_a_head_that_claims_too_much_costs_nothing(tmp_path: Path, cache: Path, content: bytes, says: str) -> None:
+def test_a_head_that_claims_too_much_costs_nothing(
+    tmp_path: Path, cache: Path, content: bytes, says: str
+) -> None:
     (tmp_path / "model.gguf").write_bytes(content)
     tracemalloc.start()
     said = refusal(tmp_path / "model.gguf", cache)

@@ -26,7 +26,9 @@ from circuitfind.progress import Silent
 REPOSITORY, COMMIT = "some/model", "a" * 40
 OTHERS = {
     "other/unsupported": {"config.json": b'{"architectures": ["Qwen3ForCausalLM"]}'},
-    "other/activation": {"config.json": b'{"architectures": ["GPT2LMHeadModel"], "activation_function": "mish"}'},
+    "other/activation": {
+        "config.json": b'{"architectures": ["GPT2LMHeadModel"], "activation_function": "mish"}'
+    },
     "other/broken": {"config.json": b'{"architectures": ["GPT2LMHeadModel"], "n_head": 0}'},
     "other/large": {"config.json": b" " * (1 << 23)},
     "other/adapter": {"config.json": b"{}", "adapter_config.json": b"{}"},
@@ -65,7 +67,9 @@ class Hub(BaseHTTPRequestHandler):
         if any(repository in self.path for repository in OTHERS):
             return self.answer_of_another()
         if self.path.startswith(f"/api/models/{REPOSITORY}/tree/"):
-            self.answer_json([{"type": "file", "path": path, "size": len(FILES[path]), "oid": "0"} for path in FILES])
+            self.answer_json(
+                [{"type": "file", "path": path, "size": len(FILES[path]), "oid": "0"} for path in FILES]
+            )
         elif self.path.startswith(f"/api/models/{REPOSITORY}"):
             siblings = [{"rfilename": path, "size": len(content)} for path, content in FILES.items()]
             self.answer_json({"id": REPOSITORY, "sha": COMMIT, "siblings": siblings})
@@ -120,7 +124,9 @@ def endpoint() -> Iterator[str]:
 def ask(repository: str, home: Path, **environment: str) -> tuple[list[str], str]:
     """What a fresh process prints that fetches from the hub: lines of stdout, and stderr."""
     clean = {
-        name: value for name, value in os.environ.items() if not name.startswith("HF_") and "proxy" not in name.lower()
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("HF_") and "proxy" not in name.lower()
     }
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, repository],
@@ -165,7 +171,10 @@ def test_threads_that_fetch_side_by_side_tell_their_progress_one_at_a_time() -> 
     ("repository", "says"),
     [
         ("gated/model", "'gated/model' is gated. Accept its terms on the hub and set HF_TOKEN"),
-        ("missing/model", "The hub has no model 'missing/model', or it is private and HF_TOKEN does not open it."),
+        (
+            "missing/model",
+            "The hub has no model 'missing/model', or it is private and HF_TOKEN does not open it.",
+        ),
         ("EleutherAI/pythia-160", "Did you mean 'EleutherAI/pythia-160m'"),
         ("not a name/model", "can't be a hub name"),
     ],
@@ -181,8 +190,14 @@ def test_a_model_the_hub_does_not_give_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("repository", "says"),
     [
-        ("other/unsupported", "The config.json of 'other/unsupported': the architecture Qwen3ForCausalLM is not supp"),
-        ("other/activation", "The config.json of 'other/activation': the activation 'mish' is not supported yet."),
+        (
+            "other/unsupported",
+            "The config.json of 'other/unsupported': the architecture Qwen3ForCausalLM is not supp",
+        ),
+        (
+            "other/activation",
+            "The config.json of 'other/activation': the activation 'mish' is not supported yet.",
+        ),
         (
             "other/broken",
             "The config.json of 'other/broken': its \"n_head\" is 0; it must be a whole number of at least 1",
@@ -217,7 +232,10 @@ def test_an_unreachable_hub_is_told_with_what_works_without_it(tmp_path: Path) -
 
 def test_offline_mode_is_obeyed_and_named(tmp_path: Path) -> None:
     said, _ = ask(REPOSITORY, tmp_path, HF_HUB_OFFLINE="1")
-    assert "is not in the hub's cache, and HF_HUB_OFFLINE is set. Without the hub these work: smollm2-135m" in said[0]
+    assert (
+        "is not in the hub's cache, and HF_HUB_OFFLINE is set. Without the hub these work: smollm2-135m"
+        in said[0]
+    )
 
 
 def test_a_hub_that_never_answers_costs_no_more_than_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +266,9 @@ def test_a_connection_lost_while_fetching_is_an_error_of_the_model(monkeypatch: 
 
 def test_a_gate_that_shows_only_while_fetching_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **options: object) -> None:
-        raise errors.GatedRepoError("403", response=httpx.Response(403, request=httpx.Request("GET", "http://hub")))
+        raise errors.GatedRepoError(
+            "403", response=httpx.Response(403, request=httpx.Request("GET", "http://hub"))
+        )
 
     info = huggingface_hub.ModelInfo(id=REPOSITORY, siblings=[])
     monkeypatch.setattr(hub, "cached", lambda repository: None)
@@ -279,8 +299,14 @@ def test_a_cache_that_holds_a_part_of_the_model_does_not_pass_for_all(
     ("files", "wanted"),
     [
         (["config.json", "model.safetensors", "pytorch_model.bin"], {"config.json", "model.safetensors"}),
-        (["config.json", "pytorch_model.bin", "vocab.txt"], {"config.json", "pytorch_model.bin", "vocab.txt"}),
-        (["model-00001-of-00002.safetensors", "consolidated.safetensors"], {"model-00001-of-00002.safetensors"}),
+        (
+            ["config.json", "pytorch_model.bin", "vocab.txt"],
+            {"config.json", "pytorch_model.bin", "vocab.txt"},
+        ),
+        (
+            ["model-00001-of-00002.safetensors", "consolidated.safetensors"],
+            {"model-00001-of-00002.safetensors"},
+        ),
         (["tokenizer.model", "flax_model.msgpack", "modeling_own.py"], {"tokenizer.model"}),
         (["onnx/config.json", "original/model.safetensors"], set()),
     ],

@@ -36,13 +36,23 @@ def gpt2() -> PreTrainedModel:
 
 
 def llama() -> PreTrainedModel:
-    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "max_position_embeddings": 32}
+    shape = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 32,
+    }
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
     return LlamaForCausalLM(LlamaConfig(vocab_size=N_VOCAB, **shape, **heads))
 
 
 def neox() -> PreTrainedModel:
-    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "max_position_embeddings": 32}
+    shape = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 32,
+    }
     return GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=N_VOCAB, num_attention_heads=2, **shape))
 
 
@@ -56,7 +66,9 @@ def byte_level(adds_bos: bool) -> PreTrainedTokenizerFast:
         backend.post_processor = processors.TemplateProcessing(
             single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
         )
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
 
 
 def sentencepiece() -> PreTrainedTokenizerFast:
@@ -94,7 +106,9 @@ def refusal(folder: Path) -> str:
 
 class TestBridge:
     @pytest.mark.parametrize("make", [gpt2, llama, neox])
-    def test_its_logits_are_the_saved_models(self, make: Callable[[], PreTrainedModel], tmp_path: Path) -> None:
+    def test_its_logits_are_the_saved_models(
+        self, make: Callable[[], PreTrainedModel], tmp_path: Path
+    ) -> None:
         save(tmp_path, make)
         tokens = torch.tensor([[3, 1, 4, 1, 5]])
         torch.manual_seed(0)
@@ -188,9 +202,18 @@ class TestDamagedFolders:
         ("head", "says"),
         [
             (b"[" * 9000, "nested too deeply"),
-            (b'{"__metadata__": ' + b'{"a":' * 90 + b"1" + b"}" * 91, "nested too deeply: more than 64 levels"),
-            (b'{"a": {"dtype": "I8", "shape": [2], "data_offsets": [0, 2]}}', "stores 'a' as I8: quantised weights"),
-            (b'{"a": {"dtype": "Q4", "shape": [2], "data_offsets": [0, 2]}}', "stores 'a' as Q4: quantised weights"),
+            (
+                b'{"__metadata__": ' + b'{"a":' * 90 + b"1" + b"}" * 91,
+                "nested too deeply: more than 64 levels",
+            ),
+            (
+                b'{"a": {"dtype": "I8", "shape": [2], "data_offsets": [0, 2]}}',
+                "stores 'a' as I8: quantised weights",
+            ),
+            (
+                b'{"a": {"dtype": "Q4", "shape": [2], "data_offsets": [0, 2]}}',
+                "stores 'a' as Q4: quantised weights",
+            ),
             (b'{"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 2]}}', '"a.shape.0" is -2'),
             (b'{"a": {"shape": []}}', 'lacks "a.dtype"'),
             (b'{"a": 5}', 'its "a" is 5; it must be an object'),
@@ -198,7 +221,9 @@ class TestDamagedFolders:
             (b"\xff\xfe{}", "its head is no text"),
         ],
     )
-    def test_weights_with_a_head_of_wrong_kinds_are_refused(self, folder: Path, head: bytes, says: str) -> None:
+    def test_weights_with_a_head_of_wrong_kinds_are_refused(
+        self, folder: Path, head: bytes, says: str
+    ) -> None:
         (folder / "model.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + bytes(8))
         assert says in refusal(folder)
 
@@ -217,10 +242,14 @@ class TestDamagedFolders:
         assert "numbers at most; its config.json describes" in refusal(folder)
 
     def test_labels_are_left_out(self, folder: Path) -> None:
-        self.change_config(folder, id2label={"0": "yes", "1": "no", "2": "x"}, num_labels=3, label2id={"yes": 0})
+        self.change_config(
+            folder, id2label={"0": "yes", "1": "no", "2": "x"}, num_labels=3, label2id={"yes": 0}
+        )
         assert load_bridge(folder, "cpu", torch.float32).original_model.config.num_labels == 2
 
-    @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"])
+    @pytest.mark.parametrize(
+        "name", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"]
+    )
     def test_an_adapter_beside_the_weights_is_refused(self, folder: Path, name: str) -> None:
         (folder / name).write_text("{}")
         assert f"holds an adapter ({name}), which would be left out" in refusal(folder)
@@ -269,7 +298,13 @@ class TestDamagedFolders:
         [
             (gpt2, ["transformer.h.0.attn.bias", "transformer.h.0.attn.masked_bias"]),
             (llama, ["model.layers.0.self_attn.rotary_emb.inv_freq"]),
-            (neox, ["gpt_neox.layers.0.attention.rotary_emb.inv_freq", "gpt_neox.layers.1.attention.masked_bias"]),
+            (
+                neox,
+                [
+                    "gpt_neox.layers.0.attention.rotary_emb.inv_freq",
+                    "gpt_neox.layers.1.attention.masked_bias",
+                ],
+            ),
         ],
     )
     def test_buffers_that_older_versions_saved_are_no_weights(
@@ -277,10 +312,16 @@ class TestDamagedFolders:
     ) -> None:
         save(tmp_path, make)
         weights = load_file(tmp_path / "model.safetensors")
-        save_file(weights | {name: torch.ones(1) for name in names}, tmp_path / "model.safetensors", {"format": "pt"})
+        save_file(
+            weights | {name: torch.ones(1) for name in names},
+            tmp_path / "model.safetensors",
+            {"format": "pt"},
+        )
         assert load_bridge(tmp_path, "cpu", torch.float32).cfg.n_layers == 2
 
-    @pytest.mark.parametrize("architecture", ["T5ForConditionalGeneration", "BertModel", "InventedForCausalLM"])
+    @pytest.mark.parametrize(
+        "architecture", ["T5ForConditionalGeneration", "BertModel", "InventedForCausalLM"]
+    )
     def test_an_architecture_that_is_not_supported_is_refused(self, folder: Path, architecture: str) -> None:
         self.change_config(folder, architectures=[architecture])
         assert f"the architecture {architecture} is not supported" in refusal(folder)
@@ -331,7 +372,12 @@ class TestTokenizer:
 
     @pytest.mark.parametrize(
         ("config", "n_ctx"),
-        [({"n_positions": 64}, 64), ({"max_position_embeddings": 128}, 128), ({}, None), ({"n_positions": "x"}, None)],
+        [
+            ({"n_positions": 64}, 64),
+            ({"max_position_embeddings": 128}, 128),
+            ({}, None),
+            ({"n_positions": "x"}, None),
+        ],
     )
     def test_it_knows_how_many_positions_the_model_has(
         self, folder: Path, config: dict[str, object], n_ctx: int | None
@@ -381,7 +427,9 @@ class TestTokenizer:
         assert tokenizer.decode([7]) == "b"
 
     @pytest.mark.parametrize("make", [lambda: byte_level(True), lambda: byte_level(False), sentencepiece])
-    def test_decoding_a_continuation_gives_the_text_back(self, make: Callable[[], PreTrainedTokenizerFast]) -> None:
+    def test_decoding_a_continuation_gives_the_text_back(
+        self, make: Callable[[], PreTrainedTokenizerFast]
+    ) -> None:
         tokenizer = HubTokenizer(make())
         for text in ("a", " a", "a b", " b a", "ab"):
             assert tokenizer.decode(tokenizer.continuation(text)) == text

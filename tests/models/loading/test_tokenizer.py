@@ -35,7 +35,9 @@ def without_dummy_prefix() -> Tokenizer:
     words = vocabulary("<unk>", "<s>", "▁", "a", "b", "▁a", "▁b", "1", "2", "<0x0A>")
     backend = Tokenizer(models.BPE(words, [("▁", "a"), ("▁", "b")], unk_token="<unk>", byte_fallback=True))
     backend.normalizer = normalizers.Replace(" ", "▁")
-    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     return backend
 
 
@@ -66,7 +68,9 @@ def save(folder: Path, backend: Tokenizer, config: dict[str, Any] | None = None,
         (without_dummy_prefix, "TokenizersBackend"),
     ],
 )
-def test_its_tokens_are_the_files_whatever_class_is_named(make: Any, named: str | None, tmp_path: Path) -> None:
+def test_its_tokens_are_the_files_whatever_class_is_named(
+    make: Any, named: str | None, tmp_path: Path
+) -> None:
     tokenizer = load_tokenizer(save(tmp_path, make(), {"tokenizer_class": named} if named else None))
     for text in TEXTS:
         assert tokenizer.encode(text) == make().encode(text).ids
@@ -120,7 +124,9 @@ def test_a_pattern_that_explodes_is_one_error(tmp_path: Path) -> None:
 
 
 def test_a_word_that_the_vocabulary_can_not_spell_is_one_error(tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(save(tmp_path, Tokenizer(models.WordLevel(vocabulary("a"), unk_token="[UNK]"))))
+    tokenizer = load_tokenizer(
+        save(tmp_path, Tokenizer(models.WordLevel(vocabulary("a"), unk_token="[UNK]")))
+    )
     with pytest.raises(ModelError, match=r"fails on 'b': WordLevel error"):
         tokenizer.encode("b")
 
@@ -129,7 +135,9 @@ def test_a_token_that_the_model_has_no_embedding_of_is_refused(tmp_path: Path) -
     tokenizer = load_tokenizer(save(tmp_path, by_digits(), vocab_size=8))
     assert tokenizer.encode("a a") == [2, 7]
     for ask in (tokenizer.encode, tokenizer.continuation):
-        with pytest.raises(ModelError, match=r"makes token 8 \('Ġb'\) of a prompt, but the model has embeddings of 8"):
+        with pytest.raises(
+            ModelError, match=r"makes token 8 \('Ġb'\) of a prompt, but the model has embeddings of 8"
+        ):
             ask("a b")
 
 

@@ -59,7 +59,9 @@ def test_every_family_is_reproduced(family: str, dtype: torch.dtype) -> None:
 def test_a_wrong_weight_is_refused_at_the_place_that_first_reads_it(
     layer: int, factors: dict[str, float], place: str
 ) -> None:
-    with pytest.raises(ModelError, match=f"does not reproduce this model: {place} differs from TransformerLens by"):
+    with pytest.raises(
+        ModelError, match=f"does not reproduce this model: {place} differs from TransformerLens by"
+    ):
         verify(booted("gpt2"), with_layer(read("gpt2"), layer, **factors), random_batch(1))
 
 

