@@ -28,7 +28,8 @@ LIBRARIES = [
     *("torch._dynamo", "transformer_lens.model_bridge", "scipy.stats", "pygraphviz", "matplotlib.figure"),
     *(f"transformers.models.{family}.modeling_{family}" for family in ("gpt2", "gpt_neox", "llama")),
 ]
-STATE_FILE = "search.safetensors"
+STATE_FILES = ("search.safetensors", "report.json")
+"""Those of a search and of an evaluation: `--resume` goes on from them."""
 
 
 def main() -> None:
@@ -93,7 +94,7 @@ def save_always_and_die(n_saves: int) -> None:
     time.monotonic = lambda: float(next(clock))
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "os.rename" and Path(os.fspath(arguments[1])).name == STATE_FILE and next(left) == 0:
+        if event == "os.rename" and Path(os.fspath(arguments[1])).name in STATE_FILES and next(left) == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)

@@ -66,12 +66,12 @@ class Recording:
             name: {path: sha256(data) for path, data in files.items()} for name, files in self.runs.items()
         }
 
-    def write(self, folder: Path) -> None:
-        for name, files in self.runs.items():
-            for path, data in files.items():
-                place = folder / name / path
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(data)
+    def write(self, name: str, folder: Path) -> None:
+        """Writes the files of one run into a folder of its name."""
+        for path, data in self.runs[name].items():
+            place = folder / name / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(data)
 
 
 def sha256(data: bytes) -> str:
@@ -175,7 +175,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as workplace:
         recording = record(asked.runs or RUNS, Path(workplace), asked.threads)
     if asked.out:
-        recording.write(asked.out)
+        for name in recording.runs:
+            recording.write(name, asked.out)
     if asked.write:
         write_hashes(recording)
 

@@ -10,6 +10,7 @@ with ``--write`` renews the hashes.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -33,8 +34,10 @@ def recording(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def kept() -> Path:
-    """Where files go that differ; it stays, so that they can be looked at."""
-    return Path(tempfile.gettempdir()) / "golden-runs-that-differ"
+    """Where the files of runs go that differ. They stay, until tests begin that ask for it again."""
+    folder = Path(tempfile.gettempdir()) / "golden-runs-that-differ"
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -45,7 +48,7 @@ def test_a_run_leaves_the_same_bytes(name: str, recording: Recording, kept: Path
     expected, actual = runs[name], recording.hashes()[name]
     differing = sorted(path for path in expected | actual if expected.get(path) != actual.get(path))
     if differing:
-        recording.write(kept)
+        recording.write(name, kept)
     assert not differing, (
         f"`circuitfind {RUNS[name].command}` left other {', '.join(differing)}: see {kept / name}"
     )

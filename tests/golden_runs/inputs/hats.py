@@ -14,10 +14,7 @@ def make(tokenizer, n_prompts, seed):
         where = f" near the {rng.choice(PLACES)}" * (index % 3)
         text = "As {} and {} met" + where + ", {} gave the hat to"
         return PromptPair(
-            clean=text.format(a, b, b),
-            corrupted=text.format(*others),
-            answers=(f" {a}",),
-            wrong_answers=(f" {b}",),
+            clean=text.format(a, b, b), corrupted=text.format(*others), answers=(f" {a}",), wrong_answers=(f" {b}",)
         )
 
     return draw_distinct(draw, n_prompts, f"hats {seed}")
@@ -25,9 +22,7 @@ def make(tokenizer, n_prompts, seed):
 
 def margin(logits, answers, wrong_answers):
     """How far the right answer is ahead of the mean of all tokens."""
-    return torch.stack(
-        [row[list(right)].max() - row.mean() for row, right in zip(logits, answers, strict=True)]
-    )
+    return torch.stack([row[list(right)].max() - row.mean() for row, right in zip(logits, answers, strict=True)])
 
 
 def agreement(logits, answers, wrong_answers, full):
@@ -36,11 +31,5 @@ def agreement(logits, answers, wrong_answers, full):
 
 
 TASK = Task(
-    "hats",
-    "Who gets the hat?",
-    "",
-    "margin",
-    make(None, 1, 0)[0],
-    make,
-    {"margin": margin, "agreement": agreement},
+    "hats", "Who gets the hat?", "", "margin", make(None, 1, 0)[0], make, {"margin": margin, "agreement": agreement}
 )
