@@ -155,6 +155,7 @@ class Rerun:
         """What the visited receiver's input gains when in each prompt the edges from other senders
         are removed (1: gone, 0: not)."""
         changes, ends = self.baseline.change[: gone.shape[1]], self._end.tolist()
+        gone = gone.to(changes.dtype)  # under zero ablation what a receiver reads, and its change, is float64
         if self._end_only(receiver):
             return torch.stack([torch.mv(changes[:, i, end].T, gone[i]) for i, end in enumerate(ends)])
         sums = [torch.mv(changes[:, i].flatten(1).T, row) for i, row in enumerate(gone)]

@@ -86,6 +86,15 @@ def test_zero_ablation_agrees_with_the_literal_schedule() -> None:
 
 
 @takes_few
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_zero_ablation_is_searched_as_published_in_low_precision_too(dtype: torch.dtype) -> None:
+    model, batch = random_transformer("gpt2", 21, 3, 2, dtype=dtype), random_batch(21)
+    found = find(model, batch, 0.2, ablation="zero")
+    published = ACDC(0.2, ablation="zero").find(model, batch, 8, Silent())
+    assert torch.equal(found.kept, published.kept) and found.n_evaluated < published.n_evaluated
+
+
+@takes_few
 def test_matching_the_full_model_agrees_with_the_literal_schedule() -> None:
     assert agrees("llama", "logit-diff", objective="match")
 
