@@ -10,8 +10,11 @@ head, then the MLP's. The input is no neuron and always kept.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 from circuitfind.circuits.graph import Edge, Graph, Node
@@ -50,7 +53,7 @@ class Neurons:
     d_mlp: int
 
     def __len__(self) -> int:
-        return self.graph.n_layers * self._in_layer
+        return self._starts[-1]
 
     def __iter__(self) -> Iterator[Neuron]:
         return (Neuron(node, index) for node in self.nodes for index in range(self.width(node)))
@@ -65,42 +68,50 @@ class Neurons:
 
     def width(self, node: Node) -> int:
         """How many neurons the node has."""
-        return {"head": self.d_head, "mlp": self.d_mlp}.get(node.kind, 0)
+        return self._width(node.kind)
+
+    def _width(self, kind: str) -> int:
+        return {"head": self.d_head, "mlp": self.d_mlp}.get(kind, 0)
 
     def heads(self, layer: int) -> slice:
         """The places of a layer's heads' neurons."""
-        first = layer * self._in_layer
-        return slice(first, first + self.graph.n_heads * self.d_head)
+        return self.stage(2 * layer)
 
     def mlp(self, layer: int) -> slice:
         """The places of an MLP's neurons."""
-        return slice(self._before_mlp(layer), self._before_mlp(layer) + self.d_mlp)
+        return self.stage(2 * layer + 1)
 
     def stage(self, stage: int) -> slice:
         """The places of a layer's heads' neurons (even stages) or its MLP's (odd ones)."""
-        return self.mlp(stage // 2) if stage % 2 else self.heads(stage // 2)
+        return slice(self._starts[stage], self._starts[stage + 1])
 
     def place(self, neuron: Neuron) -> int:
         """The neuron's place in forward order."""
         node = neuron.node
-        if node.kind == "mlp":
-            return self._before_mlp(node.layer) + neuron.index
-        return node.layer * self._in_layer + node.head * self.d_head + neuron.index
+        first, width = self._spans[node.kind, node.layer]
+        return first + max(node.head, 0) * width + neuron.index
 
     def at(self, place: int) -> Neuron:
         """The neuron at that place."""
-        layer, within = divmod(place, self._in_layer)
-        of_heads = self.graph.n_heads * self.d_head
-        if within >= of_heads:
-            return Neuron(Node("mlp", layer), within - of_heads)
-        return Neuron(Node("head", layer, within // self.d_head), within % self.d_head)
+        number = bisect_right(self._starts, place) - 1
+        stage, within = self.graph.stages[number], place - self._starts[number]
+        nth, index = divmod(within, self._width(stage.kind))
+        node = self.graph.senders[stage.first_sender + nth]
+        return Neuron(node, index)
 
-    def _before_mlp(self, layer: int) -> int:
-        return layer * self._in_layer + self.graph.n_heads * self.d_head
+    @cached_property
+    def _spans(self) -> dict[tuple[str, int], tuple[int, int]]:
+        """Where each stage's neurons begin, and how many each of its nodes has."""
+        return {
+            (stage.kind, stage.layer): (start, self._width(stage.kind))
+            for stage, start in zip(self.graph.stages, self._starts, strict=True)
+        }
 
-    @property
-    def _in_layer(self) -> int:
-        return self.graph.n_heads * self.d_head + self.d_mlp
+    @cached_property
+    def _starts(self) -> tuple[int, ...]:
+        """The place of each stage's first neuron, and at last how many neurons there are."""
+        stages = self.graph.stages[:-1]
+        return tuple(accumulate((stage.n * self._width(stage.kind) for stage in stages), initial=0))
 
 
 def by_node(scores: Mapping[Neuron, float]) -> dict[Node, list[float]]:

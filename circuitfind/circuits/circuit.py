@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import msgspec
 
 from circuitfind.circuits.bases import Neuron, Neurons, in_order
-from circuitfind.circuits.graph import END, Edge, Graph, Node, Receiver, is_role
+from circuitfind.circuits.graph import END, Counts, Edge, Graph, Node, Receiver, is_role
 from circuitfind.circuits.schema import LARGEST, MOST_NODES, CircuitFile
 from circuitfind.errors import CircuitError, shown
 from circuitfind.files.json_file import fit, parse_json, read_text
@@ -288,7 +288,7 @@ def _roles(file: CircuitFile, source: str) -> tuple[str, ...]:
 
 def check_size(n_layers: int, n_heads: int, source: str, n_roles: int = 0) -> None:
     """Raises CircuitError for more heads and MLPs than any model has, or more of them times roles."""
-    n_nodes = n_layers * (n_heads + 1)
+    n_nodes = Counts.of(n_layers, n_heads).senders - 1  # the input is neither
     if n_nodes > MOST_NODES:
         raise CircuitError(
             f"{source}: its model has {n_nodes:,} heads and MLPs; no model has more than {MOST_NODES:,}."

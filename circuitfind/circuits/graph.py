@@ -13,6 +13,10 @@ With *roles*, the names of groups of token positions, every receiver but the log
 for each role: ``a0.h1->a5.h2<k>@S2`` says that what a0.h1 wrote is read by a5.h2's keys at the
 positions of S2. The logits read at the answer position alone, which is the last role, ``END``. A
 set of edges is still a [receiver, sender] mask, of more rows.
+
+All of it is derived from a graph's *stages*, which say what nodes there are, what they read and
+where they stand in both lists. Everything that counts or numbers nodes, receivers and edges asks
+them (``circuits/layout.py``); how many heads a layer has is said in ``Graph.layers`` alone.
 """
 
 from __future__ import annotations
@@ -163,6 +167,70 @@ class Edge:
         return Edge(Node.parse(sender), Receiver.parse(receiver))
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Nodes of one kind that read the same stream and write side by side: a layer's heads, its MLP,
+    or the logits, which write nothing that is read.
+
+    ``number``: its place among the stages; ``n``: its nodes, none in a layer that has none of this
+    kind. Its nodes are the senders from ``first_sender`` on, its receivers, slot by slot, those from
+    ``first_receiver`` on in a graph without roles; each reads the first ``n_readable`` senders.
+    """
+
+    number: int
+    kind: Literal["head", "mlp", "logits"]
+    layer: int
+    n: int
+    slots: tuple[Slot | None, ...]
+    first_sender: int
+    first_receiver: int
+    n_readable: int
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Its nodes in forward order."""
+        if self.kind == "head":
+            return tuple(Node("head", self.layer, head) for head in range(self.n))
+        return (Node(self.kind, self.layer),) * self.n
+
+    @property
+    def n_receivers(self) -> int:
+        """How many receivers it has, at one role."""
+        return self.n * len(self.slots)
+
+    @property
+    def senders(self) -> slice:
+        """Its nodes among the senders."""
+        return slice(self.first_sender, self.first_sender + self.n)
+
+    @property
+    def receivers(self) -> range:
+        """Its receivers among those of a graph without roles."""
+        return range(self.first_receiver, self.first_receiver + self.n_receivers)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many senders, receivers and edges a graph without roles has."""
+
+    senders: int
+    receivers: int
+    edges: int
+
+    @staticmethod
+    def of(n_layers: int, n_heads: int) -> Counts:
+        """Those of sequential blocks that are all alike, counted without a graph: a file may claim
+        any number of layers.
+
+        >>> Counts.of(12, 12)
+        Counts(senders=157, receivers=445, edges=32491)
+        """
+        writes, reads = n_heads + 1, len(SLOTS) * n_heads + 1  # of each layer
+        before = n_layers + writes * n_layers * (n_layers - 1) // 2  # senders before each layer, summed
+        senders = 1 + n_layers * writes
+        return Counts(senders, 1 + n_layers * reads, reads * before + n_layers * n_heads + senders)
+
+
 @dataclass(frozen=True)
 class Graph:
     """All nodes and edges of a model of this shape.
@@ -187,29 +255,62 @@ class Graph:
         """How often each receiver but the logits is there."""
         return max(1, len(self.roles))
 
+    @property
+    def layers(self) -> tuple[tuple[int, int], ...]:
+        """How many heads and how many MLPs each layer has: nothing else says it."""
+        return ((self.n_heads, 1),) * self.n_layers
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """In forward order: each layer's heads, then its MLP; the logits last."""
+        stages: list[Stage] = []
+        sender, receiver = 1, 0
+        for layer, (n_heads, n_mlps) in enumerate(self.layers):
+            heads = Stage(len(stages), "head", layer, n_heads, SLOTS, sender, receiver, sender)
+            behind, row = heads.senders.stop, heads.receivers.stop
+            reads = sender if self.parallel else behind
+            mlp = Stage(len(stages) + 1, "mlp", layer, n_mlps, (None,), behind, row, reads)
+            stages += [heads, mlp]
+            sender, receiver = mlp.senders.stop, mlp.receivers.stop
+        return (*stages, Stage(len(stages), "logits", -1, 1, (None,), sender, receiver, sender))
+
+    @cached_property
+    def _stage_of(self) -> dict[tuple[str, int], Stage]:
+        return {(stage.kind, stage.layer): stage for stage in self.stages}
+
+    def stage_of(self, node: Node) -> Stage:
+        """The stage of a node that reads: any but the input."""
+        return self._stage_of[node.kind, node.layer]
+
+    def layer(self, number: int) -> tuple[Stage, Stage]:
+        """A layer's heads and its MLP."""
+        heads, mlp = self.stages[2 * number : 2 * number + 2]
+        return heads, mlp
+
+    def count(self, kind: str) -> int:
+        """How many nodes of a kind there are."""
+        return sum(stage.n for stage in self.stages if stage.kind == kind)
+
+    def depth(self, node: Node) -> int:
+        """A reading node's layer; the logits come behind all of them."""
+        return self.stage_of(node).number // 2
+
     @cached_property
     def senders(self) -> tuple[Node, ...]:
         """Input, then for each layer its heads and its MLP."""
-        layers = (
-            (*(Node("head", layer, head) for head in range(self.n_heads)), Node("mlp", layer))
-            for layer in range(self.n_layers)
-        )
-        return (Node("input"), *(node for layer in layers for node in layer))
+        return (Node("input"), *(node for stage in self.stages[:-1] for node in stage.nodes))
 
     @cached_property
     def receivers(self) -> tuple[Receiver, ...]:
         """For each layer the q, k and v inputs of its heads and its MLP's input, each at its roles;
         then the logits.
         """
-        layers = (
-            (
-                *((Node("head", layer, head), slot) for slot in SLOTS for head in range(self.n_heads)),
-                (Node("mlp", layer), None),
-            )
-            for layer in range(self.n_layers)
-        )
         inner = (
-            Receiver(*reads, role) for layer in layers for reads in layer for role in self.roles or (None,)
+            Receiver(node, slot, role)
+            for stage in self.stages[:-1]
+            for slot in stage.slots
+            for node in stage.nodes
+            for role in self.roles or (None,)
         )
         return (*inner, Receiver(Node("logits")))
 
@@ -223,24 +324,26 @@ class Graph:
 
     def n_readable(self, receiver: Receiver) -> int:
         """How many senders the receiver reads: the first so many of ``senders``."""
-        if receiver.node.kind == "logits":
-            return len(self.senders)
-        before = 1 + receiver.node.layer * (self.n_heads + 1)
-        own_heads = self.n_heads if receiver.node.kind == "mlp" and not self.parallel else 0
-        return before + own_heads
+        return self._stage_of[receiver.node.kind, receiver.node.layer].n_readable
+
+    @cached_property
+    def n_readable_each(self) -> tuple[int, ...]:
+        """How many senders each receiver reads."""
+        inner = (
+            count for s in self.stages[:-1] for count in (s.n_readable,) * (s.n_receivers * self.n_roles)
+        )
+        return (*inner, self.stages[-1].n_readable)
 
     @cached_property
     def n_edges(self) -> int:
         """How many edges there are, counted without a list of them."""
-        of_layer = [1 + layer * (self.n_heads + 1) for layer in range(self.n_layers + 1)]
-        own_heads = 0 if self.parallel else self.n_heads
-        inner = sum(3 * self.n_heads * before + before + own_heads for before in of_layer[:-1])
-        return self.n_roles * inner + of_layer[-1]
+        inner = sum(stage.n_receivers * stage.n_readable for stage in self.stages[:-1])
+        return self.n_roles * inner + self.stages[-1].n_readable
 
     @property
     def n_nodes(self) -> int:
         """Input, heads, MLPs and logits."""
-        return len(self.senders) + 1
+        return self.stages[-1].first_sender + 1
 
     def edges(self) -> Iterator[Edge]:
         """Every edge in graph order: receivers in forward order, for each its senders in forward order."""
@@ -282,7 +385,7 @@ class Graph:
             return ()
         if node.kind == "logits":
             return (Receiver(node),)
-        slots = SLOTS if node.kind == "head" else (None,)
+        slots = self.stage_of(node).slots
         return tuple(Receiver(node, slot, role) for slot in slots for role in self.roles or (None,))
 
     def role_of(self, receiver: Receiver) -> str | None:

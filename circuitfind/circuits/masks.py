@@ -14,7 +14,7 @@ from circuitfind.errors import CircuitError
 
 def readable(graph: Graph, device: torch.device | None = None) -> Bool[Tensor, "receiver sender"]:
     """Where the graph has an edge."""
-    counts = torch.tensor([graph.n_readable(receiver) for receiver in graph.receivers], device=device)
+    counts = torch.tensor(graph.n_readable_each, device=device)
     return torch.arange(len(graph.senders), device=device) < counts.unsqueeze(1)
 
 

@@ -136,7 +136,7 @@ def measure_against_random(
 def stages(graph: Graph) -> list[range]:
     """The receivers of each stage: a layer's q inputs, its k inputs, its v inputs, its MLP, each at
     one role if there are some; the logits."""
-    sizes = [n * graph.n_roles for _ in range(graph.n_layers) for n in (graph.n_heads,) * 3 + (1,)]
+    sizes = [stage.n * graph.n_roles for stage in graph.stages[:-1] for _ in stage.slots]
     ends = np.cumsum(sizes).tolist()
     inner = [
         range(end - size + role, end, graph.n_roles)

@@ -153,7 +153,7 @@ def rank(scores: Float[np.ndarray, " item"], positive: Bool[np.ndarray, " item"]
 
 def edges_of(graph: Graph) -> Bool[np.ndarray, "receiver sender"]:
     """Where the graph has an edge."""
-    counts = np.array([graph.n_readable(receiver) for receiver in graph.receivers])
+    counts = np.array(graph.n_readable_each)
     return np.arange(len(graph.senders)) < counts[:, None]
 
 

@@ -89,10 +89,10 @@ def write_scores(edges: ScoredEdges) -> bytes:
 def _rows(graph: Graph) -> Iterator[tuple[str, list[Receiver]]]:
     """Each module that reads, with the receivers that its tensor is of."""
     for layer in range(graph.n_layers):
-        heads = [Node("head", layer, head) for head in range(graph.n_heads)]
+        heads, mlp = graph.layer(layer)
         for slot in SLOTS:
-            yield f"blocks.{layer}.hook_{slot}_input", [Receiver(head, slot) for head in heads]
-        yield f"blocks.{layer}.hook_mlp_in", [Receiver(Node("mlp", layer))]
+            yield f"blocks.{layer}.hook_{slot}_input", [Receiver(head, slot) for head in heads.nodes]
+        yield f"blocks.{layer}.hook_mlp_in", [Receiver(node) for node in mlp.nodes]
     yield f"blocks.{graph.n_layers - 1}.hook_resid_post", [Receiver(Node("logits"))]
 
 

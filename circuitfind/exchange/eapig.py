@@ -160,15 +160,15 @@ def write_pt(edges: ScoredEdges) -> bytes:
 def their_order(graph: Graph) -> Iterator[Edge]:
     """Every edge in the order of EAP-IG's files: by layer, within it by sender."""
     for layer in range(graph.n_layers):
-        heads = [Node("head", layer, head) for head in range(graph.n_heads)]
-        mlp = Receiver(Node("mlp", layer))
-        readable = graph.senders[: graph.n_readable(Receiver(heads[0], "q"))]
+        of_heads, of_mlp = graph.layer(layer)
+        heads, mlp = of_heads.nodes, Receiver(Node("mlp", layer))
+        readable = graph.senders[: of_heads.n_readable]
         for sender in readable:
             yield from (Edge(sender, Receiver(head, slot)) for head in heads for slot in SLOTS)
             if graph.parallel:
                 yield Edge(sender, mlp)
         if not graph.parallel:
-            yield from (Edge(sender, mlp) for sender in graph.senders[: graph.n_readable(mlp)])
+            yield from (Edge(sender, mlp) for sender in graph.senders[: of_mlp.n_readable])
     yield from (Edge(sender, Receiver(Node("logits"))) for sender in graph.senders)
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 
 from circuitfind.circuits.circuit import Circuit, check_size, parse_edges
 from circuitfind.circuits.compare import describe_shape
-from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.circuits.graph import Counts, Edge, Graph
 from circuitfind.errors import CircuitError
 from circuitfind.evaluation.reference import SCORES_FILE, edges_of, read_scores
 from circuitfind.files.links import file_in
@@ -60,11 +60,8 @@ def make_graph(n_layers: int, n_heads: int, parallel: bool, source: str) -> Grap
     """The graph of a file's model. Raises CircuitError for a shape that no model has."""
     check_size(n_layers, n_heads, source)
     graph = Graph(n_layers, n_heads, parallel)
-    n_senders, n_receivers = (
-        1 + graph.n_layers * (graph.n_heads + 1),
-        1 + graph.n_layers * (3 * graph.n_heads + 1),
-    )
-    if n_senders * n_receivers > MOST_PLACES:
+    counts = Counts.of(n_layers, n_heads)
+    if counts.senders * counts.receivers > MOST_PLACES:
         raise CircuitError(f"{source}: {describe_shape(graph)}: no model has so many heads and MLPs.")
     return graph
 

@@ -246,9 +246,8 @@ def waiting(units: Units, scores: Scores) -> Iterator[tuple[tuple[Receiver, ...]
 
 def work(graph: Graph, receiver: Receiver, n_senders: int | None = None) -> int:
     """What the tests of so many edges into a receiver (None: of all) cost, in layers that they go through."""
-    layer = graph.n_layers if receiver.node.kind == "logits" else receiver.node.layer
     n_tests = graph.n_readable(receiver) if n_senders is None else n_senders
-    return n_tests * (graph.n_layers - layer + 1)
+    return n_tests * (graph.n_layers - graph.depth(receiver.node) + 1)
 
 
 def finite(scores: Float[Tensor, "prompt sender"]) -> Float[Tensor, "prompt sender"]:

@@ -54,7 +54,7 @@ class NeuronRemoval:
 
     def remove(self, where: Node, which: Sequence[int], /) -> Float[Tensor, "test prompt d_model"]:
         """What the logits read when one of the node's neurons alone is ablated, for each of these."""
-        weights, stage = self._model.layers[where.layer], 2 * where.layer + (where.kind == "mlp")
+        weights, stage = self._model.layers[where.layer], self._neurons.graph.stage_of(where).number
         first = 0 if where.kind == "mlp" else where.head * self._neurons.d_head
         rows = weights.W_out if where.kind == "mlp" else weights.W_O[where.head]
         move = self._moves[stage][..., [first + index for index in which]].permute(2, 0, 1)

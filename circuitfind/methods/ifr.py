@@ -41,13 +41,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuitfind.circuits.layout import Layout
 from circuitfind.circuits.masks import readable
 from circuitfind.methods.settings import check_settings
 from circuitfind.models.forward import Trace, trace, visible
 from circuitfind.models.transformer import Transformer, write_heads
 from circuitfind.models.workers import Threads
 from circuitfind.patching.blocks import split
-from circuitfind.patching.masked import Layout
 from circuitfind.progress import Progress
 from circuitfind.prompts.batch import Batch
 

@@ -96,7 +96,7 @@ class Rerun:
         self._carries: dict[tuple[str, ...], Float[Tensor, "row 1"]] = {}
         self._feeds: dict[Node, list[Receiver]] = {}
         self._together: dict[Receiver, tuple[Receiver, ...]] = {}
-        self._stages: list[list[Receiver]] = [[] for _ in range(2 * self.graph.n_layers + 1)]
+        self._stages: list[list[Receiver]] = [[] for _ in self.graph.stages]
         self.bytes_per_test = 0
 
     def is_live(self, node: Node, role: str | None = None) -> bool:
@@ -274,7 +274,7 @@ class Rerun:
     def _stage(self, receiver: Receiver) -> int:
         """Stages in forward order: each layer's heads, then its MLP; the logits last."""
         node = receiver.node
-        return len(self._stages) - 1 if node.kind == "logits" else 2 * node.layer + (node.kind == "mlp")
+        return self.graph.stage_of(node).number
 
     def _moved(self, stage: int, gained: Gained) -> dict[Receiver, Tensor]:
         """The new inputs of the stage's receivers that read something gained."""

@@ -21,8 +21,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitfind.circuits.graph import Node, Receiver
+from circuitfind.circuits.layout import Layout
 from circuitfind.patching.incremental import Gained, Rerun
-from circuitfind.patching.masked import Layout, spread
+from circuitfind.patching.masked import spread
 from circuitfind.patching.shortlisted import Reduced
 
 BYTES_AT_ONCE = 128 << 20

@@ -33,6 +33,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from circuitfind.circuits.layout import Layout
 from circuitfind.circuits.masks import readable
 from circuitfind.circuits.outputs import Outputs
 from circuitfind.errors import ModelError, OutputError
@@ -171,13 +172,12 @@ class _Parameters:
 
 def to_outputs(model: Transformer, gradient: Float[Tensor, "sender d_model"]) -> Outputs:
     """The gradient with respect to constants, from that at what each sender writes."""
-    n_heads = model.architecture.n_heads
-    layers = gradient[1:].reshape(len(model.layers), n_heads + 1, -1)
+    layout = Layout(model.architecture.graph)
     heads = [
-        torch.einsum("hd,hzd->hz", own[:n_heads], layer.W_O.double().cpu())
-        for own, layer in zip(layers, model.layers, strict=True)
+        torch.einsum("hd,hzd->hz", gradient[layout.heads(number)], layer.W_O.double().cpu())
+        for number, layer in enumerate(model.layers)
     ]
-    mlps = tuple(own[n_heads].view(1, 1, -1) for own in layers)
+    mlps = tuple(gradient[layout.mlp(number)].view(1, 1, -1) for number in range(len(model.layers)))
     return Outputs(gradient[0].view(1, 1, -1), tuple(z[:, None, None] for z in heads), mlps)
 
 

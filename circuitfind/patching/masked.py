@@ -36,7 +36,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitfind.circuits.graph import SLOTS, Graph
+from circuitfind.circuits.graph import SLOTS
+from circuitfind.circuits.layout import Layout
 from circuitfind.circuits.masks import readable
 from circuitfind.models.forward import visible
 from circuitfind.models.transformer import attend, mlp, project, rotary_table, rotate, write_heads
@@ -57,75 +58,6 @@ Places = Int[Tensor, " row"] | slice
 """Rows of a flattened [prompt, pos]."""
 Excess = dict[int, Float[Tensor, "_ _ d_model"]]
 """What senders write beyond their ablated outputs, at the answer position alone unless they are whole."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where a graph's receivers and senders stand in their lists.
-
-    The stages, in forward order: each layer's heads, then its MLP; the logits last.
-    """
-
-    graph: Graph
-
-    @property
-    def n_stages(self) -> int:
-        return 2 * self.graph.n_layers + 1
-
-    def head(self, layer: int, head: int = 0) -> int:
-        """The number of a head among the senders; its layer's MLP stands behind the last."""
-        return 1 + layer * (self.graph.n_heads + 1) + head
-
-    def mlp(self, layer: int) -> int:
-        return self.head(layer, self.graph.n_heads)
-
-    def layer(self, sender: int) -> int:
-        """The layer of a head or an MLP among the senders."""
-        return (sender - 1) // (self.graph.n_heads + 1)
-
-    def row(self, layer: int, slot: int, head: int = 0) -> int:
-        """The number of a head's q, k or v input among the receivers; its layer's MLP stands behind
-        the last.
-        """
-        return layer * (len(SLOTS) * self.graph.n_heads + 1) + slot * self.graph.n_heads + head
-
-    def heads(self, layer: int) -> slice:
-        """A layer's heads among the senders."""
-        return slice(self.head(layer), self.mlp(layer))
-
-    def slots(self, layer: int) -> slice:
-        """All inputs of a layer's heads among the receivers."""
-        return slice(self.row(layer, 0), self.row(layer, len(SLOTS)))
-
-    def rows(self, stage: int) -> range:
-        """The receivers of a stage."""
-        layer, is_mlp = divmod(stage, 2)
-        first = self.row(layer, len(SLOTS) * is_mlp)
-        is_heads = not is_mlp and layer < self.graph.n_layers
-        return range(first, first + (len(SLOTS) * self.graph.n_heads if is_heads else 1))
-
-    def n_readable(self, stage: int) -> int:
-        """How many senders a stage's receivers read."""
-        layer, is_mlp = divmod(stage, 2)
-        return self.head(layer, self.graph.n_heads if is_mlp and not self.graph.parallel else 0)
-
-    def stage(self, row: int) -> int:
-        """The stage of a receiver."""
-        layer, place = divmod(row, len(SLOTS) * self.graph.n_heads + 1)
-        return 2 * layer + (place == len(SLOTS) * self.graph.n_heads)
-
-    @cached_property
-    def most(self) -> Int[np.ndarray, " receiver"]:
-        """How many senders each receiver reads."""
-        return np.array([self.graph.n_readable(receiver) for receiver in self.graph.receivers])
-
-    def reader(self, row: int) -> int | None:
-        """Which sender the receiver belongs to; None for the logits."""
-        layer, place = divmod(row, len(SLOTS) * self.graph.n_heads + 1)
-        if layer == self.graph.n_layers:
-            return None
-        is_mlp = place == len(SLOTS) * self.graph.n_heads
-        return self.mlp(layer) if is_mlp else self.head(layer, place % self.graph.n_heads)
 
 
 @dataclass(frozen=True)
@@ -153,7 +85,7 @@ def find_reach(layout: Layout, kept: Mask, least: Mask | None = None) -> Reach:
         reads, node = some[layout.row(layer, 3)], layout.mlp(layer)
         live |= reads & live[node]
         whole |= reads & whole[node]
-        q, k, v = some[layout.slots(layer)].reshape(3, layout.graph.n_heads, -1)
+        q, k, v = some[layout.slots(layer)].reshape(len(SLOTS), -1, some.shape[1])
         alive, of_whole = live[layout.heads(layer), None], whole[layout.heads(layer), None]
         looked_at = (((k | v) & alive) | (q & of_whole)).any(0)
         whole |= looked_at
@@ -188,7 +120,7 @@ def _first_layer(
 ) -> int:
     """Before which nothing can be reached from these receivers and senders."""
     layers = [layout.stage(int(begins.argmax())) // 2] if begins.any() else []
-    layers += [max(0, int(changed.argmax()) - 1) // (layout.graph.n_heads + 1)] if changed.any() else []
+    layers += [max(0, layout.layer(int(changed.argmax())))] if changed.any() else []
     return min(layers, default=layout.graph.n_layers)
 
 

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from circuitfind.circuits.graph import Graph, Receiver
+from circuitfind.circuits.layout import Layout
 from circuitfind.circuits.masks import readable
 from circuitfind.circuits.outputs import Outputs
 from circuitfind.models.forward import Trace, at_end, run_attention, trace
@@ -126,13 +127,13 @@ def ablation_changes(
 ) -> Float[Tensor, "sender prompt pos d_model"]:
     """Each sender's output in ``ablated`` minus that in ``clean``."""
     graph = model.architecture.graph
+    layout = Layout(graph)
     change = clean.embedding.new_empty(len(graph.senders), *clean.embedding.shape)
     change[0] = ablated.embedding - clean.embedding
     for layer in range(graph.n_layers):
-        first = 1 + layer * (graph.n_heads + 1)
         gained = ablated.z[layer] - clean.attention[layer].z
-        change[first : first + graph.n_heads] = write_heads(model, layer, gained, range(graph.n_heads))
-        change[first + graph.n_heads] = ablated.mlp_out[layer] - clean.mlp_out[layer]
+        change[layout.heads(layer)] = write_heads(model, layer, gained, range(graph.n_heads))
+        change[layout.mlp(layer)] = ablated.mlp_out[layer] - clean.mlp_out[layer]
     return change
 
 
@@ -156,7 +157,7 @@ def run_patched(baseline: Baseline, kept: Bool[Tensor, "receiver sender"]) -> Fl
     positions.
     """
     graph, clean, model, roles = baseline.graph, baseline.clean, baseline.model, baseline.batch.roles
-    heads = range(graph.n_heads)
+    layout = Layout(graph)
     kept_each = by_role(baseline.batch.graph_of(graph), kept)
     removed_each = readable(graph, kept.device) & ~kept_each
     gained = torch.zeros_like(baseline.change)
@@ -179,14 +180,13 @@ def run_patched(baseline: Baseline, kept: Bool[Tensor, "receiver sender"]) -> Fl
         return mixed
 
     for layer in range(graph.n_layers):
-        row, sender = layer * (3 * graph.n_heads + 1), 1 + layer * (graph.n_heads + 1)
-        reads = clean.attention_in[layer] + mix(slice(row, row + 3 * graph.n_heads), sender)
+        heads, mlp_stage = graph.layer(layer)
+        reads = clean.attention_in[layer] + mix(layout.slots(layer), heads.n_readable)
         attention = run_attention(model, layer, reads.chunk(3))
         z_gained = attention.z - clean.attention[layer].z
-        gained[sender : sender + graph.n_heads] = write_heads(model, layer, z_gained, heads)
-        row += 3 * graph.n_heads
-        n_readable = graph.n_readable(graph.receivers[row])
-        x = clean.mlp_in[layer] + mix(slice(row, row + 1), n_readable)[0]
-        gained[sender + graph.n_heads] = mlp(model, layer, x) - clean.mlp_out[layer]
+        gained[heads.senders] = write_heads(model, layer, z_gained, range(heads.n))
+        row = mlp_stage.first_receiver
+        x = clean.mlp_in[layer] + mix(slice(row, row + 1), mlp_stage.n_readable)[0]
+        gained[mlp_stage.first_sender] = mlp(model, layer, x) - clean.mlp_out[layer]
     last = len(graph.receivers) - 1
     return baseline.final + at_end(mix(slice(last, last + 1), len(graph.senders))[0], baseline.batch.end)

@@ -20,10 +20,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitfind.circuits.graph import SLOTS, Receiver
+from circuitfind.circuits.layout import Layout
 from circuitfind.models.forward import Attention, Trace, run_attention
 from circuitfind.models.transformer import Transformer, embed, mlp, write_heads
 from circuitfind.patching.ablation import AblationName, ablated_outputs
-from circuitfind.patching.masked import Layout
 from circuitfind.patching.reference import Baseline, Stream, ablated_streams
 from circuitfind.prompts.batch import Batch
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from circuitfind.circuits.graph import Counts
 from circuitfind.errors import UsageError
 from circuitfind.models.sizes import (
     ITEMSIZES,
@@ -190,9 +191,7 @@ def n_edges(shape: Shape) -> int:
     """The edges of a model of this shape, at one role; where attention and MLP are parallel it has
     a few less.
     """
-    n_layers, n_heads = shape.n_layers, shape.n_heads
-    before = n_layers + (n_heads + 1) * n_layers * (n_layers - 1) // 2  # senders before each layer, summed
-    return (3 * n_heads + 1) * before + n_layers * n_heads + _n_senders(shape)
+    return Counts.of(shape.n_layers, shape.n_heads).edges
 
 
 def _runs(work: Workload) -> int:
@@ -208,11 +207,11 @@ def _runs(work: Workload) -> int:
 
 
 def _n_receivers(shape: Shape) -> int:
-    return 1 + shape.n_layers * (3 * shape.n_heads + 1)
+    return Counts.of(shape.n_layers, shape.n_heads).receivers
 
 
 def _n_senders(shape: Shape) -> int:
-    return 1 + shape.n_layers * (shape.n_heads + 1)
+    return Counts.of(shape.n_layers, shape.n_heads).senders
 
 
 def _opening(work: Workload) -> int:

@@ -66,7 +66,7 @@ def summary(circuit: Circuit, evaluation: Evaluation, found: Mapping[str, Any]) 
         _extent(circuit),
         (
             "nodes",
-            f"{len(heads)} of {graph.n_layers * graph.n_heads} heads, {len(mlps)} of {graph.n_layers} MLPs",
+            f"{len(heads)} of {graph.count('head')} heads, {len(mlps)} of {graph.count('mlp')} MLPs",
         ),
         (
             "KL(full || circuit)",

@@ -260,8 +260,7 @@ def slices(progress: Progress, costs: Sequence[float]) -> list[Slice]:
 
 def _layer(graph: Graph, row: int) -> int:
     """The layer of a receiver; the logits come behind all of them."""
-    node = graph.receivers[row].node
-    return graph.n_layers if node.kind == "logits" else node.layer
+    return graph.depth(graph.receivers[row].node)
 
 
 def duration(seconds: float) -> str:

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from circuitfind.circuits.graph import Edge, Graph
+from circuitfind.circuits.layout import Layout
 from circuitfind.circuits.masks import readable
 from circuitfind.patching.ablation import ABLATIONS, AblationName
-from circuitfind.patching.masked import Layout, Runner, find_reach
+from circuitfind.patching.masked import Runner, find_reach
 from circuitfind.patching.reference import prepare, run_patched
 from tests.random_models import FAMILIES, random_batch, random_transformer, with_means
 
@@ -90,16 +91,3 @@ def test_a_node_is_live_where_kept_edges_lead_on_and_whole_where_a_key_or_value_
     assert graph.senders == tuple(map(type(graph.senders[0]).parse, ("input", "a0.h0", "m0", "a1.h0", "m1")))
     assert reach.live.tolist() == [False, True, True, True, False]
     assert reach.whole.tolist() == [False, True, False, False, False]
-
-
-@pytest.mark.parametrize("graph", [Graph(3, 2), Graph(2, 3, parallel=True)])
-def test_the_layout_numbers_nodes_and_receivers_as_the_graph_does(graph: Graph) -> None:
-    layout = Layout(graph)
-    rows = [row for stage in range(layout.n_stages) for row in layout.rows(stage)]
-    assert rows == list(range(len(graph.receivers)))
-    for row, receiver in enumerate(graph.receivers):
-        assert layout.n_readable(layout.stage(row)) == graph.n_readable(receiver)
-        assert row in layout.rows(layout.stage(row))
-        reader = layout.reader(row)
-        assert receiver.node == (graph.senders[reader] if reader is not None else receiver.node)
-        assert (reader is None) is (receiver.node.kind == "logits")

@@ -90,8 +90,8 @@ def _nodes(circuit: Circuit) -> str:
     nodes = circuit.nodes if circuit.neurons is None else by_node(circuit.neurons)
     counts, graph = Counter(node.kind for node in nodes), circuit.graph
     return (
-        f"{counts['head']:,} of {graph.n_layers * graph.n_heads:,} heads, {counts['mlp']:,} of"
-        f" {graph.n_layers:,} MLPs"
+        f"{counts['head']:,} of {graph.count('head'):,} heads, {counts['mlp']:,} of"
+        f" {graph.count('mlp'):,} MLPs"
     )
 
 

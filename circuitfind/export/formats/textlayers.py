@@ -17,7 +17,7 @@ from itertools import groupby
 from rich.text import Text
 
 from circuitfind.circuits.circuit import Circuit
-from circuitfind.circuits.graph import Node
+from circuitfind.circuits.graph import Graph, Node
 from circuitfind.export.drawing.facts import strengths
 from circuitfind.export.drawing.style import Widths, reference
 
@@ -116,7 +116,7 @@ def layer_lines(circuit: Circuit, width: int, glyphs: Glyphs) -> Iterator[Text]:
         numbers = [layer for layer, _ in members]
         if is_there or len(numbers) < LEAST_EMPTY:
             for layer in numbers:
-                yield from _layer(layer, graph.n_heads, counts[layer], cells, grid)
+                yield from _layer(layer, graph, counts[layer], cells, grid)
         else:
             yield Text(f"{f'{numbers[-1]}-{numbers[0]}':>{grid.label}}  {glyphs.none}", FAINT)
     if circuit.neurons is None:
@@ -128,10 +128,11 @@ def layer_lines(circuit: Circuit, width: int, glyphs: Glyphs) -> Iterator[Text]:
         yield from (Text(line, FAINT) for line in textwrap.wrap(said, width, subsequent_indent="  "))
 
 
-def _layer(layer: int, n_heads: int, count: int, cells: Cells, grid: Grid) -> Iterator[Text]:
+def _layer(layer: int, graph: Graph, count: int, cells: Cells, grid: Grid) -> Iterator[Text]:
     """A layer's line, and more for heads that don't fit into it; the MLP and the count stand in the first."""
-    for start in range(0, n_heads, grid.n_columns):
-        nodes = [Node("head", layer, head) for head in range(start, min(start + grid.n_columns, n_heads))]
+    every = graph.layer(layer)[0].nodes
+    for start in range(0, len(every), grid.n_columns):
+        nodes = every[start : start + grid.n_columns]
         heads = Text().join(cells.draw(node, grid.cell) for node in nodes)
         heads.pad_right(grid.width - len(heads))
         if start and any(node in cells.scores for node in nodes):

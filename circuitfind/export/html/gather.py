@@ -163,7 +163,7 @@ def _summary(circuit: Circuit, folder: RunFolder) -> tuple[tuple[str, str], ...]
     graph, metrics = circuit.graph, circuit.metrics
     rows = [
         ("Size", _subtitle(circuit)),
-        ("Nodes", f"{heads} of {graph.n_layers * graph.n_heads} heads, {mlps} of {graph.n_layers} MLPs"),
+        ("Nodes", f"{heads} of {graph.count('head')} heads, {mlps} of {graph.count('mlp')} MLPs"),
     ]
     share, interval = metrics.get("faithfulness"), metrics.get("faithfulness_interval")
     if isinstance(share, float | int):

@@ -43,13 +43,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from circuitfind.circuits.layout import Layout
 from circuitfind.circuits.units import KvName, LevelName, Units, summed, without_defaults
 from circuitfind.errors import UsageError
 from circuitfind.methods.attribution.eap import AtCleanRun, Block, ByRole, Tell
 from circuitfind.models.transformer import Architecture, Transformer, kv_heads, rotary_table, rotate
 from circuitfind.patching.gradients.edges import Gradients, centred, multiply
 from circuitfind.patching.gradients.sweep import HeadsRun, Sweeper
-from circuitfind.patching.masked import Layout
 from circuitfind.progress import Progress
 from circuitfind.prompts.batch import Batch
 

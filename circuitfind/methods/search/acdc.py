@@ -33,7 +33,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from circuitfind.circuits.graph import SLOTS, Graph, Node, Receiver, Slot
+from circuitfind.circuits.graph import Graph, Node, Receiver, Slot
 from circuitfind.circuits.units import KvName, LevelName, Units, find_kv, find_level, without_defaults
 from circuitfind.errors import UsageError
 from circuitfind.methods.outcome import Found, Save, in_question, save_nothing, take_up
@@ -272,8 +272,7 @@ def visiting_order(graph: Graph) -> Iterator[Receiver]:
         return (Receiver(node, slot, role) for role in reversed(graph.roles or (None,)))
 
     yield Receiver(Node("logits"))
-    for layer in reversed(range(graph.n_layers)):
-        yield from at_roles(Node("mlp", layer))
-        for slot in reversed(SLOTS):
-            for head in reversed(range(graph.n_heads)):
-                yield from at_roles(Node("head", layer, head), slot)
+    for stage in reversed(graph.stages[:-1]):
+        for slot in reversed(stage.slots):
+            for node in reversed(stage.nodes):
+                yield from at_roles(node, slot)

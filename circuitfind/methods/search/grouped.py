@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from circuitfind.circuits.layout import Layout
 from circuitfind.circuits.units import KvName, Units
 from circuitfind.methods.outcome import Found, Save, in_question, save_nothing, take_up
 from circuitfind.methods.search.present_run import Edges, Places, Present, Scores, open_blocks
@@ -34,7 +35,6 @@ from circuitfind.metrics.measures import MetricName
 from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
 from circuitfind.patching.ablation import AblationName
-from circuitfind.patching.masked import Layout
 from circuitfind.progress import Progress
 from circuitfind.prompts.batch import Batch
 

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuitfind.circuits.layout import Layout
 from circuitfind.models.transformer import Architecture, Transformer, kv_heads
 from circuitfind.patching.gradients.sweep import (
     CALCULUS,
@@ -32,7 +33,6 @@ from circuitfind.patching.gradients.sweep import (
     Rules,
     Stream,
 )
-from circuitfind.patching.masked import Layout
 
 T = TypeVar("T")
 RECEIVERS = 96

@@ -1,7 +1,7 @@
 """Unpatched runs and the way back through them, written out by hand: what attribution over all
 edges costs least with.
 
-A run's components are the stages of ``masked.Layout``: a layer's heads, then its MLP. What reads
+A run's components are the stages of ``Graph``: a layer's heads, then its MLP. What reads
 the same stream is one *step*: a stage in sequential blocks, a whole layer in parallel ones. Runs
 may begin at any step, from any stream, and at any position: keys and values of the positions before
 are taken from another run (``before``).
@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuitfind.circuits.layout import Layout
 from circuitfind.circuits.outputs import Outputs
 from circuitfind.models.transformer import (
     Activation,
@@ -34,7 +35,6 @@ from circuitfind.models.transformer import (
     rotary_table,
     rotate,
 )
-from circuitfind.patching.masked import Layout
 
 T = TypeVar("T")
 Stream = Float[Tensor, "prompt pos d_model"]

@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitfind.circuits.graph import SLOTS
+from circuitfind.circuits.layout import Layout
 from circuitfind.circuits.masks import readable
 from circuitfind.models.transformer import Transformer
-from circuitfind.patching.masked import Layout, find_reach
+from circuitfind.patching.masked import find_reach
 
 BASES = 2
 """What stands before the senders' excess: what the layer's heads read when every edge is removed,
