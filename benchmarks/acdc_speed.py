@@ -34,6 +34,7 @@ from circuitfind.models.architectures.table import read_transformer
 from circuitfind.models.loading.load import load_bridge, load_tokenizer
 from circuitfind.models.loading.locate import locate
 from circuitfind.models.transformer import Transformer
+from circuitfind.patching.problem import Problem
 from circuitfind.patching.reference import prepare, run_patched
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch, tokenise
@@ -57,7 +58,7 @@ def main() -> None:
     for schedule in options.schedules:
         method = ACDC(options.threshold, metric=options.metric, schedule=schedule)
         start = time.perf_counter()
-        found = method.find(model, batch, BATCH_SIZE, Silent())
+        found = method.find(Problem(model, batch, BATCH_SIZE))
         seconds = time.perf_counter() - start
         tell(model, batch, method, found, seconds, min(forward, best_forward(bridge.original_model, batch)))
         worst = check_decisions(model, batch, method, found, options.samples)

@@ -29,6 +29,7 @@ from circuitfind.methods.attribution.relp import RelP
 from circuitfind.models.architectures.table import read_transformer
 from circuitfind.models.loading.load import load_bridge, load_tokenizer
 from circuitfind.models.loading.locate import locate
+from circuitfind.patching.problem import Problem
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch, tokenise
 from circuitfind.prompts.files import load_task
@@ -49,7 +50,7 @@ def main() -> None:
     methods = {name: METHODS[name](metric=options.metric) for name in options.methods.split(",")}
     works: dict[str, Callable[[], object]] = {
         **{
-            n: lambda m=method: m.score(model, batch, options.batch_size, Silent())
+            n: lambda m=method: m.score(Problem(model, batch, options.batch_size))
             for n, method in methods.items()
         },
         **{

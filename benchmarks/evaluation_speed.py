@@ -28,6 +28,7 @@ from circuitfind.models.loading.locate import locate
 from circuitfind.models.transformer import Transformer
 from circuitfind.patching.ablation import find_ablation
 from circuitfind.patching.blocks import default_batch_size
+from circuitfind.patching.problem import Problem
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
 from circuitfind.runs.memory import gigabytes, peak
@@ -85,7 +86,7 @@ def score(model: Transformer, batch: Batch) -> torch.Tensor:
         batch.clean[:4, :n_pos], batch.corrupted[:4, :n_pos], batch.end[:4].clamp(max=n_pos - 1),
         batch.answers[:4], batch.wrong_answers[:4],
     )  # fmt: skip
-    return EAP(metric="logit-diff").score(model, few, 4, Silent()).mean(0)
+    return EAP(metric="logit-diff").score(Problem(model, few, 4)).mean(0)
 
 
 def strongest(scores: torch.Tensor, n_edges: int) -> torch.Tensor:

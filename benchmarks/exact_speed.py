@@ -32,6 +32,7 @@ from circuitfind.models.loading.locate import locate
 from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
 from circuitfind.patching.blocks import default_batch_size
+from circuitfind.patching.problem import Problem
 from circuitfind.patching.reference import prepare, run_patched
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch, tokenise
@@ -54,7 +55,7 @@ def main() -> None:
     size = default_batch_size(batch.n_prompts, "cpu")
     seconds, scores = {}, {}
     with Threads(model.device) as threads:
-        tests = edge_tests(model, batch, size, metric, "corrupted", threads)
+        tests = edge_tests(Problem(model, batch, size, metric), threads)
         for receiver in receivers:
             senders = spread(graph.n_readable(receiver), options.senders)
             start = time.perf_counter()

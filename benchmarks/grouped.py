@@ -29,6 +29,7 @@ from circuitfind.models.architectures.table import read_transformer
 from circuitfind.models.loading.load import load_bridge, load_tokenizer
 from circuitfind.models.loading.locate import locate
 from circuitfind.models.transformer import Transformer
+from circuitfind.patching.problem import Problem
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch, tokenise
 from circuitfind.prompts.files import load_task
@@ -43,7 +44,7 @@ def main() -> None:
     model = read_transformer(load_bridge(locate(options.model, Silent()), "cpu", torch.float32), batch.n_pos)
     method = ACDC(options.threshold, metric=options.metric, schedule="grouped")
     start = time.perf_counter()
-    found = method.find(model, batch, BATCH_SIZE, Silent())
+    found = method.find(Problem(model, batch, BATCH_SIZE))
     seconds = time.perf_counter() - start
     print(machine())
     prompts = f"{batch.n_prompts} prompts of up to {batch.n_pos} tokens"

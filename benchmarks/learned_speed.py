@@ -25,7 +25,9 @@ from benchmarks.machine import machine
 from circuitfind.methods.masks.learned import Learned
 from circuitfind.methods.masks.probing import SubnetworkProbing
 from circuitfind.methods.masks.pruning import EdgePruning
+from circuitfind.methods.method import Job
 from circuitfind.models.architectures.table import read_transformer
+from circuitfind.patching.problem import Problem
 from circuitfind.progress import Silent
 from circuitfind.runs.memory import gigabytes, peak
 
@@ -61,7 +63,7 @@ def main() -> None:
     for size in sizes:
         method = METHODS[options.method](steps=options.steps, prompts_per_step=size)
         clock, before = Clock(), time.process_time()
-        method.score(model, batch, 8, clock)
+        method.score(Problem(model, batch, 8), Job(clock))
         report(size, clock, seconds[str(size)])
         print(
             f"     processor time a step {(time.process_time() - before) / options.steps:.2f} s, preparing included"

@@ -15,10 +15,11 @@ from circuitfind.runs.clock import Clock, Noted
 from circuitfind.runs.files import RunResult, write_findings
 from circuitfind.runs.neuron_pipeline import find_neurons
 from circuitfind.runs.plan import Plan, make_plan
-from circuitfind.runs.prepare import find_units, make_ready
-from circuitfind.runs.result import NOTHING_TAKEN_OVER, Findings, Ready, TakenOver
+from circuitfind.runs.prepare import make_ready
+from circuitfind.runs.result import Findings
 from circuitfind.runs.score import score_circuit
 from circuitfind.runs.search import search_circuit
+from circuitfind.runs.session import Session
 
 __all__ = ["Plan", "RunOptions", "RunResult", "carry_out", "make_plan", "run"]
 
@@ -39,34 +40,28 @@ def make_keeper(plan: Plan) -> Keeper:
 
 
 def carry_out(plan: Plan, progress: Progress, keeper: Keeper | None = None) -> RunResult:
-    """The run itself, step by step. Its folder is made when a search takes long, or there is all to
-    be written.
-    """
+    """The run itself, step by step. Its folder is made when a search takes long, or all is found."""
     with keeper or make_keeper(plan) as keeper:
         notes, clock = Noted(progress, plan.cautions), Clock(plan.state.spent if plan.state else None)
         ready = make_ready(plan, notes, clock)
-        findings = find_circuit(ready, ready.options, notes, clock, keeper)
+        findings = find_circuit(Session(ready, ready.options, notes, clock, keeper))
         return write_findings(findings, keeper.take_folder(), notes, clock, is_claimed=True)
 
 
-def find_circuit(
-    ready: Ready,
-    options: RunOptions,
-    notes: Noted,
-    clock: Clock,
-    keeper: Keeper,
-    taken_over: TakenOver = NOTHING_TAKEN_OVER,
-) -> Findings:
-    """The circuit that ``options`` ask for, and its evaluation."""
-    options = settle(options)
+def find_circuit(session: Session) -> Findings:
+    """The circuit that the session's options ask for, and its evaluation."""
+    session = replace(session, options=settle(session.options))
+    options, ready = session.options, session.ready
     if options.level == "neuron":
-        return find_neurons(ready, options, notes, clock, keeper)
+        return find_neurons(session)
     method = make_method(options, ready.graph)
-    if options.kv == "grouped" and find_units(ready, options).are_edges:
-        notes.stage(f"{ready.model.name} has no grouped queries: every head's k and v inputs are its own")
+    if options.kv == "grouped" and session.units.are_edges:
+        session.notes.stage(
+            f"{ready.model.name} has no grouped queries: every head's k and v inputs are its own"
+        )
     if isinstance(method, ACDC):
-        return search_circuit(ready, options, method, notes, clock, keeper, taken_over)
-    return score_circuit(ready, options, method, notes, clock, keeper, taken_over)
+        return search_circuit(session, method)
+    return score_circuit(session, method)
 
 
 def settle(options: RunOptions) -> RunOptions:

@@ -46,6 +46,7 @@ from circuitfind.runs.prepare import make_ready
 from circuitfind.runs.report import markdown_table, options_line, show
 from circuitfind.runs.result import Findings, Ready, TakenOver, method_block, task_block
 from circuitfind.runs.resume import identity
+from circuitfind.runs.session import Session
 from circuitfind.runs.sweep_plan import PLURAL, WHOLE, Size, SweepPlan, folder_name, make_sweep_plan
 
 FORMAT, VERSION = "circuitfind.sweep", 1
@@ -146,7 +147,7 @@ def find_and_write(
 ) -> Findings:
     """One of the runs, with all that ``earlier``, that of the size before, has for it."""
     options = replace(run.options, device=ready.options.device)
-    findings = find_circuit(ready, options, notes, clock, keeper, take_over(earlier, options))
+    findings = find_circuit(Session(ready, options, notes, clock, keeper, take_over(earlier, options)))
     write_findings(findings, run.folder, notes, clock, keeper.has_folder and keeper.folder == run.folder)
     return findings
 

@@ -8,10 +8,12 @@ from typing import Protocol
 
 import torch
 
+from circuitfind.methods.method import Job
 from circuitfind.metrics.measures import MetricName
 from circuitfind.metrics.objective import make_objective
 from circuitfind.models.forward import at_end, trace
 from circuitfind.models.transformer import Layer, Transformer
+from circuitfind.patching.problem import Problem
 from circuitfind.progress import Progress, Silent
 from circuitfind.prompts.batch import Batch
 from tests.oracles.literal import Literal
@@ -19,15 +21,13 @@ from tests.random_models import random_batch, random_model, random_transformer
 
 
 class Scorer(Protocol):
-    def score(
-        self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
-    ) -> torch.Tensor: ...
+    def score(self, problem: Problem, job: Job = ...) -> torch.Tensor: ...
 
 
 def score(
     method: Scorer, model: Transformer, batch: Batch, batch_size: int = 8, progress: Progress | None = None
 ) -> torch.Tensor:
-    return method.score(model, batch, batch_size, progress or Silent())
+    return method.score(Problem(model, batch, batch_size), Job(progress or Silent()))
 
 
 def late(batch: Batch) -> Batch:

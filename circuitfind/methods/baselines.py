@@ -34,13 +34,13 @@ from circuitfind.circuits.masks import readable
 from circuitfind.circuits.units import LevelName, without_defaults
 from circuitfind.errors import UsageError
 from circuitfind.methods.attribution.eap import EAP
+from circuitfind.methods.method import Job
 from circuitfind.metrics.measures import MetricName
 from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
 from circuitfind.patching.ablation import AblationName
-from circuitfind.patching.blocks import split
+from circuitfind.patching.problem import Problem
 from circuitfind.patching.reference import prepare
-from circuitfind.progress import Progress
 from circuitfind.prompts.batch import Batch
 
 OF_EDGES: dict[LevelName, str] = {"edge": ", the lesser of an edge's two ends", "node": ""}
@@ -69,16 +69,14 @@ class HISP:
         meaning = f"|(ablated - clean) . gradient| of a node{OF_EDGES[self.level]}: never negative"
         return without_defaults({"name": self.name, **asdict(self), "score": meaning})
 
-    def score(
-        self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
-    ) -> Float[Tensor, "prompt receiver sender"]:
+    def score(self, problem: Problem, job: Job = Job()) -> Float[Tensor, "prompt receiver sender"]:
         """Every edge's score on each prompt, in the metric's unit; NaN where the graph has no edge.
 
         What a node writes is read along its edges alone: its gradient is the sum of theirs, and
         what stands between the bars the sum of its edges' ``eap``. Raises as that does.
         """
-        edges = EAP(self.metric, self.ablation).score(model, batch, batch_size, progress)
-        return of_edges(model, edges.double().nansum(1).abs().to(edges.dtype), self.level)
+        edges = EAP(self.metric, self.ablation).score(problem, job)
+        return of_edges(problem.model, edges.double().nansum(1).abs().to(edges.dtype), self.level)
 
 
 @dataclass(frozen=True)
@@ -95,18 +93,16 @@ class ActivationMagnitude:
         meaning = f"|ablated - clean| of a node{OF_EDGES[self.level]}: no metric, never negative"
         return without_defaults({"name": self.name, **asdict(self), "metric": None, "score": meaning})
 
-    def score(
-        self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
-    ) -> Float[Tensor, "prompt receiver sender"]:
+    def score(self, problem: Problem, job: Job = Job()) -> Float[Tensor, "prompt receiver sender"]:
         """Every edge's score on each prompt, in the unit of the residual stream; NaN where the
         graph has no edge.
 
         Neither ``batch_size`` nor threads change a score.
         """
+        model = problem.model
         with Threads(model.device) as threads:
-            groups = split(batch.to(model.device), batch_size)
-            sizes = threads.map(lambda group: self._sizes(model, *group), groups)
-        progress.update(1, 1)
+            sizes = threads.map(lambda group: self._sizes(model, *group), problem.blocks())
+        job.progress.update(1, 1)
         return of_edges(model, torch.cat(sizes), self.level)
 
     def _sizes(self, model: Transformer, block: Batch, n_real: int) -> Float[Tensor, "prompt sender"]:
@@ -129,20 +125,18 @@ class Random:
         meaning = "place in a random order, as a share of all edges: no metric, no ablation, never negative"
         return {"name": self.name, **asdict(self), "metric": None, "ablation": None, "score": meaning}
 
-    def score(
-        self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
-    ) -> Float[Tensor, "1 receiver sender"]:
+    def score(self, problem: Problem, job: Job = Job()) -> Float[Tensor, "1 receiver sender"]:
         """Every edge's place in a random order, from 1/n to 1; NaN where the graph has no edge.
 
         The same everywhere (``circuits/draws.py``). Every score is another, in float32 too
         (up to 16 million edges).
         """
-        edges = readable(batch.graph_of(model.architecture.graph))
-        dtype = torch.promote_types(model.dtype, torch.float32)
+        edges = readable(problem.graph)
+        dtype = torch.promote_types(problem.model.dtype, torch.float32)
         places = torch.tensor(random_order(int(edges.sum()), self.seed), dtype=torch.float64) + 1
         scores = torch.full(edges.shape, math.nan, dtype=dtype)
         scores[edges] = (places / len(places)).to(dtype)
-        progress.update(1, 1)
+        job.progress.update(1, 1)
         return scores.unsqueeze(0)
 
 

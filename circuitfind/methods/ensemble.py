@@ -28,15 +28,13 @@ from torch import Tensor
 
 from circuitfind.circuits.graph import Graph
 from circuitfind.circuits.masks import readable
-from circuitfind.circuits.units import KvName, LevelName, Units, without_defaults
+from circuitfind.circuits.units import KvName, LevelName, without_defaults
 from circuitfind.errors import UsageError, unknown
 from circuitfind.methods.catalogue import COMBINE
 from circuitfind.methods.masks.learned import Learned
-from circuitfind.methods.method import Scorer, score_on
-from circuitfind.methods.saved_state import Save, SoFar, require, save_nothing, save_part
-from circuitfind.models.transformer import Transformer
-from circuitfind.progress import Progress
-from circuitfind.prompts.batch import Batch
+from circuitfind.methods.method import Job, Scorer
+from circuitfind.methods.saved_state import SoFar, require
+from circuitfind.patching.problem import Problem
 
 Scores = Float[Tensor, "_ receiver sender"]
 """A row for each prompt, or one for all of them."""
@@ -70,42 +68,30 @@ class Ensemble:
         metric = {"metric": metrics.pop()} if len(metrics) == 1 else {}
         return {"name": self.name, **metric, "combine": self.combine, "of": of, **units, "score": meaning}
 
-    def score(
-        self,
-        model: Transformer,
-        batch: Batch,
-        batch_size: int,
-        progress: Progress,
-        start: SoFar | None = None,
-        save: Save = save_nothing,
-    ) -> Scores:
+    def score(self, problem: Problem, job: Job = Job()) -> Scores:
         """Every edge's score, on each prompt where all methods have such, else one; NaN where the
         graph has no edge.
 
         What is so far are the ``scores`` of the methods that are done, and what the present one has
         so far.
         """
-        graph, done = batch.graph_of(model.architecture.graph), SoFar({})
-        units, each = (
-            Units.of(model.architecture.graph, model.architecture.n_kv_heads, self.level, self.kv).at_roles(
-                graph
-            ),
-            [],
-        )
+        units, done, each = problem.units(self.level, self.kv), SoFar({}), []
         for number, method in enumerate(self.of):
             part = str(number)
-            own = start and start.part(part)
+            own = job.start and job.start.part(part)
             is_done = own is not None and "done" in own.numbers
             if own is None or not is_done:
-                progress.stage(f"{method.name}, of the ensemble")
-                scores = score_on(
-                    method, model, batch, batch_size, progress, own, save_part(save, part, done)
-                )
+                job.progress.stage(f"{method.name}, of the ensemble")
+                scores = method.score(problem, job.part(part, done))
                 own = SoFar({"scores": scores}, {"done": 1}, f"{number + 1} of {len(self.of)} methods")
-            each.append(own.tensors["scores"] if not is_done else scores_before(own, batch.n_prompts, graph))
+            each.append(
+                own.tensors["scores"]
+                if not is_done
+                else scores_before(own, problem.batch.n_prompts, units.graph)
+            )
             done |= own.as_part(part)
             if not is_done:
-                save(done)
+                job.save(done)
         return units.spread(combine(each, units.leaders, self.combine)).masked_fill(~units.edges, math.nan)
 
 
@@ -174,25 +160,14 @@ class WarmStart:
         """The block ``method`` of a circuit file: the method's, and the start's as one of its options."""
         return {**self.method.to_dict(), "start_from": self.start.to_dict()}
 
-    def score(
-        self,
-        model: Transformer,
-        batch: Batch,
-        batch_size: int,
-        progress: Progress,
-        start: SoFar | None = None,
-        save: Save = save_nothing,
-    ) -> Scores:
+    def score(self, problem: Problem, job: Job = Job()) -> Scores:
         """The method's scores, after the start's. What is so far is what either has; masks need no
         start any more.
         """
-        moved, initial = start and start.part("masks"), None
-        if moved is None:
-            progress.stage(f"{self.start.name}, to start from")
-            earlier = start and start.part("start")
-            scores = score_on(
-                self.start, model, batch, batch_size, progress, earlier, save_part(save, "start")
-            )
+        masks, initial = job.part("masks"), None
+        if masks.start is None:
+            job.progress.stage(f"{self.start.name}, to start from")
+            scores = self.start.score(problem, job.part("start"))
             initial = scores.double().mean(0).abs()
-        progress.stage(f"{self.method.name} from {self.start.name}")
-        return self.method.score(model, batch, batch_size, progress, moved, save_part(save, "masks"), initial)
+        job.progress.stage(f"{self.method.name} from {self.start.name}")
+        return self.method.score(problem, masks, initial)

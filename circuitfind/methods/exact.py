@@ -32,18 +32,17 @@ from torch import Tensor
 from circuitfind.circuits.graph import Graph, Receiver
 from circuitfind.circuits.units import KvName, LevelName, Units, without_defaults
 from circuitfind.errors import ModelError
-from circuitfind.methods.saved_state import Save, SoFar, require, require_even, save_nothing
+from circuitfind.methods.method import Job
+from circuitfind.methods.saved_state import SoFar, require, require_even
 from circuitfind.methods.search import nodes
-from circuitfind.metrics.measures import MetricName, check_answers
+from circuitfind.metrics.measures import MetricName
 from circuitfind.metrics.objective import make_objective
-from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
 from circuitfind.patching.ablation import AblationName
-from circuitfind.patching.blocks import split
 from circuitfind.patching.one_change import Onward, join_reads
 from circuitfind.patching.packing import pack_model
+from circuitfind.patching.problem import Problem
 from circuitfind.patching.reference import prepare
-from circuitfind.progress import Progress
 from circuitfind.prompts.batch import Batch
 
 ROWS_AT_ONCE = 512
@@ -74,15 +73,7 @@ class Exact:
         score = f"{self.level} ablated alone - full model: positive if it hurts"
         return without_defaults({"name": self.name, **asdict(self), "score": score})
 
-    def score(
-        self,
-        model: Transformer,
-        batch: Batch,
-        batch_size: int,
-        progress: Progress,
-        start: SoFar | None = None,
-        save: Save = save_nothing,
-    ) -> Scores:
+    def score(self, problem: Problem, job: Job = Job()) -> Scores:
         """Every edge's score on each prompt, in the metric's unit; NaN where the graph has no edge.
 
         Neither ``batch_size`` nor threads change a score. What is so far are the ``scores``, NaN
@@ -90,42 +81,33 @@ class Exact:
         about the same time each. Raises UsageError where the metric needs wrong answers that a
         prompt doesn't have, ModelError where a score is NaN or infinite.
         """
-        check_answers(self.metric, batch)
+        problem = problem.by(self.metric, self.ablation)
         if self.level == "node":
-            return self._score_nodes(model, batch, batch_size, progress, start, save)
-        units = Units.of(
-            model.architecture.graph, model.architecture.n_kv_heads, self.level, self.kv
-        ).at_roles(batch.graph_of(model.architecture.graph))
+            return self._score_nodes(problem, job)
+        model, units = problem.model, problem.units(self.level, self.kv)
         graph, total = units.graph, sum(work(units.graph, receivers[0]) for receivers in units.receivers())
-        scores = nothing_scored(graph, model.dtype, batch.n_prompts)
-        scores = scores_before(start, scores, units) if start else scores
+        scores = nothing_scored(graph, model.dtype, problem.batch.n_prompts)
+        scores = scores_before(job.start, scores, units) if job.start else scores
         groups = list(waiting(units, scores))
         done = total - sum(work(graph, receivers[0], len(senders)) for receivers, senders in groups)
         with Threads(model.device) as threads:
-            tests = edge_tests(model, batch.to(model.device), batch_size, self.metric, self.ablation, threads)
+            tests = edge_tests(problem, threads)
             for receivers, senders in groups:
                 rises = finite(tests.rises(receivers, senders)).to(scores.dtype)
                 for receiver in receivers:
                     scores[:, graph.receiver_index[receiver], senders] = rises
                 note = f"{int(scores[0].isfinite().sum()):,} of {graph.n_edges:,} edges"
-                save(SoFar({"scores": scores}, told=note))
+                job.save(SoFar({"scores": scores}, told=note))
                 done += work(graph, receivers[0], len(senders))
-                progress.update(done, total, note)
+                job.progress.update(done, total, note)
         return scores
 
-    def _score_nodes(
-        self,
-        model: Transformer,
-        batch: Batch,
-        batch_size: int,
-        progress: Progress,
-        start: SoFar | None,
-        save: Save,
-    ) -> Scores:
+    def _score_nodes(self, problem: Problem, job: Job) -> Scores:
         """Every edge with the score of its sender; what is so far are the senders' ``rises``."""
-        rises = nodes.rises(model, batch, batch_size, self.metric, self.ablation, progress, start, save)
-        scores = nothing_scored(model.architecture.graph, model.dtype, batch.n_prompts)
-        edges = Units(model.architecture.graph).edges
+        rises = nodes.rises(problem, job)
+        graph = problem.model.architecture.graph
+        scores = nothing_scored(graph, problem.model.dtype, problem.batch.n_prompts)
+        edges = Units(graph).edges
         return torch.where(edges, rises.unsqueeze(1).to(scores.dtype), scores)
 
 
@@ -145,24 +127,12 @@ class Removable(Protocol[Where]):
         """What the logits read when one part alone is removed, for each of these."""
 
 
-def edge_tests(
-    model: Transformer,
-    batch: Batch,
-    batch_size: int,
-    metric: MetricName,
-    ablation: AblationName,
-    threads: Threads,
-) -> OneByOne[Sequence[Receiver]]:
+def edge_tests(problem: Problem, threads: Threads) -> OneByOne[Sequence[Receiver]]:
     """Tests of the edges into a receiver, or into several at once, by the numbers of their senders."""
-    model = pack_model(model)
+    model = pack_model(problem.model)
     reads = join_reads(model)
     return OneByOne(
-        model,
-        batch,
-        batch_size,
-        metric,
-        threads,
-        lambda block: Onward(prepare(model, block, ablation), reads),
+        problem.on(model), threads, lambda block: Onward(prepare(model, block, problem.ablation), reads)
     )
 
 
@@ -170,22 +140,17 @@ class OneByOne(Generic[Where]):
     """The full model on all prompts, and the objective as one part after another is ablated alone."""
 
     def __init__(
-        self,
-        model: Transformer,
-        batch: Batch,
-        batch_size: int,
-        metric: MetricName,
-        threads: Threads,
-        open_block: Callable[[Batch], Removable[Where]],
+        self, problem: Problem, threads: Threads, open_block: Callable[[Batch], Removable[Where]]
     ) -> None:
-        self._threads = threads
-        groups = split(batch, batch_size)
+        self._threads, groups = threads, problem.blocks()
         self._n_real = [n_real for _, n_real in groups]
         self._blocks = threads.map(lambda group: open_block(group[0]), groups)
         final = torch.cat(
             [block.final[:n_real] for block, n_real in zip(self._blocks, self._n_real, strict=True)]
         )
-        self._objective = make_objective(metric, model, batch, final, each=threads.map)
+        self._objective = make_objective(
+            problem.metric, problem.model, problem.prompts, final, each=threads.map
+        )
         self._full = self._objective(final.unsqueeze(0))
 
     def rises(self, where: Where, which: Sequence[int]) -> Float[Tensor, "prompt part"]:

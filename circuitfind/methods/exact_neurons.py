@@ -22,15 +22,16 @@ from circuitfind.circuits.bases import Neurons
 from circuitfind.circuits.graph import Node
 from circuitfind.methods.attribution.by_neuron import neuron_moves
 from circuitfind.methods.exact import TESTS_AT_ONCE, OneByOne, finite
-from circuitfind.methods.saved_state import Save, SoFar, require_even, save_nothing
-from circuitfind.metrics.measures import MetricName, check_answers
+from circuitfind.methods.method import Job
+from circuitfind.methods.saved_state import SoFar, require_even
+from circuitfind.metrics.measures import MetricName
 from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
 from circuitfind.patching.ablation import AblationName, with_hidden
 from circuitfind.patching.one_change import Onward, Read, join_reads
+from circuitfind.patching.problem import Problem
 from circuitfind.patching.reference import prepare
 from circuitfind.patching.units import ablated_neurons, neurons_of
-from circuitfind.progress import Progress
 from circuitfind.prompts.batch import Batch
 
 
@@ -75,36 +76,29 @@ class ExactNeurons:
         said = "neuron ablated alone - full model: positive if it hurts"
         return {"name": self.name, **asdict(self), "score": said, "level": "neuron"}
 
-    def score(
-        self,
-        model: Transformer,
-        batch: Batch,
-        batch_size: int,
-        progress: Progress,
-        start: SoFar | None = None,
-        save: Save = save_nothing,
-    ) -> Float[Tensor, "prompt neuron"]:
+    def score(self, problem: Problem, job: Job = Job()) -> Float[Tensor, "prompt neuron"]:
         """Every neuron's score on each prompt, in the metric's unit, in forward order.
 
         Neither ``batch_size`` nor threads change a score. What is so far are the ``scores``, NaN
         where there is none yet. Raises UsageError where the metric needs wrong answers that a
         prompt doesn't have, ModelError where a score is NaN or infinite.
         """
-        check_answers(self.metric, batch)
+        problem = problem.by(self.metric, self.ablation)
+        model, start = problem.model, job.start
         neurons, reads = neurons_of(model), join_reads(model)
         dtype = torch.promote_types(model.dtype, torch.float32)
-        unknown = torch.full((batch.n_prompts, len(neurons)), math.nan, dtype=dtype)
+        unknown = torch.full((problem.batch.n_prompts, len(neurons)), math.nan, dtype=dtype)
         scores = unknown if start is None else start.tensor("scores", unknown)
         require_even(scores, "scores")
         with Threads(model.device) as threads:
             opened = partial(NeuronRemoval, model, self.ablation, reads)
-            tests = OneByOne[Node](model, batch.to(model.device), batch_size, self.metric, threads, opened)
+            tests = OneByOne[Node](problem, threads, opened)
             for node, first, which in _waiting(neurons, scores):
                 places = slice(first + which.start, first + which.stop)
                 scores[:, places] = finite(tests.rises(node, which)).to(dtype)
                 told = f"{places.stop:,} of {len(neurons):,} neurons"
-                save(SoFar({"scores": scores}, told=told))
-                progress.update(work(neurons, places.stop), work(neurons, len(neurons)), told)
+                job.save(SoFar({"scores": scores}, told=told))
+                job.progress.update(work(neurons, places.stop), work(neurons, len(neurons)), told)
         return scores
 
 

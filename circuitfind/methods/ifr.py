@@ -43,12 +43,12 @@ from torch import Tensor
 
 from circuitfind.circuits.layout import Layout
 from circuitfind.circuits.masks import readable
+from circuitfind.methods.method import Job
 from circuitfind.methods.settings import check_settings
 from circuitfind.models.forward import Trace, trace, visible
 from circuitfind.models.transformer import Transformer, write_heads
 from circuitfind.models.workers import Threads
-from circuitfind.patching.blocks import split
-from circuitfind.progress import Progress
+from circuitfind.patching.problem import Problem
 from circuitfind.prompts.batch import Batch
 
 PLACES = 16
@@ -73,18 +73,16 @@ class IFR:
             "score": "share of what is read, traced from the answer: no metric, no ablation, never negative"
         }
 
-    def score(
-        self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
-    ) -> Float[Tensor, "prompt receiver sender"]:
+    def score(self, problem: Problem, job: Job = Job()) -> Float[Tensor, "prompt receiver sender"]:
         """How much flows along every edge on each prompt, between 0 and 1; NaN where the graph has no edge.
 
         Neither ``batch_size`` nor threads change a score.
         """
-        scores: list[Tensor] = []
+        model, scores = problem.model, list[Tensor]()
         with Threads(model.device) as threads:
-            for block, n_real in split(batch.to(model.device), batch_size):
+            for block, n_real in problem.blocks():
                 scores += self._score_block(model, block, n_real, threads)
-                progress.update(len(scores), batch.n_prompts)
+                job.progress.update(len(scores), problem.batch.n_prompts)
         dtype = torch.promote_types(model.dtype, torch.float32)
         return (
             torch.stack(scores).to("cpu", dtype).masked_fill_(~readable(model.architecture.graph), math.nan)

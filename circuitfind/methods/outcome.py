@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from circuitfind.circuits.graph import Graph
 from circuitfind.circuits.masks import readable
+from circuitfind.methods.method import Job
 from circuitfind.methods.saved_state import SoFar, require
 
 
@@ -69,10 +69,9 @@ class Found:
         return f"{self.n_tests:,} tests, {int(self.kept.sum()):,} edges kept"
 
 
-Save = Callable[[Found], None]
-"""Called with what has been decided so far, often; the tensors change afterwards, so what is to
-last must be copied.
-"""
+def start_of(job: Job, graph: Graph) -> Found | None:
+    """What the job's state says is decided; None where the search begins anew."""
+    return None if job.start is None else Found.from_so_far(job.start, graph)
 
 
 def nothing_decided(graph: Graph) -> Found:
@@ -95,7 +94,3 @@ def take_up(graph: Graph, start: Found | None, shortlist: Bool[Tensor, "receiver
     """
     found = start.copy() if start else nothing_decided(graph)
     return replace(found, decided=found.decided | (readable(graph) & ~in_question(graph, shortlist)))
-
-
-def save_nothing(found: Found) -> None:
-    """The Save of a run that no one takes up again."""

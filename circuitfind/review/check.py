@@ -33,6 +33,7 @@ from circuitfind.runs.clock import Clock, Noted
 from circuitfind.runs.plan import Plan
 from circuitfind.runs.prepare import make_ready
 from circuitfind.runs.result import Ready, make_circuit, make_consensus, task_block
+from circuitfind.runs.session import Session
 from circuitfind.runs.warnings import task_warning
 
 NAMED = 5
@@ -91,7 +92,7 @@ def what_to_run(origin: Origin, options: CheckOptions, folder: Path) -> RunOptio
 
 def discover(plan: Plan, ready: Ready, notes: Noted, clock: Clock) -> Circuit:
     """The circuit that the same search finds now; of a bootstrap its consensus circuit."""
-    findings = find_circuit(ready, ready.options, notes, clock, make_keeper(plan))
+    findings = find_circuit(Session(ready, ready.options, notes, clock, make_keeper(plan)))
     consensus = make_consensus(findings) if plan.options.bootstrap is not None else None
     return consensus or make_circuit(findings)
 

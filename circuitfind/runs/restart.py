@@ -10,25 +10,12 @@ from typing import Any
 from circuitfind import __version__
 from circuitfind.methods.make import Method
 from circuitfind.methods.method import Scorer
-from circuitfind.methods.saved_state import SoFar
 from circuitfind.options import RunOptions
-from circuitfind.runs.checkpoint import Keeper
-from circuitfind.runs.clock import Clock, Noted
 from circuitfind.runs.result import Ready, method_block, task_block
 from circuitfind.runs.resume import OF_CIRCUIT, identity
-from circuitfind.runs.time_left import duration
 
 COMPUTING = ("torch", "transformers", "transformer_lens")
 """Packages whose version may change an outcome."""
-
-
-def go_on(
-    keeper: Keeper, ready: Ready, options: RunOptions, method: Method, clock: Clock, notes: Noted
-) -> SoFar | None:
-    """What an earlier sitting of settled ``options`` had come to. Raises OutputError where it was
-    of something else.
-    """
-    return keeper.start(state_identity(ready, options, method), clock.spent, notes.warn)
 
 
 def state_identity(ready: Ready, options: RunOptions, method: Method) -> dict[str, Any]:
@@ -51,8 +38,3 @@ def state_identity(ready: Ready, options: RunOptions, method: Method) -> dict[st
     return (
         blocks | {"device": device, "circuitfind": __version__} | {name: version(name) for name in COMPUTING}
     )
-
-
-def taken_up(keeper: Keeper, clock: Clock, told: str, part: str = "search") -> str:
-    """Which run goes on, and how far this part of it was."""
-    return f"going on with {keeper.folder}: {told}, after {duration(clock.seconds.get(part, 0.0))}"

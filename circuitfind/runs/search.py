@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxtyping import Bool
 from torch import Tensor
 
-from circuitfind.circuits.units import Units
-from circuitfind.evaluation.performance import evaluate
+from circuitfind.methods.method import Job
 from circuitfind.methods.outcome import Found
 from circuitfind.methods.saved_state import SoFar, save_part
 from circuitfind.methods.search.acdc import ACDC
 from circuitfind.methods.search.candidates import Shortlist, chosen_before
 from circuitfind.methods.search.reuse import undecidable
 from circuitfind.methods.search.rounding import margin_of
-from circuitfind.options import RunOptions
-from circuitfind.runs.checkpoint import Keeper
-from circuitfind.runs.clock import Clock, Noted
-from circuitfind.runs.evaluate import evaluate_circuit, seconds_of_evaluation
-from circuitfind.runs.prepare import find_units
-from circuitfind.runs.restart import go_on, taken_up
-from circuitfind.runs.result import Findings, Ready, TakenOver
+from circuitfind.runs.evaluate import evaluate_circuit, evaluate_kept
+from circuitfind.runs.result import Findings
 from circuitfind.runs.score import _at_roles
+from circuitfind.runs.session import Session
 from circuitfind.runs.time_left import Eta, WithEvenTimeLeft, WithTimeLeft
 from circuitfind.runs.warnings import (
     rounding_warning,
@@ -31,124 +28,108 @@ CANDIDATES = "candidates"
 """The part of a search's state, and of what it takes, that is the choice of its candidates."""
 
 
-def search_circuit(
-    ready: Ready,
-    options: RunOptions,
-    method: ACDC,
-    notes: Noted,
-    clock: Clock,
-    keeper: Keeper,
-    taken_over: TakenOver,
-) -> Findings:
+def search_circuit(session: Session, method: ACDC) -> Findings:
     """The outcome of a search, from where an earlier one was cut off, and its evaluation."""
-    transformer, units = ready.model.transformer, find_units(ready, options)
-    so_far = go_on(keeper, ready, options, method, clock, notes)
+    ready, options, taken_over = session.ready, session.options, session.taken_over
+    state = session.restart(method)
     earlier, choosing = None, None
-    if so_far is not None:
-        earlier, choosing = Found.from_so_far(so_far, ready.graph), so_far.part(CANDIDATES)
-    shortlist = find_shortlist(ready, method, notes, clock, keeper, taken_over, choosing)
+    if state is not None:
+        earlier, choosing = Found.from_so_far(state, ready.graph), state.part(CANDIDATES)
+    shortlist = find_shortlist(session, method, choosing)
     edges, known = (
         (None, taken_over.evaluation) if shortlist is None else (shortlist.edges, shortlist.evaluation)
     )
-    with clock.time("search"):
+    with session.clock.time("search"):
         if earlier is not None:
-            notes.stage(
-                taken_up(keeper, clock, f"{share_decided(earlier, edges):.0%} decided, {earlier.summary}")
-            )
+            session.tell_resumed(f"{share_decided(earlier, edges):.0%} decided, {earlier.summary}")
         start = earlier or taken_over.start
-        found = search(ready, method, units, start, notes, keeper, shortlist, seconds_of_evaluation(clock))
-    evaluation = evaluate_circuit(ready, options, found.kept, notes, clock, known)
-    measured = (method.metric, method.ablation, method.objective == "match")
-    margin = margin_of(transformer, ready.batch, ready.work.batch_size, measured, found.kept, edges)
-    near = undecidable(units, found, method.threshold, margin, edges)
-    notes.warn_if(rounding_warning(near, method.threshold, margin))
-    tests = {
-        "tested": found.n_tests,
-        "computed": found.n_evaluated,
-        "taken_over": start.n_tests if start is not None and start is taken_over.start else 0,
-        "margin": margin,
-        "n_undecidable": len(near),
-        "undecidable": list(map(str, near)),
-    }
-    record = {"search": tests}
+        found = search(session, method, start, shortlist)
+    evaluation = evaluate_circuit(session, found.kept, known)
+    n_taken_over = start.n_tests if start is not None and start is taken_over.start else 0
+    record = {"search": tests_block(session, method, found, edges, n_taken_over)}
     if shortlist is not None and method.candidates is not None:
         record["candidates"] = shortlist.to_dict(method.candidates.n_edges)
     return Findings(ready, options, method, found, evaluation, record, shortlist=shortlist)
 
 
-def find_shortlist(
-    ready: Ready,
+def tests_block(
+    session: Session,
     method: ACDC,
-    notes: Noted,
-    clock: Clock,
-    keeper: Keeper,
-    taken_over: TakenOver,
-    start: SoFar | None,
-) -> Shortlist | None:
+    found: Found,
+    shortlist: Bool[Tensor, "receiver sender"] | None,
+    n_taken_over: int,
+) -> dict[str, Any]:
+    """What run.json says of a search's tests, with a warning where rounding decided some."""
+    problem = session.problem.by(method.metric, method.ablation, method.objective == "match")
+    margin = margin_of(problem, found.kept, shortlist)
+    near = undecidable(session.units, found, method.threshold, margin, shortlist)
+    session.notes.warn_if(rounding_warning(near, method.threshold, margin))
+    return {
+        "tested": found.n_tests,
+        "computed": found.n_evaluated,
+        "taken_over": n_taken_over,
+        "margin": margin,
+        "n_undecidable": len(near),
+        "undecidable": list(map(str, near)),
+    }
+
+
+def find_shortlist(session: Session, method: ACDC, start: SoFar | None) -> Shortlist | None:
     """The candidates and how well they do by themselves, with a warning where that is bad; None:
     all are tested.
 
-    ``start``: what an earlier sitting had come to in choosing them.
+    ``start``: the state in which an earlier session left choosing them.
     """
     if method.candidates is None:
         return None
-    shortlist, model = taken_over.shortlist, ready.model.transformer
+    shortlist, notes, graph = session.taken_over.shortlist, session.notes, session.units.graph
     if shortlist is None:
-        with clock.time(CANDIDATES):
-            name, size = method.candidates.method.name, ready.work.batch_size
-            if chosen_before(start, model.architecture.graph) is None:
+        with session.clock.time(CANDIDATES):
+            if chosen_before(start, graph) is None:
                 if start is not None:
-                    notes.stage(taken_up(keeper, clock, start.told, CANDIDATES))
-                notes.stage(f"{name} chooses candidates of the {model.architecture.graph.n_edges:,} edges")
-            save, progress = save_part(keeper.save, CANDIDATES), WithEvenTimeLeft(notes)
-            edges = method.candidates.choose(model, ready.batch, size, progress, start, save)
-            known = evaluate(model, ready.batch, edges, method.ablation, size, taken_over.evaluation)
-            shortlist = Shortlist(edges, known)
+                    session.tell_resumed(start.told, CANDIDATES)
+                name = method.candidates.method.name
+                notes.stage(f"{name} chooses candidates of the {graph.n_edges:,} edges")
+            job = Job(WithEvenTimeLeft(notes), start, save_part(session.keeper.save, CANDIDATES))
+            edges = method.candidates.choose(session.problem, job)
+            shortlist = Shortlist(edges, evaluate_kept(session, edges, session.taken_over.evaluation))
     notes.warn_if(shortlist_warning(shortlist.evaluation, shortlist.n_edges, method.metric))
     return shortlist
 
 
-def search(
-    ready: Ready,
-    method: ACDC,
-    units: Units,
-    start: Found | None,
-    notes: Noted,
-    keeper: Keeper,
-    shortlist: Shortlist | None,
-    after: float = 0.0,
-) -> Found:
+def search(session: Session, method: ACDC, start: Found | None, shortlist: Shortlist | None) -> Found:
     """The method's outcome; what it has decided so far is kept all the while, and how long it still
-    takes is told, with what comes ``after`` it.
+    takes is told, with the evaluation that comes after it.
 
     At node level every test is made and takes about as long, so that the share of them that are
     done tells enough.
     """
+    ready, units, keeper = session.ready, session.units, session.keeper
     edges, chosen = None, SoFar({})
     if shortlist is not None:
         edges, chosen = shortlist.edges, shortlist.to_so_far().as_part(CANDIDATES)
     among = "" if shortlist is None else f"{shortlist.n_edges:,} candidates of "
     what = f"{among}the {units.n:,} {units.noun} of {ready.model.name}{_at_roles(ready.graph)}"
-    notes.stage(f"{method.name} on {what}, threshold {method.threshold:g}")
+    session.notes.stage(f"{method.name} on {what}, threshold {method.threshold:g}")
     eta = Eta(units.graph, edges)
 
-    def save(found: Found) -> None:
-        keeper.save(chosen | found.to_so_far())
+    def save(state: SoFar) -> None:
+        keeper.save(chosen | state)
         if units.level == "edge":
-            eta.see(found)
+            eta.see(state.tensors["kept"], state.tensors["decided"])
 
-    if start is not None:
-        keeper.save(chosen | start.to_so_far())
+    begun = None if start is None else start.to_so_far()
+    if begun is not None:
+        keeper.save(chosen | begun)
         keeper.save_now()  # the run of a sweep that it was taken over from has no state any more
-    size, in_flight = ready.work.batch_size, ready.work.bytes_in_flight
-    progress = WithTimeLeft(notes, eta, after)
-    found = method.find(ready.model.transformer, ready.batch, size, progress, start, save, in_flight, edges)
+    progress = WithTimeLeft(session.notes, eta, session.seconds_of_evaluation)
+    found = method.find(session.problem, Job(progress, begun, save), edges)
     keeper.save(chosen | found.to_so_far())
     keeper.finish()
     return found
 
 
 def share_decided(start: Found, shortlist: Bool[Tensor, "receiver sender"] | None) -> float:
-    """How far an earlier sitting came."""
+    """How far an earlier session came."""
     among = start.scores.isfinite() if shortlist is None else shortlist
     return start.n_decided(among) / max(1, int(among.sum()))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from circuitfind.circuits.graph import Graph
 from circuitfind.circuits.reach import Sites
-from circuitfind.methods.outcome import Found, in_question
+from circuitfind.methods.outcome import in_question
 from circuitfind.progress import Progress
 
 FEWEST_TESTS = 100
@@ -79,13 +79,13 @@ class Eta:
         self._last = 0.0
         self.left: Left | None = None
 
-    def see(self, found: Found) -> None:
-        """Look at what has been decided; ``left`` is new afterwards."""
+    def see(self, kept: Bool[Tensor, "receiver sender"], decided: Bool[Tensor, "receiver sender"]) -> None:
+        """Look at what is kept and what is decided so far; ``left`` is new afterwards."""
         now = time.monotonic()
         if self._work is not None and now - self._last < LEAST_SECONDS:
             return
-        live = self._live(found)
-        n_decided = (found.decided & self._edges).sum(1).double()
+        live = self._live(kept)
+        n_decided = (decided & self._edges).sum(1).double()
         work = self._weigh(n_decided * live)
         if self._work is not None:
             self._learn(work - self._work, now - self._last)
@@ -93,9 +93,9 @@ class Eta:
         if self._n_timed >= FEWEST_TESTS:
             self.left = self._estimate(n_decided, live)
 
-    def _live(self, found: Found) -> Float[Tensor, " receiver"]:
+    def _live(self, kept: Bool[Tensor, "receiver sender"]) -> Float[Tensor, " receiver"]:
         """1 where a kept edge leaves the receiver's node where it counts, or it is the logits; else 0."""
-        return torch.from_numpy(self._sites.serving(self._sites.read(found.kept.numpy()))).double()
+        return torch.from_numpy(self._sites.serving(self._sites.read(kept.numpy()))).double()
 
     def _weigh(self, tests: Float[Tensor, " receiver"]) -> Float[Tensor, " coefficient"]:
         """How many tests, and that times their depth."""

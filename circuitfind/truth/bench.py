@@ -30,7 +30,8 @@ from circuitfind.models.loading.load import load_tokenizer
 from circuitfind.models.loading.model import Model, load_model
 from circuitfind.options import RunOptions
 from circuitfind.patching.blocks import default_batch_size
-from circuitfind.progress import Progress, Silent
+from circuitfind.patching.problem import Problem
+from circuitfind.progress import Progress
 from circuitfind.prompts.batch import Batch, tokenise
 from circuitfind.prompts.files import load_task
 from circuitfind.truth.known import Known
@@ -53,6 +54,12 @@ class Question:
     batch: Batch
     metric: str
     truth: Bool[Tensor, "receiver sender"]
+
+    @property
+    def problem(self) -> Problem:
+        """The model and its prompts, as a method takes them."""
+        size = default_batch_size(self.batch.n_prompts, "cpu")
+        return Problem(self.model.transformer, self.batch, size)
 
 
 @dataclass(frozen=True)
@@ -100,8 +107,7 @@ def measure(name: str, question: Question, seed: int) -> Measured:
     if CATALOGUE[name].scores:
         method = make_method(options, graph)
         assert not isinstance(method, ACDC)
-        size = default_batch_size(question.batch.n_prompts, "cpu")
-        scores = method.score(question.model.transformer, question.batch, size, Silent()).double().mean(0)
+        scores = method.score(question.problem).double().mean(0)
     else:
         scores = count_thresholds(question, options)
     seconds = time.perf_counter() - begun
@@ -112,15 +118,14 @@ def measure(name: str, question: Question, seed: int) -> Measured:
 
 def count_thresholds(question: Question, options: RunOptions) -> Float[Tensor, "receiver sender"]:
     """At how many thresholds ACDC keeps each edge; NaN where the graph has none."""
-    model, batch = question.model.transformer, question.batch
-    metric, size = find_metric(options.metric or ""), default_batch_size(question.batch.n_prompts, "cpu")
-    edges = readable(model.architecture.graph)
-    runs = evaluate(model, batch, edges, "corrupted", size)
+    problem, metric = question.problem, find_metric(options.metric or "")
+    edges = readable(problem.graph)
+    runs = evaluate(problem.model, problem.batch, edges, "corrupted", problem.batch_size)
     worth = abs((runs.ablated.mean(metric) or 0.0) - (runs.full.mean(metric) or 0.0))
     counts = torch.where(edges, 0.0, torch.nan).double()
     for power in range(1, N_THRESHOLDS + 1):
         method = ACDC(worth / 2**power, metric, schedule=options.schedule)
-        counts += method.find(model, batch, size, Silent()).kept
+        counts += method.find(problem).kept
     return counts
 
 

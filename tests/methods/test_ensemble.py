@@ -17,9 +17,8 @@ from circuitfind.methods.attribution.eap import EAPIG
 from circuitfind.methods.ensemble import Ensemble, WarmStart, combine, rank
 from circuitfind.methods.ifr import IFR
 from circuitfind.methods.masks.pruning import EdgePruning
-from circuitfind.models.transformer import Transformer
-from circuitfind.progress import Progress, Silent
-from circuitfind.prompts.batch import Batch
+from circuitfind.methods.method import Job
+from circuitfind.patching.problem import Problem
 from tests.random_models import random_batch, random_transformer
 
 
@@ -33,7 +32,7 @@ class Fixed:
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name}
 
-    def score(self, model: Transformer, batch: Batch, batch_size: int, progress: Progress) -> torch.Tensor:
+    def score(self, problem: Problem, job: Job = Job()) -> torch.Tensor:
         return self.scores
 
 
@@ -92,8 +91,8 @@ def test_the_mean_rank_does_not_see_units_or_signs() -> None:
 def test_an_ensemble_scores_with_all_of_its_methods() -> None:
     model, batch = random_transformer("llama", 3), random_batch(3)
     methods = (EAPIG(metric="kl"), IFR())
-    found = Ensemble(methods).score(model, batch, 8, Silent())
-    each = [method.score(model, batch, 8, Silent()) for method in methods]
+    found = Ensemble(methods).score(Problem(model, batch, 8))
+    each = [method.score(Problem(model, batch, 8)) for method in methods]
     assert torch.equal(
         found.nan_to_num(), combine(each, readable(model.architecture.graph), "mean").nan_to_num()
     )
@@ -120,7 +119,7 @@ def test_learned_masks_start_in_the_order_of_the_sizes_of_the_scores() -> None:
     model, batch = random_transformer("gpt2", 0), random_batch(0)
     learned = EdgePruning(steps=1, learning_rate=1e-9)
     start = Fixed(draw(5))
-    found = WarmStart(learned, start).score(model, batch, 8, Silent())
+    found = WarmStart(learned, start).score(Problem(model, batch, 8))
     scores, sizes = found[0][EDGES], draw(5).mean(0).abs()[EDGES]
     order = sizes.argsort()
     assert bool((scores[order].diff() >= -0.05 * scores[order][1:]).all())  # but for what one step moves

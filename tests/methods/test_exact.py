@@ -14,10 +14,12 @@ from circuitfind.errors import ModelError, UsageError
 from circuitfind.methods import exact as module
 from circuitfind.methods.attribution.eap import EAP
 from circuitfind.methods.exact import Exact
+from circuitfind.methods.method import Job
 from circuitfind.metrics.measures import MetricName
 from circuitfind.models.architectures.table import read_transformer
 from circuitfind.models.transformer import Transformer
 from circuitfind.patching.ablation import ABLATIONS, AblationName
+from circuitfind.patching.problem import Problem
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
 from circuitfind.prompts.task_metric import METRICS
@@ -42,7 +44,7 @@ LENGTHS = (5, 7, 4)
 def score(
     model: Transformer, batch: Batch, metric: MetricName = "logit-diff", batch_size: int = 8
 ) -> torch.Tensor:
-    return Exact(metric).score(model, batch, batch_size, Silent())
+    return Exact(metric).score(Problem(model, batch, batch_size))
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -57,7 +59,7 @@ def test_every_score_is_the_literal_one(family: str, metric: MetricName, ablatio
     expected, batch = exact(literal(family, 3), batch, metric, ablation), with_means(model, batch, ablation)
     assert float(expected.nan_to_num(0).abs().max()) > 0.1
     for batch_size in (8, 2, 1) if metric == "kl" else (8,):
-        found = Exact(metric, ablation).score(model, batch, batch_size, Silent())
+        found = Exact(metric, ablation).score(Problem(model, batch, batch_size))
         assert torch.equal(found.isnan(), expected.isnan())
         assert torch.allclose(found, expected, rtol=1e-8, atol=1e-8, equal_nan=True), batch_size
 
@@ -122,7 +124,7 @@ def test_in_a_linear_model_the_scores_into_the_logits_and_those_of_the_input_sum
 @pytest.mark.parametrize("family", ["gpt2", "pythia"])
 def test_in_a_linear_model_attribution_is_exact(family: str) -> None:
     model, batch = linear(random_transformer(family, 5)), random_batch(5)
-    expected = EAP("logit-diff").score(model, batch, 8, Silent())
+    expected = EAP("logit-diff").score(Problem(model, batch, 8))
     assert torch.allclose(score(model, batch), expected, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
@@ -143,7 +145,9 @@ def test_the_edges_of_a_head_that_writes_nothing_score_nothing_at_all(
 @pytest.mark.parametrize("n_done", [0, 1, 8])
 def test_a_run_that_was_cut_off_goes_on_to_the_same_bits(n_done: int) -> None:
     model, batch, states = random_transformer("llama", 1, dtype=torch.float32), random_batch(1), []
-    expected = Exact("kl").score(model, batch, 8, Silent(), save=lambda so_far: states.append(so_far.copy()))
+    expected = Exact("kl").score(
+        Problem(model, batch, 8), Job(save=lambda so_far: states.append(so_far.copy()))
+    )
     assert len(states) == len(model.architecture.graph.receivers)
     told: list[float] = []
 
@@ -151,7 +155,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_bits(n_done: int) -> None:
         def update(self, done: float, total: float, note: str = "") -> None:
             told.append(done)
 
-    found = Exact("kl").score(model, batch, 2, Told(), start=states[n_done])
+    found = Exact("kl").score(Problem(model, batch, 2), Job(Told(), start=states[n_done]))
     assert same_bits(found, expected)
     assert len(told) == len(states) - n_done - 1
 
@@ -164,7 +168,7 @@ def test_progress_grows_to_the_whole_work_and_counts_the_edges() -> None:
             told.append((done, total, note))
 
     model = random_transformer("gpt2", 1)
-    Exact().score(model, random_batch(1), 2, Told())
+    Exact().score(Problem(model, random_batch(1), 2), Job(Told()))
     assert all(a[0] < b[0] for a, b in itertools.pairwise(told))
     n_edges = model.architecture.graph.n_edges
     assert told[-1][0] == told[-1][1] and told[-1][2] == f"{n_edges} of {n_edges} edges"

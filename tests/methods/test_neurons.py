@@ -27,8 +27,8 @@ from circuitfind.models.forward import at_end, trace
 from circuitfind.models.transformer import Transformer, unembed
 from circuitfind.patching.ablation import ABLATIONS, OF_MEANS, AblationName
 from circuitfind.patching.mean_ablation import mean_outputs
+from circuitfind.patching.problem import Problem
 from circuitfind.patching.units import NeuronRunner, ablated_neurons, neurons_of
-from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
 from circuitfind.prompts.task_metric import METRICS
 from tests.attributions import agrees, late, linear, total_effect
@@ -72,11 +72,11 @@ def score(
     name: str, model: Transformer, batch: Batch, metric: MetricName, ablation: AblationName, size: int = 8
 ) -> torch.Tensor:
     method = ExactNeurons(metric, ablation) if name == "exact" else ByNeuron(MAKE[name](metric, ablation))
-    return method.score(model, with_neuron_means(model, batch, ablation), size, Silent())
+    return method.score(Problem(model, with_neuron_means(model, batch, ablation), size))
 
 
 def find(model: Transformer, batch: Batch, batch_size: int = 8, **options: object) -> FoundNeurons:
-    return ACDCNeurons(**options).find(model, batch, batch_size, Silent())  # type: ignore[arg-type]
+    return ACDCNeurons(**options).find(Problem(model, batch, batch_size))  # type: ignore[arg-type]
 
 
 # runs

@@ -18,12 +18,13 @@ from circuitfind.methods.make import METHODS
 from circuitfind.methods.masks import pruning
 from circuitfind.methods.masks.probing import SubnetworkProbing
 from circuitfind.methods.masks.pruning import EdgePruning
-from circuitfind.methods.method import LongScorer, score_on
-from circuitfind.methods.saved_state import Save, SoFar, save_nothing
+from circuitfind.methods.method import Job, Scorer
+from circuitfind.methods.saved_state import Save, SoFar
 from circuitfind.methods.search import acdc
 from circuitfind.methods.search.acdc import ACDC
 from circuitfind.methods.search.neurons import ACDCNeurons, FoundNeurons
 from circuitfind.models.transformer import Transformer
+from circuitfind.patching.problem import Problem
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
 from circuitfind.runs.checkpoint import Spent, Worker, encode_state, read_state
@@ -32,7 +33,7 @@ from tests.random_models import random_batch, random_transformer
 
 LENGTHS = (5, 7, 4, 6, 5, 4, 7, 5, 6, 4)  # three blocks of masks' prompts, of which a step takes one
 MASKS: dict[str, Any] = {"metric": "loss", "steps": 7, "learning_rate": 0.3, "prompts_per_step": 4, "seed": 2}
-METHODS_THAT_SCORE: dict[str, LongScorer] = {
+METHODS_THAT_SCORE: dict[str, Scorer] = {
     "exact": Exact("kl"),
     "exact, grouped": Exact("loss", kv="grouped"),
     "exact, nodes": Exact("kl", level="node"),
@@ -87,20 +88,13 @@ def all_the_same(one: SoFar, other: SoFar) -> bool:
 
 
 def run(
-    method: LongScorer, start: SoFar | None = None, batch_size: int = 8, progress: Silent | None = None
+    method: Scorer, start: SoFar | None = None, batch_size: int = 8, progress: Silent | None = None
 ) -> tuple[torch.Tensor, list[SoFar]]:
     """The scores, and all that was saved on the way."""
     saved: list[SoFar] = []
     model, batch = made()
-    scores = score_on(
-        method,
-        model,
-        batch,
-        batch_size,
-        progress or Silent(),
-        start,
-        lambda so_far: saved.append(so_far.copy()),
-    )
+    job = Job(progress or Silent(), start, lambda so_far: saved.append(so_far.copy()))
+    scores = method.score(Problem(model, batch, batch_size), job)
     return scores, saved
 
 
@@ -133,9 +127,8 @@ def test_what_was_saved_tells_how_far_it_was(name: str) -> None:
 
 def test_a_method_that_takes_no_time_begins_anew() -> None:
     (model, batch), method = made(), EAP("loss")
-    assert not isinstance(method, LongScorer)
-    found = score_on(method, model, batch, 8, Silent(), SoFar({}, {"step": 3}), save_nothing)
-    assert same(found, method.score(model, batch, 8, Silent()))
+    found = method.score(Problem(model, batch, 8), Job(start=SoFar({}, {"step": 3})))
+    assert same(found, method.score(Problem(model, batch, 8)))
 
 
 def test_the_catalogue_says_which_methods_go_on() -> None:
@@ -145,7 +138,7 @@ def test_the_catalogue_says_which_methods_go_on() -> None:
         if issubclass(method, ACDC) or getattr(method, "resumes", False)
     }
     assert able == {info.name for info in CATALOGUE.values() if info.resumes}
-    assert all(isinstance(method, LongScorer) for method in METHODS_THAT_SCORE.values())
+    assert all(getattr(method, "resumes", False) for method in METHODS_THAT_SCORE.values())
 
 
 def test_parts_stay_apart() -> None:
@@ -175,7 +168,7 @@ def test_a_search_of_neurons_taken_up_after_any_chain_ends_with_the_same_bits(
     model, batch = random_transformer("llama", 3, dtype=torch.float32), random_batch(3, LENGTHS[:3])
 
     def find(start: SoFar | None, save: Save) -> FoundNeurons:
-        return ACDCNeurons(threshold).find(model, batch, 8, Silent(), start, save)
+        return ACDCNeurons(threshold).find(Problem(model, batch, 8), Job(start=start, save=save))
 
     saved: list[SoFar] = []
     whole = find(None, lambda so_far: saved.append(so_far.copy()))

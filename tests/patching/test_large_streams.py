@@ -12,7 +12,7 @@ from circuitfind.methods.search.acdc import ACDC
 from circuitfind.models.architectures.table import read_transformer
 from circuitfind.models.transformer import Transformer
 from circuitfind.patching.ablation import ABLATIONS, AblationName
-from circuitfind.progress import Silent
+from circuitfind.patching.problem import Problem
 from tests.random_models import N_CTX, bridge, make_model, random_batch, with_means
 
 FACTOR = 300.0
@@ -48,7 +48,7 @@ def test_acdc_under_zero_ablation_decides_alike_in_float32_and_float64(seed: int
     found: list[Found] = []
     for dtype in DTYPES:
         method = ACDC(threshold=0.05, ablation="zero")
-        found.append(method.find(large(dtype, seed), random_batch(seed), 4, Silent()))
+        found.append(method.find(Problem(large(dtype, seed), random_batch(seed), 4)))
     assert torch.equal(found[0].kept, found[1].kept)
     assert torch.allclose(
         *(each.scores.nan_to_num(0.0).double() for each in found), rtol=ROUNDING, atol=ROUNDING

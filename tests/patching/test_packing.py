@@ -14,7 +14,7 @@ from circuitfind.models import sizes
 from circuitfind.models.packed import can_pack
 from circuitfind.models.transformer import Layer, Transformer, hidden_layer, mlp
 from circuitfind.patching.packing import can_pack_mlps, pack_mlps, pack_model
-from circuitfind.progress import Silent
+from circuitfind.patching.problem import Problem
 from tests.random_models import random_batch, random_transformer
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.zeros(1)), reason="this PyTorch comes without oneDNN")
@@ -116,10 +116,10 @@ def test_batch_size_and_threads_change_no_bit_of_a_packed_search(schedule: str) 
     model, batch = random_transformer("llama", 7, dtype=torch.float32), random_batch(7, (5, 7, 4, 6, 7, 3, 5))
     assert can_pack_mlps(model)
     method, n_threads = ACDC(0.02, schedule=schedule), torch.get_num_threads()
-    expected = method.find(model, batch, 8, Silent())
+    expected = method.find(Problem(model, batch, 8))
     try:
         torch.set_num_threads(2)
-        found = method.find(model, batch, 3, Silent())
+        found = method.find(Problem(model, batch, 3))
         assert torch.equal(found.scores.nan_to_num(9), expected.scores.nan_to_num(9))
     finally:
         torch.set_num_threads(n_threads)
@@ -128,8 +128,8 @@ def test_batch_size_and_threads_change_no_bit_of_a_packed_search(schedule: str) 
 @pytest.mark.usefixtures("of_any_size")
 def test_exact_scores_are_the_same_but_for_rounding() -> None:
     model, batch = random_transformer("gpt2", 8, dtype=torch.float32), random_batch(8)
-    found = Exact("kl").score(model, batch, 8, Silent())
-    truth = Exact("kl").score(random_transformer("gpt2", 8), batch, 8, Silent())
+    found = Exact("kl").score(Problem(model, batch, 8))
+    truth = Exact("kl").score(Problem(random_transformer("gpt2", 8), batch, 8))
     # float32 by itself is up to 2e-6 nats off in such models, whichever way its sums are taken
     assert torch.allclose(found.double(), truth, atol=3e-6, rtol=1e-4, equal_nan=True)
 

@@ -23,6 +23,7 @@ from circuitfind.methods.exact import Exact
 from circuitfind.methods.masks.probing import SubnetworkProbing
 from circuitfind.methods.search.acdc import ACDC
 from circuitfind.metrics.objective import OwnObjective, make_objective
+from circuitfind.patching.problem import Problem
 from circuitfind.pipeline import RunOptions, run
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
@@ -94,7 +95,7 @@ def test_one_that_equals_the_logit_difference_is_decided_the_same_way(
 ) -> None:
     model, batch = random_transformer(family, 3), with_own(random_batch(3))
     first, second = (
-        ACDC(0.05, metric, objective=objective, schedule=schedule).find(model, batch, 2, Silent())
+        ACDC(0.05, metric, objective=objective, schedule=schedule).find(Problem(model, batch, 2))
         for metric in ("logit-diff", "same-as-logit-diff")
     )
     assert torch.equal(first.kept, second.kept) and int(first.kept.sum()) < model.architecture.graph.n_edges
@@ -131,7 +132,7 @@ def test_every_edge_is_measured_and_decided_as_the_literal_search_does_it(family
     agrees(score(Exact(name), model, with_own(batch)), literal_exact(whole, batch, name, "corrupted"))
     outcome = literal_acdc(whole, batch, 0.05, name, "corrupted")
     assert outcome.margin > 1e-8
-    found = ACDC(0.05, name).find(model, with_own(batch), 2, Silent())
+    found = ACDC(0.05, name).find(Problem(model, with_own(batch), 2))
     graph = model.architecture.graph
     assert {edge for edge in graph.edges() if found.kept[graph.order(edge)]} == outcome.kept
     for edge, value in outcome.scores.items():
@@ -143,7 +144,7 @@ def test_a_screened_search_by_it_is_the_literal_one() -> None:
     outcome = Screened(literal("gpt2", 2), batch, 0.05, "best-margin", "corrupted", False).search()
     assert outcome.margin > 1e-8
     found = ACDC(0.05, "best-margin", schedule="screened").find(
-        random_transformer("gpt2", 2), with_own(batch), 8, Silent()
+        Problem(random_transformer("gpt2", 2), with_own(batch), 8)
     )
     graph = outcome.literal.graph
     assert {edge for edge in graph.edges() if found.kept[graph.order(edge)]} == outcome.kept
@@ -246,7 +247,7 @@ def test_a_function_that_is_wrong_is_told_at_its_first_use(
 def test_one_without_a_gradient_can_be_searched_by() -> None:
     model = random_transformer("gpt2", 1)
     batch = with_own(random_batch(1), hits=lambda logits, right, wrong: (logits.argmax(-1) > 3).double())
-    found = ACDC(0.1, "hits").find(model, batch, 8, Silent())
+    found = ACDC(0.1, "hits").find(Problem(model, batch, 8))
     assert found.decided.sum() == model.architecture.graph.n_edges
 
 

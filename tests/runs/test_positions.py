@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jobs import keeping, resuming
 
 from circuitfind.circuits.graph import END, Edge, Graph
 from circuitfind.circuits.masks import readable
@@ -27,8 +28,8 @@ from circuitfind.methods.search.reuse import is_tested, start_from
 from circuitfind.models.transformer import Transformer, unembed
 from circuitfind.patching.ablation import ABLATIONS, AblationName
 from circuitfind.patching.incremental import Rerun
+from circuitfind.patching.problem import Problem
 from circuitfind.patching.reference import prepare, run_patched
-from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
 from circuitfind.prompts.roles import Roles, by_receiver, by_role
 from tests.attributions import Scorer, late, literal, score
@@ -206,7 +207,7 @@ def test_chance_and_ensembles_score_every_edge_at_every_role() -> None:
 def find(
     model: Transformer, batch: Batch, batch_size: int = 8, start: Found | None = None, **options: object
 ) -> Found:
-    return ACDC(**options).find(model, batch, batch_size, Silent(), start)  # type: ignore[arg-type]
+    return ACDC(**options).find(Problem(model, batch, batch_size), resuming(start))  # type: ignore[arg-type]
 
 
 def search_agrees(
@@ -274,7 +275,9 @@ def test_a_search_at_roles_is_the_same_to_the_bit_in_any_blocks_and_from_any_sta
     model, batch = random_transformer("llama", 5, dtype=torch.float32), example(5, (5, 7, 4, 6, 3))
     states: list[Found] = []
     options = {"threshold": 0.02}
-    whole = ACDC(**options).find(model, batch, 8, Silent(), save=lambda found: states.append(found.copy()))  # type: ignore[arg-type]
+    whole = ACDC(**options).find(
+        Problem(model, batch, 8), keeping(states, batch.graph_of(model.architecture.graph))
+    )  # type: ignore[arg-type]
     in_pieces = find(model, batch, 2, **options)
     for start in (states[0], states[len(states) // 3], states[-2]):
         resumed = find(model, batch, 4, start=start, **options)
@@ -287,10 +290,10 @@ def test_a_search_at_a_smaller_threshold_starts_from_a_larger_ones_decisions() -
     model, batch = random_transformer("gpt2", 5), example(5)
     graph = batch.graph_of(model.architecture.graph)
     large, small = ACDC(0.02), ACDC(0.0199)
-    found = large.find(model, batch, 8, Silent())
+    found = large.find(Problem(model, batch, 8))
     start = start_from(graph, found, large, small, torch.float64)
     assert start is not None and start.n_tests > 10
-    expected, taken_up = (small.find(model, batch, 8, Silent(), begin) for begin in (None, start))
+    expected, taken_up = (small.find(Problem(model, batch, 8), resuming(begin)) for begin in (None, start))
     assert torch.equal(taken_up.kept, expected.kept)
     assert torch.equal(taken_up.scores.nan_to_num(9), expected.scores.nan_to_num(9))
 

@@ -62,7 +62,7 @@ class Simulated:
                 )
             found.decided[row, sender] = True
             if sender % 8 == 0:  # the end of a chain
-                eta.see(found)
+                eta.see(found.kept, found.decided)
         return found
 
 
@@ -96,7 +96,7 @@ def test_nothing_is_told_before_there_is_something_to_tell_from(monkeypatch) -> 
     for sender in range(20):
         found.decided[-1, sender] = True
         clock.now += 1
-        eta.see(replace(found, n_tests=sender + 1))
+        eta.see(found.kept, found.decided)
     assert eta.left is None and FEWEST_TESTS > 20
 
 
@@ -105,12 +105,12 @@ def test_a_search_taken_up_again_counts_only_its_own_seconds(monkeypatch) -> Non
     found, eta = nothing_decided(GRAPH), Eta(GRAPH)
     found.decided[20:], found.kept[20:] = True, True
     clock.now = 1000.0
-    eta.see(replace(found, n_tests=10_000))
+    eta.see(found.kept, found.decided)
     for sender in range(2):
         found.decided[19 - sender] = True
         found.kept[19 - sender] = True
         clock.now += 5
-        eta.see(found)
+        eta.see(found.kept, found.decided)
     assert eta.left is None or eta.left.longest < 10_000
 
 

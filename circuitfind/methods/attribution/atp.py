@@ -47,11 +47,11 @@ from circuitfind.circuits.layout import Layout
 from circuitfind.circuits.units import KvName, LevelName, Units, summed, without_defaults
 from circuitfind.errors import UsageError
 from circuitfind.methods.attribution.eap import AtCleanRun, Block, ByRole, Tell
+from circuitfind.methods.method import Job
 from circuitfind.models.transformer import Architecture, Transformer, kv_heads, rotary_table, rotate
 from circuitfind.patching.gradients.edges import Gradients, centred, multiply
 from circuitfind.patching.gradients.sweep import HeadsRun, Sweeper
-from circuitfind.progress import Progress
-from circuitfind.prompts.batch import Batch
+from circuitfind.patching.problem import Problem
 
 SCORES = 2**24
 """How many attention scores, between queries and keys of all heads and senders, are held at once."""
@@ -79,15 +79,10 @@ class AtP(AtCleanRun):
             meaning = f"mean |{score}| as each layer is dropped: never negative"
         return without_defaults(super().to_dict() | {"score": meaning})
 
-    def score(
-        self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
-    ) -> Float[Tensor, "prompt receiver sender"]:
+    def score(self, problem: Problem, job: Job = Job()) -> Float[Tensor, "prompt receiver sender"]:
         """The score of every edge, or of its unit, on each prompt, as every ``Attribution``'s."""
-        scores = super().score(model, batch, batch_size, progress)
-        units = Units.of(
-            model.architecture.graph, model.architecture.n_kv_heads, self.level, self.kv
-        ).at_roles(batch.graph_of(model.architecture.graph))
-        return scores if self.grad_drop else units.sum(scores)
+        scores = super().score(problem, job)
+        return scores if self.grad_drop else problem.units(self.level, self.kv).sum(scores)
 
     def _check(self, model: Transformer) -> None:
         if self.grad_drop and model.architecture.n_layers < 2:

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from circuitfind.circuits.outputs import Outputs
 from circuitfind.methods.attribution.eap import Attribution, Block, Scores
+from circuitfind.methods.method import Job
 from circuitfind.models.transformer import Transformer
 from circuitfind.patching.gradients.sweep import Collector, Stream
-from circuitfind.progress import Progress
-from circuitfind.prompts.batch import Batch
+from circuitfind.patching.problem import Problem
 
 Wide = Float[Tensor, "prompt pos neuron"]
 
@@ -120,13 +120,11 @@ class ByNeuron:
         """The block ``method`` of a circuit file."""
         return {**self.method.to_dict(), "level": "neuron"}
 
-    def score(
-        self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
-    ) -> Float[Tensor, "prompt neuron"]:
+    def score(self, problem: Problem, job: Job = Job()) -> Float[Tensor, "prompt neuron"]:
         """Every neuron's score on each prompt, in the metric's unit, in forward order
         (``circuits/bases.py``).
 
         As ``Attribution.score`` in all else; under a mean ablation the batch's constants need
         hidden layers too.
         """
-        return self.method.score_with(NeuronBlock, model, batch, batch_size, progress)
+        return self.method.score_with(NeuronBlock, problem, job)

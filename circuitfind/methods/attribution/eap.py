@@ -39,12 +39,13 @@ from torch import Tensor
 from circuitfind.circuits.masks import readable
 from circuitfind.circuits.outputs import Outputs
 from circuitfind.errors import ModelError, UsageError
-from circuitfind.metrics.measures import MetricName, check_answers
+from circuitfind.methods.method import Job
+from circuitfind.metrics.measures import MetricName
 from circuitfind.metrics.objective import make_objective
 from circuitfind.models.transformer import Transformer, embed, embed_positions, normalise
 from circuitfind.models.workers import Threads
 from circuitfind.patching.ablation import AblationName, constant_outputs
-from circuitfind.patching.blocks import first_changed, split
+from circuitfind.patching.blocks import first_changed
 from circuitfind.patching.gradients.edges import Gradients, Places, contract
 from circuitfind.patching.gradients.sweep import (
     CALCULUS,
@@ -57,6 +58,7 @@ from circuitfind.patching.gradients.sweep import (
     norm_back,
     without_final_norm,
 )
+from circuitfind.patching.problem import Problem
 from circuitfind.progress import Progress
 from circuitfind.prompts.batch import Batch
 from circuitfind.prompts.roles import Roles, by_receiver
@@ -254,31 +256,22 @@ class Attribution:
             "score": "(ablated - clean) . gradient: positive if ablation hurts",
         }
 
-    def score(
-        self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
-    ) -> Float[Tensor, "prompt receiver sender"]:
+    def score(self, problem: Problem, job: Job = Job()) -> Float[Tensor, "prompt receiver sender"]:
         """Every edge's score on each prompt, in the metric's unit; NaN where the graph has no edge.
 
         Neither ``batch_size`` nor threads change a score. Raises UsageError where the metric needs
         wrong answers that a prompt doesn't have, ModelError where a score is NaN or infinite.
         """
-        graph = batch.graph_of(model.architecture.graph)
-        scores = by_receiver(graph, self.score_with(Block, model, batch, batch_size, progress))
-        return scores.masked_fill_(~readable(graph), math.nan)
+        scores = by_receiver(problem.graph, self.score_with(Block, problem, job))
+        return scores.masked_fill_(~readable(problem.graph), math.nan)
 
-    def score_with(
-        self, open_block: type[Block], model: Transformer, batch: Batch, batch_size: int, progress: Progress
-    ) -> Scores:
+    def score_with(self, open_block: type[Block], problem: Problem, job: Job) -> Scores:
         """What such blocks make of the gradients, prompt by prompt."""
-        check_answers(self.metric, batch)
+        problem, model = problem.by(self.metric, self.ablation), problem.model
         self._check(model)
-        batch = batch.to(model.device)
-        sweeper, first = (
-            Sweeper(model, self._rules(), open_block.of_neurons),
-            _first_position(batch, self.ablation),
-        )
-        groups = split(batch, batch_size)
-        tell = _counter(progress, len(groups) * self._n_sweeps(sweeper))
+        sweeper = Sweeper(model, self._rules(), open_block.of_neurons)
+        first, groups = _first_position(problem.prompts, self.ablation), problem.blocks()
+        tell = _counter(job.progress, len(groups) * self._n_sweeps(sweeper))
 
         def score_block(group: tuple[Batch, int]) -> Tensor:
             through = (self.goes_through_clean, self.goes_through_ablated)

@@ -13,11 +13,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitfind.circuits.units import KvName, LevelName, Units, summed, without_defaults
-from circuitfind.methods.method import Scorer
-from circuitfind.models.transformer import Transformer
-from circuitfind.progress import Progress
-from circuitfind.prompts.batch import Batch
+from circuitfind.circuits.units import KvName, LevelName, summed, without_defaults
+from circuitfind.methods.method import Job, Scorer
+from circuitfind.patching.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -39,11 +37,6 @@ class Summed:
         units = without_defaults({"level": self.level, "kv": self.kv})
         return {**block, **units, "score": block["score"] + summed(self.level, self.kv)}
 
-    def score(
-        self, model: Transformer, batch: Batch, batch_size: int, progress: Progress
-    ) -> Float[Tensor, "prompt receiver sender"]:
+    def score(self, problem: Problem, job: Job = Job()) -> Float[Tensor, "prompt receiver sender"]:
         """The score of every edge's unit, on each prompt; NaN where the graph has no edge."""
-        scores = self.method.score(model, batch, batch_size, progress)
-        return Units.of(model.architecture.graph, model.architecture.n_kv_heads, self.level, self.kv).sum(
-            scores
-        )
+        return problem.units(self.level, self.kv).sum(self.method.score(problem, job))

@@ -27,17 +27,17 @@ from torch import Tensor
 from circuitfind.circuits.graph import Graph
 from circuitfind.circuits.masks import readable
 from circuitfind.errors import ModelError, StateError, UsageError
-from circuitfind.methods.saved_state import Save, SoFar, require, save_nothing
+from circuitfind.methods.method import Job
+from circuitfind.methods.saved_state import SoFar, require
 from circuitfind.methods.settings import check_settings
-from circuitfind.metrics.measures import MetricName, check_answers
-from circuitfind.models.transformer import Transformer
+from circuitfind.metrics.measures import MetricName
 from circuitfind.models.workers import Threads
 from circuitfind.patching.ablation import AblationName
 from circuitfind.patching.blocks import split
+from circuitfind.patching.problem import Problem
 from circuitfind.patching.soft.block import BLOCK, Block, deal, prepare_block
 from circuitfind.patching.soft.plan import Shares, make_plan
 from circuitfind.patching.soft.run import Mixer, Workspace
-from circuitfind.progress import Progress
 from circuitfind.prompts.batch import Batch
 
 TOLD = 10
@@ -151,12 +151,8 @@ class Learned(ABC):
 
     def score(
         self,
-        model: Transformer,
-        batch: Batch,
-        batch_size: int,
-        progress: Progress,
-        start: SoFar | None = None,
-        save: Save = save_nothing,
+        problem: Problem,
+        job: Job = Job(),
         initial: Float[Tensor, "receiver sender"] | None = None,
     ) -> Float[Tensor, "prompt receiver sender"]:
         """Every edge's score, one for all prompts; NaN where the graph has no edge.
@@ -169,8 +165,8 @@ class Learned(ABC):
         prompt doesn't have, or ``initial`` is not of this graph; DivergedError where a mask becomes
         NaN or infinite.
         """
-        check_answers(self.metric, batch)
-        graph = model.architecture.graph
+        problem, start = problem.by(self.metric, self.ablation), job.start
+        model, graph = problem.model, problem.model.architecture.graph
         masks = self._masks(graph, None if initial is None else _of_edges(initial, graph))
         numbers: Mapping[str, float] = {"step": 0, "objective": math.nan}
         if start is not None:
@@ -181,7 +177,7 @@ class Learned(ABC):
             }
         dtype = torch.promote_types(model.dtype, torch.float32)
         with Threads(model.device) as threads:
-            data = _Data(self, model, batch.to(model.device), batch_size, threads)
+            data = _Data(problem, self.prompts_per_step, threads)
             data.objective = numbers["objective"]
             last = _scores(masks, dtype)
             steps = enumerate(data.steps(self.steps, self.seed), start=1)
@@ -196,8 +192,8 @@ class Learned(ABC):
                     raise DivergedError(self._what_diverged(step), last)
                 last = _scores(masks, dtype)
                 numbers = {"step": step, "objective": data.objective}
-                save(SoFar(masks.tensors(), numbers, f"{step:,} of {self.steps:,} steps"))
-                progress.update(
+                job.save(SoFar(masks.tensors(), numbers, f"{step:,} of {self.steps:,} steps"))
+                job.progress.update(
                     step, self.steps, f"loss {data.objective:.4g}, sparsity {masks.sparsity():.1%}"
                 )
         return last
@@ -234,18 +230,16 @@ class _Data:
     last computed.
     """
 
-    def __init__(
-        self, method: Learned, model: Transformer, batch: Batch, batch_size: int, threads: Threads
-    ) -> None:
-        size = BLOCK if model.device.type == "cpu" else batch_size
-        self._mixer, self._threads = Mixer(model), threads
+    def __init__(self, problem: Problem, prompts_per_step: int, threads: Threads) -> None:
+        size = BLOCK if problem.model.device.type == "cpu" else problem.batch_size
+        self._mixer, self._threads = Mixer(problem.model), threads
         self._free: SimpleQueue[Workspace] = SimpleQueue()
-        self._n_each = -(-method.prompts_per_step // size)
+        self._n_each = -(-prompts_per_step // size)
 
         def prepare(group: tuple[Batch, int]) -> Block:
-            return prepare_block(self._mixer, *group, method.metric, method.ablation)
+            return prepare_block(self._mixer, *group, problem.metric, problem.ablation)
 
-        self._blocks = threads.map(prepare, split(batch, size))
+        self._blocks = threads.map(prepare, split(problem.prompts, size))
         self.objective = math.nan
 
     def steps(self, n_steps: int, seed: int) -> Iterator[list[Block]]:

@@ -36,7 +36,8 @@ from torch import Tensor
 from circuitfind.circuits.graph import Graph, Node, Receiver, Slot
 from circuitfind.circuits.units import KvName, LevelName, Units, find_kv, find_level, without_defaults
 from circuitfind.errors import UsageError
-from circuitfind.methods.outcome import Found, Save, in_question, save_nothing, take_up
+from circuitfind.methods.method import Job
+from circuitfind.methods.outcome import Found, in_question, start_of, take_up
 from circuitfind.methods.saved_state import require
 from circuitfind.methods.search.candidates import Candidates
 from circuitfind.methods.search.chain import Search
@@ -44,13 +45,10 @@ from circuitfind.methods.search.grouped import Grouped
 from circuitfind.methods.search.judge import Judge, make_judge
 from circuitfind.methods.search.nodes import NodeSearch
 from circuitfind.methods.search.screened import make_screen
-from circuitfind.metrics.measures import MetricName, check_answers
-from circuitfind.models.transformer import Transformer
+from circuitfind.metrics.measures import MetricName
 from circuitfind.models.workers import Threads
 from circuitfind.patching.ablation import AblationName
-from circuitfind.patching.blocks import BYTES_IN_FLIGHT
-from circuitfind.progress import Progress
-from circuitfind.prompts.batch import Batch
+from circuitfind.patching.problem import Problem
 
 DEFAULT_THRESHOLD: dict[MetricName, float] = {
     "kl": 0.02,
@@ -124,56 +122,35 @@ class ACDC:
 
     def find(
         self,
-        model: Transformer,
-        batch: Batch,
-        batch_size: int,
-        progress: Progress,
-        start: Found | None = None,
-        save: Save = save_nothing,
-        bytes_in_flight: int = BYTES_IN_FLIGHT,
+        problem: Problem,
+        job: Job = Job(),
         shortlist: Bool[Tensor, "receiver sender"] | None = None,
     ) -> Found:
         """Visit every receiver and decide on every edge.
 
-        ``start`` takes up what an earlier search of the same model, batch and options had decided;
-        the outcome is the same to the last bit. ``save`` is called with what is decided so far
-        after every chain of tests. The tests side by side on one thread hold at most
-        ``bytes_in_flight``, which changes no outcome. ``shortlist``: the candidates, where they
-        have been chosen already.
+        A job's state is what is decided so far, saved after every chain of tests. ``shortlist``:
+        the candidates, where they have been chosen already.
         """
-        if batch.roles is not None and not self.tells_positions_apart:
+        if problem.batch.roles is not None and not self.tells_positions_apart:
             raise UsageError(
                 f"At level {self.level} the schedule {self.schedule} does not tell positions apart. "
                 "Use sequential, on single edges."
             )
         options = (self.threshold, self.metric, self.ablation, self.objective == "match")
         if self.level == "node":
-            return NodeSearch(*options).find(model, batch, batch_size, progress, start, save)
+            return NodeSearch(*options).find(problem, job)
         if shortlist is None and self.candidates is not None:
-            shortlist = self.candidates.choose(model, batch, batch_size, progress)
+            shortlist = self.candidates.choose(problem, Job(job.progress))
         if self.schedule == "grouped":
-            return Grouped(*options, self.kv).find(model, batch, batch_size, progress, start, save, shortlist)
-        check_answers(self.metric, batch)
-        units = Units.of(
-            model.architecture.graph, model.architecture.n_kv_heads, self.level, self.kv
-        ).at_roles(batch.graph_of(model.architecture.graph))
-        graph = units.graph
-        among, found = in_question(graph, shortlist), take_up(graph, start, shortlist)
+            return Grouped(*options, self.kv).find(problem, job, shortlist)
+        problem = problem.by(self.metric, self.ablation, self.objective == "match")
+        units, graph = problem.units(self.level, self.kv), problem.graph
+        among = in_question(graph, shortlist)
+        found = take_up(graph, start_of(job, graph), shortlist)
         require_in_order(found, among)
-        n_edges, tolerance = int(among.sum()), self.tolerance(model.dtype)
-        with Threads(model.device) as threads:
-            match = self.objective == "match"
-            search = Search(
-                model,
-                batch,
-                self.ablation,
-                self.metric,
-                threads,
-                batch_size,
-                match,
-                bytes_in_flight,
-                shortlist,
-            )
+        n_edges, tolerance = int(among.sum()), self.tolerance(problem.model.dtype)
+        with Threads(problem.model.device) as threads:
+            search = Search(problem, threads, shortlist)
             judges = {"sequential": make_judge, "screened": make_screen}
             judge = judges[self.schedule](search, self.threshold, tolerance)
             for receivers in visits(units):
@@ -183,11 +160,11 @@ class ACDC:
                 found.decided[dead, : graph.n_readable(receivers[0])] = True
                 for decided in self._decide(search, judge, graph, live, senders, found):
                     found = decided
-                    save(found)
+                    job.save(found.to_so_far())
                     note = f"{found.summary}, {self.metric} {search.value:.4g}"
-                    progress.update(found.n_decided(among), n_edges, note)
-        save(found)
-        progress.update(n_edges, n_edges, found.summary)
+                    job.progress.update(found.n_decided(among), n_edges, note)
+        job.save(found.to_so_far())
+        job.progress.update(n_edges, n_edges, found.summary)
         return found
 
     @property

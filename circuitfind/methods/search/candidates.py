@@ -18,11 +18,9 @@ from circuitfind.circuits.masks import readable
 from circuitfind.circuits.selection import select
 from circuitfind.circuits.size import Selection
 from circuitfind.evaluation.performance import Evaluation
-from circuitfind.methods.method import Scorer, score_on
-from circuitfind.methods.saved_state import Save, SoFar, require, save_nothing
-from circuitfind.models.transformer import Transformer
-from circuitfind.progress import Progress
-from circuitfind.prompts.batch import Batch
+from circuitfind.methods.method import Job, Scorer
+from circuitfind.methods.saved_state import SoFar, require
+from circuitfind.patching.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -38,24 +36,17 @@ class Candidates:
         """
         return {"asked": self.n_edges, "method": self.method.to_dict()}
 
-    def choose(
-        self,
-        model: Transformer,
-        batch: Batch,
-        batch_size: int,
-        progress: Progress,
-        start: SoFar | None = None,
-        save: Save = save_nothing,
-    ) -> Bool[Tensor, "receiver sender"]:
+    def choose(self, problem: Problem, job: Job = Job()) -> Bool[Tensor, "receiver sender"]:
         """The candidates, pruned. Raises UsageError for more than the graph has edges.
 
         What is so far is the method's own; once they are chosen they are all there is to know.
         """
-        chosen = chosen_before(start, model.architecture.graph)
+        graph = problem.model.architecture.graph
+        chosen = chosen_before(job.start, graph)
         if chosen is not None:
             return chosen
-        scores = score_on(self.method, model, batch, batch_size, progress, start, save).double().mean(0)
-        return select(model.architecture.graph, scores, Selection(edges=self.n_edges)).kept
+        scores = self.method.score(problem, job).double().mean(0)
+        return select(graph, scores, Selection(edges=self.n_edges)).kept
 
 
 def chosen_before(start: SoFar | None, graph: Graph) -> Bool[Tensor, "receiver sender"] | None:

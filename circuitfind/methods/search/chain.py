@@ -17,15 +17,15 @@ from torch import Tensor
 
 from circuitfind.circuits.graph import Node, Receiver
 from circuitfind.metrics.log_z import make_yardstick, pack_unembedding
-from circuitfind.metrics.measures import MetricName
 from circuitfind.metrics.objective import ENCLOSED, make_objective
 from circuitfind.models.forward import at_end, trace
 from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
 from circuitfind.patching.ablation import AblationName
-from circuitfind.patching.blocks import BYTES_IN_FLIGHT, mean_over_prompts, split
+from circuitfind.patching.blocks import mean_over_prompts
 from circuitfind.patching.incremental import Rerun
 from circuitfind.patching.packing import pack_mlps
+from circuitfind.patching.problem import Problem
 from circuitfind.patching.reference import Baseline, prepare
 from circuitfind.patching.shortlisted import prepare_reduced
 from circuitfind.prompts.batch import Batch
@@ -233,28 +233,23 @@ class Search:
 
     def __init__(
         self,
-        model: Transformer,
-        batch: Batch,
-        ablation: AblationName,
-        metric: MetricName,
+        problem: Problem,
         threads: Threads,
-        batch_size: int,
-        match: bool = False,
-        bytes_in_flight: int = BYTES_IN_FLIGHT,
         shortlist: Bool[Tensor, "receiver sender"] | None = None,
     ) -> None:
-        self._threads = threads
-        self._bytes_in_flight = bytes_in_flight
-        batch, model = batch.to(model.device), pack_mlps(model)
+        self._threads, self._bytes_in_flight = threads, problem.bytes_in_flight
+        model, metric = pack_mlps(problem.model), problem.metric
 
         def open_block(group: tuple[Batch, int]) -> _BlockSearch:
-            return _open_block(model, *group, ablation, shortlist)
+            return _open_block(model, *group, problem.ablation, shortlist)
 
-        self._blocks = threads.map(open_block, split(batch, batch_size))
+        self._blocks = threads.map(open_block, problem.blocks())
         yardstick = make_yardstick(model) if metric in ENCLOSED else None
         full = torch.cat([block.full for block in self._blocks])
         packed = pack_unembedding(model)
-        self._objective = make_objective(metric, packed, batch, full, match, yardstick, threads.map)
+        self._objective = make_objective(
+            metric, packed, problem.prompts, full, problem.match, yardstick, threads.map
+        )
         self._look()
 
     @property

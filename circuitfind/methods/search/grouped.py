@@ -29,14 +29,13 @@ import torch
 
 from circuitfind.circuits.layout import Layout
 from circuitfind.circuits.units import KvName, Units
-from circuitfind.methods.outcome import Found, Save, in_question, save_nothing, take_up
+from circuitfind.methods.method import Job
+from circuitfind.methods.outcome import Found, in_question, start_of, take_up
 from circuitfind.methods.search.present_run import Edges, Places, Present, Scores, open_blocks
 from circuitfind.metrics.measures import MetricName
-from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
 from circuitfind.patching.ablation import AblationName
-from circuitfind.progress import Progress
-from circuitfind.prompts.batch import Batch
+from circuitfind.patching.problem import Problem
 
 HOPELESS = 4.0
 """A group whose attributions add up to more than so many thresholds is halved without a test."""
@@ -54,37 +53,28 @@ class Grouped:
     match: bool = False
     kv: KvName = "per-head"
 
-    def find(
-        self,
-        model: Transformer,
-        batch: Batch,
-        batch_size: int,
-        progress: Progress,
-        start: Found | None = None,
-        save: Save = save_nothing,
-        shortlist: Edges | None = None,
-    ) -> Found:
+    def find(self, problem: Problem, job: Job = Job(), shortlist: Edges | None = None) -> Found:
         """Decide on every edge. ``start`` takes up what an earlier search of the same model, batch
         and options had decided, to the same outcome to the last bit; ``save`` is called with what
         is decided after every decision. With a ``shortlist`` all other edges are removed first."""
-        units = Units.of(model.architecture.graph, model.architecture.n_kv_heads, "edge", self.kv)
+        problem, shape = problem.by(self.metric, self.ablation, self.match), problem.model.architecture
+        units = Units.of(shape.graph, shape.n_kv_heads, "edge", self.kv)
         graph, layout = units.graph, Layout(units.graph)
-        among, found = in_question(graph, shortlist), take_up(graph, start, shortlist)
+        among, found = in_question(graph, shortlist), take_up(graph, start_of(job, graph), shortlist)
         n_edges = int(among.sum())
-        with Threads(model.device) as threads:
-            options = (self.metric, self.ablation, self.match)
-            blocks, objective = open_blocks(model, batch, batch_size, *options, threads)
+        with Threads(problem.model.device) as threads:
+            blocks, objective = open_blocks(problem, threads)
             present = Present(
                 blocks, objective, threads, (found.kept | (units.edges & ~found.decided)).double()
             )
             for stage in reversed(range(layout.n_stages)):
                 for decided in self._decide(present, layout, units, stage, among, found):
                     found = decided
-                    save(found)
+                    job.save(found.to_so_far())
                     note = f"{found.summary}, {self.metric} {present.value:.4g}"
-                    progress.update(found.n_decided(among), n_edges, note)
-        save(found)
-        progress.update(n_edges, n_edges, found.summary)
+                    job.progress.update(found.n_decided(among), n_edges, note)
+        job.save(found.to_so_far())
+        job.progress.update(n_edges, n_edges, found.summary)
         return found
 
     def _decide(

@@ -23,19 +23,18 @@ from torch import Tensor
 
 from circuitfind.errors import UsageError
 from circuitfind.methods.exact import ROWS_AT_ONCE, ROWS_ON_GPU
-from circuitfind.methods.saved_state import Save, SoFar, require, save_nothing
+from circuitfind.methods.method import Job
+from circuitfind.methods.saved_state import SoFar, require
 from circuitfind.methods.search.acdc import chain_length
 from circuitfind.methods.search.chain import Chain
 from circuitfind.methods.search.judge import judge
-from circuitfind.metrics.measures import MetricName, check_answers
+from circuitfind.metrics.measures import MetricName
 from circuitfind.metrics.objective import make_objective
-from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
 from circuitfind.patching.ablation import AblationName
-from circuitfind.patching.blocks import mean_over_prompts, split
+from circuitfind.patching.blocks import mean_over_prompts
+from circuitfind.patching.problem import Problem
 from circuitfind.patching.units import Mask, NeuronRunner, neurons_of
-from circuitfind.progress import Progress
-from circuitfind.prompts.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -97,30 +96,20 @@ class ACDCNeurons:
         """The block ``method`` of a circuit file."""
         return {"name": self.name, **asdict(self), "order": "reverse forward", "level": "neuron"}
 
-    def find(
-        self,
-        model: Transformer,
-        batch: Batch,
-        batch_size: int,
-        progress: Progress,
-        start: SoFar | None = None,
-        save: Save = save_nothing,
-    ) -> FoundNeurons:
+    def find(self, problem: Problem, job: Job = Job()) -> FoundNeurons:
         """Visit every neuron and decide on it. Neither ``batch_size`` nor threads change a bit of
         the outcome.
 
         ``start`` takes up what an earlier search of the same model, batch and options had decided,
         to the same bits; ``save`` is called with what is decided so far after every chain of tests.
         """
-        check_answers(self.metric, batch)
-        neurons, match = neurons_of(model), self.objective == "match"
+        problem = problem.by(self.metric, self.ablation, self.objective == "match")
+        model, neurons = problem.model, neurons_of(problem.model)
         with Threads(model.device) as threads:
-            search = _Search(
-                model, batch.to(model.device), batch_size, self.metric, self.ablation, match, threads
-            )
+            search = _Search(problem, threads)
             found = nothing_decided(len(neurons), search.value)
-            if start is not None:
-                found = FoundNeurons.from_so_far(start, len(neurons))
+            if job.start is not None:
+                found = FoundNeurons.from_so_far(job.start, len(neurons))
             search.go_on_from(found)
             for stage in reversed(range(2 * neurons.graph.n_layers)):
                 own = neurons.stage(stage)
@@ -132,8 +121,8 @@ class ACDCNeurons:
                         found, n_evaluated=search.n_evaluated, n_decided=n_decided, value=search.value
                     )
                     so_far = found.to_so_far(self.metric)
-                    save(so_far)
-                    progress.update(found.n_decided, len(neurons), so_far.told)
+                    job.save(so_far)
+                    job.progress.update(found.n_decided, len(neurons), so_far.told)
         return found
 
     def _visit(
@@ -180,22 +169,16 @@ class _Search:
     """A patched run over all prompts whose neurons are ablated stage by stage, from the last;
     ``value``: its objective, the mean over prompts."""
 
-    def __init__(
-        self,
-        model: Transformer,
-        batch: Batch,
-        batch_size: int,
-        metric: MetricName,
-        ablation: AblationName,
-        match: bool,
-        threads: Threads,
-    ) -> None:
-        self._threads, groups = threads, split(batch, batch_size)
+    def __init__(self, problem: Problem, threads: Threads) -> None:
+        model, groups = problem.model, problem.blocks()
+        self._threads = threads
         self._n_real = [n_real for _, n_real in groups]
-        self._blocks = threads.map(lambda group: NeuronRunner(model, group[0], ablation), groups)
+        self._blocks = threads.map(lambda group: NeuronRunner(model, group[0], problem.ablation), groups)
         self._device, self.n_evaluated = model.device, 0
         final = self._join([block.final.unsqueeze(0) for block in self._blocks])
-        self._objective = make_objective(metric, model, batch, final[0], match, each=threads.map)
+        self._objective = make_objective(
+            problem.metric, model, problem.prompts, final[0], problem.match, each=threads.map
+        )
         (self.value,) = mean_over_prompts(self._objective(final).cpu())
 
     def look(self, stage: int, masks: Bool[Tensor, "test own"], kept: Mask) -> _Chain:

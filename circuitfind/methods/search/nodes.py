@@ -23,15 +23,14 @@ from torch import Tensor
 from circuitfind.circuits.units import Units
 from circuitfind.errors import ModelError
 from circuitfind.methods import saved_state
-from circuitfind.methods.outcome import Found, Save, nothing_decided, save_nothing
+from circuitfind.methods.method import Job
+from circuitfind.methods.outcome import Found, nothing_decided, start_of
 from circuitfind.methods.saved_state import SoFar
 from circuitfind.methods.search.present_run import Block, Present, open_blocks
 from circuitfind.metrics.measures import MetricName
-from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
 from circuitfind.patching.ablation import AblationName
-from circuitfind.progress import Progress
-from circuitfind.prompts.batch import Batch
+from circuitfind.patching.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -43,40 +42,32 @@ class NodeSearch:
     ablation: AblationName = "corrupted"
     match: bool = False
 
-    def find(
-        self,
-        model: Transformer,
-        batch: Batch,
-        batch_size: int,
-        progress: Progress,
-        start: Found | None = None,
-        save: Save = save_nothing,
-    ) -> Found:
+    def find(self, problem: Problem, job: Job = Job()) -> Found:
         """Decide on every node; an edge is kept where both of its ends are, and has its sender's score.
 
         ``start`` takes up what an earlier search of the same model, batch and options had decided,
         to the same outcome to the last bit; ``save`` is called with what is decided after every
         test. Until the end a kept node is in ``kept`` with all edges that leave it.
         """
-        units = Units(model.architecture.graph, "node")
-        found = start.copy() if start else nothing_decided(units.graph)
+        problem = problem.by(self.metric, self.ablation, self.match)
+        units = Units(problem.model.architecture.graph, "node")
+        found = start_of(job, units.graph) or nothing_decided(units.graph)
         for tensor in (found.kept, found.decided):
             tensor[:, 0] = units.edges[:, 0]
-        with Threads(model.device) as threads:
-            options = (self.metric, self.ablation, self.match)
-            blocks, objective = open_blocks(model, batch, batch_size, *options, threads)
+        with Threads(problem.model.device) as threads:
+            blocks, objective = open_blocks(problem, threads)
             alive = found.kept[-1] | ~found.decided[-1]
             present = Present(blocks, objective, threads, (units.edges & alive).double())
             for decided in self._decide(present, units, found):
                 found = decided
-                save(found)
+                job.save(found.to_so_far())
                 note = (
                     f"{found.n_tests:,} tests, {n_kept(found):,} nodes kept, {self.metric}"
                     f" {present.value:.4g}"
                 )
-                progress.update(int(found.decided[-1, 1:].sum()), units.n, note)
+                job.progress.update(int(found.decided[-1, 1:].sum()), units.n, note)
         found = replace(found, kept=units.circuit(found.kept))
-        save(found)
+        job.save(found.to_so_far())
         return found
 
     def _decide(self, present: Present, units: Units, found: Found) -> Iterator[Found]:
@@ -104,16 +95,7 @@ def n_kept(found: Found) -> int:
     return int(found.kept[-1, 1:].sum())
 
 
-def rises(
-    model: Transformer,
-    batch: Batch,
-    batch_size: int,
-    metric: MetricName,
-    ablation: AblationName,
-    progress: Progress,
-    start: SoFar | None = None,
-    save: saved_state.Save = saved_state.save_nothing,
-) -> Float[Tensor, "prompt sender"]:
+def rises(problem: Problem, job: Job = Job()) -> Float[Tensor, "prompt sender"]:
     """By how much each prompt's objective rises in the full model as one sender alone is ablated,
     the input too.
 
@@ -121,10 +103,10 @@ def rises(
     UsageError where the metric needs wrong answers that a prompt doesn't have, ModelError where a
     number is NaN or infinite.
     """
-    units = Units(model.architecture.graph, "node")
+    units = Units(problem.model.architecture.graph, "node")
     n_senders = len(units.graph.senders)
-    with Threads(model.device) as threads:
-        blocks, objective = open_blocks(model, batch, batch_size, metric, ablation, False, threads)
+    with Threads(problem.model.device) as threads:
+        blocks, objective = open_blocks(problem, threads)
 
         def values(kept: Bool[Tensor, "receiver sender"]) -> Float[Tensor, " prompt"]:
             plan = blocks[0].plan(kept.double())
@@ -135,16 +117,16 @@ def rises(
             return objective(torch.cat(threads.map(final, blocks)).unsqueeze(0))[0].cpu()
 
         full = values(units.edges)
-        unknown = torch.full((batch.n_prompts, n_senders), math.nan, dtype=torch.float64)
-        scores = unknown if start is None else start.tensor("rises", unknown)
+        unknown = torch.full((problem.batch.n_prompts, n_senders), math.nan, dtype=torch.float64)
+        scores = unknown if job.start is None else job.start.tensor("rises", unknown)
         saved_state.require_even(scores, "rises")
         for sender in scores[0].isnan().nonzero().flatten().tolist():
             kept = units.edges.clone()
             kept[:, sender] = False
             scores[:, sender] = values(kept) - full
             note = f"{sender + 1:,} of {n_senders:,} nodes"
-            save(SoFar({"rises": scores}, told=note))
-            progress.update(sender + 1, n_senders, note)
+            job.save(SoFar({"rises": scores}, told=note))
+            job.progress.update(sender + 1, n_senders, note)
     if not scores.isfinite().all():
         raise ModelError("A score became NaN or infinite: the model's logits overflow. Use --dtype float64.")
     return scores

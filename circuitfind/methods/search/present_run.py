@@ -13,14 +13,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitfind.metrics.measures import MetricName, check_answers
 from circuitfind.metrics.objective import Objective, make_objective
-from circuitfind.models.transformer import Transformer
 from circuitfind.models.workers import Threads
-from circuitfind.patching.ablation import AblationName
-from circuitfind.patching.blocks import mean_over_prompts, split
+from circuitfind.patching.blocks import mean_over_prompts
 from circuitfind.patching.masked import Mask, Masked, Plan, Runner
 from circuitfind.patching.packing import pack_model
+from circuitfind.patching.problem import Problem
 from circuitfind.patching.reference import Baseline, prepare
 from circuitfind.patching.soft.attribution import attribute
 from circuitfind.prompts.batch import Batch
@@ -143,23 +141,15 @@ class Present:
         return value
 
 
-def open_blocks(
-    model: Transformer,
-    batch: Batch,
-    batch_size: int,
-    metric: MetricName,
-    ablation: AblationName,
-    match: bool,
-    threads: Threads,
-) -> tuple[list[Block], Objective]:
-    """The prompts in blocks, and what is measured over all of them. Raises UsageError where the
-    metric needs wrong answers that a prompt doesn't have."""
-    check_answers(metric, batch)
-    batch, model = batch.to(model.device), pack_model(model)
+def open_blocks(problem: Problem, threads: Threads) -> tuple[list[Block], Objective]:
+    """The prompts in blocks, and what is measured over all of them."""
+    model = pack_model(problem.model)
 
     def open_block(group: tuple[Batch, int]) -> Block:
-        return Block(prepare(model, group[0], ablation), group[1])
+        return Block(prepare(model, group[0], problem.ablation), group[1])
 
-    blocks = threads.map(open_block, split(batch, batch_size))
+    blocks = threads.map(open_block, problem.blocks())
     final = torch.cat([block.clean_final for block in blocks])
-    return blocks, make_objective(metric, model, batch, final, match, each=threads.map)
+    return blocks, make_objective(
+        problem.metric, model, problem.prompts, final, problem.match, each=threads.map
+    )

@@ -16,13 +16,11 @@ from torch import Tensor
 
 from circuitfind.methods.outcome import in_question
 from circuitfind.methods.search.reuse import Shortlist, decision_order
-from circuitfind.metrics.measures import MetricName
 from circuitfind.metrics.objective import make_objective
-from circuitfind.models.transformer import Transformer, in_dtype
-from circuitfind.patching.ablation import AblationName
-from circuitfind.patching.blocks import mean_over_prompts, split
+from circuitfind.models.transformer import in_dtype
+from circuitfind.patching.blocks import mean_over_prompts
+from circuitfind.patching.problem import Problem
 from circuitfind.patching.reference import prepare, run_patched
-from circuitfind.prompts.batch import Batch
 
 MARGINS = {torch.float32: 1e-6, torch.float64: 1e-12}
 """How far from the threshold a score must be for a dtype to tell the side, in the metric's unit."""
@@ -34,34 +32,23 @@ SAFETY = 4.0
 Edges = Bool[Tensor, "receiver sender"]
 
 
-def margin_of(
-    model: Transformer,
-    batch: Batch,
-    batch_size: int,
-    measured: tuple[MetricName, AblationName, bool],
-    kept: Edges,
-    shortlist: Shortlist = None,
-) -> float:
+def margin_of(problem: Problem, kept: Edges, shortlist: Shortlist = None) -> float:
     """How far from the threshold a score must be for the model's dtype to tell the side, in the
     metric's unit.
 
-    ``measured``: the metric, the ablation, and whether the metric is to stay where the full model
-    has it. ``kept``: what the search has found.
+    ``kept``: what the search has found.
     """
+    model = problem.model
     if model.dtype in MARGINS:
         return MARGINS[model.dtype]
-    tests = some_tests(batch, model, kept, shortlist)
-    ours, exact = (
-        scores_of(x, batch, batch_size, measured, tests) for x in (model, in_dtype(model, torch.float32))
-    )
+    tests = some_tests(problem, kept, shortlist)
+    ours, exact = (scores_of(problem.on(x), tests) for x in (model, in_dtype(model, torch.float32)))
     return SAFETY * float((ours - exact).abs().max())
 
 
-def some_tests(
-    batch: Batch, model: Transformer, kept: Edges, shortlist: Shortlist
-) -> list[tuple[Edges, Edges]]:
+def some_tests(problem: Problem, kept: Edges, shortlist: Shortlist) -> list[tuple[Edges, Edges]]:
     """What was kept before and after the edge of some tests was removed, spread over the search."""
-    graph = batch.graph_of(model.architecture.graph)
+    graph = problem.graph
     order = decision_order(graph, shortlist)
     there = in_question(graph, shortlist)
     tests = []
@@ -74,22 +61,16 @@ def some_tests(
     return tests
 
 
-def scores_of(
-    model: Transformer,
-    batch: Batch,
-    batch_size: int,
-    measured: tuple[MetricName, AblationName, bool],
-    tests: Sequence[tuple[Edges, Edges]],
-) -> Float[Tensor, " test"]:
+def scores_of(problem: Problem, tests: Sequence[tuple[Edges, Edges]]) -> Float[Tensor, " test"]:
     """By how much each test raises the objective, the mean over prompts, float64."""
-    metric, ablation, match = measured
-    batch = batch.to(model.device)
+    model = problem.model
     masks = [mask.to(model.device) for test in tests for mask in test]
     fulls, finals = [], []
-    for block, n_real in split(batch, batch_size):
-        baseline = prepare(model, block, ablation)
+    for block, n_real in problem.blocks():
+        baseline = prepare(model, block, problem.ablation)
         fulls.append(baseline.final[:n_real])
         finals.append(torch.stack([run_patched(baseline, mask)[:n_real] for mask in masks]))
-    values = make_objective(metric, model, batch, torch.cat(fulls), match)(torch.cat(finals, dim=1))
+    objective = make_objective(problem.metric, model, problem.prompts, torch.cat(fulls), problem.match)
+    values = objective(torch.cat(finals, dim=1))
     means = torch.tensor(mean_over_prompts(values), dtype=torch.float64)
     return means[1::2] - means[::2]

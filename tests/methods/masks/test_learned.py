@@ -16,9 +16,11 @@ from circuitfind.methods.masks import gates, pruning
 from circuitfind.methods.masks.learned import DivergedError, Learned
 from circuitfind.methods.masks.probing import SubnetworkProbing
 from circuitfind.methods.masks.pruning import EdgePruning
+from circuitfind.methods.method import Job
 from circuitfind.metrics.measures import MetricName
 from circuitfind.models.transformer import Transformer
 from circuitfind.patching.ablation import AblationName
+from circuitfind.patching.problem import Problem
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
 from tests.oracles.learned import Task, probability_open, probe, prune, ranked
@@ -44,7 +46,7 @@ def learn(
     batch_size: int = 8,
     initial: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    return method.score(model, batch, batch_size, Silent(), initial=initial)
+    return method.score(Problem(model, batch, batch_size), initial=initial)
 
 
 def task(family: str, batch: Batch, method: Learned, seed: int = 3) -> Task:
@@ -251,7 +253,7 @@ def test_pruning_arrives_at_its_sparsity() -> None:
 
     model, batch = random_transformer("gpt2", 1), random_batch(1)
     method = EdgePruning(steps=400, sparsity=0.7)
-    scores = method.score(model, batch, 8, Told())
+    scores = method.score(Problem(model, batch, 8), Job(Told()))
     edges = readable(model.architecture.graph)
     assert float((scores[0][edges] < 1).double().mean()) == pytest.approx(0.7, abs=0.15)
     assert notes[0].startswith("1 of 400: loss ")

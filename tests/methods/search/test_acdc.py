@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from jobs import keeping, resuming
 
 from circuitfind.circuits.graph import Edge, Graph
 from circuitfind.errors import UsageError
@@ -23,7 +24,7 @@ from circuitfind.metrics import objective
 from circuitfind.metrics.log_z import enclose_log_partition
 from circuitfind.models.transformer import Transformer
 from circuitfind.patching.ablation import ABLATIONS
-from circuitfind.progress import Silent
+from circuitfind.patching.problem import Problem
 from circuitfind.prompts.batch import Batch
 from tests.oracles.acdc import acdc as literal_acdc
 from tests.oracles.acdc import order
@@ -36,7 +37,7 @@ ROUNDING = 1e-9
 
 
 def find(model: Transformer, batch: Batch, batch_size: int = 8, **options: object) -> Found:
-    return ACDC(**options).find(model, batch, batch_size, Silent())  # type: ignore[arg-type]
+    return ACDC(**options).find(Problem(model, batch, batch_size))  # type: ignore[arg-type]
 
 
 def kept_edges(graph: Graph, found: Found) -> frozenset[Edge]:
@@ -195,10 +196,10 @@ def test_a_search_taken_up_after_any_chain_ends_with_the_same_bits(threshold: fl
     model, batch = random_transformer("llama", 13, 3, 2, dtype=torch.float32), random_batch(13, (5, 7, 4, 6))
     states: list[Found] = []
     method = ACDC(threshold)
-    whole = method.find(model, batch, 8, Silent(), save=lambda found: states.append(found.copy()))
+    whole = method.find(Problem(model, batch, 8), keeping(states, model.architecture.graph))
     assert len(states) > 20
     for state in states:
-        again = method.find(model, batch, 4, Silent(), start=state)
+        again = method.find(Problem(model, batch, 4), resuming(state))
         assert torch.equal(again.scores.nan_to_num(9), whole.scores.nan_to_num(9))
         assert torch.equal(again.kept, whole.kept) and again.n_tests == whole.n_tests
         assert torch.equal(again.decided, whole.decided)
@@ -209,7 +210,7 @@ def test_how_much_memory_there_is_changes_no_bit(metric: str) -> None:
     model, batch = random_transformer("gpt2", 14, dtype=torch.float32), random_batch(14, (5, 7, 4, 6))
     method = ACDC(0.02, metric)  # type: ignore[arg-type]
     amply, barely = (
-        method.find(model, batch, 8, Silent(), bytes_in_flight=n_bytes) for n_bytes in (1 << 30, 1)
+        method.find(Problem(model, batch, 8, bytes_in_flight=n_bytes)) for n_bytes in (1 << 30, 1)
     )
     assert torch.equal(amply.scores.nan_to_num(9), barely.scores.nan_to_num(9))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from jobs import keeping, resuming
 from torch import Tensor
 
 from circuitfind.circuits.graph import Edge, Graph
@@ -14,6 +15,7 @@ from circuitfind.circuits.selection import prune
 from circuitfind.circuits.units import Units
 from circuitfind.methods.attribution.eap import EAP, EAPIG
 from circuitfind.methods.baselines import ActivationMagnitude
+from circuitfind.methods.method import Job
 from circuitfind.methods.outcome import Found, take_up
 from circuitfind.methods.search import acdc
 from circuitfind.methods.search.acdc import ACDC
@@ -21,6 +23,7 @@ from circuitfind.methods.search.candidates import Candidates
 from circuitfind.methods.search.reuse import decided_alike, is_tested, start_from, undecidable
 from circuitfind.models.transformer import Transformer
 from circuitfind.patching.ablation import ABLATIONS
+from circuitfind.patching.problem import Problem
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
 from circuitfind.runs.time_left import Eta
@@ -48,7 +51,7 @@ def edges_of(graph: Graph, kept: Tensor) -> set[Edge]:
 def find(
     model: Transformer, batch: Batch, shortlist: Tensor | None, batch_size: int = 8, **options: Any
 ) -> Found:
-    return ACDC(**options).find(model, batch, batch_size, Silent(), shortlist=shortlist)
+    return ACDC(**options).find(Problem(model, batch, batch_size), shortlist=shortlist)
 
 
 def same(one: Found, other: Found) -> bool:
@@ -169,12 +172,12 @@ def test_batch_size_memory_and_threads_change_no_bit(family: str, schedule: str)
     model = random_transformer(family, 7, dtype=torch.float32)
     batch = random_batch(7, (5, 7, 4, 6, 7, 3, 5))
     method = ACDC(0.02, schedule=schedule, candidates=Candidates(EAPIG(), 35))
-    expected, n_threads = method.find(model, batch, 8, Silent()), torch.get_num_threads()
+    expected, n_threads = method.find(Problem(model, batch, 8)), torch.get_num_threads()
     assert expected.kept.any()
     try:
         for size, threads, in_flight in ((4, 2, 1 << 30), (3, 2, 1), (1, 1, 1)):
             torch.set_num_threads(threads)
-            assert same(method.find(model, batch, size, Silent(), bytes_in_flight=in_flight), expected), size
+            assert same(method.find(Problem(model, batch, size, bytes_in_flight=in_flight)), expected), size
     finally:
         torch.set_num_threads(n_threads)
 
@@ -195,11 +198,13 @@ def test_a_search_taken_up_after_any_chain_ends_with_the_same_bits(schedule: str
     method, shortlist = ACDC(0.02, schedule=schedule), draw(model.architecture.graph, 13, 0.8)
     states: list[Found] = []
     whole = method.find(
-        model, batch, 8, Silent(), None, lambda found: states.append(found.copy()), shortlist=shortlist
+        Problem(model, batch, 8),
+        keeping(states, model.architecture.graph),
+        shortlist=shortlist,
     )
     assert len(states) > 5 and whole.kept.any()
     for state in states:
-        assert same(method.find(model, batch, 4, Silent(), start=state, shortlist=shortlist), whole)
+        assert same(method.find(Problem(model, batch, 4), resuming(state), shortlist=shortlist), whole)
 
 
 # what is told of such a search
@@ -208,9 +213,9 @@ def test_a_search_taken_up_after_any_chain_ends_with_the_same_bits(schedule: str
 def test_the_candidates_are_the_largest_scores_without_those_that_lead_nowhere() -> None:
     model, batch = random_transformer("gpt2", 3), random_batch(3)
     method = EAP("logit-diff")
-    sizes = method.score(model, batch, 8, Silent()).double().mean(0).abs().nan_to_num(-1.0)
+    sizes = method.score(Problem(model, batch, 8)).double().mean(0).abs().nan_to_num(-1.0)
     least = sizes.flatten().sort(descending=True).values[24]
-    chosen = Candidates(method, 25).choose(model, batch, 4, Silent())
+    chosen = Candidates(method, 25).choose(Problem(model, batch, 4))
     assert torch.equal(chosen, prune(model.architecture.graph, sizes >= least)) and 0 < int(chosen.sum()) < 25
 
 
@@ -218,8 +223,8 @@ def test_a_method_with_candidates_chooses_them_itself_and_says_so() -> None:
     model, batch = random_transformer("gpt2", 3), random_batch(3)
     candidates = Candidates(ActivationMagnitude(), 40)
     method = ACDC(0.02, candidates=candidates)
-    shortlist = candidates.choose(model, batch, 8, Silent())
-    assert same(method.find(model, batch, 8, Silent()), find(model, batch, shortlist, threshold=0.02))
+    shortlist = candidates.choose(Problem(model, batch, 8))
+    assert same(method.find(Problem(model, batch, 8)), find(model, batch, shortlist, threshold=0.02))
     said = method.to_dict()["candidates"]
     assert said == {"asked": 40, "method": ActivationMagnitude().to_dict()}
     assert "candidates" not in ACDC(0.02).to_dict()
@@ -236,7 +241,7 @@ def test_progress_goes_over_the_candidates_alone() -> None:
     model, batch = random_transformer("gpt2", 3), random_batch(3)
     shortlist = draw(model.architecture.graph, 3, 0.3)
     n_edges, listening = int(shortlist.sum()), Listening()
-    ACDC(0.01).find(model, batch, 8, listening, shortlist=shortlist)
+    ACDC(0.01).find(Problem(model, batch, 8), Job(listening), shortlist=shortlist)
     done = [count for count, _ in listening.seen]
     assert {total for _, total in listening.seen} == {n_edges}
     assert done == sorted(done) and done[0] < n_edges / 2 and done[-1] == n_edges
@@ -246,7 +251,7 @@ def test_the_time_left_is_that_of_the_candidates() -> None:
     graph = Graph(2, 2)
     shortlist = draw(graph, 1, 0.2)
     found, eta = take_up(graph, None, shortlist), Eta(graph, shortlist)
-    eta.see(found)
+    eta.see(found.kept, found.decided)
     eta._seconds, eta._n_timed = 100.0, 100.0  # a second a test
     eta._products, eta._sums = (
         torch.eye(2, dtype=torch.float64),
@@ -266,7 +271,7 @@ def test_a_search_that_starts_from_another_of_the_same_candidates_ends_as_it_wou
     first, alone = (find(model, batch, shortlist, threshold=at) for at in (earlier, threshold))
     start = start_from(graph, first, ACDC(earlier), ACDC(threshold), dtype, shortlist)
     assert start is not None and start.n_tests > 0
-    found = ACDC(threshold).find(model, batch, 8, Silent(), start, shortlist=shortlist)
+    found = ACDC(threshold).find(Problem(model, batch, 8), Job(start=start), shortlist=shortlist)
     assert same(found, alone) and found.n_evaluated < alone.n_evaluated
 
 

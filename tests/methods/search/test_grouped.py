@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from jobs import keeping, resuming
 
 from circuitfind.circuits.graph import Edge, Graph
 from circuitfind.circuits.masks import readable
@@ -14,8 +15,8 @@ from circuitfind.metrics.measures import MetricName
 from circuitfind.metrics.objective import make_objective
 from circuitfind.models.transformer import Transformer
 from circuitfind.patching.ablation import AblationName
+from circuitfind.patching.problem import Problem
 from circuitfind.patching.reference import prepare, run_patched
-from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
 from circuitfind.prompts.task_metric import METRICS
 from tests.oracles.grouped import Search
@@ -26,7 +27,7 @@ ROUNDING = 1e-9
 
 
 def find(model: Transformer, batch: Batch, batch_size: int = 8, **options: object) -> Found:
-    return Grouped(**options).find(model, batch, batch_size, Silent())  # type: ignore[arg-type]
+    return Grouped(**options).find(Problem(model, batch, batch_size))  # type: ignore[arg-type]
 
 
 def kept_edges(graph: Graph, found: Found) -> set[Edge]:
@@ -86,7 +87,7 @@ def objective_of(model: Transformer, batch: Batch, kept: torch.Tensor, metric: M
 def every_state(model: Transformer, batch: Batch, **options: object) -> list[Found]:
     """What is found after each decision."""
     states: list[Found] = []
-    Grouped(**options).find(model, batch, 8, Silent(), save=lambda found: states.append(found.copy()))  # type: ignore[arg-type]
+    Grouped(**options).find(Problem(model, batch, 8), keeping(states, model.architecture.graph))  # type: ignore[arg-type]
     return states
 
 
@@ -164,27 +165,27 @@ def test_a_search_taken_up_after_any_decision_ends_the_same_to_the_last_bit(fami
     states = every_state(model, batch, threshold=0.03)
     assert len(states) > 10
     for state in states[::5]:
-        assert same(Grouped(0.03).find(model, batch, 8, Silent(), start=state), states[-1])
+        assert same(Grouped(0.03).find(Problem(model, batch, 8), resuming(state)), states[-1])
 
 
 def test_taking_a_search_up_leaves_the_state_it_starts_from_as_it_was() -> None:
     model, batch = random_transformer("gpt2", 8), random_batch(8)
     state = every_state(model, batch, threshold=0.03)[4]
     before = state.copy()
-    Grouped(0.03).find(model, batch, 8, Silent(), start=state)
+    Grouped(0.03).find(Problem(model, batch, 8), resuming(state))
     assert same(state, before)
 
 
 def test_grouped_needs_fewer_tests_than_there_are_edges() -> None:
     model, batch = random_transformer("gpt2", 2, 3, 3), random_batch(2)
     found = find(model, batch, threshold=0.5)
-    sequential = ACDC(0.5).find(model, batch, 8, Silent())
+    sequential = ACDC(0.5).find(Problem(model, batch, 8))
     assert found.n_evaluated < sequential.n_tests
 
 
 def test_acdc_with_the_schedule_grouped_is_this_search() -> None:
     model, batch = random_transformer("pythia", 2), random_batch(2)
-    found = ACDC(0.02, "loss", schedule="grouped").find(model, batch, 8, Silent())
+    found = ACDC(0.02, "loss", schedule="grouped").find(Problem(model, batch, 8))
     assert same(found, find(model, batch, threshold=0.02, metric="loss"))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from jobs import keeping, resuming
 
 from circuitfind.circuits.graph import Edge, Graph, Node
 from circuitfind.circuits.masks import readable
@@ -16,6 +17,7 @@ from circuitfind.methods.attribution.eap import EAP
 from circuitfind.methods.attribution.summed import Summed
 from circuitfind.methods.ensemble import Ensemble
 from circuitfind.methods.exact import Exact
+from circuitfind.methods.method import Job
 from circuitfind.methods.outcome import Found
 from circuitfind.methods.search.acdc import ACDC
 from circuitfind.methods.search.grouped import Grouped
@@ -24,7 +26,7 @@ from circuitfind.metrics.measures import MetricName
 from circuitfind.models.architectures.table import read_transformer
 from circuitfind.models.transformer import Transformer
 from circuitfind.patching.ablation import ABLATIONS, AblationName
-from circuitfind.progress import Silent
+from circuitfind.patching.problem import Problem
 from circuitfind.prompts.batch import Batch
 from circuitfind.prompts.task_metric import METRICS
 from tests.attributions import Scorer, agrees, score
@@ -114,11 +116,11 @@ def test_the_exact_score_of_a_unit_is_the_literal_one(
 def test_exact_scores_that_were_cut_off_go_on_to_the_same_bits(n_done: int) -> None:
     model, batch, states = made(3, SHAPES[0], torch.float32), random_batch(3), []
     method = Exact("kl", kv="grouped")
-    expected = method.score(model, batch, 8, Silent(), save=lambda so_far: states.append(so_far.copy()))
+    expected = method.score(Problem(model, batch, 8), Job(save=lambda so_far: states.append(so_far.copy())))
     assert len(states) == len(
         list(Units.of(model.architecture.graph, model.architecture.n_kv_heads, "edge", "grouped").receivers())
     )
-    found = method.score(model, batch, 2, Silent(), start=states[n_done])
+    found = method.score(Problem(model, batch, 2), Job(start=states[n_done]))
     assert torch.equal(found.nan_to_num(9), expected.nan_to_num(9))
 
 
@@ -153,7 +155,7 @@ def agrees_with_oracle(
     if search.margin <= rounding:
         return False
     method = ACDC(threshold, kv="grouped", **options)  # type: ignore[arg-type]
-    found = method.find(model, with_means(model, batch, given["ablation"]), 8, Silent())  # type: ignore[arg-type]
+    found = method.find(Problem(model, with_means(model, batch, given["ablation"]), 8))  # type: ignore[arg-type]
     alive = {edge.sender for edge in search.kept} | {Node("logits")}
     assert kept_edges(graph, found) == {edge for edge in search.kept if edge.receiver.node in alive}
     assert found.n_tests == len(tested)
@@ -180,7 +182,7 @@ def test_screened_decides_as_sequential_does(shape: tuple[int, int, int]) -> Non
     for seed, threshold in ((1, 0.003), (2, 0.03), (3, 0.3)):
         model, batch = made(seed, shape), random_batch(seed, LENGTHS)
         sequential, screened = (
-            ACDC(threshold, schedule=schedule, kv="grouped").find(model, batch, 8, Silent())
+            ACDC(threshold, schedule=schedule, kv="grouped").find(Problem(model, batch, 8))
             for schedule in ("sequential", "screened")
         )
         assert torch.equal(screened.kept, sequential.kept), (seed, threshold)
@@ -192,7 +194,7 @@ def test_of_a_group_the_heads_that_nothing_reads_take_no_part() -> None:
     met = False
     for seed in range(1, 6):
         model, graph = made(seed, SHAPES[0]), made(seed, SHAPES[0]).architecture.graph
-        found = ACDC(0.3, kv="grouped").find(model, random_batch(seed), 8, Silent())
+        found = ACDC(0.3, kv="grouped").find(Problem(model, random_batch(seed), 8))
         read = {str(sender) for i, sender in enumerate(graph.senders) if found.kept[:, i].any()}
         for layer in range(2):
             for first in (0, 2):
@@ -257,7 +259,7 @@ def test_the_grouped_schedule_decides_on_units_as_the_literal_one_does(metric: M
         )
         outcome = GroupedSearch(literal, batch, threshold, metric, "corrupted").search()
         if outcome.margin > 1e-9:
-            found = Grouped(threshold, metric, kv="grouped").find(model, batch, 8, Silent())
+            found = Grouped(threshold, metric, kv="grouped").find(Problem(model, batch, 8))
             assert kept_edges(literal.graph, found) == outcome.kept
             assert found.n_tests == len(outcome.groups)
             for edge in literal.graph.edges():
@@ -273,22 +275,22 @@ def test_the_grouped_schedule_decides_on_units_as_the_literal_one_does(metric: M
 def test_a_search_taken_up_after_any_decision_ends_the_same_to_the_last_bit(schedule: str) -> None:
     model, batch, states = made(8, SHAPES[0], torch.float32), random_batch(8), []
     method = ACDC(0.1, schedule=schedule, kv="grouped")
-    method.find(model, batch, 8, Silent(), save=lambda found: states.append(found.copy()))
+    method.find(Problem(model, batch, 8), keeping(states, model.architecture.graph))
     assert states[-1].kept.any() and len(states) > 10
     for state in states[::9]:
-        assert same(method.find(model, batch, 2, Silent(), start=state), states[-1])
+        assert same(method.find(Problem(model, batch, 2), resuming(state)), states[-1])
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_batch_size_and_threads_change_no_bit(schedule: str) -> None:
     model, batch = made(7, SHAPES[0], torch.float32), random_batch(7, (5, 3, 4, 5, 3))
     method = ACDC(0.1, schedule=schedule, kv="grouped")
-    expected = method.find(model, batch, 8, Silent())
+    expected = method.find(Problem(model, batch, 8))
     before = torch.get_num_threads()
     try:
         for n_threads, batch_size in ((2, 4), (1, 1)):
             torch.set_num_threads(n_threads)
-            assert same(method.find(model, batch, batch_size, Silent()), expected), (n_threads, batch_size)
+            assert same(method.find(Problem(model, batch, batch_size)), expected), (n_threads, batch_size)
     finally:
         torch.set_num_threads(before)
 
@@ -298,7 +300,7 @@ def test_batch_size_and_threads_change_no_bit(schedule: str) -> None:
 def test_without_grouped_queries_it_is_the_search_per_head(family: str, schedule: str) -> None:
     model, batch = random_transformer(family, 2, dtype=torch.float32), random_batch(2)
     grouped, per_head = (
-        ACDC(0.05, schedule=schedule, kv=kv).find(model, batch, 8, Silent())  # type: ignore[arg-type]
+        ACDC(0.05, schedule=schedule, kv=kv).find(Problem(model, batch, 8))  # type: ignore[arg-type]
         for kv in ("grouped", "per-head")
     )
     assert same(grouped, per_head)
@@ -315,7 +317,7 @@ def test_without_grouped_queries_it_is_the_score_of_each_edge(make: Any) -> None
 
 def test_of_edges_that_go_together_at_the_threshold_one_is_named() -> None:
     model, batch = made(3, SHAPES[0]), random_batch(3)
-    found = ACDC(0.03, kv="grouped").find(model, batch, 8, Silent())
+    found = ACDC(0.03, kv="grouped").find(Problem(model, batch, 8))
     units = Units.of(model.architecture.graph, model.architecture.n_kv_heads, "edge", "grouped")
     graph = units.graph
     row = next(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from jobs import keeping, resuming
 
 from circuitfind.circuits.graph import Edge, Graph, Node
 from circuitfind.circuits.masks import readable
@@ -23,7 +24,7 @@ from circuitfind.methods.search.reuse import undecidable
 from circuitfind.metrics.measures import MetricName
 from circuitfind.models.transformer import Transformer
 from circuitfind.patching.ablation import ABLATIONS, AblationName
-from circuitfind.progress import Silent
+from circuitfind.patching.problem import Problem
 from circuitfind.prompts.batch import Batch
 from circuitfind.prompts.task_metric import METRICS
 from tests.attributions import Scorer, agrees, late, linear, literal, same_bits, score, total_effect
@@ -190,7 +191,7 @@ def test_a_record_names_the_level_and_what_is_summed() -> None:
 
 
 def find(model: Transformer, batch: Batch, batch_size: int = 8, **options: object) -> Found:
-    return ACDC(level="node", **options).find(model, batch, batch_size, Silent())  # type: ignore[arg-type]
+    return ACDC(level="node", **options).find(Problem(model, batch, batch_size))  # type: ignore[arg-type]
 
 
 def agrees_with_oracle(family: str, seed: int, threshold: float, **options: object) -> bool:
@@ -236,7 +237,7 @@ def test_so_it_is_under_another_ablation_or_objective(family: str, options: dict
 
 def every_state(model: Transformer, batch: Batch, threshold: float) -> list[Found]:
     states: list[Found] = []
-    NodeSearch(threshold).find(model, batch, 8, Silent(), save=lambda found: states.append(found.copy()))
+    NodeSearch(threshold).find(Problem(model, batch, 8), keeping(states, model.architecture.graph))
     return states
 
 
@@ -253,7 +254,7 @@ def test_a_search_taken_up_after_any_test_ends_the_same_to_the_last_bit(family: 
     assert 0 < int(states[-1].kept[-1, 1:].sum()) < 6 and len(states) == 7
     for state in states:
         before = state.copy()
-        assert same(NodeSearch(0.5).find(model, batch, 2, Silent(), start=state), states[-1])
+        assert same(NodeSearch(0.5).find(Problem(model, batch, 2), resuming(state)), states[-1])
         assert same(state, before)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from jobs import resuming
 
 from circuitfind.circuits.graph import Edge, Graph
 from circuitfind.circuits.masks import readable
@@ -15,7 +16,7 @@ from circuitfind.circuits.units import Units
 from circuitfind.methods.outcome import Found, nothing_decided
 from circuitfind.methods.search.acdc import ACDC
 from circuitfind.methods.search.reuse import decided_alike, decision_order, is_tested, start_from, undecidable
-from circuitfind.progress import Silent
+from circuitfind.patching.problem import Problem
 from tests.random_models import random_batch, random_transformer
 
 MODEL, BATCH = random_transformer("gpt2", 3), random_batch(3)
@@ -25,7 +26,7 @@ THRESHOLDS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.0)
 
 @cache
 def search(threshold: float) -> Found:
-    return ACDC(threshold).find(MODEL, BATCH, 8, Silent())
+    return ACDC(threshold).find(Problem(MODEL, BATCH, 8))
 
 
 # which edges were tested
@@ -120,7 +121,7 @@ def test_where_scores_are_rough_nothing_near_either_threshold_is_taken_over() ->
 @cache
 def search_large(threshold: float, dtype: torch.dtype) -> Found:
     """On a model whose last receiver has more edges than a chain of tests."""
-    return ACDC(threshold).find(random_transformer("llama", 5, 8, 10, dtype=dtype), BATCH, 8, Silent())
+    return ACDC(threshold).find(Problem(random_transformer("llama", 5, 8, 10, dtype=dtype), BATCH, 8))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -132,7 +133,7 @@ def test_a_search_that_starts_from_another_ends_as_it_would_alone(
     graph, methods = model.architecture.graph, (ACDC(earlier), ACDC(threshold))
     start = start_from(graph, search_large(earlier, dtype), *methods, dtype)
     assert start is not None and start.n_tests > 0
-    found, alone = methods[1].find(model, BATCH, 8, Silent(), start), search_large(threshold, dtype)
+    found, alone = methods[1].find(Problem(model, BATCH, 8), resuming(start)), search_large(threshold, dtype)
     assert torch.equal(found.kept, alone.kept) and found.n_tests == alone.n_tests
     assert torch.equal(found.scores.nan_to_num(), alone.scores.nan_to_num())
     assert found.n_evaluated < alone.n_evaluated

@@ -15,12 +15,11 @@ from circuitfind.models.loading.load import load_tokenizer
 from circuitfind.models.loading.locate import locate
 from circuitfind.models.loading.model import load_model
 from circuitfind.models.transformer import Transformer, in_dtype
+from circuitfind.patching.problem import Problem
 from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch, tokenise
 from circuitfind.prompts.files import load_task
 from tests.random_models import random_batch, random_transformer
-
-MEASURED = ("kl", "corrupted", False)
 
 
 def loaded(dtype: torch.dtype, n_prompts: int) -> tuple[Transformer, Batch]:
@@ -48,7 +47,7 @@ def exact_scores(model: Transformer, batch: Batch, found: Found) -> torch.Tensor
             after[place] = False
             tests.append((before.reshape(found.kept.shape), after.reshape(found.kept.shape)))
             places.append(place)
-    scores[places] = scores_of(exact, batch, 8, MEASURED, tests).float()
+    scores[places] = scores_of(Problem(exact, batch, 8), tests).float()
     return scores.reshape(found.kept.shape)
 
 
@@ -58,9 +57,9 @@ def test_what_bfloat16_decides_otherwise_than_float32_is_told(schedule: str) -> 
     threshold, (model, batch) = 0.02, loaded(torch.bfloat16, 8)
     graph, found = (
         model.architecture.graph,
-        ACDC(threshold, schedule=schedule).find(model, batch, 8, Silent()),
+        ACDC(threshold, schedule=schedule).find(Problem(model, batch, 8)),
     )
-    margin = margin_of(model, batch, 8, MEASURED, found.kept)
+    margin = margin_of(Problem(model, batch, 8), found.kept)
     told = {str(edge) for edge in undecidable(Units(graph), found, threshold, margin)}
     differs = is_tested(graph, found) & ((exact_scores(model, batch, found) < threshold) == found.kept)
     assert {str(edge) for edge in graph.edges() if differs[graph.order(edge)]} <= told
@@ -70,9 +69,9 @@ def test_what_bfloat16_decides_otherwise_than_float32_is_told(schedule: str) -> 
 def test_the_margin_of_bfloat16_is_what_its_scores_differ_by() -> None:
     model, batch = in_dtype(random_transformer("llama", 3), torch.bfloat16), random_batch(3)
     kept = readable(model.architecture.graph)
-    assert 1e-4 < margin_of(model, batch, 8, MEASURED, kept) < 10
+    assert 1e-4 < margin_of(Problem(model, batch, 8), kept) < 10
     for dtype, margin in MARGINS.items():
-        assert margin_of(in_dtype(model, dtype), batch, 8, MEASURED, kept) == margin
+        assert margin_of(Problem(in_dtype(model, dtype), batch, 8), kept) == margin
 
 
 def test_what_lies_behind_the_last_block_is_never_rounded() -> None:

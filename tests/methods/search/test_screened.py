@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from jobs import keeping, resuming
 
 from circuitfind.circuits.graph import Edge, Graph
 from circuitfind.methods.outcome import Found
@@ -13,8 +14,8 @@ from circuitfind.methods.search.screened import Estimates
 from circuitfind.metrics.measures import MetricName
 from circuitfind.metrics.objective import make_objective
 from circuitfind.models.transformer import Transformer
+from circuitfind.patching.problem import Problem
 from circuitfind.patching.reference import prepare, run_patched
-from circuitfind.progress import Silent
 from circuitfind.prompts.batch import Batch
 from circuitfind.prompts.task_metric import METRICS
 from tests.oracles.literal import Literal
@@ -34,7 +35,7 @@ takes_few = pytest.mark.usefixtures("few_halves")
 
 
 def find(model: Transformer, batch: Batch, threshold: float, batch_size: int = 8, **options: object) -> Found:
-    return ACDC(threshold, schedule="screened", **options).find(model, batch, batch_size, Silent())  # type: ignore[arg-type]
+    return ACDC(threshold, schedule="screened", **options).find(Problem(model, batch, batch_size))  # type: ignore[arg-type]
 
 
 def kept_edges(graph: Graph, found: Found) -> set[Edge]:
@@ -90,7 +91,7 @@ def test_zero_ablation_agrees_with_the_literal_schedule() -> None:
 def test_zero_ablation_is_searched_as_published_in_low_precision_too(dtype: torch.dtype) -> None:
     model, batch = random_transformer("gpt2", 21, 3, 2, dtype=dtype), random_batch(21)
     found = find(model, batch, 0.2, ablation="zero")
-    published = ACDC(0.2, ablation="zero").find(model, batch, 8, Silent())
+    published = ACDC(0.2, ablation="zero").find(Problem(model, batch, 8))
     assert torch.equal(found.kept, published.kept) and found.n_evaluated < published.n_evaluated
 
 
@@ -106,7 +107,7 @@ def test_the_circuit_is_the_published_schedules(family: str, metric: MetricName)
     for seed, threshold in ((20, 0.003), (21, 0.02), (22, 0.1), (23, 0.5)):
         model, batch = random_transformer(family, seed, 3, 2), random_batch(seed)
         found = find(model, batch, threshold, metric=metric)
-        published = ACDC(threshold, metric).find(model, batch, 8, Silent())
+        published = ACDC(threshold, metric).find(Problem(model, batch, 8))
         assert torch.equal(found.kept, published.kept)
         n_saved += max(0, found.n_tests - found.n_evaluated)
     assert n_saved > 0
@@ -114,7 +115,7 @@ def test_the_circuit_is_the_published_schedules(family: str, metric: MetricName)
 
 def test_a_threshold_of_nothing_leaves_every_edge_its_own_test() -> None:
     model, batch = random_transformer("llama", 6), random_batch(6)
-    found, published = find(model, batch, 0.0), ACDC(0.0).find(model, batch, 8, Silent())
+    found, published = find(model, batch, 0.0), ACDC(0.0).find(Problem(model, batch, 8))
     assert torch.equal(found.kept, published.kept)
     assert torch.allclose(found.scores, published.scores, atol=1e-12, equal_nan=True)
 
@@ -135,11 +136,11 @@ def test_the_scores_of_what_is_removed_add_up_to_what_the_circuit_costs(family: 
 def test_batch_size_memory_and_threads_change_no_bit(family: str, dtype: torch.dtype) -> None:
     model, batch = random_transformer(family, 7, dtype=dtype), random_batch(7, (5, 7, 4, 6, 7, 3, 5))
     method, n_threads = ACDC(0.02, schedule="screened"), torch.get_num_threads()
-    expected = method.find(model, batch, 8, Silent())
+    expected = method.find(Problem(model, batch, 8))
     try:
         for size, threads, in_flight in ((1, 1, 1), (4, 2, 1 << 30), (3, 2, 1)):
             torch.set_num_threads(threads)
-            found = method.find(model, batch, size, Silent(), bytes_in_flight=in_flight)
+            found = method.find(Problem(model, batch, size, bytes_in_flight=in_flight))
             assert torch.equal(found.scores.nan_to_num(9), expected.scores.nan_to_num(9))
             assert found.n_evaluated == expected.n_evaluated
     finally:
@@ -151,10 +152,10 @@ def test_a_search_taken_up_after_any_chain_ends_with_the_same_bits(threshold: fl
     model, batch = random_transformer("llama", 13, 3, 2, dtype=torch.float32), random_batch(13, (5, 7, 4, 6))
     states: list[Found] = []
     method = ACDC(threshold, schedule="screened")
-    whole = method.find(model, batch, 8, Silent(), save=lambda found: states.append(found.copy()))
+    whole = method.find(Problem(model, batch, 8), keeping(states, model.architecture.graph))
     assert len(states) > 10
     for state in states[:: max(1, len(states) // 10)]:
-        again = method.find(model, batch, 4, Silent(), start=state)
+        again = method.find(Problem(model, batch, 4), resuming(state))
         assert torch.equal(again.scores.nan_to_num(9), whole.scores.nan_to_num(9))
         assert torch.equal(again.kept, whole.kept) and torch.equal(again.decided, whole.decided)
         assert (again.n_tests, again.n_evaluated) == (whole.n_tests, whole.n_evaluated)

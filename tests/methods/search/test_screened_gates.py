@@ -10,7 +10,7 @@ import pytest
 from circuitfind.circuits.graph import Edge
 from circuitfind.methods.outcome import Found
 from circuitfind.methods.search.acdc import ACDC
-from circuitfind.progress import Silent
+from circuitfind.patching.problem import Problem
 from tests.gates import Bits, Gate, gate_batch, gate_model, gate_transformer, table_of
 from tests.oracles.acdc import acdc
 from tests.oracles.literal import Literal
@@ -27,7 +27,7 @@ def kept_edges(gate: Gate, found: Found) -> set[Edge]:
 
 
 def find(gate: Gate, threshold: float, schedule: str) -> Found:
-    return ACDC(threshold, schedule=schedule).find(gate_transformer(gate), gate_batch(gate), 8, Silent())
+    return ACDC(threshold, schedule=schedule).find(Problem(gate_transformer(gate), gate_batch(gate), 8))
 
 
 def equality(wiring: tuple[int, ...]) -> Gate:
