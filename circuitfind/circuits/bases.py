@@ -18,11 +18,11 @@ from itertools import accumulate
 from typing import Any
 
 from circuitfind.circuits.graph import Edge, Graph, Node
+from circuitfind.circuits.kinds import INNER
 from circuitfind.errors import CircuitError
 
-_NEURON = re.compile(
-    r"(?P<head>a\d+\.h\d+)\.d(?P<d>0|[1-9]\d{0,8})|(?P<mlp>m\d+)\.n(?P<n>0|[1-9]\d{0,8})", re.ASCII
-)
+_NODE = "|".join(rf"{kind.likeness}(?=\.{kind.unit})" for kind in INNER)
+_NEURON = re.compile(rf"(?P<node>{_NODE})\.[a-z](?P<index>0|[1-9]\d{{0,8}})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Neuron:
     index: int
 
     def __str__(self) -> str:
-        return f"{self.node}.{'d' if self.node.kind == 'head' else 'n'}{self.index}"
+        return f"{self.node}.{self.node.of_kind.unit}{self.index}"
 
     @staticmethod
     def parse(name: str) -> Neuron:
@@ -41,7 +41,7 @@ class Neuron:
         match = _NEURON.fullmatch(name)
         if match is None:
             raise CircuitError(f"'{name}' is no neuron. Neurons are named a5.h2.d17 and m5.n1024.")
-        return Neuron(Node.parse(match["head"] or match["mlp"]), int(match["d"] or match["n"]))
+        return Neuron(Node.parse(match["node"]), int(match["index"]))
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ from typing import Any
 from circuitfind.circuits.bases import Neuron
 from circuitfind.circuits.circuit import Circuit
 from circuitfind.circuits.graph import Edge, Graph, Node
+from circuitfind.circuits.kinds import KINDS, SLOTS
 from circuitfind.errors import CircuitError, UsageError
 
 CHANGED = 0.1
 """By which share of the larger of two scores they must differ to count as changed."""
-ROLES = ("q", "k", "v", "head", "mlp", "logits")
+ROLES = (*SLOTS, *(kind.name for kind in KINDS.values() if kind.slots))
 """What an edge leads into, and what a neuron is of."""
 
 Part = Edge | Neuron

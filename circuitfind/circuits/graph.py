@@ -22,15 +22,17 @@ them (``circuits/layout.py``); how many heads a layer has is said in ``Graph.lay
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
+from circuitfind.circuits import kinds
+from circuitfind.circuits.kinds import INNER, KINDS, SLOTS, KindName, NodeKind, Slot
 from circuitfind.errors import CircuitError
 
-Slot = Literal["q", "k", "v"]
-SLOTS: tuple[Slot, ...] = ("q", "k", "v")
+__all__ = ["END", "REST", "SLOTS", "Counts", "Edge", "Graph", "Node", "Receiver", "Slot", "Stage", "is_role"]
 
 END = "END"
 """The role of the answer position, the last token of each prompt."""
@@ -38,12 +40,8 @@ REST = "rest"
 """The role of positions that belong to no other."""
 LONGEST_ROLE = 16
 
+_SLOTS: dict[str, Slot | None] = {"": None} | {f"<{slot}>": slot for slot in SLOTS}
 _ROLE = rf"[A-Za-z0-9_][A-Za-z0-9_.+-]{{0,{LONGEST_ROLE - 1}}}"
-_NUMBER = r"0|[1-9]\d{0,8}"  # one spelling for each number: m01 would be a second name of m1
-_NODE = re.compile(
-    rf"input|logits|m(?P<mlp>{_NUMBER})|a(?P<layer>{_NUMBER})\.h(?P<head>{_NUMBER})(<(?P<slot>[qkv])>)?",
-    re.ASCII,
-)
 
 
 def is_role(name: str) -> bool:
@@ -64,20 +62,29 @@ class Node:
     show them; a graph has none.
     """
 
-    kind: Literal["input", "head", "mlp", "logits"]
+    kind: KindName
     layer: int = -1
     head: int = -1
     role: str | None = None
 
     def __str__(self) -> str:
-        return self.name if self.role is None else f"{self.name}@{self.role}"
+        name = KINDS[self.kind].spell(self.layer, self.head)
+        return name if self.role is None else f"{name}@{self.role}"
 
     @property
     def name(self) -> str:
         """The component's, whatever the role."""
-        if self.kind == "head":
-            return f"a{self.layer}" if self.head < 0 else f"a{self.layer}.h{self.head}"
-        return f"m{self.layer}" if self.kind == "mlp" else self.kind
+        return KINDS[self.kind].spell(self.layer, self.head)
+
+    @property
+    def of_kind(self) -> NodeKind:
+        """What is told of its kind."""
+        return KINDS[self.kind]
+
+    @property
+    def is_inner(self) -> bool:
+        """Whether it lies in a layer: it is neither the input nor the logits."""
+        return KINDS[self.kind].is_inner
 
     def at(self, role: str | None) -> Node:
         """The node at the positions of a role."""
@@ -86,14 +93,11 @@ class Node:
     @staticmethod
     def parse(name: str) -> Node:
         """The node of that name. Raises CircuitError for a name no graph can have."""
-        match = _NODE.fullmatch(name)
-        if match is None or match["slot"]:
-            raise CircuitError(f"'{name}' is no node. Nodes are named input, a0.h1, m0 and logits.")
-        if match["layer"]:
-            return Node("head", int(match["layer"]), int(match["head"]))
-        if match["mlp"]:
-            return Node("mlp", int(match["mlp"]))
-        return Node("input" if name == "input" else "logits")
+        found = kinds.parse(name)
+        if found is None:
+            raise CircuitError(f"'{name}' is no node. Nodes are named {kinds.node_examples()}.")
+        kind, layer, number = found
+        return Node(kind.name, layer, number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,17 +131,16 @@ class Receiver:
     def parse(name: str) -> Receiver:
         """The receiver of that name. Raises CircuitError for a name no graph can have."""
         base, at, role = name.partition("@")
-        match = _NODE.fullmatch(base)
-        if match is None or base == "input" or (match["layer"] and not match["slot"]):
-            raise CircuitError(
-                f"'{name}' is no receiver. Receivers are named a0.h1<q>, a0.h1<k>, a0.h1<v>, m0 and logits."
-            )
-        if at and (not is_role(role) or base == "logits"):
+        node, opened, rest = base.partition("<")
+        found, spelled = kinds.parse(node), opened + rest
+        if found is None or spelled not in _SLOTS or _SLOTS[spelled] not in found[0].slots:
+            raise CircuitError(f"'{name}' is no receiver. Receivers are named {kinds.receiver_examples()}.")
+        kind, layer, number = found
+        if at and (not is_role(role) or not kind.is_inner):
             raise CircuitError(
                 f"'{name}' is no receiver. At the positions of a role it is named like a0.h1<q>@S2."
             )
-        slot = next((s for s in SLOTS if s == match["slot"]), None)
-        return Receiver(Node.parse(base.partition("<")[0]), slot, role or None)
+        return Receiver(Node(kind.name, layer, number), _SLOTS[spelled], role or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +181,9 @@ class Stage:
     """
 
     number: int
-    kind: Literal["head", "mlp", "logits"]
+    kind: KindName
     layer: int
     n: int
-    slots: tuple[Slot | None, ...]
     first_sender: int
     first_receiver: int
     n_readable: int
@@ -189,9 +191,14 @@ class Stage:
     @property
     def nodes(self) -> tuple[Node, ...]:
         """Its nodes in forward order."""
-        if self.kind == "head":
-            return tuple(Node("head", self.layer, head) for head in range(self.n))
+        if KINDS[self.kind].is_several:
+            return tuple(Node(self.kind, self.layer, number) for number in range(self.n))
         return (Node(self.kind, self.layer),) * self.n
+
+    @property
+    def slots(self) -> tuple[Slot | None, ...]:
+        """Where each node reads."""
+        return KINDS[self.kind].slots
 
     @property
     def n_receivers(self) -> int:
@@ -266,13 +273,13 @@ class Graph:
         stages: list[Stage] = []
         sender, receiver = 1, 0
         for layer, (n_heads, n_mlps) in enumerate(self.layers):
-            heads = Stage(len(stages), "head", layer, n_heads, SLOTS, sender, receiver, sender)
+            heads = Stage(len(stages), "head", layer, n_heads, sender, receiver, sender)
             behind, row = heads.senders.stop, heads.receivers.stop
             reads = sender if self.parallel else behind
-            mlp = Stage(len(stages) + 1, "mlp", layer, n_mlps, (None,), behind, row, reads)
+            mlp = Stage(len(stages) + 1, "mlp", layer, n_mlps, behind, row, reads)
             stages += [heads, mlp]
             sender, receiver = mlp.senders.stop, mlp.receivers.stop
-        return (*stages, Stage(len(stages), "logits", -1, 1, (None,), sender, receiver, sender))
+        return (*stages, Stage(len(stages), "logits", -1, 1, sender, receiver, sender))
 
     @cached_property
     def _stage_of(self) -> dict[tuple[str, int], Stage]:
@@ -291,6 +298,16 @@ class Graph:
         """How many nodes of a kind there are."""
         return sum(stage.n for stage in self.stages if stage.kind == kind)
 
+    def extent(self, nodes: Iterable[Node], spec: str = "") -> str:
+        """How many of the layers' nodes these are, for people; ``spec``: how a number is spelled.
+
+        >>> Graph(2, 4).extent([Node("head", 0, 1), Node("mlp", 1)])
+        '1 of 8 heads, 1 of 2 MLPs'
+        """
+        found = Counter(node.kind for node in nodes)
+        each = ((found[kind.name], self.count(kind.name), kind.noun) for kind in INNER)
+        return ", ".join(f"{n:{spec}} of {n_all:{spec}} {noun}s" for n, n_all, noun in each)
+
     def depth(self, node: Node) -> int:
         """A reading node's layer; the logits come behind all of them."""
         return self.stage_of(node).number // 2
@@ -307,9 +324,9 @@ class Graph:
         """
         inner = (
             Receiver(node, slot, role)
-            for stage in self.stages[:-1]
+            for stage, nodes in ((stage, stage.nodes) for stage in self.stages[:-1])
             for slot in stage.slots
-            for node in stage.nodes
+            for node in nodes
             for role in self.roles or (None,)
         )
         return (*inner, Receiver(Node("logits")))
@@ -381,12 +398,8 @@ class Graph:
     def receivers_of(self, node: Node) -> tuple[Receiver, ...]:
         """Where the node reads: three receivers of a head, one of an MLP or the logits, none of the
         input; with roles each at every one."""
-        if node.kind == "input":
-            return ()
-        if node.kind == "logits":
-            return (Receiver(node),)
-        slots = self.stage_of(node).slots
-        return tuple(Receiver(node, slot, role) for slot in slots for role in self.roles or (None,))
+        roles = self.roles or (None,) if node.is_inner else (None,)
+        return tuple(Receiver(node, slot, role) for slot in node.of_kind.slots for role in roles)
 
     def role_of(self, receiver: Receiver) -> str | None:
         """At which role the receiver reads: the logits at the last."""

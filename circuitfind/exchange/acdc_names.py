@@ -7,7 +7,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from circuitfind.circuits.graph import SLOTS, Edge, Graph, Node, Receiver
+from circuitfind.circuits.graph import Edge, Graph, Node, Receiver
+from circuitfind.circuits.kinds import INNER, KINDS, NodeKind, Slot
 from circuitfind.errors import CircuitError
 
 Index = tuple[int | None, ...]
@@ -15,10 +16,15 @@ Key = tuple[str, Index, str, Index]
 """An edge as ACDC names it: the receiver's hook and index, then the sender's."""
 WHOLE: Index = (None,)
 EMBEDDINGS = ("blocks.0.hook_resid_pre", "hook_embed", "hook_pos_embed")
-_RECEIVER = re.compile(
-    r"blocks\.(?P<layer>0|[1-9]\d{0,8})\.hook_((?P<slot>[qkv])_input|(?P<mlp>mlp_in|resid_mid)|(?P<logits>resid_post))"
-)
-_SENDER = re.compile(r"blocks\.(?P<layer>0|[1-9]\d{0,8})\.(attn\.(?P<head>hook_result)|hook_mlp_out)")
+_HOOK = re.compile(r"blocks\.(?P<layer>0|[1-9]\d{0,8})\.(?P<name>.+)")
+_LOGITS = "hook_resid_post"
+"""Of the last block."""
+_WRITES = {kind.writes: kind for kind in INNER}
+_READS: dict[str, tuple[NodeKind, Slot | None]] = {
+    **{kind.read_hook(slot): (kind, slot) for kind in INNER for slot in kind.slots},
+    "hook_resid_mid": (KINDS["mlp"], None),
+    _LOGITS: (KINDS["logits"], None),
+}
 _WITHIN = re.compile(r"blocks\.\d+\.(attn\.hook_(result|[qkv])|hook_mlp_out)")
 """Receivers of edges within a node."""
 
@@ -47,65 +53,66 @@ def edge_of(key: Key) -> Edge | None:
 
 
 def within(receiver: Receiver) -> Iterator[Key]:
-    """The edges within a node that lead on from one of its inputs."""
-    block, index = f"blocks.{receiver.node.layer}", _index(receiver.node)
-    if receiver.node.kind == "mlp":
-        yield f"{block}.hook_mlp_out", index, f"{block}.hook_mlp_in", index
-    elif receiver.node.kind == "head":
-        yield f"{block}.attn.hook_{receiver.slot}", index, f"{block}.hook_{receiver.slot}_input", index
-        yield f"{block}.attn.hook_result", index, f"{block}.attn.hook_{receiver.slot}", index
+    """The edges within a node that lead on from one of its inputs; within the logits there is none."""
+    node, slot = receiver.node, receiver.slot
+    if not node.is_inner:
+        return
+    block, index = f"blocks.{node.layer}", _index(node)
+    read, written = (f"{block}.{hook}" for hook in (node.of_kind.read_hook(slot), node.of_kind.writes))
+    if slot is None:
+        yield written, index, read, index
+    else:
+        yield f"{block}.attn.hook_{slot}", index, read, index
+        yield written, index, f"{block}.attn.hook_{slot}", index
 
 
 def _index(node: Node) -> Index:
-    return (None, None, node.head) if node.kind == "head" else WHOLE
+    return (None, None, node.head) if node.of_kind.is_several else WHOLE
 
 
 def _receiver_hook(receiver: Receiver, graph: Graph) -> tuple[str, Index]:
     node = receiver.node
     if node.kind == "logits":
-        return f"blocks.{graph.n_layers - 1}.hook_resid_post", WHOLE
-    hook = f"hook_{receiver.slot}_input" if node.kind == "head" else "hook_mlp_in"
-    return f"blocks.{node.layer}.{hook}", _index(node)
+        return f"blocks.{graph.n_layers - 1}.{_LOGITS}", WHOLE
+    return f"blocks.{node.layer}.{node.of_kind.read_hook(receiver.slot)}", _index(node)
 
 
 def _sender_hook(node: Node) -> tuple[str, Index]:
     if node.kind == "input":
         return EMBEDDINGS[0], WHOLE
-    return f"blocks.{node.layer}.{'attn.hook_result' if node.kind == 'head' else 'hook_mlp_out'}", _index(
-        node
-    )
+    return f"blocks.{node.layer}.{node.of_kind.writes}", _index(node)
 
 
 def _receiver_of(hook: str, index: Index) -> Receiver:
-    match = _RECEIVER.fullmatch(hook)
-    slot = next((slot for slot in SLOTS if match and slot == match["slot"]), None)
-    if match is None or not _fits(index, is_head=slot is not None):
+    match = _HOOK.fullmatch(hook)
+    kind, slot = _READS.get(match["name"], (None, None)) if match else (None, None)
+    if match is None or kind is None or not _fits(index, kind):
         raise CircuitError(f"ACDC has no receiver {hook}{_spell_index(index)}.")
-    if match["logits"]:
-        return Receiver(Node("logits"))
-    if slot is None:
-        return Receiver(Node("mlp", int(match["layer"])))
-    return Receiver(Node("head", int(match["layer"]), index[-1] or 0), slot)
+    return Receiver(_node(kind, int(match["layer"]), index), slot)
 
 
 def _sender_of(hook: str, index: Index) -> Node:
     if hook in EMBEDDINGS and index == WHOLE:
         return Node("input")
-    match = _SENDER.fullmatch(hook)
-    if match is None or not _fits(index, is_head=match["head"] is not None):
+    match = _HOOK.fullmatch(hook)
+    kind = _WRITES.get(match["name"]) if match else None
+    if match is None or kind is None or not _fits(index, kind):
         raise CircuitError(f"ACDC has no sender {hook}{_spell_index(index)}.")
-    return (
-        Node("head", int(match["layer"]), index[-1] or 0)
-        if match["head"]
-        else Node("mlp", int(match["layer"]))
-    )
+    return _node(kind, int(match["layer"]), index)
 
 
-def _fits(index: Index, is_head: bool) -> bool:
-    """Whether the index is one of a head, or of a whole layer."""
-    return (
-        len(index) == 3 and index[:2] == (None, None) and index[2] is not None if is_head else index == WHOLE
-    )
+def _node(kind: NodeKind, layer: int, index: Index) -> Node:
+    """The node of that kind; the logits lie in no layer."""
+    if not kind.is_inner:
+        return Node(kind.name)
+    return Node(kind.name, layer, -1 if index[-1] is None else index[-1])
+
+
+def _fits(index: Index, kind: NodeKind) -> bool:
+    """Whether the index is one of such nodes: a number in the layer where it has several, or the whole."""
+    if not kind.is_several:
+        return index == WHOLE
+    return len(index) == 3 and index[:2] == (None, None) and index[2] is not None
 
 
 def _spell_index(index: Index) -> str:

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from circuitfind.circuits.graph import SLOTS, Graph, Node, Receiver
+from circuitfind.circuits.graph import Graph, Node, Receiver
+from circuitfind.circuits.kinds import KINDS
 from circuitfind.errors import CircuitError
 from circuitfind.exchange.eapig import matrix
 from circuitfind.exchange.edges import ScoredEdges, check_scores, empty, make_graph
@@ -89,10 +90,10 @@ def write_scores(edges: ScoredEdges) -> bytes:
 def _rows(graph: Graph) -> Iterator[tuple[str, list[Receiver]]]:
     """Each module that reads, with the receivers that its tensor is of."""
     for layer in range(graph.n_layers):
-        heads, mlp = graph.layer(layer)
-        for slot in SLOTS:
-            yield f"blocks.{layer}.hook_{slot}_input", [Receiver(head, slot) for head in heads.nodes]
-        yield f"blocks.{layer}.hook_mlp_in", [Receiver(node) for node in mlp.nodes]
+        for stage in graph.layer(layer):
+            for slot in stage.slots:
+                hook = KINDS[stage.kind].read_hook(slot)
+                yield f"blocks.{layer}.{hook}", [Receiver(node, slot) for node in stage.nodes]
     yield f"blocks.{graph.n_layers - 1}.hook_resid_post", [Receiver(Node("logits"))]
 
 

@@ -18,6 +18,7 @@ from circuitfind.circuits.circuit import FORMAT as CIRCUIT_FORMAT
 from circuitfind.circuits.circuit import Circuit, check_size, circuit_of
 from circuitfind.circuits.compare import describe_shape
 from circuitfind.circuits.graph import Graph, Node
+from circuitfind.circuits.kinds import INNER
 from circuitfind.circuits.schema import Model
 from circuitfind.errors import CircuitError, shown, unknown
 from circuitfind.files.json_file import Name, Schema, fit, parse_json, read_text
@@ -168,8 +169,7 @@ def load_known(path: Path) -> KnownCircuit:
 def _established(circuit: Circuit, path: Path) -> KnownCircuit:
     """A circuit whose edges are known; its name is where it lies."""
     roles = {
-        title: tuple(node for node in circuit.nodes if node.kind == kind)
-        for title, kind in (("heads", "head"), ("MLPs", "mlp"))
+        f"{kind.noun}s": tuple(node for node in circuit.nodes if node.kind == kind.name) for kind in INNER
     }
     return KnownCircuit(
         name=str(path),

@@ -12,8 +12,9 @@ import networkx
 from circuitfind.circuits.bases import Neuron, by_node
 from circuitfind.circuits.bootstrap import Uncertainty
 from circuitfind.circuits.circuit import Circuit
-from circuitfind.circuits.graph import SLOTS, Edge, Node, Receiver
+from circuitfind.circuits.graph import Edge, Node, Receiver
 from circuitfind.circuits.intervals import promise
+from circuitfind.circuits.kinds import INNER, KINDS
 from circuitfind.circuits.reach import served_roles
 from circuitfind.evaluation.performance import Evaluation, Performance
 from circuitfind.methods.neuron_circuit import NeuronOutcome
@@ -60,14 +61,9 @@ def on_paths(circuit: Circuit) -> int:
 def summary(circuit: Circuit, evaluation: Evaluation, found: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The circuit in a few lines: what, and how much. ``found``: what run.json says of how it came about."""
     faithfulness = evaluation.faithfulness("logit-diff")
-    graph, heads = circuit.graph, [node for node in circuit.nodes if node.kind == "head"]
-    mlps = [node for node in circuit.nodes if node.kind == "mlp"]
     lines = [
         _extent(circuit),
-        (
-            "nodes",
-            f"{len(heads)} of {graph.count('head')} heads, {len(mlps)} of {graph.count('mlp')} MLPs",
-        ),
+        ("nodes", circuit.graph.extent(circuit.nodes)),
         (
             "KL(full || circuit)",
             (
@@ -139,8 +135,8 @@ def _extent(circuit: Circuit) -> tuple[str, str]:
     """How much of the model it is."""
     if circuit.neurons is not None:
         n_all, n_kept = len(circuit.all_neurons), len(circuit.neurons)
-        n_heads = sum(neuron.node.kind == "head" for neuron in circuit.neurons)
-        shares = f"{n_heads:,} in heads, {n_kept - n_heads:,} in MLPs"
+        counts = Counter(neuron.node.kind for neuron in circuit.neurons)
+        shares = ", ".join(f"{counts[kind.name]:,} in {kind.noun}s" for kind in INNER)
         return "neurons", f"{n_kept:,} of {n_all:,} ({n_kept / n_all:.2%}): {shares}; all edges are kept"
     n_edges, n_all = len(circuit.edges), circuit.graph.n_edges
     on_path = f"{on_paths(circuit):,} on a path from input to logits"
@@ -299,7 +295,7 @@ def _by_role(circuit: Circuit) -> list[str]:
     graph = circuit.graph
     if not graph.roles:
         return []
-    kinds = (*SLOTS, "mlp", "logits")
+    kinds = [slot or kind.name for kind in KINDS.values() for slot in kind.slots]
     counts = Counter((graph.role_of(edge.receiver), _kind(edge)) for edge in circuit.edges)
     rows = []
     for role in graph.roles:

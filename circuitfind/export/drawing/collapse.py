@@ -46,12 +46,12 @@ def stand_in(edge: Edge, collapse: Collapse | None) -> Edge:
 
 def at_layer(node: Node) -> Node:
     """The node that stands for all heads of its layer; what is no head stands for itself."""
-    return replace(node, head=-1) if node.kind == "head" else node
+    return replace(node, head=-1) if node.of_kind.is_several else node
 
 
 def first_of(edge: Edge) -> Edge:
     """The first edge of a graph that is drawn as this one: where it stands in order."""
     ends = (edge.sender, edge.receiver.node)
-    sender, node = (replace(end, head=max(end.head, 0)) if end.kind == "head" else end for end in ends)
-    slot = edge.receiver.slot or ("q" if node.kind == "head" else None)
+    sender, node = (replace(end, head=max(end.head, 0)) if end.of_kind.is_several else end for end in ends)
+    slot = edge.receiver.slot or node.of_kind.slots[0]
     return Edge(sender, Receiver(node, slot, edge.receiver.role))

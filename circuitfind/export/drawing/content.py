@@ -131,6 +131,6 @@ def _in_order(graph: Graph, look: Look, nodes: Iterable[Node]) -> tuple[Node, ..
 def _labels(circuit: Circuit, look: Look, nodes: tuple[Node, ...]) -> dict[Node, str]:
     """The labels of the drawn nodes, roles in their paper's order first; an empty label takes a role away."""
     roles = published_roles(circuit) if look.roles and look.collapse != "layers" else {}
-    drawn = {node.at(None) for node in nodes if node.kind in ("head", "mlp")}
+    drawn = {node.at(None) for node in nodes if node.is_inner}
     labels = {node: clean(label) for node, label in {**roles, **look.labels}.items()}
     return {node: label for node, label in labels.items() if label and node in drawn}

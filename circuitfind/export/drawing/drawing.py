@@ -10,7 +10,7 @@ from functools import cached_property
 
 from circuitfind.circuits.circuit import Circuit
 from circuitfind.circuits.graph import Edge, Node
-from circuitfind.export.drawing.collapse import Parts, first_of
+from circuitfind.export.drawing.collapse import Parts, at_layer, first_of
 from circuitfind.export.drawing.content import Content, choose, ends
 from circuitfind.export.drawing.layout import (
     BAR,
@@ -203,10 +203,10 @@ def _notes(circuit: Circuit, look: Look, content: Content, sizes: Sizes) -> dict
 
 def _count(circuit: Circuit, look: Look, node: Node) -> str:
     """How many neurons or heads the node stands for."""
-    if circuit.neurons is not None and node.kind in ("head", "mlp"):
+    if circuit.neurons is not None and node.is_inner:
         n_kept = sum(neuron.node == node for neuron in circuit.neurons)
         return f"{n_kept:,} of {circuit.all_neurons.width(node):,}"
-    if look.collapse == "layers" and node.kind == "head":
-        n_heads = sum(kept.kind == "head" and kept.layer == node.layer for kept in circuit.nodes)
-        return f"{n_heads:,} head" + "s" * (n_heads != 1)
+    if look.collapse == "layers" and node.of_kind.is_several:
+        n_kept = sum(at_layer(kept) == node for kept in circuit.nodes)
+        return f"{n_kept:,} {node.of_kind.noun}" + "s" * (n_kept != 1)
     return ""

@@ -6,7 +6,6 @@ The blocks of a file may hold anything: a value that is no number is left out.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -88,11 +87,7 @@ def _size(circuit: Circuit) -> str:
 
 def _nodes(circuit: Circuit) -> str:
     nodes = circuit.nodes if circuit.neurons is None else by_node(circuit.neurons)
-    counts, graph = Counter(node.kind for node in nodes), circuit.graph
-    return (
-        f"{counts['head']:,} of {graph.count('head'):,} heads, {counts['mlp']:,} of"
-        f" {graph.count('mlp'):,} MLPs"
-    )
+    return circuit.graph.extent(nodes, ",")
 
 
 def _block(metrics: Mapping[str, Any], name: str) -> Mapping[str, Any]:

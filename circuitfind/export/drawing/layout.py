@@ -177,7 +177,7 @@ def lay_out(
 
     Logits always have a place, and the input at every role that there is.
     """
-    inner = [node for node in nodes if node.kind in ("head", "mlp")]
+    inner = [node for node in nodes if node.is_inner]
     groups = _groups(graph, inner, {node.role for node in nodes}, sizes)
     rows = (
         tuple(Node("input").at(group.role) for group in groups),
@@ -210,7 +210,7 @@ def _groups(graph: Graph, nodes: list[Node], roles: set[str | None], sizes: Size
     groups = []
     for role in shown:
         here = [node for node in nodes if node.role == role]
-        mlps = tuple(node for node in here if node.kind == "mlp")
+        mlps = tuple(node for node in here if not node.of_kind.is_several)
         columns = _columns(here, max(1, MOST_COLUMNS // len(shown)))
         groups.append(Group(role, columns, mlps, least_bar))
     return groups
@@ -220,7 +220,7 @@ def _rows(nodes: list[Node], parallel: bool) -> tuple[tuple[Node, ...], ...]:
     """Heads of a layer, then its MLP; both in one row where they read the same stream."""
 
     def row(node: Node) -> tuple[int, bool]:
-        return node.layer, node.kind == "mlp" and not parallel
+        return node.layer, not node.of_kind.is_several and not parallel
 
     return tuple(tuple(members) for _, members in groupby(nodes, key=row))
 
@@ -229,7 +229,7 @@ def _columns(nodes: list[Node], most: int) -> dict[Node, int]:
     """The column of each head: one for each head number drawn, in order; shared where those are
     more than ``most``.
     """
-    heads = [node for node in nodes if node.kind == "head"]
+    heads = [node for node in nodes if node.of_kind.is_several]
     layers = [list(members) for _, members in groupby(heads, key=lambda node: node.layer)]
     numbers = sorted({node.head for node in heads})
     n_columns = min(len(numbers), max(most, *(len(layer) for layer in layers), 0)) if heads else 0
@@ -254,7 +254,7 @@ def _pitch(n_rows: int, width: float, sizes: Sizes) -> float:
 
 def _height(row: tuple[Node, ...], sizes: Sizes, notes: Mapping[Node, tuple[str, ...]]) -> float:
     """The height of a row's boxes, with room for the most lines under a name in it."""
-    if row[0].kind not in ("head", "mlp"):
+    if not row[0].is_inner:
         return sizes.bar_height
     n_lines = max(len(notes.get(node.at(None), ())) for node in row)
     return sizes.node_height + n_lines * LEADING * sizes.small_font

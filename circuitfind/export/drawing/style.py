@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from circuitfind.circuits.graph import Edge
+from circuitfind.circuits.kinds import KINDS
 from circuitfind.errors import UsageError, unknown
 
 FONT = (
@@ -86,7 +87,7 @@ class Palette:
 
     def paint(self, kind: str) -> Paint:
         """Of a node of that kind of which nothing more is known."""
-        return {"head": self.head, "mlp": self.mlp}.get(kind, self.bar)
+        return {"bar": self.bar, "head": self.head, "mlp": self.mlp}[KINDS[kind].paint]
 
     def marked(self, paint: Paint, mark: str) -> Paint:
         """The paint of a node so marked: what both circuits have has a thick border, what is not
@@ -164,7 +165,7 @@ def find_palette(name: str) -> Palette:
 
 def kind_of(edge: Edge) -> str:
     """The key of the edge's stroke: its receiver's slot, or ``head`` for one into a head as a whole."""
-    return edge.receiver.slot or ("head" if edge.receiver.node.kind == "head" else "")
+    return edge.receiver.slot or ("head" if len(edge.receiver.node.of_kind.slots) > 1 else "")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from circuitfind.circuits.circuit import Circuit
 from circuitfind.circuits.graph import Edge, Node
 from circuitfind.export.drawing.background import background
+from circuitfind.export.drawing.collapse import at_layer
 from circuitfind.export.drawing.content import ends
 from circuitfind.export.drawing.drawing import Drawing, draw
 from circuitfind.export.drawing.legend import surround
@@ -129,8 +130,8 @@ def _tooltip(drawing: Drawing, node: Node) -> str:
         said.append(label)
     if base in drawing.strengths:
         said += [f"{drawing.notes[base][0]} neurons", f"sum of |scores| {drawing.strengths[base]:.3g}"]
-    if node.kind == "head" and node.head < 0:
-        kept = (n.name for n in drawing.circuit.nodes if n.kind == "head" and n.layer == node.layer)
+    if node.of_kind.is_several and node.head < 0:
+        kept = (n.name for n in drawing.circuit.nodes if at_layer(n) == base)
         said.append(" ".join(kept))
     return f"{node}: {', '.join(said)}"
 

@@ -28,8 +28,8 @@ LONGEST = 50_000
 MOST_LABELLED = 60  # of more edges the labels would hide the lines
 LIKE = {"&": "+", "<": "\u2039", ">": "\u203a"}
 PLAIN = " .,_@+-"
-SHAPES = {"head": '("{}")', "mlp": '["{}"]', "input": '["{}"]', "logits": '["{}"]'}
-CLASSES = {"head": "head", "mlp": "mlp", "input": "ends", "logits": "ends"}
+CLASSES = {"bar": "ends", "head": "head", "mlp": "mlp"}
+"""By the paint of a kind of node."""
 DASHES = {"solid": "", "dashed": ",stroke-dasharray:5 2", "dotted": ",stroke-dasharray:1 3"}
 
 
@@ -106,9 +106,8 @@ def _nodes(drawing: Drawing) -> Iterator[str]:
 
 
 def _node(drawing: Drawing, node: Node, label: str) -> str:
-    return (
-        f"{identifier(drawing.circuit.graph, node)}{SHAPES[node.kind].format(label)}:::{CLASSES[node.kind]}"
-    )
+    box = f'("{label}")' if drawing.palette.paint(node.kind).rounded else f'["{label}"]'
+    return f"{identifier(drawing.circuit.graph, node)}{box}:::{CLASSES[node.of_kind.paint]}"
 
 
 def _edges(drawing: Drawing) -> Iterator[str]:

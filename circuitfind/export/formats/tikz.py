@@ -13,6 +13,7 @@ from itertools import groupby
 
 from circuitfind.circuits.circuit import Circuit
 from circuitfind.circuits.graph import Edge, Node
+from circuitfind.circuits.kinds import KINDS
 from circuitfind.errors import OutputError
 from circuitfind.export.drawing.drawing import Drawing, draw
 from circuitfind.export.drawing.legend import LINK_WIDTH, SAMPLE, SAMPLE_HEIGHT, Placed, caption, surround
@@ -66,7 +67,7 @@ def _styles(drawing: Drawing) -> Iterator[str]:
     text = f"inner sep=0pt, outer sep=0pt, align=center, {_font(sizes.font)}"
     yield r"\tikzset{"
     yield f"  box/.style={{{box}, {text}}},"
-    for kind in ("input", "logits", "head", "mlp"):
+    for kind in sorted(KINDS, key=lambda kind: KINDS[kind].is_inner):
         paint = drawing.palette.paint(kind)
         corners = ", rounded corners=4bp" if paint.rounded else ""
         yield f"  {kind}/.style={{box, {_paint(paint)}{corners}}},"

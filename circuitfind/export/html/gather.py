@@ -159,11 +159,10 @@ def _nodes(
 
 def _summary(circuit: Circuit, folder: RunFolder) -> tuple[tuple[str, str], ...]:
     """The circuit in a few numbers."""
-    heads, mlps = (sum(node.kind == kind for node in circuit.nodes) for kind in ("head", "mlp"))
-    graph, metrics = circuit.graph, circuit.metrics
+    metrics = circuit.metrics
     rows = [
         ("Size", _subtitle(circuit)),
-        ("Nodes", f"{heads} of {graph.count('head')} heads, {mlps} of {graph.count('mlp')} MLPs"),
+        ("Nodes", circuit.graph.extent(circuit.nodes)),
     ]
     share, interval = metrics.get("faithfulness"), metrics.get("faithfulness_interval")
     if isinstance(share, float | int):
