@@ -114,15 +114,12 @@ class Flow:
         given[0, -1] = 1
         scores[-1] = self._pass_on(given, self._run.final[self._here])
         for layer in reversed(range(n_layers)):
-            given = self._importance[layout.mlp(layer)].unsqueeze(0).clone()
-            flowed = self._pass_on(
-                given, self._run.mlp_in[layer][self._here], layout.n_readable(2 * layer + 1)
-            )
-            scores[layout.rows(2 * layer + 1), : flowed.shape[1]] = flowed
+            heads, mlp = layout.graph.layer(layer)
+            given = self._importance[mlp.senders].clone()
+            flowed = self._pass_on(given, self._run.mlp_in[layer][self._here], mlp.n_readable)
+            scores[mlp.receivers, : flowed.shape[1]] = flowed
             given = self._give_inputs(layer, inputs)
-            flowed = self._pass_on(
-                given, self._run.attention_in[layer][self._here], layout.n_readable(2 * layer)
-            )
+            flowed = self._pass_on(given, self._run.attention_in[layer][self._here], heads.n_readable)
             scores[layout.slots(layer), : flowed.shape[1]] = flowed
         return scores
 

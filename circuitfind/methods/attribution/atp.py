@@ -139,10 +139,10 @@ class AtP(AtCleanRun):
         self, block: Block, layer: int, found: Sequence[Gradients], spread: Float[Tensor, "sender prompt pos"]
     ) -> Float[Tensor, "prompt role pass receiver readable"]:
         """The scores of all edges into a layer in each pass; ``readable``: the senders that its MLP reads."""
-        heads, mlp = 2 * layer, 2 * layer + 1
-        layout = block.sweeper.layout
-        n_readable, n_earlier = layout.n_readable(mlp), layout.n_readable(heads)
-        rows = torch.cat([gradients.stack([heads, mlp], block.stream) for gradients in found])
+        heads, mlp = block.sweeper.layout.graph.layer(layer)
+        n_readable, n_earlier = mlp.n_readable, heads.n_readable
+        stages = (heads.number, mlp.number)
+        rows = torch.cat([gradients.stack(stages, block.stream) for gradients in found])
         products = multiply(rows, block.change[:n_readable], block.places)
         products = products.reshape(*products.shape[:2], len(found), -1, n_readable)
         if not self.qk_fix:

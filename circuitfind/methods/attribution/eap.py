@@ -426,8 +426,7 @@ class EAPIGActivations(Attribution):
         arrived: dict[int, Stream] = {}
         for number, step in enumerate(steps):
             for stage in step:
-                first = layout.mlp(stage // 2) if stage % 2 else layout.head(stage // 2)
-                senders = slice(first, first + 1) if stage % 2 else layout.heads(stage // 2)
+                senders = layout.graph.stages[stage].senders
                 of_group, arrived[stage] = self._replace(block, senders, number + 1, tell)
                 scores += of_group
         scores += block.scores(_back_together(block, arrived))

@@ -111,7 +111,7 @@ class ACDCNeurons:
             if job.start is not None:
                 found = FoundNeurons.from_so_far(job.start, len(neurons))
             search.go_on_from(found)
-            for stage in reversed(range(2 * neurons.graph.n_layers)):
+            for stage in reversed(range(len(neurons.graph.stages) - 1)):  # the logits have none
                 own = neurons.stage(stage)
                 undecided = slice(own.start, max(own.start, min(own.stop, len(neurons) - found.n_decided)))
                 for places, rises in self._visit(search, stage, own, undecided, found.kept):
