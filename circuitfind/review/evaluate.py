@@ -9,6 +9,7 @@ What is judged is in ``evaluation/``, a module a judgement (docs/evaluation.md d
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -47,7 +48,14 @@ from circuitfind.prompts.files import load_task
 from circuitfind.prompts.pairs import PromptPair
 from circuitfind.prompts.roles import find_roles
 from circuitfind.review.evaluate_plan import OWN, PARTS, AssessmentPlan
-from circuitfind.review.parts import Assessment, Part, Section, check_same
+from circuitfind.review.parts import (
+    Assessment,
+    Part,
+    Section,
+    check_same,
+    is_complete,
+    unfinished_place,
+)
 from circuitfind.review.stored import evaluate_kept
 from circuitfind.runs.clock import Clock, Noted
 from circuitfind.runs.folder import write_run
@@ -446,9 +454,17 @@ def draw_pictures(curve: Curve, circuit: Circuit, ready: Ready) -> dict[str, byt
 
 
 def write_report(assessment: Assessment, plan: AssessmentPlan) -> None:
-    """What there is so far takes the place of what there was after the part before."""
+    """What there is so far takes the place of what there was after the part before; of a complete
+    older report when all is done.
+    """
+    beside = unfinished_place(plan.folder)
+    if assessment.missing and is_complete(plan.folder):
+        beside.mkdir(parents=True, exist_ok=True)
+        write_run(beside, make_files(assessment), force=True)
+        return
     is_first = plan.earlier is None and len(assessment.parts) == 1
     write_run(plan.folder, make_files(assessment), plan.options.force or plan.options.resume or not is_first)
+    shutil.rmtree(beside, ignore_errors=True)
 
 
 def make_files(assessment: Assessment) -> dict[str, str | bytes]:

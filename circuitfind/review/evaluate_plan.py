@@ -17,7 +17,7 @@ from circuitfind.prompts.files import load_task
 from circuitfind.prompts.task_metric import METRICS
 from circuitfind.review.opening import AS_STORED, Named
 from circuitfind.review.origin import Origin, evaluation_options, find_origin
-from circuitfind.review.parts import Assessment, check_same, read_assessment
+from circuitfind.review.parts import Assessment, check_same, read_latest
 from circuitfind.runs.folder import check_free
 from circuitfind.runs.ownership import FILES, REPORT_FILE, sha256_of
 from circuitfind.runs.plan import CHOICES, Plan, make_plan
@@ -91,7 +91,7 @@ def make_assessment_plan(options: EvaluateOptions, progress: Progress) -> Assess
     folder = options.out or default_folder(options.circuit)
     inputs = (options.circuit, *([options.reference] if options.reference else []), *map(Path, options.also))
     recover(folder)
-    earlier = read_assessment(folder, origin.circuit) if options.resume else None
+    earlier = read_latest(folder, origin.circuit) if options.resume else None
     check_free(folder, options.force or options.resume, FILES[REPORT_FILE], REPORT_FILE, inputs)
     of_run = replace(evaluation_options(origin), device=options.device, batch_size=options.batch_size)
     run = make_plan(replace(of_run, out=folder, force=True), progress, origin.opened, writes=False)

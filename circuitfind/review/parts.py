@@ -18,11 +18,13 @@ from circuitfind import __version__
 from circuitfind.circuits.circuit import Circuit
 from circuitfind.errors import OutputError, shown
 from circuitfind.files.json_file import Schema, fit, parse_json, read_text
-from circuitfind.files.links import file_in
-from circuitfind.runs.ownership import REPORT_FILE, sha256_of
+from circuitfind.files.links import file_in, keep_inside
+from circuitfind.runs.folder import BESIDE
+from circuitfind.runs.ownership import REPORT_FILE, read_record, sha256_of
 
 FORMAT, VERSION = "circuitfind.evaluation", 1
 PICTURES = ("curve.svg", "curve.png")
+UNFINISHED = "unfinished"
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,24 @@ def read_assessment(folder: Path, circuit: Circuit) -> Assessment | None:
     return Assessment(
         circuit, report.model, report.metric, report.asked, parts, report.loading_warnings, seconds
     )
+
+
+def unfinished_place(folder: Path) -> Path:
+    """Where the report of an evaluation grows that is to replace a complete one in ``folder``, which
+    stays as it is until all parts are done.
+    """
+    return keep_inside(folder / BESIDE / UNFINISHED, folder)
+
+
+def read_latest(folder: Path, circuit: Circuit) -> Assessment | None:
+    """What the latest evaluation in ``folder`` has come to: the unfinished one, else the report."""
+    return read_assessment(unfinished_place(folder), circuit) or read_assessment(folder, circuit)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a report of all its parts lies in ``folder``."""
+    record = read_record(folder / REPORT_FILE)
+    return record is not None and record.get("missing") == []
 
 
 def check_same(earlier: Assessment, asked: Mapping[str, Any], folder: Path) -> None:

@@ -71,7 +71,7 @@ def written_with(folder: Path, record: str) -> dict[str, str | None]:
     A record from before they were named tells the names alone. Nothing where there is no such
     record.
     """
-    said = _read_record(folder / record)
+    said = read_record(folder / record)
     if said is None:
         return {}
     known = FILES[record]
@@ -84,7 +84,7 @@ def written_with(folder: Path, record: str) -> dict[str, str | None]:
     return dict.fromkeys(known)
 
 
-def _read_record(path: Path) -> dict[str, Any] | None:
+def read_record(path: Path) -> dict[str, Any] | None:
     """The record, if it is one of circuitfind's, and lies there itself."""
     if leads_outside(path, path.parent):
         return None

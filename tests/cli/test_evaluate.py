@@ -273,6 +273,38 @@ def test_what_was_done_when_it_was_cut_off_is_kept_and_told(
     assert document(out)["ablations"] == left["ablations"]
 
 
+def test_a_complete_report_stays_whole_until_the_one_that_replaces_it_is(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from circuitfind.review import evaluate
+
+    def cut_off(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "report"
+    arguments = [
+        "evaluate",
+        str(run),
+        "--parts",
+        "ablations,random",
+        "--ablations",
+        "zero",
+        "--out",
+        str(out),
+    ]
+    assert call([*arguments, "--random", "2", "-q"], debug=False) == 0
+    before = {file.name: file.read_bytes() for file in out.iterdir() if file.is_file()}
+    monkeypatch.setattr(evaluate, "by_trials", cut_off)
+    assert call([*arguments, "--random", "3", "-q", "--force"], debug=False) == 130
+    assert {file.name: file.read_bytes() for file in out.iterdir() if file.is_file()} == before
+    monkeypatch.undo()
+    learned: list[str] = []
+    monkeypatch.setattr(evaluate, "on_its_prompts", lambda *_: learned.append("again"))
+    assert call([*arguments, "--random", "3", "-q", "--resume"], debug=False) == 0
+    assert learned == [] and document(out)["random"]["n"] == 3 and document(out)["missing"] == []
+    assert {path.name for path in out.iterdir()} == before.keys()
+
+
 def test_resume_begins_anew_where_there_is_nothing_and_again_does_nothing_at_all(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
