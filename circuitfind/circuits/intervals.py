@@ -27,6 +27,8 @@ LEAST_PROMPTS = 16
 """With fewer prompts than this, an interval holds the truth less often than it says."""
 LEAST_SPREAD = 1e-6
 """A resample whose standard error is less than this share of that found is of prompts that are all alike."""
+AT_ONCE = 1 << 20
+"""Numbers of resamples that stand in memory at once."""
 Ends = tuple[Float[np.ndarray, "*rows"], Float[np.ndarray, "*rows"]]
 
 
@@ -77,12 +79,20 @@ def ratio_interval(
     below. None for fewer than two prompts, or where the mean below is at most ``least`` in more
     than 1 - ``level`` of the resamples.
     """
-    sound = draws[np.abs(below[draws].mean(-1)) > least]
+    is_sound = [np.abs(below[some].mean(-1)) > least for some in _pieces(draws)]
+    sound = draws[np.concatenate(is_sound)]
     if len(below) < 2 or abs(below.mean()) <= least or len(sound) < level * len(draws):
         return None
-    found, error = _ratio(above, below)
-    low, high = farther_ends(found, error, *_ratio(above[sound], below[sound]), len(below), level)
+    drawn = [_ratio(above[some], below[some]) for some in _pieces(sound)]
+    ratios, errors = (np.concatenate(each) for each in zip(*drawn, strict=True))
+    low, high = farther_ends(*_ratio(above, below), ratios, errors, len(below), level)
     return float(low), float(high)
+
+
+def _pieces(draws: Int[np.ndarray, "draw prompt"]) -> list[Int[np.ndarray, "some prompt"]]:
+    """The resamples in pieces that take little memory whatever the number of prompts."""
+    rows = max(1, AT_ONCE // draws.shape[1])
+    return [draws[first : first + rows] for first in range(0, len(draws), rows)]
 
 
 def _ratio(

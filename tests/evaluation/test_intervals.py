@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
+from circuitfind.circuits import intervals
 from circuitfind.circuits.intervals import LEAST_PROMPTS, mean_intervals, promise, ratio_interval
 
 N_RUNS, N_DRAWS = 400, 1000
@@ -135,3 +136,12 @@ def test_few_prompts_are_told_not_to_keep_the_promise() -> None:
         promise(0.95, LEAST_PROMPTS - 1)
         == f"nominally 95%, which {LEAST_PROMPTS - 1} prompts are too few for"
     )
+
+
+def test_how_many_resamples_are_in_memory_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(4)
+    above, below, draws = random.normal(size=40), random.normal(1, 0.2, size=40), resamples(40, 300)
+    expected = ratio_interval(above, below, draws, 0.95, 1e-9)
+    for at_once in (1, 40 * 7, 1 << 20):
+        monkeypatch.setattr(intervals, "AT_ONCE", at_once)
+        assert ratio_interval(above, below, draws, 0.95, 1e-9) == expected is not None
