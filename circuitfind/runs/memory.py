@@ -44,6 +44,10 @@ their gradients.
 """
 COMPARED_PATTERNS = 5
 """How often TransformerLens holds one layer's attention pattern while the model is compared with it."""
+BYTES_PER_PROMPT = 24 << 10
+"""What one prompt takes beside what is computed for it, by measurement: its texts, its measures, and
+its place in every resample.
+"""
 BYTES_PER_EDGE = 500
 """What one edge of a circuit takes while its files are made, by measurement."""
 OPENED_READS = 6
@@ -95,7 +99,8 @@ def needed(work: Workload) -> int:
     """Bytes at the peak of a run."""
     parts = [_scoring] if work.of_scores else [_scoring, _search] if work.has_candidates else [_search]
     parts += [_learning, _comparing, _writing]
-    return LIBRARIES + _weights(work) + _logits(work) + max(part(work) for part in parts)
+    of_prompts = BYTES_PER_PROMPT * work.n_prompts
+    return LIBRARIES + of_prompts + _weights(work) + _logits(work) + max(part(work) for part in parts)
 
 
 def _weights(work: Workload) -> int:

@@ -23,6 +23,7 @@ from circuitfind.patching.soft.block import BLOCK
 from circuitfind.runs import memory
 from circuitfind.runs.memory import (
     BYTES_IN_FLIGHT,
+    BYTES_PER_PROMPT,
     LEAST_IN_FLIGHT,
     LIBRARIES,
     ROWS_OF_LOGITS,
@@ -47,7 +48,10 @@ def test_a_run_needs_its_weights_twice_and_a_stream_for_every_node() -> None:
         Shape(1, 1, 10, 40, 7), Stored(1000, 250), 4, n_prompts=2, n_pos=5, batch_size=8, n_threads=2
     )
     tests = 64 * 3 * 800 + 2 * 64 * 4 * 5 * 40 * 4 + 2 * 64 * 4 * 7 * 4 + 10 * 7 * 4
-    assert needed(work) == LIBRARIES + 2000 + 15 * 800 + tests + 2 * 4 * 5 * 5 * 4
+    assert (
+        needed(work)
+        == LIBRARIES + work.n_prompts * BYTES_PER_PROMPT + 2000 + 15 * 800 + tests + 2 * 4 * 5 * 5 * 4
+    )
 
 
 def test_a_scored_run_needs_every_change_and_the_runs_of_a_block_on_each_thread() -> None:
@@ -64,7 +68,15 @@ def test_a_scored_run_needs_every_change_and_the_runs_of_a_block_on_each_thread(
         n_threads=2,
         of_scores=True,
     )
-    assert needed(work) == LIBRARIES + 2000 + 58 * 800 + 3 * 2 * 5 * 3 * 4 + 4 * 4 * 25 * 4
+    assert (
+        needed(work)
+        == LIBRARIES
+        + work.n_prompts * BYTES_PER_PROMPT
+        + 2000
+        + 58 * 800
+        + 3 * 2 * 5 * 3 * 4
+        + 4 * 4 * 25 * 4
+    )
 
 
 def test_a_metric_of_the_tasks_own_takes_whole_rows_of_logits() -> None:
@@ -84,7 +96,10 @@ def test_learning_constants_counts_where_it_takes_more_than_what_comes_after() -
     )
     learning = replace(work, learns_constants=True)
     learned = 2 * ((2 * 3 + 5 + 55) * 800 + 4 * 4 * 25 * 4) + 3 * 10 * 10 * 4
-    assert needed(replace(learning, of_scores=True)) == LIBRARIES + 2000 + learned
+    assert (
+        needed(replace(learning, of_scores=True))
+        == LIBRARIES + learning.n_prompts * BYTES_PER_PROMPT + 2000 + learned
+    )
     assert needed(learning) == needed(work) > needed(replace(learning, of_scores=True))
     assert (memory.BLOCKS_PER_STEP, memory.BLOCK_ROWS) == (learned_ablation.BLOCKS_PER_STEP, BLOCK)
 
@@ -126,7 +141,16 @@ def test_a_large_vocabulary_is_held_twice_more_while_a_search_opens() -> None:
         Shape(1, 1, 10, 40, 10**6), Stored(1000, 250), 4, n_prompts=2, n_pos=5, batch_size=8, n_threads=2,
     )  # fmt: skip
     attention = 2 * 4 * 25 * 4
-    assert needed(work) == LIBRARIES + 2000 + 15 * 800 + 10 * 800 + 2 * 10 * 10**6 * 4 + attention
+    assert (
+        needed(work)
+        == LIBRARIES
+        + work.n_prompts * BYTES_PER_PROMPT
+        + 2000
+        + 15 * 800
+        + 10 * 800
+        + 2 * 10 * 10**6 * 4
+        + attention
+    )
 
 
 def test_a_vocabulary_is_held_once_more_for_tests_in_float32() -> None:
