@@ -11,8 +11,9 @@ import torch
 from circuitfind.methods.method import Job
 from circuitfind.metrics.measures import MetricName
 from circuitfind.metrics.objective import make_objective
+from circuitfind.models.components import Layer, Mlp, Readout
 from circuitfind.models.forward import at_end, trace
-from circuitfind.models.transformer import Layer, Transformer
+from circuitfind.models.transformer import Transformer
 from circuitfind.patching.problem import Problem
 from circuitfind.progress import Progress, Silent
 from circuitfind.prompts.batch import Batch
@@ -81,6 +82,8 @@ def linear(model: Transformer) -> Transformer:
         layer = replace(layer, W_Q=layer.W_Q * 0, b_Q=layer.b_Q * 0)
         return replace(layer, W_V=layer.W_V * scale, W_in=layer.W_in * scale)
 
-    architecture = replace(model.architecture, norm_eps=scale**2, activation="relu")
+    norm = replace(model.architecture.readout.norm, eps=scale**2)
+    blocks = tuple(replace(block, norm=norm, mlp=Mlp("relu")) for block in model.architecture.blocks)
+    architecture = replace(model.architecture, blocks=blocks, readout=Readout(norm))
     layers = tuple(map(straight, model.layers))
     return replace(model, architecture=architecture, layers=layers, final_gain=model.final_gain * scale)

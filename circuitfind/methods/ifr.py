@@ -45,7 +45,8 @@ from circuitfind.circuits.layout import Layout
 from circuitfind.circuits.masks import readable
 from circuitfind.methods.method import Job
 from circuitfind.methods.settings import check_settings
-from circuitfind.models.forward import Trace, trace, visible
+from circuitfind.models.components import visible
+from circuitfind.models.forward import Trace, trace
 from circuitfind.models.transformer import Transformer, write_heads
 from circuitfind.models.workers import Threads
 from circuitfind.patching.problem import Problem
@@ -146,9 +147,8 @@ class Flow:
         """Which share of what each head writes comes from each position that it looks at."""
         attention, heads = self._run.attention[layer], self._layout.heads(layer)
         q, k, v = (x[(slice(None), *self._here)] for x in (attention.q, attention.k, attention.v))
-        n_pos, scale = q.shape[1], self._model.architecture.attention_scale[layer]
-        hidden = ~visible(n_pos, q.device)
-        pattern = (q @ k.transpose(-1, -2)).mul_(scale).masked_fill_(hidden, -math.inf).softmax(-1)
+        n_pos, weigher = q.shape[1], self._model.architecture.blocks[layer].attention
+        pattern = weigher.pattern(q @ k.transpose(-1, -2), visible(n_pos, q.device))
         values, whole = write_heads(self._model, layer, v, range(len(v))), self._written[heads]
         shares = torch.zeros(pattern.shape, dtype=torch.float64, device=pattern.device)
         for pos in range(n_pos):

@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitfind.circuits.graph import SLOTS
+from circuitfind.models.components import rotate, visible
 from circuitfind.models.transformer import (
     Transformer,
-    attend,
     embed,
     embed_positions,
     mlp,
     project,
     rotary_table,
-    rotate,
     write_all_heads,
 )
 
@@ -47,11 +46,6 @@ class Trace:
     final: Float[Tensor, "prompt pos d_model"]
 
 
-def visible(n_pos: int, device: torch.device) -> Bool[Tensor, "pos pos"]:
-    """Which key each query may see: itself and what came before."""
-    return torch.ones(n_pos, n_pos, dtype=torch.bool, device=device).tril()
-
-
 def at_end(
     x: Float[Tensor, "*batch prompt pos d"], end: Int[Tensor, " prompt"]
 ) -> Float[Tensor, "*batch prompt d"]:
@@ -70,8 +64,8 @@ def run_attention(
     table = rotary_table(model, torch.arange(n_pos, device=model.device))
     q, k, v = (project(model, layer, slot, x, heads) for slot, x in zip(SLOTS, reads, strict=True))
     q, k = rotate(q, table), rotate(k, table)
-    scale = model.architecture.attention_scale[layer]
-    return Attention(q, k, v, attend(q, k, v, visible(n_pos, model.device), scale))
+    attention = model.architecture.blocks[layer].attention
+    return Attention(q, k, v, attention.forward(q, k, v, visible(n_pos, model.device)))
 
 
 def trace(model: Transformer, tokens: Int[Tensor, "prompt pos"]) -> Trace:

@@ -1,5 +1,5 @@
-"""A decoder-only transformer as pure functions, one per component, so that a single head can be run
-again alone.
+"""A decoder-only transformer: its architecture as data, its weights, and pure functions that run one
+component of it (``models/components.py``), so that a single head can be run again alone.
 
 Three families share this code: GPT-2 (LayerNorm, learned positions), Llama (RMSNorm, rotary
 positions, grouped-query attention, gated MLP) and Pythia (attention and MLP in parallel). What
@@ -17,73 +17,70 @@ d_mlp, d_vocab. A pos of size 1 stands for the answer position alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, TypeVar
+from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
 from circuitfind.circuits.graph import Graph, Slot
-from circuitfind.models.packed import PackedMlp, product
-from circuitfind.models.sizes import MOST_SCORES
+from circuitfind.errors import ModelError
+from circuitfind.models.components import BlockSpec, Layer, Norm, Readout
 
 T = TypeVar("T", "Transformer", "Layer")
-Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
 
 @dataclass(frozen=True)
 class Architecture:
     """What distinguishes one decoder from another, weights aside.
 
-    ``n_ctx`` is how many positions it knows; ``attention_scale`` multiplies the scores, per layer.
+    ``n_ctx`` is how many positions it knows.
     """
 
     name: str
-    n_layers: int
     n_heads: int
     n_kv_heads: int
     d_model: int
     d_head: int
-    norm: Literal["layer", "rms"]
-    norm_eps: float
-    activation: Activation
-    parallel: bool
-    attention_scale: tuple[float, ...]
     n_ctx: int
+    blocks: tuple[BlockSpec, ...]
+    readout: Readout
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def parallel(self) -> bool:
+        """Whether MLPs read the stream before their block's heads: in all blocks alike."""
+        if len({block.parallel for block in self.blocks}) > 1:
+            raise ModelError(
+                f"{self.name} has blocks in parallel and blocks in sequence, which is not supported yet."
+                " Use a model whose blocks are all of one kind."
+            )
+        return self.blocks[0].parallel
 
     @property
     def graph(self) -> Graph:
         return Graph(self.n_layers, self.n_heads, self.parallel)
 
+    @cached_property
+    def _norm(self) -> Norm:
+        norms = [block.norm for block in self.blocks] + [self.readout.norm]
+        if len({norm.kind for norm in norms}) > 1:
+            raise ModelError(
+                f"{self.name} has LayerNorms and RMSNorms, which this method does not support yet."
+                " Use a model whose norms are all of one kind, or another method."
+            )
+        return norms[0]
 
-@dataclass(frozen=True)
-class Layer:
-    """One block's weights, as [reads, writes]; the norms before q, k, v and the MLP folded in. A
-    bias of 0 is None.
-
-    ``packed``: while a search runs, the MLP's once more, in order for products of few rows
-    (``patching/packing.py``).
-    """
-
-    W_Q: Float[Tensor, "head d_model d_head"]
-    W_K: Float[Tensor, "kv_head d_model d_head"]
-    W_V: Float[Tensor, "kv_head d_model d_head"]
-    W_O: Float[Tensor, "head d_head d_model"]
-    b_Q: Float[Tensor, "head d_head"] | None
-    b_K: Float[Tensor, "kv_head d_head"] | None
-    b_V: Float[Tensor, "kv_head d_head"] | None
-    b_O: Float[Tensor, " d_model"]
-    W_in: Float[Tensor, "d_model d_mlp"]
-    b_in: Float[Tensor, " d_mlp"] | None
-    W_gate: Float[Tensor, "d_model d_mlp"] | None
-    b_gate: Float[Tensor, " d_mlp"] | None
-    W_out: Float[Tensor, "d_mlp d_model"]
-    b_out: Float[Tensor, " d_model"]
-    packed: PackedMlp | None = None
+    def centre(self, x: Tensor) -> Tensor:
+        """``x`` without its mean, if no norm reads that."""
+        return self._norm.centre(x)
 
 
 @dataclass(frozen=True)
@@ -157,13 +154,6 @@ def embed_positions(model: Transformer, n_pos: int) -> Float[Tensor, "#pos #d_mo
     return model.W_E.new_zeros(1, 1) if model.W_pos is None else model.W_pos[:n_pos]
 
 
-def normalise(architecture: Architecture, x: Tensor) -> Tensor:
-    """LayerNorm or RMSNorm of the last dimension, without gain and bias."""
-    if architecture.norm == "layer":
-        return functional.layer_norm(x, x.shape[-1:], eps=architecture.norm_eps)
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + architecture.norm_eps)
-
-
 def kv_heads(architecture: Architecture, heads: Sequence[int]) -> list[int]:
     """The key/value head that each query head reads from (grouped-query attention)."""
     group = architecture.n_heads // architecture.n_kv_heads
@@ -183,7 +173,8 @@ def project(
         "v": (weights.W_V, weights.b_V),
     }[slot]
     index = list(heads) if slot == "q" else kv_heads(model.architecture, heads)
-    rows = normalise(model.architecture, x).reshape(len(x), -1, x.shape[-1]).expand(len(index), -1, -1)
+    normed = model.architecture.blocks[layer].norm.forward(x)
+    rows = normed.reshape(len(x), -1, x.shape[-1]).expand(len(index), -1, -1)
     out = torch.bmm(rows, W[index]) if b is None else torch.baddbmm(b[index].unsqueeze(1), rows, W[index])
     return out.reshape(len(index), *x.shape[1:-1], W.shape[-1])
 
@@ -195,40 +186,6 @@ def rotary_table(
     if model.rotary_cos is None or model.rotary_sin is None:
         return None
     return model.rotary_cos[positions], model.rotary_sin[positions]
-
-
-def rotate(
-    x: Float[Tensor, "*rows d_head"], table: tuple[Tensor, Tensor] | None
-) -> Float[Tensor, "*rows d_head"]:
-    """Rotary position embedding (arXiv:2104.09864) of the first dimensions, in halves as Llama and
-    Pythia have it.
-    """
-    if table is None:
-        return x
-    cos, sin = table
-    turned, passed = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
-    first, second = turned.chunk(2, dim=-1)
-    turned = turned * cos + torch.cat((-second, first), dim=-1) * sin
-    return torch.cat((turned, passed), dim=-1) if passed.shape[-1] else turned
-
-
-def attend(
-    q: Float[Tensor, "*batch query d_head"],
-    k: Float[Tensor, "*batch key d_head"],
-    v: Float[Tensor, "*batch key d_head"],
-    visible: Bool[Tensor, "*#batch query key"],
-    scale: float,
-) -> Float[Tensor, "*batch query d_head"]:
-    """What each query gathers from the values that it may see.
-
-    Of long prompts the scores of one head (or of whatever comes first) stand in memory at a time.
-    """
-    batch = q.shape[:-2]
-    if len(batch) > 1 and batch.numel() * q.shape[-2] * k.shape[-2] > MOST_SCORES:
-        masks = visible.expand(*batch, *visible.shape[-2:])
-        return torch.stack([attend(*each, scale) for each in zip(q, k, v, masks, strict=True)])
-    scores = (q @ k.transpose(-1, -2)).mul_(scale).masked_fill_(~visible, -math.inf)
-    return scores.softmax(-1) @ v
 
 
 def write_heads(
@@ -248,56 +205,26 @@ def write_all_heads(
     return (rows.reshape(-1, W_O.shape[0] * W_O.shape[1]) @ W_O.flatten(0, 1)).reshape(*z.shape[1:-1], -1)
 
 
-def activate(activation: Activation, x: Tensor) -> Tensor:
-    """The MLP's nonlinearity."""
-    if activation == "gelu":
-        return functional.gelu(x)
-    if activation == "gelu_tanh":
-        return functional.gelu(x, approximate="tanh")
-    return functional.silu(x, inplace=True) if activation == "silu" else functional.relu(x, inplace=True)
-
-
-def affine(
-    x: Float[Tensor, "row i"],
-    W: Float[Tensor, "i o"],
-    b: Float[Tensor, " o"] | None,
-    packed: Tensor | None = None,
-) -> Float[Tensor, "row o"]:
-    """x W + b; by ``packed``, the same matrix, where there is one and no gradient is asked for."""
-    if packed is not None and not torch.is_grad_enabled():
-        return product(x, packed, b)
-    return torch.mm(x, W) if b is None else torch.addmm(b, x, W)
-
-
 def hidden_layer(
     model: Transformer, layer: int, x: Float[Tensor, "*rows d_model"]
 ) -> Float[Tensor, "row d_mlp"]:
     """What an MLP's neurons hold, behind activation and gate; the rows of ``x`` one behind the other."""
-    weights = model.layers[layer]
-    packed_in, packed_gate = (
-        (None, None) if (packed := weights.packed) is None else (packed.W_in, packed.W_gate)
-    )
-    rows = normalise(model.architecture, x).reshape(-1, x.shape[-1])
-    hidden = affine(rows, weights.W_in, weights.b_in, packed_in)
-    if weights.W_gate is None:
-        return activate(model.architecture.activation, hidden)
-    gate = affine(rows, weights.W_gate, weights.b_gate, packed_gate)
-    return hidden.mul_(activate(model.architecture.activation, gate))
+    block = model.architecture.blocks[layer]
+    return block.mlp.hold(block.norm.forward(x).reshape(-1, x.shape[-1]), model.layers[layer])
 
 
 def mlp(model: Transformer, layer: int, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
     """What the MLP writes to the stream (without b_out)."""
-    weights = model.layers[layer]
-    packed = None if weights.packed is None else weights.packed.W_out
-    return affine(hidden_layer(model, layer, x), weights.W_out, None, packed).reshape(x.shape)
+    block = model.architecture.blocks[layer]
+    rows = block.norm.forward(x).reshape(-1, x.shape[-1])
+    return block.mlp.forward(rows, model.layers[layer]).reshape(x.shape)
 
 
 def final_norm(model: Transformer, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
     """The norm before the unembedding, gain and bias included."""
-    return normalise(model.architecture, x.to(model.final_gain)) * model.final_gain + model.final_bias
+    return model.architecture.readout.normed(x, model.final_gain, model.final_bias)
 
 
 def unembed(model: Transformer, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_vocab"]:
     """Logits of the residual stream ``x`` after the last block."""
-    logits = (final_norm(model, x).reshape(-1, x.shape[-1]) @ model.W_U).reshape(*x.shape[:-1], -1)
-    return logits if model.b_U is None else logits + model.b_U
+    return model.architecture.readout.forward(x, model.final_gain, model.final_bias, model.W_U, model.b_U)

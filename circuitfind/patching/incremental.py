@@ -33,8 +33,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from circuitfind.circuits.graph import END, SLOTS, Node, Receiver, Slot
-from circuitfind.models.forward import at_end, visible
-from circuitfind.models.transformer import attend, mlp, project, rotary_table, rotate, write_heads
+from circuitfind.models.components import rotate, visible, visible_at_end
+from circuitfind.models.forward import at_end
+from circuitfind.models.transformer import mlp, project, rotary_table, write_heads
 from circuitfind.patching.blocks import Rows
 from circuitfind.patching.reference import Baseline
 
@@ -78,10 +79,9 @@ class Rerun:
         self.graph = baseline.graph
         self._end = baseline.batch.end
         self._rows = Rows(baseline.batch, baseline.ablation)
-        positions = torch.arange(baseline.batch.n_pos, device=self.model.device)
         self._visible = {
             False: visible(baseline.batch.n_pos, self.model.device),
-            True: (positions <= self._end.unsqueeze(1)).unsqueeze(1),
+            True: visible_at_end(self._end, baseline.batch.n_pos),
         }
         self._rotary = {
             False: rotary_table(self.model, self._rows.positions),
@@ -356,7 +356,7 @@ class Rerun:
         self, q: Tensor, k: Tensor, v: Tensor, layer: int, end_only: bool
     ) -> Float[Tensor, "*batch row d"]:
         """What heads gather for each row."""
-        z = attend(q, k, v, self._visible[end_only], self.model.architecture.attention_scale[layer])
+        z = self.model.architecture.blocks[layer].attention.forward(q, k, v, self._visible[end_only])
         return z.squeeze(-2) if end_only else self._rows.take(z)
 
     def _slot(

@@ -39,8 +39,8 @@ from torch import Tensor
 from circuitfind.circuits.graph import SLOTS
 from circuitfind.circuits.layout import Layout
 from circuitfind.circuits.masks import readable
-from circuitfind.models.forward import visible
-from circuitfind.models.transformer import attend, mlp, project, rotary_table, rotate, write_heads
+from circuitfind.models.components import rotate, visible, visible_at_end
+from circuitfind.models.transformer import mlp, project, rotary_table, write_heads
 from circuitfind.patching.blocks import ROWS, Rows
 from circuitfind.patching.reference import Baseline
 from circuitfind.prompts.roles import by_role
@@ -194,7 +194,7 @@ class Runner:
         positions = torch.arange(batch.n_pos, device=device)
         self._visible = {
             True: visible(batch.n_pos, device),
-            False: (positions <= self._end.unsqueeze(1)).unsqueeze(1),
+            False: visible_at_end(self._end, batch.n_pos),
         }
         self._rotary = {
             True: rotary_table(self.model, positions),
@@ -258,7 +258,7 @@ class Runner:
         q, k = rotate(q, self._rotary[whole]), rotate(k, self._rotary[True])
         if not whole and len(self.prompts) > k.shape[1]:
             k, v = k[:, self.prompts], v[:, self.prompts]
-        return attend(q, k, v, self._visible[whole], self.model.architecture.attention_scale[layer])
+        return self.model.architecture.blocks[layer].attention.forward(q, k, v, self._visible[whole])
 
     def write(
         self, layer: int, heads: Sequence[int], z: Float[Tensor, "head row pos d_head"], whole: bool

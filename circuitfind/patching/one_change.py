@@ -25,18 +25,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitfind.circuits.graph import SLOTS, Node, Receiver, Slot
-from circuitfind.models.forward import at_end, visible
-from circuitfind.models.transformer import (
-    Transformer,
-    affine,
-    attend,
-    mlp,
-    normalise,
-    project,
-    rotary_table,
-    rotate,
-    write_heads,
-)
+from circuitfind.models.components import Attention, affine, rotate, visible, visible_at_end
+from circuitfind.models.forward import at_end
+from circuitfind.models.transformer import Transformer, mlp, project, rotary_table, write_heads
 from circuitfind.patching.blocks import Rows
 from circuitfind.patching.reference import Baseline
 
@@ -91,10 +82,9 @@ class Onward:
         self._baseline, self._model, self._reads = baseline, baseline.model, reads
         self._architecture = baseline.model.architecture
         self._rows, self._end = Rows(baseline.batch, baseline.ablation), baseline.batch.end
-        positions = torch.arange(baseline.batch.n_pos, device=self._model.device)
         self._visible = {
             False: visible(baseline.batch.n_pos, self._model.device),
-            True: (positions <= self._end.unsqueeze(1)).unsqueeze(1),
+            True: visible_at_end(self._end, baseline.batch.n_pos),
         }
         self._visible_to_group = {end_only: self._for_group(mask) for end_only, mask in self._visible.items()}
         self._rotary = {
@@ -187,8 +177,8 @@ class Onward:
             .unsqueeze(-3)
         )
 
-    def _scale(self, layer: int) -> float:
-        return self._architecture.attention_scale[layer]
+    def _attention(self, layer: int) -> Attention:
+        return self._architecture.blocks[layer].attention
 
     def _take(self, x: Float[Tensor, "*batch prompt pos d"], end_only: bool) -> Float[Tensor, "*batch row d"]:
         return at_end(x, self._end) if end_only else self._rows.take(x)
@@ -228,7 +218,8 @@ class Onward:
         }  # as below
         new = self._project(receiver, self._take(changes, end_only and slot == "q"))
         slots[slot] = new.unsqueeze(-2) if end_only and slot == "q" else self._rows.put(new, clean[slot])
-        z = attend(slots["q"], slots["k"], slots["v"], self._visible[end_only], self._scale(node.layer))
+        attention, visible_keys = self._attention(node.layer), self._visible[end_only]
+        z = attention.forward(slots["q"], slots["k"], slots["v"], visible_keys)
         rows = z.squeeze(-2) if end_only else self._rows.take(z)
         return write_heads(self._model, node.layer, (rows[1:] - rows[:1]).unsqueeze(0), [node.head])[0]
 
@@ -280,7 +271,8 @@ class Onward:
         k, v = keys_values.permute(
             3, 0, 1, 4, 2, 5
         ).contiguous()  # from others, bits depend on the place in the batch
-        z = attend(self._queries(q, end_only), k, v, self._visible_to_group[end_only], self._scale(layer))
+        queries, visible_keys = self._queries(q, end_only), self._visible_to_group[end_only]
+        z = self._attention(layer).forward(queries, k, v, visible_keys)
         rows, W_O = self._ungrouped(z, end_only), self._model.layers[layer].W_O.flatten(0, 1)
         by_head = rows.view(*rows.shape[:2], self._architecture.n_heads, -1)
         for test, node in _nodes(out, "head"):
@@ -309,7 +301,7 @@ class Onward:
     ) -> tuple[Float[Tensor, "test row head d_head"], Float[Tensor, "test row wide"]]:
         """All queries; and all keys and values, side by side as in ``_keys_values``."""
         shape, read = self._architecture, self._reads[layer]
-        rows = affine(normalise(shape, stream).flatten(0, 1), read.W, read.b)
+        rows = affine(shape.blocks[layer].norm.forward(stream).flatten(0, 1), read.W, read.b)
         heads = rows.reshape(*stream.shape[:2], -1, shape.d_head)
         n_turned, table = shape.n_heads + shape.n_kv_heads, self._rotary[False]
         turned = rotate(

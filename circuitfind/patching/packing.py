@@ -9,9 +9,10 @@ from dataclasses import replace
 from torch import Tensor
 
 from circuitfind.metrics.log_z import pack_unembedding
+from circuitfind.models.components import Layer
 from circuitfind.models.packed import PackedMlp, can_pack, pack
 from circuitfind.models.sizes import keeps_mlps_twice
-from circuitfind.models.transformer import Layer, Transformer
+from circuitfind.models.transformer import Transformer
 
 ROWS = 128
 """About how many rows a product with an MLP's matrices has."""

@@ -43,19 +43,15 @@ def read_out(model: Transformer, final: Final, groups: Sequence[Sequence[int]]) 
     """Of each prompt's group of tokens the mean logit above the vocabulary's mean, as a function of
     the stream.
     """
-    shape, x = model.architecture, final.double()
-    if shape.norm == "layer":
-        x = x - x.mean(-1, keepdim=True)
-    scale = (x.square().mean(-1, keepdim=True) + shape.norm_eps).sqrt()
+    norm = model.architecture.readout.norm
+    scale = norm.length(norm.centre(final.double()))
     mean_column = model.W_U.double().mean(-1)
     columns = torch.stack([model.W_U[:, list(tokens)].double().mean(-1) - mean_column for tokens in groups])
     offset = columns @ model.final_bias.double()
     if model.b_U is not None:
         biases = model.b_U.double()
         offset = offset + torch.stack([biases[list(tokens)].mean() - biases.mean() for tokens in groups])
-    slope = columns * model.final_gain.double()
-    if shape.norm == "layer":
-        slope = slope - slope.mean(-1, keepdim=True)
+    slope = norm.centre(columns * model.final_gain.double())
     return Readout(slope / scale, offset)
 
 

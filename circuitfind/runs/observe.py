@@ -17,7 +17,8 @@ from circuitfind.circuits.masks import kept_neurons, kept_of
 from circuitfind.evaluation.performance import Final
 from circuitfind.export.html.data import Observations, Pattern, Prediction, Prompt
 from circuitfind.export.html.folder import MOST_PROMPTS, to_prompt
-from circuitfind.models.forward import Trace, at_end, trace, visible
+from circuitfind.models.components import visible
+from circuitfind.models.forward import Trace, at_end, trace
 from circuitfind.models.loading.load import HubTokenizer
 from circuitfind.models.transformer import Transformer, unembed
 from circuitfind.models.workers import Threads
@@ -142,8 +143,9 @@ def read_patterns(
 def attention_of(model: Transformer, run: Trace, layer: int) -> Float[Tensor, "head prompt query key"]:
     """The attention of all heads of a layer, float32, on the CPU."""
     q, k = run.attention[layer].q, run.attention[layer].k
-    scores = (q @ k.transpose(-1, -2)).float() * model.architecture.attention_scale[layer]
-    return scores.masked_fill(~visible(scores.shape[-1], scores.device), -torch.inf).softmax(-1).cpu()
+    products = (q @ k.transpose(-1, -2)).float()
+    attention = model.architecture.blocks[layer].attention
+    return attention.pattern(products, visible(products.shape[-1], products.device)).cpu()
 
 
 def to_bytes(pattern: Float[Tensor, "query key"], n_pos: int) -> bytes:

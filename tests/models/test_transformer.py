@@ -9,19 +9,16 @@ import pytest
 import torch
 from torch.nn import functional
 
-from circuitfind.models import transformer
+from circuitfind.models import components
+from circuitfind.models.components import Attention, Norm, activate, rotate
 from circuitfind.models.transformer import (
-    activate,
-    attend,
     embed,
     embed_positions,
     final_norm,
     kv_heads,
     mlp,
-    normalise,
     project,
     rotary_table,
-    rotate,
     unembed,
     write_heads,
 )
@@ -37,19 +34,17 @@ def random(*shape: int) -> torch.Tensor:
 
 def test_layer_norm_centres_and_scales() -> None:
     # mean 2, variance 1: (1 - 2) / 1 and (3 - 2) / 1
-    architecture = replace(GPT2.architecture, norm_eps=0.0)
-    assert normalise(architecture, torch.tensor([[1.0, 3.0]])).tolist() == [[-1.0, 1.0]]
+    assert Norm("layer", 0.0).forward(torch.tensor([[1.0, 3.0]])).tolist() == [[-1.0, 1.0]]
 
 
 def test_rms_norm_scales_and_does_not_centre() -> None:
     # root of the mean square of 1 and 7: sqrt(50 / 2) = 5
-    architecture = replace(LLAMA.architecture, norm_eps=0.0)
-    assert normalise(architecture, torch.tensor([[1.0, 7.0]])).tolist() == [pytest.approx([0.2, 1.4])]
+    assert Norm("rms", 0.0).forward(torch.tensor([[1.0, 7.0]])).tolist() == [pytest.approx([0.2, 1.4])]
 
 
 def test_a_norm_of_nothing_is_nothing_and_no_division_by_zero() -> None:
     for model in (GPT2, LLAMA):
-        assert not normalise(model.architecture, torch.zeros(2, 3)).any()
+        assert not model.architecture.readout.norm.forward(torch.zeros(2, 3)).any()
 
 
 def test_query_heads_share_the_key_of_their_group() -> None:
@@ -82,21 +77,24 @@ def test_each_head_writes_through_its_own_output_weights() -> None:
 def test_a_query_gathers_the_mean_of_the_values_it_weighs_alike() -> None:
     # zero scores: the first query sees one value, the second the mean of two
     q, v = torch.zeros(2, 1), torch.tensor([[2.0], [6.0]])
-    assert attend(q, q, v, torch.ones(2, 2, dtype=torch.bool).tril(), 1.0).tolist() == [[2.0], [4.0]]
+    assert Attention(1.0).forward(q, q, v, torch.ones(2, 2, dtype=torch.bool).tril()).tolist() == [
+        [2.0],
+        [4.0],
+    ]
 
 
 def test_the_scale_multiplies_the_scores() -> None:
     # scores 0 and log 3 x 2 x 0.5 = log 3: weights 1/4 and 3/4
     q, k, v = torch.tensor([[2.0]]), torch.tensor([[0.0], [math.log(3)]]), torch.tensor([[0.0], [4.0]])
-    assert attend(q, k, v, torch.ones(1, 2, dtype=torch.bool), 0.5).item() == pytest.approx(3.0)
+    assert Attention(0.5).forward(q, k, v, torch.ones(1, 2, dtype=torch.bool)).item() == pytest.approx(3.0)
 
 
 def test_what_a_query_may_not_see_does_not_matter() -> None:
     q, k, v = random(2, 3), random(4, 3), random(4, 3)
     visible = torch.tensor([[True, True, False, False], [True, True, True, False]])
-    seen = attend(q, k, v, visible, 1.0)
+    seen = Attention(1.0).forward(q, k, v, visible)
     k[3], v[3] = 1e30, 1e30
-    assert torch.equal(attend(q, k, v, visible, 1.0), seen)
+    assert torch.equal(Attention(1.0).forward(q, k, v, visible), seen)
 
 
 @pytest.mark.parametrize("masks", [(), (3,), (1, 3), (2, 3)])
@@ -105,9 +103,9 @@ def test_attention_computed_in_parts_has_the_same_bits(
 ) -> None:
     q, k, v = (random(2, 3, 40, 8).float().roll(i, -1) for i in range(3))
     visible = torch.ones(40, 40, dtype=torch.bool).tril().expand(*masks, 40, 40)
-    whole = attend(q, k, v, visible, 0.5)
-    monkeypatch.setattr(transformer, "MOST_SCORES", 40 * 40)
-    assert torch.equal(attend(q, k, v, visible, 0.5), whole)
+    whole = Attention(0.5).forward(q, k, v, visible)
+    monkeypatch.setattr(components, "MOST_SCORES", 40 * 40)
+    assert torch.equal(Attention(0.5).forward(q, k, v, visible), whole)
 
 
 def test_rotation_turns_pairs_in_halves_and_leaves_the_rest() -> None:
@@ -154,7 +152,7 @@ def test_activations_have_their_published_values(name, expected) -> None:
 
 def test_a_gated_mlp_multiplies_its_two_readings() -> None:
     weights, x = LLAMA.layers[0], random(2, 3, LLAMA.architecture.d_model)
-    normed = normalise(LLAMA.architecture, x)
+    normed = LLAMA.architecture.blocks[0].norm.forward(x)
     assert weights.b_gate is None and weights.b_in is None  # Llama has none
     hidden = functional.silu(normed @ weights.W_gate) * (normed @ weights.W_in)
     assert torch.allclose(mlp(LLAMA, 0, x), hidden @ weights.W_out, atol=1e-12)
@@ -174,7 +172,9 @@ def test_components_leave_what_they_read_as_it_was(family) -> None:
 
 def test_logits_read_the_normed_stream() -> None:
     x = random(2, GPT2.architecture.d_model)
-    normed = functional.layer_norm(x, (16,), GPT2.final_gain, GPT2.final_bias, GPT2.architecture.norm_eps)
+    normed = functional.layer_norm(
+        x, (16,), GPT2.final_gain, GPT2.final_bias, GPT2.architecture.readout.norm.eps
+    )
     assert torch.allclose(final_norm(GPT2, x), normed, atol=1e-12)
     assert torch.allclose(unembed(GPT2, x), normed @ GPT2.W_U, atol=1e-12)
     with_bias = replace(GPT2, b_U=torch.arange(29.0, dtype=torch.float64))

@@ -11,8 +11,9 @@ import torch
 from circuitfind.methods.exact import Exact
 from circuitfind.methods.search.acdc import ACDC
 from circuitfind.models import sizes
+from circuitfind.models.components import Layer
 from circuitfind.models.packed import can_pack
-from circuitfind.models.transformer import Layer, Transformer, hidden_layer, mlp
+from circuitfind.models.transformer import Transformer, hidden_layer, mlp
 from circuitfind.patching.packing import can_pack_mlps, pack_mlps, pack_model
 from circuitfind.patching.problem import Problem
 from tests.random_models import random_batch, random_transformer

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from circuitfind.circuits.graph import Edge, Graph
 from circuitfind.circuits.masks import readable
 from circuitfind.errors import UsageError
-from circuitfind.models.forward import at_end, trace, visible
+from circuitfind.models.components import visible
+from circuitfind.models.forward import at_end, trace
 from circuitfind.models.transformer import unembed
 from circuitfind.patching.ablation import ABLATIONS, AblationName, find_ablation
 from circuitfind.patching.reference import Baseline, prepare, run_patched

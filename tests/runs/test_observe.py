@@ -38,9 +38,9 @@ def test_one_node_writes_what_the_logits_change_by_without_it_at_the_clean_scale
     runs = trace(model, batch.clean), trace(model, batch.corrupted)
     _, writes, _ = read_writes(model, batch, runs)
     x, out = (at_end(run, batch.end) for run in (runs[0].final, runs[1].mlp_out[1]))
-    is_layer = model.architecture.norm == "layer"
+    is_layer = model.architecture.readout.norm.kind == "layer"
     centre = (lambda v: v - v.mean(-1, keepdim=True)) if is_layer else (lambda v: v)
-    scale = (centre(x).square().mean(-1, keepdim=True) + model.architecture.norm_eps).sqrt()
+    scale = (centre(x).square().mean(-1, keepdim=True) + model.architecture.readout.norm.eps).sqrt()
     change = (centre(out) / scale * model.final_gain) @ model.W_U
     change = change - change.mean(-1, keepdim=True)
     for prompt, written in enumerate(writes[Node("mlp", 1)]):

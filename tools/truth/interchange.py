@@ -30,7 +30,8 @@ from torch.nn.functional import cross_entropy
 from circuitfind.circuits.graph import Edge, Node, Receiver, Slot
 from circuitfind.circuits.masks import readable
 from circuitfind.metrics.measures import kl
-from circuitfind.models.transformer import Architecture, Layer, Transformer, unembed
+from circuitfind.models.components import Attention, BlockSpec, Layer, Mlp, Norm, Readout
+from circuitfind.models.transformer import Architecture, Transformer, unembed
 from circuitfind.patching.reference import Baseline, prepare, run_patched
 from circuitfind.prompts.batch import Batch
 from circuitfind.prompts.pairs import PromptPair, draw_distinct
@@ -192,19 +193,17 @@ class Bars:
 
 
 def architecture_of(recipe: Recipe) -> Architecture:
+    norm = Norm("layer", 1e-5)
+    block = BlockSpec(norm, Attention(recipe.d_head**-0.5), Mlp("gelu_tanh"))
     return Architecture(
         name="GPT2LMHeadModel",
-        n_layers=recipe.n_layers,
         n_heads=recipe.n_heads,
         n_kv_heads=recipe.n_heads,
         d_model=recipe.n_heads * recipe.d_head,
         d_head=recipe.d_head,
-        norm="layer",
-        norm_eps=1e-5,
-        activation="gelu_tanh",
-        parallel=False,
-        attention_scale=(recipe.d_head**-0.5,) * recipe.n_layers,
         n_ctx=recipe.n_ctx,
+        blocks=(block,) * recipe.n_layers,
+        readout=Readout(norm),
     )
 
 
@@ -393,7 +392,7 @@ def config(model: Transformer) -> dict[str, Any]:
     shape = model.architecture
     return {
         "activation_function": "gelu_new",
-        "layer_norm_epsilon": shape.norm_eps,
+        "layer_norm_epsilon": shape.readout.norm.eps,
         "vocab_size": model.W_E.shape[0],
         "n_positions": shape.n_ctx,
         "n_layer": shape.n_layers,

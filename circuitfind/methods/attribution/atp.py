@@ -33,7 +33,6 @@ the inverse scale, w such a vector, b the bias's part of the score:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -48,8 +47,9 @@ from circuitfind.circuits.units import KvName, LevelName, Units, summed, without
 from circuitfind.errors import UsageError
 from circuitfind.methods.attribution.eap import AtCleanRun, Block, ByRole, Tell
 from circuitfind.methods.method import Job
-from circuitfind.models.transformer import Architecture, Transformer, kv_heads, rotary_table, rotate
-from circuitfind.patching.gradients.edges import Gradients, centred, multiply
+from circuitfind.models.components import Attention, Norm, causal, rotate, turned_back
+from circuitfind.models.transformer import Transformer, kv_heads, rotary_table
+from circuitfind.patching.gradients.edges import Gradients, multiply
 from circuitfind.patching.gradients.sweep import HeadsRun, Sweeper
 from circuitfind.patching.problem import Problem
 
@@ -122,7 +122,7 @@ class AtP(AtCleanRun):
         """The scores of all edges into each layer in each pass, from the last layer to the first."""
         sweeper = block.sweeper
         gradients = [block.slope(block.clean)]  # the true one, then one for each layer that was dropped
-        spread = _spread(sweeper.model.architecture, block.change)
+        spread = sweeper.model.architecture.blocks[0].norm.spread(block.change)
         for layer in reversed(range(sweeper.layout.graph.n_layers)):
             past = gradients[0]
             found = [Gradients(sweeper.model, at_patterns=self.qk_fix) for _ in gradients]
@@ -206,14 +206,6 @@ def _steps(sweeper: Sweeper, layer: int) -> tuple[int, int]:
     return layer * n_each, (layer + 1) * n_each
 
 
-def _spread(
-    architecture: Architecture, change: Float[Tensor, "sender prompt pos d_model"]
-) -> Float[Tensor, "sender prompt pos"]:
-    """The mean square of each change, less its mean in a LayerNorm."""
-    spread: Tensor = torch.linalg.vector_norm(change, dim=-1).square() / change.shape[-1]
-    return spread - change.mean(-1).square() if architecture.norm == "layer" else spread
-
-
 @dataclass(frozen=True)
 class _Slot:
     """The queries or keys of a layer's heads, the keys' once for each query head.
@@ -251,8 +243,8 @@ class _Attention:
     normed: Float[Tensor, "pos d_model"]
     inverse: Float[Tensor, "pos 1"]
     table: tuple[Tensor, Tensor] | None
-    scale: float
-    eps: float
+    attention: Attention
+    norm: Norm
 
     @property
     def n_before(self) -> int:
@@ -280,14 +272,13 @@ class _Attention:
             moved_q, moved_k = self._moved_scores(change[:, position], spread[:, position], position, stop)
             of_q[:, position - start, : key + 1] = moved_q
             of_k[roles[position - start]][:, position - start :, key] = moved_k
-        return of_q.softmax(2), [scores.softmax(2) for scores in of_k]  # not innermost: several times as fast
+        weigh = self.attention.weigh
+        return weigh(of_q, 2), [weigh(scores, 2) for scores in of_k]  # not innermost: several times as fast
 
     def _clean_scores(self, start: int, stop: int) -> Float[Tensor, "head query key"]:
-        scores = (self.q.full[:, start:stop] @ self.k.full.transpose(-1, -2)).mul_(self.scale)
-        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(
-            self.n_before + start + 1
-        )
-        return scores.masked_fill_(hidden, -math.inf)
+        products = self.q.full[:, start:stop] @ self.k.full.transpose(-1, -2)
+        seen = causal(stop - start, products.shape[-1], self.n_before + start, products.device)
+        return self.attention.scores(products, seen)
 
     def _moved_scores(
         self,
@@ -299,16 +290,17 @@ class _Attention:
         """The scores of each head's query at ``position`` with the keys that it sees, and of its
         key there with the queries that see it, as what they read is changed."""
         seen, seeing = self.k.full[:, : self.n_before + position + 1], self.q.full[:, position:stop]
-        turn = None if self.table is None else (self.table[0][position], -self.table[1][position])
+        table = None if self.table is None else (self.table[0][position], self.table[1][position])
+        turn = turned_back(table)
         both = [
-            slot.read(position, rotate(others, turn) * self.scale)
+            slot.read(position, rotate(others, turn) * self.attention.scale)
             for slot, others in ((self.q, seen), (self.k, seeing))
         ]
         inverse = self.inverse[position]
         vectors = torch.cat((both[0][0], both[1][0], self.normed[position : position + 1]))
         products = (vectors @ change.T).mul_(inverse)
         along = products[-1] / change.shape[-1]
-        ratio = (1 + 2 * along + inverse**2 * spread).clamp_min(self.eps * inverse**2).rsqrt()
+        ratio = self.norm.rescaled(inverse, along, spread)
         parts = torch.split(products[:-1], [len(rows) for rows, _, _ in both])
         moved_q, moved_k = (
             part.add_(plain).mul_(ratio).add_(bias).reshape(len(self.q.full), -1, len(change))
@@ -332,11 +324,11 @@ Weights = tuple[Float[Tensor, "head d_head d_model"], Float[Tensor, "head d_head
 def _weights(model: Transformer, layer: int, dtype: torch.dtype) -> tuple[Weights, Weights]:
     """What makes a layer's queries and keys, the latter once for each query head."""
     architecture, weights = model.architecture, model.layers[layer]
-    own = kv_heads(architecture, range(architecture.n_heads))
+    own, norm = kv_heads(architecture, range(architecture.n_heads)), architecture.blocks[layer].norm
     b_K = None if weights.b_K is None else weights.b_K[own]
 
     def prepared(W: Tensor, b: Tensor | None) -> Weights:
-        turned = centred(architecture, W).transpose(1, 2).to(dtype).contiguous()
+        turned = norm.centre(W, dim=-2).transpose(1, 2).to(dtype).contiguous()
         return turned, None if b is None else b.to(dtype)
 
     return prepared(weights.W_Q, weights.b_Q), prepared(weights.W_K[own], b_K)
@@ -346,7 +338,7 @@ def _attention(
     model: Transformer, layer: int, ran: HeadsRun, prompt: int, weights: tuple[Weights, Weights]
 ) -> _Attention:
     (W_Q, b_Q), (W_K, b_K) = weights
-    n_keys, n_pos = ran.k.shape[2], ran.q.shape[2]
+    n_keys, n_pos, block = ran.k.shape[2], ran.q.shape[2], model.architecture.blocks[layer]
     plain_k = ran.plain[1][kv_heads(model.architecture, range(len(W_Q))), prompt]
     return _Attention(
         _Slot(W_Q, b_Q, ran.plain[0][:, prompt].to(W_Q.dtype), ran.q[:, prompt].to(W_Q.dtype)),
@@ -354,8 +346,8 @@ def _attention(
         ran.normed.out[prompt].to(W_Q.dtype),
         ran.normed.inverse[prompt].to(W_Q.dtype),
         rotary_table(model, torch.arange(n_keys - n_pos, n_keys, device=model.device)),
-        model.architecture.attention_scale[layer],
-        model.architecture.norm_eps,
+        block.attention,
+        block.norm,
     )
 
 

@@ -42,20 +42,17 @@ from circuitfind.errors import ModelError, UsageError
 from circuitfind.methods.method import Job
 from circuitfind.metrics.measures import MetricName
 from circuitfind.metrics.objective import make_objective
-from circuitfind.models.transformer import Transformer, embed, embed_positions, normalise
+from circuitfind.models.components import CALCULUS, Rules
+from circuitfind.models.transformer import Transformer, embed, embed_positions
 from circuitfind.models.workers import Threads
 from circuitfind.patching.ablation import AblationName, constant_outputs
 from circuitfind.patching.blocks import first_changed
 from circuitfind.patching.gradients.edges import Gradients, Places, contract
 from circuitfind.patching.gradients.sweep import (
-    CALCULUS,
     Collector,
-    Rules,
     Run,
     Stream,
     Sweeper,
-    norm,
-    norm_back,
     without_final_norm,
 )
 from circuitfind.patching.problem import Problem
@@ -227,12 +224,13 @@ def _make_slope(
     model = sweeper.model
     if not sweeper.rules.frozen_norms:
         return make_objective(metric, model, batch, final).slope
-    objective = make_objective(metric, without_final_norm(model), batch, normalise(model.architecture, final))
+    norm = model.architecture.readout.norm
+    objective = make_objective(metric, without_final_norm(model), batch, norm.forward(final))
 
     def slope(read: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "prompt d_model"]:
-        normed = norm(model.architecture, read.unsqueeze(1))
+        normed = norm.run(read.unsqueeze(1))
         gradient = objective.slope(normed.out.squeeze(1)).unsqueeze(1)
-        return norm_back(model.architecture, normed, gradient, frozen=True).squeeze(1)
+        return norm.backward(normed, gradient, sweeper.rules).squeeze(1)
 
     return slope
 

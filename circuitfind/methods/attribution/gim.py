@@ -21,7 +21,7 @@ from typing import ClassVar
 
 from circuitfind.methods.attribution.eap import AtCleanRun
 from circuitfind.methods.settings import check_settings
-from circuitfind.patching.gradients.sweep import Rules
+from circuitfind.models.components import Rules
 
 TEMPERATURE = 2.0
 """The paper's."""

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from circuitfind.methods.attribution.eap import AtCleanRun
-from circuitfind.patching.gradients.sweep import Rules
+from circuitfind.models.components import Rules
 
 
 @dataclass(frozen=True)

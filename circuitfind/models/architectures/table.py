@@ -2,7 +2,7 @@
 
 A family is one function from the bridge to ``Weights``, entered in ``FAMILIES`` under the
 architectures it serves. To add one, write that function, and if it computes something new (a norm
-after the block, say) teach ``models/transformer.py`` to do so; ``models/loading/verify.py`` tells
+after the block, say) teach ``models/components.py`` to do so; ``models/loading/verify.py`` tells
 whether the two agree.
 """
 
@@ -16,7 +16,16 @@ import torch
 from torch import Tensor
 
 from circuitfind.errors import ModelError
-from circuitfind.models.transformer import Activation, Architecture, Layer, Transformer
+from circuitfind.models.components import (
+    Activation,
+    Attention,
+    BlockSpec,
+    Layer,
+    Mlp,
+    Norm,
+    Readout,
+)
+from circuitfind.models.transformer import Architecture, Transformer
 
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
@@ -83,17 +92,17 @@ def _window(config: Any) -> int | None:
 
 
 @dataclass(frozen=True)
-class Norm:
+class NormWeights:
     """Gain and bias of a norm, to be folded into what reads through it."""
 
     gain: Tensor
     bias: Tensor
 
     @staticmethod
-    def of(module: Any) -> Norm:
+    def of(module: Any) -> NormWeights:
         gain = module.weight.detach()
         bias = getattr(module, "bias", None)
-        return Norm(gain, torch.zeros_like(gain) if bias is None else bias.detach())
+        return NormWeights(gain, torch.zeros_like(gain) if bias is None else bias.detach())
 
     def fold(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor | None]:
         """W [..., d_model, out] and b [..., out] that read the bare norm as (W, b) read the full one."""
@@ -106,19 +115,17 @@ def gpt2(bridge: Any, n_pos: int) -> Transformer:
     _refuse("cross-attention", config.add_cross_attention)
     scale = 1.0 if not config.scale_attn_weights else (config.n_embd // config.n_head) ** -0.5
     by_layer = config.scale_attn_by_inverse_layer_idx
+    scales = [scale / (layer + 1 if by_layer else 1) for layer in range(config.n_layer)]
+    norm, mlp = Norm("layer", config.layer_norm_epsilon), Mlp(_activation(config.activation_function))
     architecture = Architecture(
         name=bridge.cfg.architecture,
-        n_layers=config.n_layer,
         n_heads=config.n_head,
         n_kv_heads=config.n_head,
         d_model=config.n_embd,
         d_head=config.n_embd // config.n_head,
-        norm="layer",
-        norm_eps=config.layer_norm_epsilon,
-        activation=_activation(config.activation_function),
-        parallel=False,
-        attention_scale=tuple(scale / (layer + 1 if by_layer else 1) for layer in range(config.n_layer)),
         n_ctx=_longest(config)[0],
+        blocks=tuple(BlockSpec(norm, Attention(scale), mlp) for scale in scales),
+        readout=Readout(norm),
     )
     layers = tuple(_layer(architecture, block) for block in bridge.blocks)
     body = bridge.original_model.transformer
@@ -135,19 +142,17 @@ def llama(bridge: Any, n_pos: int) -> Transformer:
     config = bridge.original_model.config
     d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     body = bridge.original_model.model
+    norm = Norm("rms", config.rms_norm_eps)
+    block = BlockSpec(norm, Attention(d_head**-0.5), Mlp(_activation(config.hidden_act), gated=True))
     architecture = Architecture(
         name=bridge.cfg.architecture,
-        n_layers=config.num_hidden_layers,
         n_heads=config.num_attention_heads,
         n_kv_heads=config.num_key_value_heads,
         d_model=config.hidden_size,
         d_head=d_head,
-        norm="rms",
-        norm_eps=config.rms_norm_eps,
-        activation=_activation(config.hidden_act),
-        parallel=False,
-        attention_scale=(d_head**-0.5,) * config.num_hidden_layers,
         n_ctx=_longest(config)[0],
+        blocks=(block,) * config.num_hidden_layers,
+        readout=Readout(norm),
     )
     layers = tuple(_layer(architecture, block) for block in bridge.blocks)
     rotary = _rotary_tables(body.rotary_emb, n_pos, architecture.n_ctx)
@@ -162,19 +167,17 @@ def pythia(bridge: Any, n_pos: int) -> Transformer:
     d_head = config.hidden_size // config.num_attention_heads
     body = bridge.original_model.gpt_neox
     rotary = _rotary_tables(body.rotary_emb, n_pos, _longest(config)[0])
+    norm, mlp = Norm("layer", config.layer_norm_eps), Mlp(_activation(config.hidden_act))
+    block = BlockSpec(norm, Attention(d_head**-0.5), mlp, parallel=config.use_parallel_residual)
     architecture = Architecture(
         name=bridge.cfg.architecture,
-        n_layers=config.num_hidden_layers,
         n_heads=config.num_attention_heads,
         n_kv_heads=config.num_attention_heads,
         d_model=config.hidden_size,
         d_head=d_head,
-        norm="layer",
-        norm_eps=config.layer_norm_eps,
-        activation=_activation(config.hidden_act),
-        parallel=config.use_parallel_residual,
-        attention_scale=(d_head**-0.5,) * config.num_hidden_layers,
         n_ctx=_longest(config)[0],
+        blocks=(block,) * config.num_hidden_layers,
+        readout=Readout(norm),
     )
     layers = tuple(_layer(architecture, block) for block in bridge.blocks)
     return _assemble(
@@ -225,7 +228,7 @@ def _split_heads(W: Tensor, b: Tensor, d_head: int) -> tuple[Tensor, Tensor]:
 
 
 def _layer(architecture: Architecture, block: Any) -> Layer:
-    read_attention, read_mlp = Norm.of(block.ln1), Norm.of(block.ln2)
+    read_attention, read_mlp = NormWeights.of(block.ln1), NormWeights.of(block.ln2)
     d_head = architecture.d_head
     heads = {
         slot: read_attention.fold(*_split_heads(*_linear(getattr(block.attn, slot)), d_head))
@@ -278,7 +281,7 @@ def _assemble(
 ) -> Transformer:
     head = bridge.original_model.get_output_embeddings()
     bias = getattr(head, "bias", None)
-    final = Norm.of(norm)
+    final = NormWeights.of(norm)
     dtype = final.gain.dtype
     return Transformer(
         architecture=architecture,

@@ -23,14 +23,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitfind.circuits.layout import Layout
-from circuitfind.models.transformer import Architecture, Transformer, kv_heads
+from circuitfind.models.components import CALCULUS, Rules
+from circuitfind.models.transformer import Transformer, kv_heads
 from circuitfind.patching.gradients.sweep import (
-    CALCULUS,
     Collector,
     HeadsGradient,
     HeadsRun,
     PerHead,
-    Rules,
     Stream,
 )
 
@@ -124,14 +123,10 @@ class Gradients(Collector):
         own = kv_heads(architecture, range(architecture.n_heads))
         reads = self._kept((weights.W_Q, weights.W_K[own], weights.W_V[own]))
         for x, W, part in zip(self._slots[layer], reads, torch.split(to, architecture.n_heads), strict=True):
-            torch.bmm(x.flatten(1, 2), centred(architecture, W).transpose(1, 2), out=part.flatten(1, 2))
+            centred = architecture.blocks[layer].norm.centre(W, dim=-2)
+            torch.bmm(x.flatten(1, 2), centred.transpose(1, 2), out=part.flatten(1, 2))
         for normed, along in self._norms.get(layer, ()):
             to.addcmul_(normed, along, value=-1)
-
-
-def centred(architecture: Architecture, W: Float[Tensor, "*head d_model d_head"]) -> Tensor:
-    """What a head's input is multiplied by once it is scaled: LayerNorm takes the mean away too."""
-    return W - W.mean(-2, keepdim=True) if architecture.norm == "layer" else W
 
 
 def contract(

@@ -15,7 +15,6 @@ Some methods pass the gradient on by other ``Rules`` than those of calculus.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -26,104 +25,24 @@ from torch import Tensor
 
 from circuitfind.circuits.layout import Layout
 from circuitfind.circuits.outputs import Outputs
-from circuitfind.models.transformer import (
-    Activation,
-    Architecture,
-    Transformer,
-    activate,
-    affine,
-    rotary_table,
+from circuitfind.models.components import (
+    CALCULUS,
+    AttentionRun,
+    BlockSpec,
+    HiddenRun,
+    Norm,
+    Normed,
+    Readout,
+    Rules,
     rotate,
+    turned_back,
 )
+from circuitfind.models.transformer import Transformer, rotary_table
 
 T = TypeVar("T")
 Stream = Float[Tensor, "prompt pos d_model"]
 PerHead = Float[Tensor, "head prompt pos d_head"]
 PerKvHead = Float[Tensor, "kv_head prompt pos d_head"]
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How the parts of a model that aren't linear pass a gradient on; left alone, as calculus has it.
-
-    ``frozen_norms``: a norm multiplies by a constant, the inverse scale of the run.
-    ``frozen_patterns``: who attends to whom is constant, so that nothing goes back to queries and
-    keys. ``temperature``: a softmax passes it as it would if its scores were divided by so much,
-    but for the factor 1 / temperature itself. ``activation_ratios``: an activation f multiplies by
-    the constant f(x) / x. ``gate_share``: how much of the gradient at their product each of the two
-    factors of a gated hidden layer gets; ``attention_share``: likewise of pattern and value, query
-    and key.
-    """
-
-    frozen_norms: bool = False
-    frozen_patterns: bool = False
-    temperature: float = 1.0
-    activation_ratios: bool = False
-    gate_share: float = 1.0
-    attention_share: float = 1.0
-
-
-CALCULUS = Rules()
-
-
-@dataclass(frozen=True)
-class Normed:
-    """A norm's output without gain and bias, and what it has multiplied by."""
-
-    out: Stream
-    inverse: Float[Tensor, "prompt pos 1"]
-
-
-def norm(architecture: Architecture, x: Stream) -> Normed:
-    """LayerNorm or RMSNorm of the last dimension, as ``transformer.normalise``."""
-    if architecture.norm == "layer":
-        out, _, inverse = torch.native_layer_norm(x, x.shape[-1:], None, None, architecture.norm_eps)
-        return Normed(out, inverse)
-    inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + architecture.norm_eps)
-    return Normed(x * inverse, inverse)
-
-
-def norm_back(architecture: Architecture, normed: Normed, gradient: Stream, frozen: bool = False) -> Stream:
-    """The gradient at what the norm reads, from that at its output; ``frozen``: as if its scale
-    were constant.
-    """
-    along = None if frozen else (gradient * normed.out).mean(-1, keepdim=True)
-    if architecture.norm == "layer":
-        gradient = gradient - gradient.mean(-1, keepdim=True)
-    if along is None:
-        return gradient * normed.inverse
-    return torch.addcmul(gradient, normed.out, along, value=-1).mul_(normed.inverse)
-
-
-def activate_back(activation: Activation, x: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient at ``x``, which the activation reads."""
-    if activation == "relu":
-        return gradient * (x > 0)
-    if activation == "silu":
-        arrived: Tensor = torch.ops.aten.silu_backward(gradient, x)
-    else:
-        approximate = "tanh" if activation == "gelu_tanh" else "none"
-        arrived = torch.ops.aten.gelu_backward(gradient, x, approximate=approximate)
-    return arrived
-
-
-def activation_ratio(activation: Activation, x: Tensor) -> Tensor:
-    """f(x) / x, continued to where x is 0. For ReLU, which has no such limit, it is 0 there."""
-    if activation == "relu":
-        return (x > 0).to(x.dtype)
-    if activation == "silu":
-        return x.sigmoid()
-    if activation == "gelu":
-        below: Tensor = torch.special.ndtr(x)
-        return below
-    # gelu_tanh is x (1 + tanh u) / 2, and (1 + tanh u) / 2 the logistic function of 2 u
-    return torch.sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3))
-
-
-def soften(pattern: Float[Tensor, "*rows key"], temperature: float) -> Float[Tensor, "*rows key"]:
-    """What a softmax would put out if its scores were divided by ``temperature``."""
-    raised = pattern.pow(1 / temperature)
-    return raised / raised.sum(-1, keepdim=True)
 
 
 def without_final_norm(model: Transformer) -> Transformer:
@@ -133,14 +52,14 @@ def without_final_norm(model: Transformer) -> Transformer:
     / sqrt(E), exactly, since E is a power of 4; the gain takes sqrt(E) back.
     """
     root = 2.0**40
-    architecture = replace(model.architecture, norm="rms", norm_eps=root**2)
+    architecture = replace(model.architecture, readout=Readout(Norm("rms", root**2)))
     return replace(model, architecture=architecture, final_gain=model.final_gain * root)
 
 
 @dataclass(frozen=True)
-class HeadsRun:
-    """A layer's heads in one run. ``plain``: queries, keys and values before bias and rotation, per
-    key/value head.
+class HeadsRun(AttentionRun):
+    """A layer's heads in one run, [head, prompt, pos, d_head]. ``plain``: queries, keys and values before
+    bias and rotation, per key/value head.
 
     Keys, and what k and v hold, begin at the first position of the run before, every query head
     having its own.
@@ -148,11 +67,6 @@ class HeadsRun:
 
     normed: Normed
     plain: tuple[PerHead, PerKvHead, PerKvHead]
-    q: PerHead
-    k: Float[Tensor, "head prompt key d_head"]
-    v: Float[Tensor, "head prompt key d_head"]
-    pattern: Float[Tensor, "head prompt pos key"]
-    z: PerHead
 
 
 @dataclass(frozen=True)
@@ -170,11 +84,10 @@ class HeadsGradient:
 
 @dataclass(frozen=True)
 class MlpRun:
-    """An MLP in one run: what its hidden layer is before the activation, and its output without the bias."""
+    """An MLP in one run, and its output without the bias."""
 
     normed: Normed
-    hidden: Float[Tensor, "row d_mlp"]
-    gate: Float[Tensor, "row d_mlp"] | None
+    hidden: HiddenRun
     out: Stream
 
 
@@ -221,19 +134,20 @@ class Sweeper:
         nothing is held.
         """
         written: list[Written] = []
-        run = self._walk(stream, before, 0, lambda stage, ran: written.append(self._written(ran)))
+        run = self._walk(stream, before, 0, lambda stage, ran: written.append(self._written(stage, ran)))
         return _outputs(embedding, written), run
 
     def outputs_of(self, embedding: Stream, run: Run) -> Outputs:
         """What every sender writes in a whole run."""
-        return _outputs(embedding, [self._written(ran) for _, ran in sorted(run.stages.items())])
+        return _outputs(embedding, [self._written(stage, ran) for stage, ran in sorted(run.stages.items())])
 
-    def _written(self, ran: HeadsRun | MlpRun) -> Written:
+    def _written(self, stage: int, ran: HeadsRun | MlpRun) -> Written:
         if isinstance(ran, HeadsRun):
             return ran.z, None
-        return ran.out, self._active(ran.hidden, ran.gate).reshape(
-            *ran.out.shape[:2], -1
-        ) if self._of_neurons else None
+        if not self._of_neurons:
+            return ran.out, None
+        held = self._block(stage // 2).mlp.active(ran.hidden.hidden, ran.hidden.gate)
+        return ran.out, held.reshape(*ran.out.shape[:2], -1)
 
     def _walk(
         self, stream: Stream, before: Run | None, first: int, see: Callable[[int, HeadsRun | MlpRun], None]
@@ -277,7 +191,7 @@ class Sweeper:
         grouped = (_grouped(x, len(plain)) for x, plain in zip(found.slots, ran.plain, strict=True))
         wide = torch.cat([_side_by_side(x) for x in grouped], dim=1)
         arrived = (wide @ self._reads[stage // 2].T).reshape(gradient.shape)
-        return norm_back(self.model.architecture, ran.normed, arrived, self.rules.frozen_norms)
+        return self._block(stage // 2).norm.backward(ran.normed, arrived, self.rules)
 
     def sweep(
         self, run: Run, gradient: Stream, into: Collector | None, first: int = 0, last: int | None = None
@@ -309,8 +223,8 @@ class Sweeper:
         return torch.bmm(z.flatten(1, 2), W_O).reshape(*z.shape[:3], W_O.shape[-1])
 
     def _run_heads(self, layer: int, stream: Stream, before: Run | None) -> HeadsRun:
-        architecture, weights = self.model.architecture, self.model.layers[layer]
-        normed = norm(architecture, stream)
+        architecture, weights, block = self.model.architecture, self.model.layers[layer], self._block(layer)
+        normed = block.norm.run(stream)
         wide = normed.out.flatten(0, 1) @ self._reads[layer]
         n_each = [architecture.n_heads, architecture.n_kv_heads, architecture.n_kv_heads]
         heads = wide.reshape(*stream.shape[:2], sum(n_each), -1).permute(2, 0, 1, 3)
@@ -326,77 +240,32 @@ class Sweeper:
         k, v = self._ungrouped(rotate(k, table)), self._ungrouped(v)
         if isinstance(earlier, HeadsRun):
             k, v = torch.cat((earlier.k, k), dim=-2), torch.cat((earlier.v, v), dim=-2)
-        q = rotate(q, table).contiguous()
-        scores = (q @ k.transpose(-1, -2)).mul_(architecture.attention_scale[layer])
-        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(n_before + 1)
-        pattern = scores.masked_fill_(hidden, -math.inf).softmax(-1)
-        return HeadsRun(normed, (plain_q, plain_k, plain_v), q, k, v, pattern, pattern @ v)
+        ran = block.attention.run(rotate(q, table).contiguous(), k, v)
+        return HeadsRun(ran.q, ran.k, ran.v, ran.pattern, ran.z, normed, (plain_q, plain_k, plain_v))
 
     def _back_heads(self, layer: int, ran: HeadsRun, gradient: Stream) -> HeadsGradient:
         """The gradients within each head from that at what they write to."""
         W_O, n_pos = self.model.layers[layer].W_O, gradient.shape[1]
         wide = gradient.flatten(0, 1) @ W_O.flatten(0, 1).T
         z = wide.reshape(*gradient.shape[:2], len(W_O), -1).permute(2, 0, 1, 3).contiguous()
-        n_before = ran.k.shape[-2] - n_pos
-        pattern = (z @ ran.v.transpose(-1, -2)).sub_((z * ran.z).sum(-1, keepdim=True))
-        scores = self._back_softmax(ran.pattern, pattern)
-        scores.mul_(self.model.architecture.attention_scale[layer] * self.rules.attention_share**2)
-        v = (ran.pattern[..., n_before:].transpose(-1, -2) @ z).mul_(self.rules.attention_share)
-        k = scores[..., n_before:].transpose(-1, -2) @ ran.q
-        table = rotary_table(self.model, self._positions(n_before, n_pos))
-        turned = None if table is None else (table[0], -table[1])
-        return HeadsGradient((rotate(scores @ ran.k, turned), rotate(k, turned), v), pattern)
-
-    def _back_softmax(
-        self, pattern: Float[Tensor, "head prompt pos key"], gradient: Float[Tensor, "head prompt pos key"]
-    ) -> Float[Tensor, "head prompt pos key"]:
-        """The gradient at the scores, from that at the pattern less its mean under it."""
-        if self.rules.frozen_patterns:
-            return torch.zeros_like(gradient)
-        if self.rules.temperature == 1:
-            return gradient * pattern
-        softened = soften(pattern, self.rules.temperature)
-        return (gradient - (gradient * softened).sum(-1, keepdim=True)) * softened
+        found = self._block(layer).attention.backward(ran, z, self.rules)
+        table = turned_back(rotary_table(self.model, self._positions(ran.k.shape[-2] - n_pos, n_pos)))
+        return HeadsGradient((rotate(found.q, table), rotate(found.k, table), found.v), found.pattern)
 
     def _run_mlp(self, layer: int, stream: Stream) -> MlpRun:
-        weights = self.model.layers[layer]
-        normed = norm(self.model.architecture, stream)
-        rows = normed.out.flatten(0, 1)
-        hidden = affine(rows, weights.W_in, weights.b_in)
-        gate = None if weights.W_gate is None else affine(rows, weights.W_gate, weights.b_gate)
-        out = self._active(hidden, gate) @ weights.W_out
-        return MlpRun(normed, hidden, gate, out.reshape(stream.shape))
-
-    def _active(
-        self, hidden: Float[Tensor, "row d_mlp"], gate: Float[Tensor, "row d_mlp"] | None
-    ) -> Float[Tensor, "row d_mlp"]:
-        """What an MLP's neurons hold."""
-        activation = self.model.architecture.activation
-        return (
-            activate(activation, hidden.clone())
-            if gate is None
-            else hidden * activate(activation, gate.clone())
-        )
+        block = self._block(layer)
+        normed = block.norm.run(stream)
+        hidden = block.mlp.run(normed.out.flatten(0, 1), self.model.layers[layer])
+        return MlpRun(normed, hidden, hidden.out.reshape(stream.shape))
 
     def _back_mlp(self, layer: int, ran: MlpRun, gradient: Stream) -> Stream:
         """The gradient at what the MLP reads, from that at what it writes to."""
-        weights, activation = self.model.layers[layer], self.model.architecture.activation
-        active = gradient.flatten(0, 1) @ weights.W_out.T
-        if ran.gate is None or weights.W_gate is None:
-            rows = self._back_activation(ran.hidden, active) @ weights.W_in.T
-        else:
-            active.mul_(self.rules.gate_share)
-            rows = active * activate(activation, ran.gate.clone()) @ weights.W_in.T
-            rows.addmm_(self._back_activation(ran.gate, active.mul_(ran.hidden)), weights.W_gate.T)
-        return norm_back(
-            self.model.architecture, ran.normed, rows.reshape(gradient.shape), self.rules.frozen_norms
-        )
+        block = self._block(layer)
+        rows = block.mlp.backward(ran.hidden, gradient.flatten(0, 1), self.model.layers[layer], self.rules)
+        return block.norm.backward(ran.normed, rows.reshape(gradient.shape), self.rules)
 
-    def _back_activation(self, x: Float[Tensor, "row d_mlp"], gradient: Tensor) -> Float[Tensor, "row d_mlp"]:
-        activation = self.model.architecture.activation
-        if self.rules.activation_ratios:
-            return gradient * activation_ratio(activation, x)
-        return activate_back(activation, x, gradient)
+    def _block(self, layer: int) -> BlockSpec:
+        return self.model.architecture.blocks[layer]
 
     def _positions(self, n_before: int, n_pos: int) -> Int[Tensor, " pos"]:
         return torch.arange(n_before, n_before + n_pos, device=self.model.device)

@@ -15,7 +15,6 @@ from circuitfind.metrics.measures import MetricName
 from circuitfind.metrics.objective import Objective, make_objective
 from circuitfind.models.forward import at_end
 from circuitfind.models.transformer import (
-    Architecture,
     Transformer,
     embed,
     embed_positions,
@@ -79,14 +78,14 @@ def prepare_block(
     heads = [ran for ran in clean.stages.values() if isinstance(ran, HeadsRun)]
     return Block(
         rows=rows,
-        base=tuple(rows.take(centred(model.architecture, x)) for x in gone.bases),
+        base=tuple(rows.take(model.architecture.centre(x)) for x in gone.bases),
         z=tuple(rows.take(z.expand_as(ran.z)) for z, ran in zip(gone.outputs.z, heads, strict=True)),
         out=tuple(
-            rows.take(centred(model.architecture, out.expand_as(embedding))) for out in gone.outputs.mlp_out
+            rows.take(model.architecture.centre(out.expand_as(embedding))) for out in gone.outputs.mlp_out
         ),
         keys=tuple(ran.k for ran in heads),
         values=tuple(ran.v for ran in heads),
-        source=rows.take(centred(model.architecture, embedding - gone.outputs.embedding)),
+        source=rows.take(model.architecture.centre(embedding - gone.outputs.embedding)),
         rotary=rotary_table(model, rows.positions),
         objective=make_objective(metric, model, batch, final),
         is_real=torch.arange(batch.n_prompts, device=final.device).lt(n_real).to(final),
@@ -107,11 +106,6 @@ def deal(n_blocks: int, n_each: int, n_steps: int, seed: int) -> Iterator[list[i
             waiting = torch.randperm(n_blocks, generator=generator).tolist()
         taken, waiting = waiting[:n_each], waiting[n_each:]
         yield taken
-
-
-def centred(architecture: Architecture, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-    """``x`` without its mean, if no norm reads that."""
-    return x - x.mean(-1, keepdim=True) if architecture.norm == "layer" else x
 
 
 @dataclass(frozen=True)

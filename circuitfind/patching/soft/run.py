@@ -20,18 +20,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from circuitfind.circuits.graph import SLOTS
-from circuitfind.models.forward import visible
-from circuitfind.models.transformer import Transformer, kv_heads, rotate
+from circuitfind.models.components import AttentionRun, rotate, turned_back
+from circuitfind.models.transformer import Transformer, kv_heads
 from circuitfind.patching.gradients.edges import RECEIVERS
 from circuitfind.patching.gradients.sweep import MlpRun, Sweeper
-from circuitfind.patching.soft.block import Block, centred
+from circuitfind.patching.soft.block import Block
 from circuitfind.patching.soft.plan import BASES, LayerPlan, Plan, Shares
 
 
@@ -52,16 +51,11 @@ class Workspace:
 
 
 @dataclass(frozen=True)
-class _Heads:
+class _Heads(AttentionRun):
     """A layer's live heads in a run; ``plain``: queries, keys and values before bias and rotation."""
 
     inverse: Float[Tensor, "receiver row 1"]
     plain: Float[Tensor, "receiver row d_head"]
-    q: Float[Tensor, "head prompt pos d_head"]
-    k: Float[Tensor, "head prompt pos d_head"]
-    v: Float[Tensor, "head prompt pos d_head"]
-    pattern: Float[Tensor, "head prompt pos key"]
-    z: Float[Tensor, "head prompt pos d_head"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +79,7 @@ class Mixer(Sweeper):
 
     def __init__(self, model: Transformer) -> None:
         super().__init__(model)
-        self._centre = partial(centred, model.architecture)
+        self._centre = model.architecture.centre
         self._writes = [self._centre(layer.W_O) for layer in model.layers]
 
     # forwards
@@ -128,9 +122,7 @@ class Mixer(Sweeper):
     ) -> None:
         """From what a layer's live heads read to their excess."""
         rows, block = mixed.block.rows, mixed.block
-        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
-        inverse = inverse.add_(self.model.architecture.norm_eps).rsqrt_()
-        weights = self._weights(layer, heads)
+        inverse, weights = self._block(layer).norm.inverse(x), self._weights(layer, heads)
         plain = torch.cat([_product(part, W) for part, (W, _) in zip(x.chunk(3), weights, strict=True)]).mul_(
             inverse
         )
@@ -141,11 +133,9 @@ class Mixer(Sweeper):
         clean_k, clean_v = block.keys[layer][heads], block.values[layer][heads]
         q = rows.put(rotate(biased[0], block.rotary), torch.zeros_like(clean_k))
         k, v = rows.put(rotate(biased[1], block.rotary), clean_k), rows.put(biased[2], clean_v)
-        scores = (q @ k.transpose(-1, -2)).mul_(self.model.architecture.attention_scale[layer])
-        pattern = scores.masked_fill_(~visible(scores.shape[-1], scores.device), -math.inf).softmax(-1)
-        z = pattern @ v
-        mixed.heads[layer] = _Heads(inverse, plain, q, k, v, pattern, z)
-        torch.bmm(rows.take(z) - block.z[layer][heads], _of(self._writes[layer], heads), out=written)
+        ran = self._block(layer).attention.run(q, k, v)
+        mixed.heads[layer] = _Heads(q, k, v, ran.pattern, ran.z, inverse, plain)
+        torch.bmm(rows.take(ran.z) - block.z[layer][heads], _of(self._writes[layer], heads), out=written)
 
     # backwards
 
@@ -212,11 +202,9 @@ class Mixer(Sweeper):
         block, ran = mixed.block, mixed.heads.pop(layer)
         z = torch.bmm(given, _of(self._writes[layer], heads).transpose(1, 2))
         z = block.rows.put(z, torch.zeros_like(ran.z))
-        scores = (z @ ran.v.transpose(-1, -2)).sub_((z * ran.z).sum(-1, keepdim=True)).mul_(ran.pattern)
-        scores.mul_(self.model.architecture.attention_scale[layer])
-        full = (scores @ ran.k, scores.transpose(-1, -2) @ ran.q, ran.pattern.transpose(-1, -2) @ z)
-        q, k, v = (block.rows.take(part) * block.real_rows for part in full)
-        back = None if block.rotary is None else (block.rotary[0], -block.rotary[1])
+        found = self._block(layer).attention.backward(ran, z, keep_pattern=False)
+        q, k, v = (block.rows.take(part) * block.real_rows for part in (found.q, found.k, found.v))
+        back = turned_back(block.rotary)
         slots = torch.cat((rotate(q, back), rotate(k, back), v)).mul_(ran.inverse)
         x.mul_((slots * ran.plain).sum(-1, keepdim=True).mul_(ran.inverse).div_(-x.shape[-1]))
         for part, slot, (W, _) in zip(x.chunk(3), slots.chunk(3), self._weights(layer, heads), strict=True):

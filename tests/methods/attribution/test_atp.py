@@ -15,7 +15,8 @@ from circuitfind.methods.attribution.atp import AtP
 from circuitfind.methods.attribution.eap import EAP
 from circuitfind.metrics.measures import MetricName
 from circuitfind.metrics.objective import make_objective
-from circuitfind.models.transformer import Layer, Transformer
+from circuitfind.models.components import Layer
+from circuitfind.models.transformer import Transformer
 from circuitfind.patching.ablation import AblationName
 from circuitfind.patching.reference import prepare, run_patched
 from circuitfind.progress import Silent
@@ -69,7 +70,7 @@ def test_how_many_scores_are_held_at_once_changes_nothing(monkeypatch: pytest.Mo
 def linear_behind_patterns(model: Transformer, sharpness: float = 1.0) -> Transformer:
     """The model with nothing but attention patterns that isn't linear: the more sharpness, the harder they are."""
     straight = linear(model)
-    scale = straight.architecture.norm_eps**0.5
+    scale = straight.architecture.readout.norm.eps**0.5
 
     def attending(layer: Layer, own: Layer) -> Layer:
         return replace(layer, W_Q=own.W_Q * scale * sharpness, b_Q=own.b_Q, W_K=own.W_K * scale)

@@ -11,8 +11,8 @@ from circuitfind.errors import UsageError
 from circuitfind.methods.attribution.eap import EAP
 from circuitfind.methods.attribution.gim import GIM
 from circuitfind.metrics.measures import MetricName
+from circuitfind.models.components import soften
 from circuitfind.patching.ablation import AblationName
-from circuitfind.patching.gradients.sweep import soften
 from tests.attributions import agrees, late, linear, same_bits, score
 from tests.oracles.attribution import attribution
 from tests.oracles.gim import Cooler, Modified

@@ -9,9 +9,8 @@ from circuitfind.errors import UsageError
 from circuitfind.methods.attribution.eap import EAP
 from circuitfind.methods.attribution.relp import RelP
 from circuitfind.metrics.measures import MetricName
-from circuitfind.models.transformer import Activation, activate
+from circuitfind.models.components import Activation, activate, activation_ratio
 from circuitfind.patching.ablation import AblationName
-from circuitfind.patching.gradients.sweep import activation_ratio
 from tests.attributions import agrees, late, linear, same_bits, score, total_effect
 from tests.oracles.attribution import attribution
 from tests.oracles.relp import FrozenRelevance, Relevance

@@ -74,7 +74,8 @@ def test_a_wrong_head_is_refused_in_every_family(family: str) -> None:
 
 def test_parallel_blocks_taken_for_sequential_ones_are_refused() -> None:
     model = read("pythia")
-    wrong = replace(model, architecture=replace(model.architecture, parallel=False))
+    blocks = tuple(replace(block, parallel=False) for block in model.architecture.blocks)
+    wrong = replace(model, architecture=replace(model.architecture, blocks=blocks))
     with pytest.raises(ModelError, match="the MLP of layer 0"):
         verify(booted("pythia"), wrong, random_batch(1))
 
