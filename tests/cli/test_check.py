@@ -14,11 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from circuitfind import pipeline
 from circuitfind.cli.app import call
 from circuitfind.models.loading.locate import locate
 from circuitfind.progress import Silent
-from circuitfind.runs import memory, prompt_sets
+from circuitfind.runs import memory, prepare, prompt_sets
 from circuitfind.runs.prompt_sets import draw
 
 
@@ -258,7 +257,7 @@ def test_more_prompts_than_there_is_memory_for_are_refused_before_all_are_drawn(
         return draw(task, tokenizer, n_prompts, *rest)
 
     monkeypatch.setattr(memory, "available", lambda device: 450_000_000)
-    monkeypatch.setattr(pipeline, "draw", counted)
+    monkeypatch.setattr(prepare, "draw", counted)
     monkeypatch.setattr(prompt_sets, "draw", counted)
     many = altered(known, tmp_path / "many.json", task=lambda said: {**said, "n_prompts": 100_000})
     code, (verdict,) = checked(capsys, str(many))

@@ -18,7 +18,7 @@ from circuitfind.models.loading.catalogue import CATALOGUE
 from circuitfind.models.loading.load import load_tokenizer
 from circuitfind.pipeline import RunOptions, run
 from circuitfind.prompts.files import load_task, write_prompts
-from circuitfind.runs import checkpoint, prepare, restart
+from circuitfind.runs import checkpoint, prepare, restart, session
 from circuitfind.runs.checkpoint import Keeper, read_state
 
 TASK = """
@@ -86,7 +86,7 @@ def other_version(name: str) -> Callable[[Patch], None]:
 
 def on_another_device(patch: Patch) -> None:
     known = restart.state_identity
-    patch.setattr(restart, "state_identity", lambda *given: known(*given) | {"device": "cuda"})
+    patch.setattr(session, "state_identity", lambda *given: known(*given) | {"device": "cuda"})
 
 
 def fewer_means(patch: Patch) -> None:
