@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from circuitfind.models.loading.catalogue import DEFAULT_MODEL
 
@@ -63,3 +64,17 @@ class RunOptions:
 
 
 Setting = bool | int | float | str | None
+
+
+@dataclass(frozen=True)
+class SettledOptions(RunOptions):
+    """What a run will do: its method and metric are decided (``methods/options.py``)."""
+
+    method: str = ""
+    metric: str = ""
+
+
+def settled(options: RunOptions, **decided: Any) -> SettledOptions:
+    """The options with what was decided in place of what was left open."""
+    asked = {field.name: getattr(options, field.name) for field in fields(RunOptions)}
+    return SettledOptions(**(asked | decided))

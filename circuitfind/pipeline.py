@@ -8,7 +8,7 @@ from circuitfind.errors import UsageError
 from circuitfind.methods.catalogue import CATALOGUE
 from circuitfind.methods.make import default_threshold, make_method
 from circuitfind.methods.search.acdc import ACDC
-from circuitfind.options import RunOptions
+from circuitfind.options import RunOptions, SettledOptions
 from circuitfind.progress import Progress, Silent
 from circuitfind.runs.checkpoint import Keeper
 from circuitfind.runs.clock import Clock, Noted
@@ -64,8 +64,8 @@ def find_circuit(session: Session) -> Findings:
     return score_circuit(session, method)
 
 
-def settle(options: RunOptions) -> RunOptions:
+def settle(options: SettledOptions) -> SettledOptions:
     """The options with no threshold left to decide."""
-    if options.threshold is None and not CATALOGUE[options.method or ""].scores:
-        return replace(options, threshold=default_threshold(options.metric or ""))
+    if options.threshold is None and not CATALOGUE[options.method].scores:
+        return replace(options, threshold=default_threshold(options.metric))
     return options

@@ -33,7 +33,7 @@ from circuitfind.methods.outcome import Found
 from circuitfind.methods.scored import Scored
 from circuitfind.methods.search.acdc import ACDC
 from circuitfind.methods.search.reuse import start_from
-from circuitfind.options import RunOptions
+from circuitfind.options import RunOptions, SettledOptions
 from circuitfind.pipeline import find_circuit, make_keeper, settle
 from circuitfind.progress import Progress, Silent
 from circuitfind.runs.checkpoint import Keeper, check_same
@@ -152,7 +152,7 @@ def find_and_write(
     return findings
 
 
-def take_over(earlier: Findings | None, options: RunOptions) -> TakenOver:
+def take_over(earlier: Findings | None, options: SettledOptions) -> TakenOver:
     """What a run of ``options`` need not find out again."""
     if earlier is None:
         return TakenOver()

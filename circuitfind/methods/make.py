@@ -31,7 +31,7 @@ from circuitfind.methods.search.neurons import ACDCNeurons
 from circuitfind.patching.ablation import find_ablation
 
 if TYPE_CHECKING:
-    from circuitfind.options import RunOptions
+    from circuitfind.options import SettledOptions
 
 Method = ACDC | ACDCNeurons | Scorer
 METHODS: dict[str, type[Any]] = {
@@ -43,9 +43,9 @@ METHODS: dict[str, type[Any]] = {
 }
 
 
-def make_method(options: RunOptions, graph: Graph) -> ACDC | Scorer:
+def make_method(options: SettledOptions, graph: Graph) -> ACDC | Scorer:
     """The method of settled options. Raises UsageError for a value that it can't work with."""
-    name = options.method or ""
+    name = options.method
     if name == Ensemble.name:
         of = tuple(_make(member, options, graph) for member in options.of)
         return Ensemble(of, options.combine, find_level(options.level), find_kv(options.kv))
@@ -57,19 +57,19 @@ def make_method(options: RunOptions, graph: Graph) -> ACDC | Scorer:
     return method
 
 
-def make_neuron_method(options: RunOptions, graph: Graph) -> ACDCNeurons | Scorer:
+def make_neuron_method(options: SettledOptions, graph: Graph) -> ACDCNeurons | Scorer:
     """The method of settled options at neuron level. Raises UsageError for a value that it can't
     work with.
     """
-    metric, ablation = options.metric or "", find_ablation(options.ablation)
+    metric, ablation = options.metric, find_ablation(options.ablation)
     if options.method == ACDCNeurons.name:
         return ACDCNeurons(options.threshold or 0.0, metric, ablation, options.objective)
     if options.method == ExactNeurons.name:
         return ExactNeurons(metric, ablation)
-    return ByNeuron(_make(options.method or "", replace(options, level="edge"), graph))
+    return ByNeuron(_make(options.method, replace(options, level="edge"), graph))
 
 
-def _make(name: str, options: RunOptions, graph: Graph) -> Any:
+def _make(name: str, options: SettledOptions, graph: Graph) -> Any:
     """One method by itself, with those of the options that are fields of it; sums where it knows
     edges alone.
     """
@@ -93,7 +93,7 @@ def _make(name: str, options: RunOptions, graph: Graph) -> Any:
     return Summed(method, find_level(options.level), find_kv(options.kv)) if left else method
 
 
-def _make_candidates(options: RunOptions, asked: str, graph: Graph) -> Candidates:
+def _make_candidates(options: SettledOptions, asked: str, graph: Graph) -> Candidates:
     """Those of a method by its own defaults. Raises UsageError for more than the graph has edges."""
     name, n_edges = parse_candidates(asked)
     if n_edges > graph.n_edges:
@@ -101,11 +101,11 @@ def _make_candidates(options: RunOptions, asked: str, graph: Graph) -> Candidate
             f"--candidates {asked} asks for {n_edges:,} edges; the model's graph has {graph.n_edges:,}. Ask"
             " for fewer."
         )
-    metric = metric_of_candidates(CATALOGUE[name], options.metric or "")
+    metric = metric_of_candidates(CATALOGUE[name], options.metric)
     return Candidates(_make(name, replace(options, metric=metric), graph), n_edges)
 
 
-def sparsity(options: RunOptions, graph: Graph) -> float | None:
+def sparsity(options: SettledOptions, graph: Graph) -> float | None:
     """The share of edges that goes where a number of edges is asked for."""
     if options.edges is not None:
         return 1 - options.edges / graph.n_edges

@@ -12,7 +12,7 @@ from circuitfind.errors import UsageError, unknown
 from circuitfind.methods.catalogue import CATALOGUE, DEFAULT_SCORES, DEFAULT_SEARCH, MethodInfo
 from circuitfind.methods.neuron_options import NEURONS, check_level
 from circuitfind.methods.settings import check_setting, parse_setting
-from circuitfind.options import Setting
+from circuitfind.options import Setting, SettledOptions, settled
 
 if TYPE_CHECKING:
     from circuitfind.options import RunOptions
@@ -28,7 +28,7 @@ _KNOWN_BY = {"level": "levels", "kv": "kv"}
 ENSEMBLE = "ensemble"
 
 
-def settle_method(options: RunOptions, task_metric: str) -> tuple[RunOptions, tuple[str, ...]]:
+def settle_method(options: RunOptions, task_metric: str) -> tuple[SettledOptions, tuple[str, ...]]:
     """The options with method, metric and settings as they will be, and what the user should know of that.
 
     Raises UsageError for a method that there is not, for options that it doesn't have, and for
@@ -55,12 +55,10 @@ def settle_method(options: RunOptions, task_metric: str) -> tuple[RunOptions, tu
         _check_positions(options, involved)
     metric, said = _settle_metric(options.metric, involved, task_metric)
     settings = tuple(_settle_setting(name, value, involved) for name, value in options.settings)
-    settled = replace(options, method=info.name, metric=metric, settings=settings)
-    return (
-        (settled, said)
-        if settled.candidates is None
-        else _settle_candidates(settled, settled.candidates, said)
-    )
+    decided = settled(options, method=info.name, metric=metric, settings=settings)
+    if decided.candidates is None:
+        return decided, said
+    return _settle_candidates(decided, decided.candidates, said)
 
 
 def find_info(name: str) -> MethodInfo:
@@ -226,13 +224,13 @@ def _settle_metric(
 
 
 def _settle_candidates(
-    options: RunOptions, asked: str, said: tuple[str, ...]
-) -> tuple[RunOptions, tuple[str, ...]]:
+    options: SettledOptions, asked: str, said: tuple[str, ...]
+) -> tuple[SettledOptions, tuple[str, ...]]:
     """The options with candidates as they are always spelled. Raises UsageError for a method that
     can't choose any.
     """
     name, n_edges = parse_candidates(asked)
-    info, metric = find_info(name), options.metric or ""
+    info, metric = find_info(name), options.metric
     _check_member(info)
     if (options.level, options.kv) != ("edge", "per-head"):
         raise UsageError("--candidates are single edges. Leave out --level and --kv, or --candidates.")

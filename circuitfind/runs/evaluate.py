@@ -27,8 +27,8 @@ def evaluate_circuit(
         notes.stage("evaluating the circuit")
         evaluation = evaluate_kept(session, kept, known, WithEvenTimeLeft(notes))
         empty = empty_warning(int(kept.sum()), "edges", options.threshold)
-        is_search = not CATALOGUE[options.method or ""].scores
-        notes.warn_if(empty or recovery_warning(evaluation, is_search, metric=options.metric or ""))
+        is_search = not CATALOGUE[options.method].scores
+        notes.warn_if(empty or recovery_warning(evaluation, is_search, metric=options.metric))
     return evaluation
 
 

@@ -19,7 +19,7 @@ from circuitfind.methods.method import Job, Scorer
 from circuitfind.methods.neuron_circuit import NeuronOutcome, bootstrap_neurons, of_scores, of_search
 from circuitfind.methods.search.neurons import ACDCNeurons
 from circuitfind.methods.search.rounding import margin_of
-from circuitfind.options import RunOptions
+from circuitfind.options import SettledOptions
 from circuitfind.patching.units import neurons_of
 from circuitfind.progress import Progress, Silent
 from circuitfind.runs.result import Findings
@@ -57,7 +57,7 @@ def find_neurons(session: Session) -> Findings:
         evaluation = _evaluate(session, outcome.kept, None, progress)
         empty = empty_warning(int(outcome.kept.sum()), "neurons", options.threshold)
         is_search = isinstance(method, ACDCNeurons)
-        notes.warn_if(empty or recovery_warning(evaluation, is_search, "neurons", options.metric or ""))
+        notes.warn_if(empty or recovery_warning(evaluation, is_search, "neurons", options.metric))
         consensus = None
         if outcome.uncertainty is not None:
             consensus = _evaluate(session, outcome.uncertainty.consensus[0], evaluation)
@@ -76,7 +76,7 @@ def _evaluate(
     )
 
 
-def _selection(options: RunOptions) -> NeuronSelection:
+def _selection(options: SettledOptions) -> NeuronSelection:
     return NeuronSelection(options.neurons, options.fraction, options.threshold, find_select(options.select))
 
 
@@ -99,7 +99,7 @@ def _score(session: Session, method: Scorer, job: Job) -> NeuronOutcome:
     return of_scores(neurons, method.score(session.problem, job), _selection(session.options))
 
 
-def _resample(outcome: NeuronOutcome, options: RunOptions) -> NeuronOutcome:
+def _resample(outcome: NeuronOutcome, options: SettledOptions) -> NeuronOutcome:
     """The outcome with how sure it is."""
     assert options.bootstrap is not None
     assert outcome.per_prompt is not None

@@ -27,7 +27,7 @@ from circuitfind.methods.options import settle_method
 from circuitfind.models.loading.config import judge, read_config
 from circuitfind.models.loading.folder import has_tokenizer, refuse_adapter, weight_files
 from circuitfind.models.loading.locate import locate
-from circuitfind.options import RunOptions
+from circuitfind.options import RunOptions, SettledOptions
 from circuitfind.progress import Progress
 from circuitfind.prompts.files import load_task
 from circuitfind.prompts.pairs import Task
@@ -76,7 +76,7 @@ class Plan:
     """
 
     task: Task
-    options: RunOptions
+    options: SettledOptions
     model_folder: Path
     folder: Path
     cautions: tuple[str, ...]
@@ -140,21 +140,21 @@ def check_numbers(options: RunOptions) -> None:
         )
 
 
-def check_threshold(options: RunOptions) -> None:
+def check_threshold(options: SettledOptions) -> None:
     """Raises UsageError where a search by the task's own metric has no threshold: nothing is known
     of its unit.
     """
-    is_search = not METHODS[options.method or ""].scores
+    is_search = not METHODS[options.method].scores
     if is_search and options.threshold is None and options.metric not in METRICS:
         raise UsageError(
             f"{options.metric} is the task's own metric: give {options.method} a --threshold in its unit."
         )
 
 
-def cautions(options: RunOptions) -> tuple[str, ...]:
+def cautions(options: SettledOptions) -> tuple[str, ...]:
     """What a user should know before the run: options that work, but may not do what is hoped for."""
     found = []
-    improves = options.objective == "improve" and "objective" in METHODS[options.method or ""].takes
+    improves = options.objective == "improve" and "objective" in METHODS[options.method].takes
     if options.metric != "kl" and improves:
         found.append(
             f"{options.metric} is improved, as published: what speaks against the answer is removed too, and"
@@ -175,12 +175,12 @@ def _known(kind: str, name: str, known: Collection[str] | None = None, plural: s
         raise UsageError(unknown(kind, name, choices, plural))
 
 
-def _out_folder(task: Task, options: RunOptions) -> Path:
+def _out_folder(task: Task, options: SettledOptions) -> Path:
     """Where the run goes: where it was told to, else a new folder under results/."""
     if options.out is not None:
         return Path(os.path.expanduser(options.out))  # noqa: PTH111  Path's own raises where there is no such user
     model = short_name(options.model)
-    return next_free(default_folder(task.name, model, options.method or "", options.seed, datetime.now()))
+    return next_free(default_folder(task.name, model, options.method, options.seed, datetime.now()))
 
 
 def inputs(options: RunOptions) -> tuple[Path, ...]:

@@ -22,7 +22,7 @@ from circuitfind.models.loading.config import read_config
 from circuitfind.models.loading.load import load_tokenizer
 from circuitfind.models.loading.model import Model, load_model
 from circuitfind.models.sizes import Shape, stored_weights
-from circuitfind.options import RunOptions
+from circuitfind.options import RunOptions, SettledOptions
 from circuitfind.patching.ablation import OF_MEANS, find_ablation
 from circuitfind.patching.blocks import default_batch_size
 from circuitfind.patching.learned_ablation import learn_constants
@@ -107,7 +107,7 @@ def make_ready(plan: Plan, notes: Noted, clock: Clock) -> Ready:
         batch = replace(tokenise(pairs, tokenizer), metrics=own_metrics(plan.task))
         if options.positions:
             batch = replace(batch, roles=find_roles(pairs, tokenizer))
-        check_answers(options.metric or "", batch)
+        check_answers(options.metric, batch)
         if options.bootstrap is not None:
             Bootstrap(options.bootstrap).check(batch.n_prompts)
         work = fit_memory(workload(plan, options, batch), options)
@@ -120,7 +120,7 @@ def make_ready(plan: Plan, notes: Noted, clock: Clock) -> Ready:
     return with_constants(ready, options.ablation, notes, clock)
 
 
-def find_units(ready: Ready, options: RunOptions) -> Units:
+def find_units(ready: Ready, options: SettledOptions) -> Units:
     """What is decided on in this model."""
     units = Units.of(
         ready.model.transformer.architecture.graph,
@@ -149,7 +149,7 @@ def fit_memory(work: Workload, options: RunOptions) -> Workload:
     return plan_memory(work, options.device, options.memory, smaller)
 
 
-def refuse_too_many(plan: Plan, options: RunOptions, tokenizer: Tokenizer) -> None:
+def refuse_too_many(plan: Plan, options: SettledOptions, tokenizer: Tokenizer) -> None:
     """Raises UsageError where more prompts are asked for than there is memory for, before they are all drawn.
 
     As many are drawn as would be too many if each were as short as the first: a task may have fewer
@@ -173,9 +173,9 @@ def refuse_too_many(plan: Plan, options: RunOptions, tokenizer: Tokenizer) -> No
             return
 
 
-def workload(plan: Plan, options: RunOptions, batch: Batch) -> Workload:
+def workload(plan: Plan, options: SettledOptions, batch: Batch) -> Workload:
     """What the memory that the run needs depends on."""
-    of_scores = CATALOGUE[options.method or ""].scores
+    of_scores = CATALOGUE[options.method].scores
     shape = Shape.of(read_config(plan.model_folder))
     return Workload(
         shape=shape,

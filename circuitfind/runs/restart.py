@@ -10,7 +10,7 @@ from typing import Any
 from circuitfind import __version__
 from circuitfind.methods.make import Method
 from circuitfind.methods.method import Scorer
-from circuitfind.options import RunOptions
+from circuitfind.options import SettledOptions
 from circuitfind.runs.result import Ready, method_block, task_block
 from circuitfind.runs.resume import OF_CIRCUIT, identity
 
@@ -18,7 +18,7 @@ COMPUTING = ("torch", "transformers", "transformer_lens")
 """Packages whose version may change an outcome."""
 
 
-def state_identity(ready: Ready, options: RunOptions, method: Method) -> dict[str, Any]:
+def state_identity(ready: Ready, options: SettledOptions, method: Method) -> dict[str, Any]:
     """All that a method's outcome depends on: a state is taken up only where it is the same.
 
     This is the one list of it. From the blocks of a circuit file come the task and its prompts,

@@ -25,7 +25,7 @@ from circuitfind.methods.search.candidates import Shortlist
 from circuitfind.methods.search.neurons import ACDCNeurons
 from circuitfind.models.loading.load import HubTokenizer
 from circuitfind.models.loading.model import Model
-from circuitfind.options import RunOptions
+from circuitfind.options import SettledOptions
 from circuitfind.patching.learned_ablation import Learned, constants_file
 from circuitfind.prompts.batch import Batch
 from circuitfind.prompts.files import write_prompts
@@ -43,7 +43,7 @@ class Ready:
     """
 
     task: Task
-    options: RunOptions
+    options: SettledOptions
     tokenizer: HubTokenizer
     pairs: Sequence[PromptPair]
     batch: Batch
@@ -68,7 +68,7 @@ class Findings:
     """
 
     ready: Ready
-    options: RunOptions
+    options: SettledOptions
     method: Method
     outcome: Found | Scored | NeuronOutcome
     evaluation: Evaluation
@@ -156,7 +156,7 @@ def _sha256(pairs: Sequence[PromptPair]) -> str:
     return hashlib.sha256(write_prompts(pairs).encode()).hexdigest()
 
 
-def method_block(ready: Ready, method: Method, options: RunOptions) -> dict[str, Any]:
+def method_block(ready: Ready, method: Method, options: SettledOptions) -> dict[str, Any]:
     """The block ``method`` of a circuit file: what the method was given, and how a circuit was made
     of its scores.
     """

@@ -10,7 +10,7 @@ from circuitfind.circuits.units import Units, find_kv, find_level
 from circuitfind.evaluation.work import EVALUATION
 from circuitfind.methods.make import Method
 from circuitfind.methods.saved_state import SoFar
-from circuitfind.options import RunOptions
+from circuitfind.options import SettledOptions
 from circuitfind.patching.ablation import find_ablation
 from circuitfind.patching.problem import Problem
 from circuitfind.runs.checkpoint import Keeper
@@ -25,7 +25,7 @@ class Session:
     """``options`` are settled; ``taken_over`` is what an earlier run of a sweep hands on."""
 
     ready: Ready
-    options: RunOptions
+    options: SettledOptions
     notes: Noted
     clock: Clock
     keeper: Keeper

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from circuitfind.circuits.record import RUN_FILE
 from circuitfind.errors import UsageError
@@ -103,7 +103,10 @@ def find_sizes(given: dict[str, str | None]) -> tuple[str, tuple[Size, ...]]:
     return of, parse_sizes(given[of], of)
 
 
-def with_size(options: RunOptions, size: Size, of: str) -> RunOptions:
+Options = TypeVar("Options", bound=RunOptions)
+
+
+def with_size(options: Options, size: Size, of: str) -> Options:
     """The options with this size in them."""
     if of in WHOLE:
         return replace(options, **{of: int(size)})  # type: ignore[arg-type]
@@ -166,7 +169,7 @@ def take_up(plan: SweepPlan, progress: Progress) -> SweepPlan:
     Raises OutputError where it is a sweep of something else, or another process is at work on it.
     """
     folder = plan.base.folder
-    has_scores = METHODS[plan.base.options.method or ""].scores and (folder / STATE_FILE).exists()
+    has_scores = METHODS[plan.base.options.method].scores and (folder / STATE_FILE).exists()
     if not has_scores and not any(folder.glob(f"{plan.of}-*")):
         progress.stage(f"{folder} holds nothing of a sweep to go on with: it begins anew")
     for size in plan.sizes:

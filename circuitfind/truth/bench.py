@@ -28,7 +28,7 @@ from circuitfind.methods.search.acdc import ACDC
 from circuitfind.metrics.measures import find_metric
 from circuitfind.models.loading.load import load_tokenizer
 from circuitfind.models.loading.model import Model, load_model
-from circuitfind.options import RunOptions
+from circuitfind.options import RunOptions, SettledOptions
 from circuitfind.patching.blocks import default_batch_size
 from circuitfind.patching.problem import Problem
 from circuitfind.progress import Progress
@@ -87,7 +87,7 @@ def load_question(known: Known) -> Question:
     return Question(known, model, batch, task.metric, truth)
 
 
-def options_of(info: MethodInfo, question: Question, seed: int) -> RunOptions:
+def options_of(info: MethodInfo, question: Question, seed: int) -> SettledOptions:
     """What a run of the method would be asked for: all defaults, but for the steps of learned masks."""
     options = RunOptions(str(question.known.prompts), str(question.known.folder), info.name, seed=seed)
     if info.scores:
@@ -111,14 +111,12 @@ def measure(name: str, question: Question, seed: int) -> Measured:
     else:
         scores = count_thresholds(question, options)
     seconds = time.perf_counter() - begun
-    return Measured(
-        name, question.known.name, options.metric or "", edge_auroc(scores, question.truth), seconds
-    )
+    return Measured(name, question.known.name, options.metric, edge_auroc(scores, question.truth), seconds)
 
 
-def count_thresholds(question: Question, options: RunOptions) -> Float[Tensor, "receiver sender"]:
+def count_thresholds(question: Question, options: SettledOptions) -> Float[Tensor, "receiver sender"]:
     """At how many thresholds ACDC keeps each edge; NaN where the graph has none."""
-    problem, metric = question.problem, find_metric(options.metric or "")
+    problem, metric = question.problem, find_metric(options.metric)
     edges = readable(problem.graph)
     runs = evaluate(problem.model, problem.batch, edges, "corrupted", problem.batch_size)
     worth = abs((runs.ablated.mean(metric) or 0.0) - (runs.full.mean(metric) or 0.0))
