@@ -120,7 +120,9 @@ def task_performance(model: Transformer, batch: Batch, batch_size: int) -> Perfo
         return measure(model, block, logits_of(model, final), final, n_real)
 
     with Threads(model.device) as threads:
-        return join(threads.map(measure_block, share_out(batch.to(model.device), batch_size, threads.n)))
+        return join(
+            threads.map(measure_block, share_out(batch.to(model.device), batch_size, threads.n, model.dtype))
+        )
 
 
 def evaluate(
@@ -169,7 +171,7 @@ def evaluate_runs(
         return {name: measure(model, block, logits, final, n_real) for name, final in finals.items()}
 
     with Threads(model.device) as threads:
-        groups = share_out(batch.to(model.device), batch_size, threads.n)
+        groups = share_out(batch.to(model.device), batch_size, threads.n, model.dtype)
         ends = list(accumulate(n_real for _, n_real in groups))
         blocks = threads.map(measure_block, groups, tell=lambda n: progress.update(ends[n - 1], ends[-1]))
     runs = {name: join([block[name] for block in blocks]) for name in blocks[0]}

@@ -87,13 +87,15 @@ def split(batch: Batch, batch_size: int, multiple: int = ROWS) -> list[tuple[Bat
     return groups
 
 
-def share_out(batch: Batch, batch_size: int, n_workers: int) -> list[tuple[Batch, int]]:
+def share_out(batch: Batch, batch_size: int, n_workers: int, dtype: torch.dtype) -> list[tuple[Batch, int]]:
     """The batch in groups of at most ``batch_size`` prompts, small enough that each worker has one.
 
     For runs that fill up answer positions themselves: then all positions together make a multiple
     of ROWS, often with fewer prompts.
     """
     multiple = ROWS // math.gcd(ROWS, batch.n_pos)
+    if torch.finfo(dtype).bits < 32:  # there the bits of a row depend on how many stand beside it
+        n_workers = 1
     size = min(batch_size, math.ceil(batch.n_prompts / n_workers))
     return split(batch, math.ceil(size / multiple) * multiple, multiple)
 
