@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from circuitfind.circuits.compare import CHANGED, compare
+from circuitfind.export.drawing.facts import one_line
 
 if TYPE_CHECKING:
     from circuitfind.circuits.circuit import Circuit
@@ -111,7 +112,9 @@ def lines_of(comparison: Comparison) -> Iterator[str]:
 def name_of(circuit: Circuit) -> str:
     """A circuit in one line."""
     names = [
-        str(block["name"]) for block in (circuit.task, circuit.model, circuit.method) if block.get("name")
+        one_line(block["name"])
+        for block in (circuit.task, circuit.model, circuit.method)
+        if block.get("name")
     ]
     return f"{', '.join(names)}: {circuit.size}"
 

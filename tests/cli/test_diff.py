@@ -42,6 +42,16 @@ def test_a_person_sees_what_was_lost_and_gained(
     assert "+1 -> +1.5  input->m0" in printed
 
 
+def test_a_name_that_breaks_lines_stands_on_one(
+    pair: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = Path(pair[0]) / "circuit.json"
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**stored, "task": {"name": "ioi\n::error::x"}}), encoding="utf-8")
+    assert call(["diff", *pair], debug=False) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith("before: ioi ::error::x, small")
+
+
 def test_a_program_gets_one_json_document(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["diff", *pair, "--json"], debug=False) == 0
     document = json.loads(capsys.readouterr().out)
