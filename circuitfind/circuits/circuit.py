@@ -4,8 +4,10 @@ format, version 1.
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -151,7 +153,8 @@ class Circuit:
         """The circuit that ``to_json`` wrote. Raises CircuitError naming ``source`` and what is
         wrong with it.
         """
-        return circuit_of(parse_json(text, source), source)
+        with uncollected():
+            return circuit_of(parse_json(text, source), source)
 
     @staticmethod
     def load(path: Path) -> Circuit:
@@ -167,6 +170,20 @@ class Circuit:
                 f"Cannot read the circuit {reason} Give a circuit.json or a run folder."
             ) from None
         return Circuit.from_json(text, str(file))
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No search for unreachable objects inside: of a million edges that all stay, it takes a quarter
+    of the time and finds nothing.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def circuit_of(data: Any, source: str) -> Circuit:

@@ -117,8 +117,10 @@ class Comparison:
         """Edges of both whose score has changed, before and after; the largest change first."""
         before, after = self._sides
         pairs = ((part, score, after[at][1]) for at, (part, score) in before.items() if at in after)
-        changed = {part: (x, y) for part, x, y in pairs if abs(x - y) > self.tolerance * max(abs(x), abs(y))}
-        return dict(sorted(changed.items(), key=lambda item: -abs(item[1][0] - item[1][1])))
+        changed = [
+            (part, (x, y)) for part, x, y in pairs if abs(x - y) > self.tolerance * max(abs(x), abs(y))
+        ]
+        return dict(sorted(changed, key=lambda item: -abs(item[1][0] - item[1][1])))
 
     @property
     def lost_nodes(self) -> tuple[Node, ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from circuitfind.circuits.circuit import Circuit
     from circuitfind.circuits.compare import Comparison, Overlap
 
+T = TypeVar("T")
 BELOW_THE_BAR = 1
 SHOWN = 10
 EXAMPLE = "Example: circuitfind diff results/known/ioi.json results/my-run --fail"
@@ -57,7 +59,7 @@ def diff(
 
     Models may differ in their weights, not in their shape.
     """
-    from circuitfind.circuits.circuit import Circuit
+    from circuitfind.circuits.circuit import Circuit, uncollected
     from circuitfind.errors import UsageError
 
     if min_jaccard is not None and not (fail and 0 <= min_jaccard <= 1):
@@ -65,12 +67,13 @@ def diff(
     comparison = compare(Circuit.load(before), Circuit.load(after), tolerance)
     if dot is not None:
         draw(comparison, dot, force, (before, after))
-    if as_json:
-        typer.echo(json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
-    else:
-        typer.echo("\n".join(lines_of(comparison)))
-    if fail and not holds(comparison, min_jaccard):
-        raise typer.Exit(BELOW_THE_BAR)
+    with uncollected():
+        if as_json:
+            typer.echo(json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+        else:
+            typer.echo("\n".join(lines_of(comparison)))
+        if fail and not holds(comparison, min_jaccard):
+            raise typer.Exit(BELOW_THE_BAR)
 
 
 def draw(comparison: Comparison, path: Path, force: bool, inputs: tuple[Path, ...] = ()) -> None:
@@ -95,11 +98,9 @@ def lines_of(comparison: Comparison) -> Iterator[str]:
     n_changed = f"{len(comparison.changed):,} of those in both have another score"
     yield f"{comparison.noun}: {shared(comparison.kept)}; {n_changed}"
     yield f"nodes: {shared(comparison.nodes)}"
-    yield from _edges("lost", {e: f"{x:+.4g}" for e, x in comparison.lost.items()})
-    yield from _edges("gained", {e: f"{x:+.4g}" for e, x in comparison.gained.items()})
-    yield from _edges(
-        "another score", {e: f"{x:+.4g} -> {y:+.4g}" for e, (x, y) in comparison.changed.items()}
-    )
+    yield from _edges("lost", comparison.lost, "{:+.4g}".format)
+    yield from _edges("gained", comparison.gained, "{:+.4g}".format)
+    yield from _edges("another score", comparison.changed, lambda pair: "{:+.4g} -> {:+.4g}".format(*pair))
     for title, nodes in (("nodes lost", comparison.lost_nodes), ("nodes gained", comparison.gained_nodes)):
         if nodes:
             yield f"\n{title}: " + ", ".join(map(str, nodes))
@@ -127,9 +128,9 @@ def shared(overlap: Overlap) -> str:
     )
 
 
-def _edges(title: str, edges: Mapping[Any, str]) -> Iterator[str]:
+def _edges(title: str, edges: Mapping[Any, T], spell: Callable[[T], str]) -> Iterator[str]:
     if edges:
-        shown = list(edges.items())[:SHOWN]
+        shown = [(edge, spell(score)) for edge, score in islice(edges.items(), SHOWN)]
         width = max(len(score) for _, score in shown)
         yield f"\n{title}, the largest first:"
         yield from (f"  {score.rjust(width)}  {edge}" for edge, score in shown)
