@@ -60,7 +60,9 @@ def main() -> None:
         start = time.perf_counter()
         found = method.find(Problem(model, batch, BATCH_SIZE))
         seconds = time.perf_counter() - start
-        tell(model, batch, method, found, seconds, min(forward, best_forward(bridge.original_model, batch)))
+        tell(
+            model, batch, method, found, seconds, min(forward, best_forward(bridge.original_model, batch))
+        )
         worst = check_decisions(model, batch, method, found, options.samples)
         print(
             f"  {options.samples} decisions taken again with the whole model: all the same, scores within {worst:.1e}"
@@ -114,7 +116,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--threshold", type=float, default=0.02)
     parser.add_argument("--samples", type=int, default=10)
-    parser.add_argument("--schedules", nargs="+", choices=("sequential", "screened"), default=["sequential"])
+    parser.add_argument(
+        "--schedules", nargs="+", choices=("sequential", "screened"), default=["sequential"]
+    )
     return parser.parse_args()
 
 
@@ -131,7 +135,9 @@ def best_forward(model: Callable[..., object], batch: Batch) -> float:
     return min(once(size) for size in (batch.n_prompts, 8, 4) for _ in range(3))
 
 
-def check_decisions(model: Transformer, batch: Batch, method: ACDC, found: Found, n_samples: int) -> float:
+def check_decisions(
+    model: Transformer, batch: Batch, method: ACDC, found: Found, n_samples: int
+) -> float:
     """Takes tested decisions again, literally; the largest difference of a score. Exits with 1 where one differs."""
     graph = model.architecture.graph
     tested = [(place, mask) for place, mask in decisions(graph, found) if found.scores[place] != 0]
@@ -147,7 +153,9 @@ def check_decisions(model: Transformer, batch: Batch, method: ACDC, found: Found
         worst = max(worst, abs(score - float(found.scores[place])))
         if (score < method.threshold) is bool(found.kept[place]):
             edge = Edge(graph.senders[place[1]], graph.receivers[place[0]])
-            sys.exit(f"{edge}: score {score:.6g} literally, {float(found.scores[place]):.6g} in the search")
+            sys.exit(
+                f"{edge}: score {score:.6g} literally, {float(found.scores[place]):.6g} in the search"
+            )
     return worst
 
 

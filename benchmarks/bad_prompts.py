@@ -325,14 +325,27 @@ def foreign_csv_files() -> Iterator[Wrong]:
             for what, value in VALUES.items():
                 text = value if isinstance(value, str) else json.dumps(value)
                 yield f"{columns}, {key}: {what}", "f.csv", _csv([good | {key: text}])
-            yield f"{columns}, no {key}", "f.csv", _csv([{name: good[name] for name in good if name != key}])
-    yield "everything at once", "f.csv", _csv([dict.fromkeys(("clean", "corrupted", *sum(COLUMNS, ())), "1")])
+            yield (
+                f"{columns}, no {key}",
+                "f.csv",
+                _csv([{name: good[name] for name in good if name != key}]),
+            )
+    yield (
+        "everything at once",
+        "f.csv",
+        _csv([dict.fromkeys(("clean", "corrupted", *sum(COLUMNS, ())), "1")]),
+    )
     yield from of_bytes(_csv([good]), "f.csv")
 
 
 ROWS: tuple[dict[str, Any], ...] = (
     {"clean": "1 + 2 = <predict>3</predict>", "corrupted": "1 + 4 = <predict>5</predict>"},
-    {"prefix": "So Ann said that", "corr_prefix": "So Tom said that", "pronoun": "she", "corr_pronoun": "he"},
+    {
+        "prefix": "So Ann said that",
+        "corr_prefix": "So Tom said that",
+        "pronoun": "she",
+        "corr_pronoun": "he",
+    },
     {"prefix": "from 1352 to 13", "corr_prefix": "from 1301 to 13", "digits": "52"},
     {"ioi_sentences": "John gave to Mary", "corr_ioi_sentences": "Bob gave to Ann", "b": "John"},
     {"clean": "I like", "corrupt": "I hate", "answers": [" it"], "wrong_answers": [" that"]},

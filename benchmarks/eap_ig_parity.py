@@ -106,7 +106,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repository", type=Path, required=True, help="a checkout of EAP-IG")
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--cases", nargs="+", default=CASES, help="methods, each with :kl for that metric")
+    parser.add_argument(
+        "--cases", nargs="+", default=CASES, help="methods, each with :kl for that metric"
+    )
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 3], help="EAP-IG's")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["shipped"])

@@ -74,7 +74,9 @@ def main() -> None:
     print(f"one pass, weights' gradients    {weights:7.2f} s")
     for name in methods:
         took = seconds[name]
-        print(f"{name:<20}{took:7.2f} s   ratio {took / frozen:5.2f} x   to weights' {took / weights:5.2f} x")
+        print(
+            f"{name:<20}{took:7.2f} s   ratio {took / frozen:5.2f} x   to weights' {took / weights:5.2f} x"
+        )
     print(f"peak memory {gigabytes(peak())}, the two models' included")
 
 

@@ -63,7 +63,8 @@ def main() -> None:
             seconds[receiver] = (time.perf_counter() - start) / len(senders)
             scores |= {(receiver, sender): rise for sender, rise in zip(senders, rises, strict=True)}
             print(
-                f"  {receiver!s:<12}{len(senders):5} tests {seconds[receiver] * 1e3:9.2f} ms each", flush=True
+                f"  {receiver!s:<12}{len(senders):5} tests {seconds[receiver] * 1e3:9.2f} ms each",
+                flush=True,
             )
     forward = min(forward, best_forward(bridge.original_model, batch))
     mean = mean_over_edges(graph, seconds)

@@ -78,12 +78,16 @@ def drawn(graph: Graph) -> ScoredEdges:
 
 def same(one: ScoredEdges, other: ScoredEdges) -> bool:
     """Whether both have the same edges and scores."""
-    return bool((one.kept == other.kept).all()) and np.array_equal(one.scores, other.scores, equal_nan=True)
+    return bool((one.kept == other.kept).all()) and np.array_equal(
+        one.scores, other.scores, equal_nan=True
+    )
 
 
 def with_eap_ig(clone: Path, fixtures: Path | None) -> Iterator[tuple[str, bool]]:
     """EAP-IG's Graph reads ours and we read its."""
-    stand_in("transformer_lens", HookedTransformer=Anything, HookedTransformerConfig=type("Config", (), {}))
+    stand_in(
+        "transformer_lens", HookedTransformer=Anything, HookedTransformerConfig=type("Config", (), {})
+    )
     package("eap", clone / "src" / "eap")
     stand_in("eap.visualization", get_color=None, generate_random_color=None)
     theirs = importlib.import_module("eap.graph").Graph
@@ -104,7 +108,9 @@ def of_shape(theirs: Any, graph: Graph, folder: Path) -> Iterator[tuple[str, boo
         file.unlink()
         has_all = {str(edge) for edge in graph.edges()} == set(opened.edges)
         scores, kept = opened.scores.numpy().T, opened.in_graph.numpy().T
-        is_same = np.array_equal(scores, ours.filled.astype(np.float32)) and bool((kept == ours.kept).all())
+        is_same = np.array_equal(scores, ours.filled.astype(np.float32)) and bool(
+            (kept == ours.kept).all()
+        )
         yield f"opens our {suffix}, {shape}", has_all and is_same
     made = theirs.from_model(config(graph))
     torch.manual_seed(0)
@@ -133,7 +139,8 @@ def of_nodes(theirs: Any, folder: Path) -> Iterator[tuple[str, bool]]:
     read_nodes = eapig.read_pt(torch.load(folder / "eap-ig-nodes.pt", weights_only=True), "pt").edges
     yield (
         "its circuit of nodes",
-        read_nodes.by_node and int(read_nodes.kept.sum()) == int((made.in_graph & made.real_edge_mask).sum()),
+        read_nodes.by_node
+        and int(read_nodes.kept.sum()) == int((made.in_graph & made.real_edge_mask).sum()),
     )
 
 
@@ -145,7 +152,9 @@ def nested(depth: int) -> dict[Any, Any]:
 def with_acdc(clone: Path, fixtures: Path | None) -> Iterator[tuple[str, bool]]:
     """ACDC's graph has the edges that our subgraph names, and its TorchIndex reads our text."""
     package("acdc", clone / "acdc")
-    stand_in("acdc.acdc_utils", OrderedDefaultdict=defaultdict, make_nd_dict=lambda end_type, n: nested(n))
+    stand_in(
+        "acdc.acdc_utils", OrderedDefaultdict=defaultdict, make_nd_dict=lambda end_type, n: nested(n)
+    )
     names = vars(importlib.import_module("acdc.TLACDCCorrespondence"))
     for graph in (SHAPES[0], SHAPES[2]):
         model = types.SimpleNamespace(cfg=types.SimpleNamespace(**config(graph), attn_only=False))
@@ -205,7 +214,9 @@ def with_edge_pruning(clone: Path, fixtures: Path | None) -> Iterator[tuple[str,
     source = (clone / "src" / "modeling" / "modeling_fpt2.py").read_text()
     wanted = {"writer_name_to_idx", "writer_idx_to_name", "reader_idx_to_name"}
     found = [
-        node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name in wanted
+        node
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef) and node.name in wanted
     ]
     names: dict[str, Callable[..., Any]] = {}
     exec(compile(ast.Module(found, []), "modeling_fpt2.py", "exec"), names)
@@ -231,7 +242,9 @@ CHECKS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("clones", nargs="+", metavar="TOOL=FOLDER", help=", ".join(CHECKS))
-    parser.add_argument("--fixtures", type=Path, help="where to write the files that tests/exchange reads")
+    parser.add_argument(
+        "--fixtures", type=Path, help="where to write the files that tests/exchange reads"
+    )
     options = parser.parse_args()
     failed = 0
     for clone in options.clones:

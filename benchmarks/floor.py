@@ -34,7 +34,9 @@ class Work:
             self._open(receiver.node)
             n_tests = self._graph.n_readable(receiver)
             total.update({part: n_tests * work for part, work in self._one(receiver).items()})
-            for sender in self._found.kept[self._graph.receiver_index[receiver]].nonzero().flatten().tolist():
+            for sender in (
+                self._found.kept[self._graph.receiver_index[receiver]].nonzero().flatten().tolist()
+            ):
                 self._feeds.setdefault(self._graph.senders[sender], []).append(receiver)
         return total
 
@@ -71,7 +73,9 @@ class Work:
         if node.kind == "logits":
             return [("log Z", 2 * self._n_prompts * d_model * d_vocab)]
         weights, end_only = self._model.layers[node.layer], self._end_only[node]
-        n_rows, where = (self._n_prompts, "at the answer") if end_only else (self._n_rows, "at all positions")
+        n_rows, where = (
+            (self._n_prompts, "at the answer") if end_only else (self._n_rows, "at all positions")
+        )
         if node.kind == "mlp":
             n_products = 2 if weights.W_gate is None else 3
             return [(f"MLPs {where}", n_products * 2 * n_rows * weights.W_in.numel())]

@@ -41,7 +41,9 @@ def main() -> None:
     options = parse()
     tokenizer = load_tokenizer(options.model)
     batch = tokenise(load_task(options.task).make(tokenizer, options.prompts, 0), tokenizer)
-    model = read_transformer(load_bridge(locate(options.model, Silent()), "cpu", torch.float32), batch.n_pos)
+    model = read_transformer(
+        load_bridge(locate(options.model, Silent()), "cpu", torch.float32), batch.n_pos
+    )
     method = ACDC(options.threshold, metric=options.metric, schedule="grouped")
     start = time.perf_counter()
     found = method.find(Problem(model, batch, BATCH_SIZE))

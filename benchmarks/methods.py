@@ -122,7 +122,9 @@ class Case:
 
     def cell(self, row: dict[str, Any], folder: Path) -> str:
         """A circuit in a few numbers."""
-        faithfulness = "-" if row["faithfulness"] is None else f"{round(row['faithfulness'], 2) + 0.0:.0%}"
+        faithfulness = (
+            "-" if row["faithfulness"] is None else f"{round(row['faithfulness'], 2) + 0.0:.0%}"
+        )
         elsewhere = self.others.kl(folder / "circuit.json")
         return f"{row['n_edges']:,}: {show(row['metrics']['kl'])} ({show(elsewhere)}), {faithfulness}"
 

@@ -147,7 +147,10 @@ def json_texts(value: Any) -> Iterator[tuple[str, bytes]]:
     for path in [path for path in paths(value) if len(path) == 1]:
         deep = json.dumps(changed(value, path, "DEEP"))
         yield f"{path[0]}: deep lists", deep.replace('"DEEP"', "[" * DEEP + "]" * DEEP).encode()
-        yield f"{path[0]}: deep objects", deep.replace('"DEEP"', '{"a":' * DEEP + "1" + "}" * DEEP).encode()
+        yield (
+            f"{path[0]}: deep objects",
+            deep.replace('"DEEP"', '{"a":' * DEEP + "1" + "}" * DEEP).encode(),
+        )
         yield f"{path[0]}: 100 deep", deep.replace('"DEEP"', "[" * 100 + "]" * 100).encode()
         yield f"{path[0]}: 1e999", deep.replace('"DEEP"', "1e999").encode()
         yield f"{path[0]}: 9,999 digits", deep.replace('"DEEP"', "9" * 9_999).encode()
@@ -358,7 +361,9 @@ def imported(format: str, suffix: str, *options: str) -> Callable[[Path], Iterat
     def inputs(folder: Path) -> Iterator[Input]:
         good, file = (folder / f"{format}.file").read_bytes(), folder / f"wrong{suffix}"
         out = ("--out", str(folder / "imported.json"), "--force")
-        commands = tuple(("import", str(file), *options, *out, *more) for more in ((), ("--format", format)))
+        commands = tuple(
+            ("import", str(file), *options, *out, *more) for more in ((), ("--format", format))
+        )
         for name, content in _foreign(good, suffix):
             yield Input(name, file, content, commands)
 
@@ -423,7 +428,10 @@ def of_prompts(
             file = folder / "wrong" / name
             told = {"FILE": str(file), "OUT": str(folder / "out.prompts.jsonl")}
             yield Input(
-                what, file, content, tuple(tuple(told.get(word, word) for word in one) for one in commands)
+                what,
+                file,
+                content,
+                tuple(tuple(told.get(word, word) for word in one) for one in commands),
             )
 
     return inputs
@@ -435,7 +443,9 @@ KINDS = (
     Kind("circuit.json of neurons", of_circuit("neurons")),
     Kind("circuit.json, run again", of_check("acdc")),
     Kind("consensus.json", beside("scored", "consensus.json", ("show", "FILE"))),
-    Kind("run.json", beside("scored", "run.json", VIEW, ("check", "FOLDER", "--evaluate-only", "--quiet"))),
+    Kind(
+        "run.json", beside("scored", "run.json", VIEW, ("check", "FOLDER", "--evaluate-only", "--quiet"))
+    ),
     Kind("sweep.json", beside("sweep/edges-10", "../sweep.json", VIEW)),
     Kind("run.json, of a sweep gone on with", beside("sweep/edges-10", "run.json", RESUMED)),
     Kind("circuit.json, of a sweep gone on with", beside("sweep/edges-10", "circuit.json", RESUMED)),
@@ -486,7 +496,9 @@ def failures(kind: Kind, folder: Path, sample: int | None = None) -> tuple[int, 
 
 def try_out(command: tuple[str, ...]) -> str | None:
     """What is wrong with what the command did; None if nothing is."""
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace") for _ in range(2))
+    out, err = (
+        io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace") for _ in range(2)
+    )
     begun = time.process_time()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -36,7 +36,17 @@ def parse() -> argparse.Namespace:
 def measure(model: str, prompts: str, threshold: str) -> None:
     """Runs the command once and prints its line."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "circuitfind", "run", "ioi", "--model", model, "--prompts", prompts]
+        command = [
+            sys.executable,
+            "-m",
+            "circuitfind",
+            "run",
+            "ioi",
+            "--model",
+            model,
+            "--prompts",
+            prompts,
+        ]
         command += ["--threshold", threshold, "--out", f"{folder}/run", "--quiet", "--json"]
         start = time.perf_counter()
         done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

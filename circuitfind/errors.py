@@ -29,7 +29,9 @@ LONGEST_NUMBER = 40
 LONGEST_MESSAGE = 2000
 FEW = 5
 """Items of a list or object that a message shows."""
-_QUOTED = re.compile(rf"(?<!\w)(?P<quote>['\"`])(?P<value>(?:(?!(?P=quote))[^\n]){{{LONGEST_VALUE + 4},}})")
+_QUOTED = re.compile(
+    rf"(?<!\w)(?P<quote>['\"`])(?P<value>(?:(?!(?P=quote))[^\n]){{{LONGEST_VALUE + 4},}})"
+)
 _UNBROKEN = re.compile(
     rf"\S{{{LONGEST_VALUE + 20},}}"
 )  # a value that is cut, its quotes and a comma are none
@@ -123,7 +125,9 @@ def shorten(message: str) -> str:
     """
     if len(message) <= LONGEST_VALUE:
         return message
-    message = _QUOTED.sub(lambda found: found["quote"] + cut(found["value"]), message[: 50 * LONGEST_MESSAGE])
+    message = _QUOTED.sub(
+        lambda found: found["quote"] + cut(found["value"]), message[: 50 * LONGEST_MESSAGE]
+    )
     return cut(_UNBROKEN.sub(lambda found: cut(found[0]), message), LONGEST_MESSAGE)
 
 
@@ -138,4 +142,6 @@ def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = Non
         name[:LONGEST_VALUE].lower(), [n.lower() for n in names], n=1, cutoff=0.5
     )
     hint = next((f" Did you mean '{n}'?" for n in names if nearest and n.lower() == nearest[0]), "")
-    return f"No {kind} named '{cut(name)}'.{hint} {(plural or kind + 's').capitalize()}: {', '.join(names)}."
+    return (
+        f"No {kind} named '{cut(name)}'.{hint} {(plural or kind + 's').capitalize()}: {', '.join(names)}."
+    )

@@ -78,7 +78,9 @@ def sweep(
 
 
 def carry_out_sweep(
-    plan: SweepPlan, progress: Progress, watch: Callable[[Path, Keeper], None] = lambda folder, keeper: None
+    plan: SweepPlan,
+    progress: Progress,
+    watch: Callable[[Path, Keeper], None] = lambda folder, keeper: None,
 ) -> SweepResult:
     """The sweep itself. ``watch`` is told of the sweep's folder, and each run's keeper, before its
     search begins.
@@ -92,7 +94,9 @@ def carry_out_sweep(
         return SweepResult({**table, "files": files}, folder)
 
 
-def find_circuits(plan: SweepPlan, folder: Path, notes: Noted, watch: Callable[[Path, Keeper], None]) -> None:
+def find_circuits(
+    plan: SweepPlan, folder: Path, notes: Noted, watch: Callable[[Path, Keeper], None]
+) -> None:
     """Every run that is not finished yet, from the smallest circuit to the largest, in ``folder``.
 
     Scores that all of them share are kept there until the last run is done.

@@ -80,7 +80,9 @@ def make_held_out(tokenizer: Tokenizer, n_prompts: int, seed: int) -> list[Promp
     return make_from(HELD_OUT, tokenizer, n_prompts, f"docstring held out {seed}")
 
 
-def make_from(styles: Sequence[Style], tokenizer: Tokenizer, n_prompts: int, seed: str) -> list[PromptPair]:
+def make_from(
+    styles: Sequence[Style], tokenizer: Tokenizer, n_prompts: int, seed: str
+) -> list[PromptPair]:
     """Pairs in these styles."""
     names = [name for name in PARAMETERS if is_single_token(tokenizer, f" {name}")]
     needed = 2 * N_PARAMETERS + N_DOCUMENTED
@@ -134,7 +136,9 @@ def spell(
     each parameter.
     """
     pairs = [f"{first} {second}" for first, second in zip(plain[::2], plain[1::2], strict=True)]
-    lines = [f"    {style.marker} {name}: {text}" for name, text in zip(documented, pairs[1:], strict=True)]
+    lines = [
+        f"    {style.marker} {name}: {text}" for name, text in zip(documented, pairs[1:], strict=True)
+    ]
     head = f'{style.function} {function}(self, {", ".join(defined)}):\n    """{pairs[0]}\n\n'
     return "\n".join([head + lines[0], *lines[1:], f"    {style.marker}"])
 

@@ -28,7 +28,16 @@ from dataclasses import dataclass
 from random import Random
 
 from circuitfind.errors import TaskError
-from circuitfind.prompts import PromptPair, Role, Task, Tokenizer, draw_distinct, fill, is_single_token, words
+from circuitfind.prompts import (
+    PromptPair,
+    Role,
+    Task,
+    Tokenizer,
+    draw_distinct,
+    fill,
+    is_single_token,
+    words,
+)
 
 TEMPLATE = "The {noun} lasted from the year {year} to the year{shown}"
 HELD_OUT = (
@@ -85,7 +94,9 @@ def make_held_out(tokenizer: Tokenizer, n_prompts: int, seed: int) -> list[Promp
     return make_from(HELD_OUT, tokenizer, n_prompts, f"greater-than held out {seed}")
 
 
-def make_from(templates: Sequence[str], tokenizer: Tokenizer, n_prompts: int, seed: str) -> list[PromptPair]:
+def make_from(
+    templates: Sequence[str], tokenizer: Tokenizer, n_prompts: int, seed: str
+) -> list[PromptPair]:
     """Pairs from these templates."""
     spans = [(century, first) for century in centuries(tokenizer) for first in century.first_years()]
     if not spans:

@@ -19,7 +19,16 @@ from collections.abc import Sequence
 from random import Random
 
 from circuitfind.errors import TaskError
-from circuitfind.prompts import PromptPair, Role, Task, Tokenizer, draw_distinct, fill, is_single_token, words
+from circuitfind.prompts import (
+    PromptPair,
+    Role,
+    Task,
+    Tokenizer,
+    draw_distinct,
+    fill,
+    is_single_token,
+    words,
+)
 
 TEMPLATES = (
     "Yesterday {first} and {second} met near the {place}, and {giver} gave a {thing} to",
@@ -76,7 +85,9 @@ def make_held_out(tokenizer: Tokenizer, n_prompts: int, seed: int) -> list[Promp
     return make_from(HELD_OUT, tokenizer, n_prompts, f"ioi held out {seed}")
 
 
-def make_from(templates: Sequence[str], tokenizer: Tokenizer, n_prompts: int, seed: str) -> list[PromptPair]:
+def make_from(
+    templates: Sequence[str], tokenizer: Tokenizer, n_prompts: int, seed: str
+) -> list[PromptPair]:
     """Pairs from these templates."""
     names = [name for name in NAMES if is_single_token(tokenizer, f" {name}")]
     if len(names) < 5:

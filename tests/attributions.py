@@ -26,7 +26,11 @@ class Scorer(Protocol):
 
 
 def score(
-    method: Scorer, model: Transformer, batch: Batch, batch_size: int = 8, progress: Progress | None = None
+    method: Scorer,
+    model: Transformer,
+    batch: Batch,
+    batch_size: int = 8,
+    progress: Progress | None = None,
 ) -> torch.Tensor:
     return method.score(Problem(model, batch, batch_size), Job(progress or Silent()))
 

@@ -84,7 +84,9 @@ def blueprint(gate: Gate) -> Blueprint:
         key = {"position": np.eye(n_ctx)[:, [i]]}
         return matching_head(*place, {}, key, is_one, {f"bit{i}": one}, always=np.ones(1))
 
-    mlp = Part(Node("mlp", gate.n_layers - 1), {None: reads}, {"answer": answers}, {None: 1 - corners.sum(1)})
+    mlp = Part(
+        Node("mlp", gate.n_layers - 1), {None: reads}, {"answer": answers}, {None: 1 - corners.sum(1)}
+    )
     heads = [read_bit(i, place) for i, place in enumerate(gate.heads)]
     tokens = {"bit": one_hots(GATE_WORDS, ("0", "1")), "filler": one_hots(GATE_WORDS, FILLERS)}
     made = Blueprint(

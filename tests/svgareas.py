@@ -44,7 +44,11 @@ class Area:
 @cache
 def advances(file: Path) -> tuple[dict[int, int], dict[int, str], int]:
     font = TTFont(file)
-    return {g: a for g, (a, _) in font["hmtx"].metrics.items()}, font.getBestCmap(), font["head"].unitsPerEm
+    return (
+        {g: a for g, (a, _) in font["hmtx"].metrics.items()},
+        font.getBestCmap(),
+        font["head"].unitsPerEm,
+    )
 
 
 def extent(text: str, file: Path = FONT) -> float:

@@ -116,5 +116,6 @@ def test_our_side_of_a_comparison_scores_every_edge_of_every_prompt(tmp_path: Pa
 def test_a_test_costs_at_most_a_fifteenth_of_a_forward_pass_on_smollm2() -> None:
     # At 0.1 the search takes two minutes; docs/performance.md has the figure at 0.02, measured by the same command.
     assert (
-        ratio(bench("acdc_speed", "--prompts", "16", "--threshold", "0.1", "--samples", "6")) >= LEAST_RATIO
+        ratio(bench("acdc_speed", "--prompts", "16", "--threshold", "0.1", "--samples", "6"))
+        >= LEAST_RATIO
     )

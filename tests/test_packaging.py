@@ -67,7 +67,9 @@ def test_the_package_imports_what_it_declares_and_nothing_else() -> None:
     files.remove(ROOT / "circuitfind/cli/pytest_plugin.py")  # which pytest alone imports
     imported = set.union(*map(imports, files)) - set(sys.stdlib_module_names) - {"circuitfind"}
     declared = names(PROJECT["dependencies"]) - NOT_IMPORTED
-    assert {normal(name) for name in imported} == {normal(IMPORTED_AS.get(name, name)) for name in declared}
+    assert {normal(name) for name in imported} == {
+        normal(IMPORTED_AS.get(name, name)) for name in declared
+    }
 
 
 def test_every_dependency_has_its_reason_beside_it() -> None:
@@ -86,7 +88,9 @@ def test_every_dependency_is_pinned_to_a_version_that_any_index_has() -> None:
         *PYPROJECT["build-system"]["requires"],
     ]
     assert names(requirements) - pins().keys() == set()
-    assert {name: version for name, version in pins().items() if not re.fullmatch(r"[\w.]+", version)} == {}
+    assert {
+        name: version for name, version in pins().items() if not re.fullmatch(r"[\w.]+", version)
+    } == {}
 
 
 def test_the_lock_has_the_pinned_versions_of_all_but_torch_each_with_hashes() -> None:
@@ -142,7 +146,12 @@ def run_tiny(*command: str | Path, folder: Path) -> None:
     )
     done = subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert {path.suffix for path in (folder / "run").glob("circuit.*")} == {".json", ".dot", ".svg", ".pdf"}
+    assert {path.suffix for path in (folder / "run").glob("circuit.*")} == {
+        ".json",
+        ".dot",
+        ".svg",
+        ".pdf",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +187,14 @@ def tracked(clone: Path, *folders: str) -> set[str]:
 def test_the_wheel_holds_the_package_with_tasks_model_font_and_licences_and_no_more(
     clone: Path, wheel: Path
 ) -> None:
-    info = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", f"licenses/{FONT_LICENCE}")
+    info = (
+        "METADATA",
+        "RECORD",
+        "WHEEL",
+        "entry_points.txt",
+        "licenses/LICENSE",
+        f"licenses/{FONT_LICENCE}",
+    )
     held = set(zipfile.ZipFile(wheel).namelist())
     assert held == {
         *tracked(clone, "circuitfind"),

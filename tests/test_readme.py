@@ -19,7 +19,9 @@ from circuitfind.models.architectures.table import FAMILIES
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 DOCUMENTS = sorted([README, *ROOT.glob("docs/*.md")])
-BLOCK = re.compile(r"(?P<before>[^\n]*)\n\n```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"(?P<before>[^\n]*)\n\n```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 SAVED = re.compile(r"[Ss]ave as `(?P<name>[\w.-]+)`")
 SHOWN_ONLY = ("text",)
 PRETRAINED = "smollm2-135m"
@@ -124,7 +126,10 @@ def targets() -> set[str]:
 
 @pytest.mark.parametrize(
     "document",
-    [pytest.param(document, marks=[] if document == README else pytest.mark.slow) for document in DOCUMENTS],
+    [
+        pytest.param(document, marks=[] if document == README else pytest.mark.slow)
+        for document in DOCUMENTS
+    ],
     ids=lambda document: document.name,
 )
 def test_every_command_and_example_works_in_order(document: Path, tmp_path: Path) -> None:
@@ -185,7 +190,9 @@ def test_the_readme_is_short() -> None:
 
 
 def test_continuous_integration_runs_what_the_readme_names_and_nothing_else() -> None:
-    commands = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("make ")]
+    commands = [
+        line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("make ")
+    ]
     assert commands[0] == "make test"
     assert [command for command in commands if f"`{command}`" not in README.read_text()] == []
 
@@ -194,7 +201,9 @@ def test_continuous_integration_runs_what_the_readme_names_and_nothing_else() ->
 @pytest.mark.skipif(
     not (ROOT / ".git").exists() or not shutil.which("git"), reason="needs the repository and git"
 )
-def test_make_demo_in_a_fresh_clone_ends_with_the_summary_and_where_the_picture_lies(tmp_path: Path) -> None:
+def test_make_demo_in_a_fresh_clone_ends_with_the_summary_and_where_the_picture_lies(
+    tmp_path: Path,
+) -> None:
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
     # A make inside a make announces its folders in the output; a user's own does not.
@@ -209,5 +218,7 @@ def test_make_demo_in_a_fresh_clone_ends_with_the_summary_and_where_the_picture_
     assert (clone / picture.removeprefix("picture: ")).read_text().startswith("<?xml")
     assert (clone / report.removeprefix("report: ").strip()).is_file()
     command = ["make", "--dry-run", "demo"]
-    again = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, check=True)
+    again = subprocess.run(
+        command, cwd=clone, env=environment, capture_output=True, text=True, check=True
+    )
     assert "pip install" not in again.stdout

@@ -104,7 +104,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A circuit of a million edges."""
     graph = Graph(32, 26)
     edges = {
-        str(edge): number % 1009 / 1009 - 0.5 for number, edge in enumerate(islice(graph.edges(), 1_000_000))
+        str(edge): number % 1009 / 1009 - 0.5
+        for number, edge in enumerate(islice(graph.edges(), 1_000_000))
     }
     model = {"n_layers": 32, "n_heads": 26, "parallel_attn_mlp": False}
     blocks = {
@@ -189,7 +190,9 @@ def test_an_empty_circuit_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFix
         assert "the circuit is empty" in capsys.readouterr().err
 
 
-def test_text_that_a_terminal_has_not_is_spelled_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_that_a_terminal_has_not_is_spelled_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "circuit.json"
     model = {"n_layers": 1, "n_heads": 1, "parallel_attn_mlp": False, "name": "größe \u202e"}
     blocks = {
@@ -200,7 +203,9 @@ def test_text_that_a_terminal_has_not_is_spelled_out(tmp_path: Path, monkeypatch
         "edges": {},
         "metrics": {},
     }
-    file.write_text(json.dumps({"format": "circuitfind.circuit", "version": 1, **blocks}), encoding="utf-8")
+    file.write_text(
+        json.dumps({"format": "circuitfind.circuit", "version": 1, **blocks}), encoding="utf-8"
+    )
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2))
     monkeypatch.setattr("sys.stdout", out)
     monkeypatch.setattr("sys.stderr", err)

@@ -46,7 +46,10 @@ WITHOUT_TORCH = (
 )
 """The rooms that a command goes through which runs no model."""
 WITH_TORCH = {
-    *(f"circuits.{name}" for name in ("bootstrap", "masks", "outputs", "scores_file", "selection", "units")),
+    *(
+        f"circuits.{name}"
+        for name in ("bootstrap", "masks", "outputs", "scores_file", "selection", "units")
+    ),
     "prompts.batch",
     "prompts.roles",
 }

@@ -61,7 +61,8 @@ def calls(source: str) -> set[str]:
             continue
         name = ast.unparse(node.func)
         is_write = name.endswith(".open") and any(
-            isinstance(given, ast.Constant) and set(str(given.value)) & set("wxa+") for given in node.args[:1]
+            isinstance(given, ast.Constant) and set(str(given.value)) & set("wxa+")
+            for given in node.args[:1]
         )
         if name in BY_NAME | BY_ATTRIBUTE | WHOLE or name.rpartition(".")[2] in BY_ATTRIBUTE or is_write:
             found.add(name)
@@ -98,7 +99,9 @@ def test_each_kind_of_call_is_seen(source: str) -> None:
 
 
 def test_reading_is_none_of_them() -> None:
-    assert not calls("path.open('rb'); path.read_text(); re.compile('x'); text.replace('a', 'b'); webbrowser")
+    assert not calls(
+        "path.open('rb'); path.read_text(); re.compile('x'); text.replace('a', 'b'); webbrowser"
+    )
 
 
 def test_every_module_with_such_a_call_is_in_the_table() -> None:

@@ -91,7 +91,9 @@ def count(monkeypatch: pytest.MonkeyPatch, *names: str) -> dict[str, list[tuple[
     return calls
 
 
-def test_what_depends_on_no_threshold_is_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_depends_on_no_threshold_is_made_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     calls = count(monkeypatch, "load_model", "make_prompts", "task_performance", "evaluate", "search")
     do_sweep(tmp_path / "sweep")
     made = {name: len(each) for name, each in calls.items()}
@@ -100,7 +102,9 @@ def test_what_depends_on_no_threshold_is_made_once(monkeypatch: pytest.MonkeyPat
     assert [arguments[known] is None for arguments in calls["evaluate"]] == [True, False, False, False]
 
 
-def test_all_but_the_first_search_take_over_what_was_decided_alike_and_change_no_byte(tmp_path: Path) -> None:
+def test_all_but_the_first_search_take_over_what_was_decided_alike_and_change_no_byte(
+    tmp_path: Path,
+) -> None:
     rows = do_sweep(tmp_path / "sweep", (0.1, 0.5, 2.0), dtype="float64").table["circuits"]
     taken = [row["search"]["taken_over"] for row in rows]
     assert taken[0] == 0 and all(
@@ -147,7 +151,10 @@ def test_the_page_has_a_row_for_each_threshold_that_leads_to_its_report(result: 
         ("a", "--threshold is 'a'; give a number"),
         ("0.1,,0.05", "--threshold is '0.1,,0.05'; give a number"),
         ("0.1,", "--threshold is '0.1,'; give a number"),
-        ("0.1,x", "--threshold has 'x' in it; give a number, or several as in --threshold 0.1,0.05,0.02."),
+        (
+            "0.1,x",
+            "--threshold has 'x' in it; give a number, or several as in --threshold 0.1,0.05,0.02.",
+        ),
         ("0.1,0.05,0.10", "--threshold has 0.1 in it twice"),
         ("0,-0", "--threshold has 0 in it twice"),
     ],
@@ -160,7 +167,8 @@ def test_a_list_of_thresholds_that_means_nothing(text: str, says: str) -> None:
 
 def test_thresholds_may_be_many_and_written_in_any_way() -> None:
     assert (
-        parse_sizes(" 0.1, 5e-2,1", "threshold") == (0.1, 0.05, 1.0) and parse_sizes(None, "threshold") == ()
+        parse_sizes(" 0.1, 5e-2,1", "threshold") == (0.1, 0.05, 1.0)
+        and parse_sizes(None, "threshold") == ()
     )
     hundred = [number / 1000 for number in range(100)]
     assert parse_sizes(",".join(map(str, hundred)), "threshold") == tuple(hundred)
@@ -240,7 +248,9 @@ def test_a_sweep_goes_on_with_the_runs_that_are_missing(
     assert all(mine["metrics"] == other["metrics"] for mine, other in rows)
 
 
-def test_a_sweep_with_nothing_left_to_do_loads_no_model(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_with_nothing_left_to_do_loads_no_model(
+    again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = count(monkeypatch, "load_model")
     for file in again.glob("sweep.*"):
         file.unlink()
@@ -248,14 +258,18 @@ def test_a_sweep_with_nothing_left_to_do_loads_no_model(again: Path, monkeypatch
     assert calls["load_model"] == [] and (again / "sweep.json").is_file()
 
 
-def test_a_resumed_sweep_may_have_further_thresholds(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_sweep_may_have_further_thresholds(
+    again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = count(monkeypatch, "search")
     do_sweep(again, (*THRESHOLDS, 0.3), resume=True)
     assert [arguments[1].threshold for arguments in calls["search"]] == [0.3]
 
 
 @pytest.mark.parametrize(("other", "says"), [({"seed": 1}, "seed 0"), ({"metric": "loss"}, "metric kl")])
-def test_a_sweep_of_something_else_is_not_gone_on_with(other: dict[str, Any], says: str, again: Path) -> None:
+def test_a_sweep_of_something_else_is_not_gone_on_with(
+    other: dict[str, Any], says: str, again: Path
+) -> None:
     with pytest.raises(OutputError, match=says):
         make_sweep_plan(options(again, resume=True, **other), THRESHOLDS, Silent())
 
@@ -292,10 +306,15 @@ def test_the_table_is_printed(command: str, tmp_path: Path, capsys: pytest.Captu
         "KL",
     ]
     assert [line.split()[0] for line in lines[2:4]] == ["5", "1"]
-    assert lines[-2:] == [f"picture: {tmp_path / 'out/sweep.svg'}", f"table:   {tmp_path / 'out/sweep.md'}"]
+    assert lines[-2:] == [
+        f"picture: {tmp_path / 'out/sweep.svg'}",
+        f"table:   {tmp_path / 'out/sweep.md'}",
+    ]
 
 
-def test_json_is_one_document_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_one_document_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [
         "sweep",
         "ioi",

@@ -47,7 +47,9 @@ class ToyTokenizer:
 
     def _split(self, word: str) -> list[str]:
         if not word.strip().isdigit():
-            return [word] if len(word) <= self.longest + 1 else [word[: self.longest], word[self.longest :]]
+            return (
+                [word] if len(word) <= self.longest + 1 else [word[: self.longest], word[self.longest :]]
+            )
         space, number = (word[0], word[1:]) if word[0] == " " else ("", word)
         chunks = [number[start : start + self.digits] for start in range(0, len(number), self.digits)]
         return [space + chunks[0], *chunks[1:]] if self.space_joins or not space else [space, *chunks]

@@ -71,11 +71,16 @@ def main(package: Path = PACKAGE) -> None:
         for function in functions(tree)
         if n_parameters(function) >= 7
     ]
-    tests = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in (ROOT / "tests").rglob("*.py"))
+    tests = sum(
+        len(file.read_text(encoding="utf-8").splitlines()) for file in (ROOT / "tests").rglob("*.py")
+    )
     figures = {
         "modules": len(files),
         "lines": len(lines),
-        "functions, median and 90th percentile of lines": (quantile(lengths, 0.5), quantile(lengths, 0.9)),
+        "functions, median and 90th percentile of lines": (
+            quantile(lengths, 0.5),
+            quantile(lengths, 0.9),
+        ),
         "functions of more than 60 lines": len([n for n in lengths if n > 60]),
         "functions of 7 parameters or more outside cli/": len(wide),
         "public names": sum(len(public_names(tree)) for tree in trees.values()),

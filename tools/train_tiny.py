@@ -234,7 +234,9 @@ def answer_logits(
     return logits[torch.arange(len(prompts)), last]
 
 
-def score(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[PromptPair]) -> Score:
+def score(
+    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[PromptPair]
+) -> Score:
     """The model's score on the pairs, right against wrong answers after the clean and after the
     corrupted prompts.
     """

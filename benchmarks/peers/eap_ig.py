@@ -58,14 +58,23 @@ def main() -> None:
         for size in job.batch_sizes:
             name, method, metric = f"{case}:{size}", METHODS[case.method], METRICS[case.metric]
             work = partial(
-                attribute, model, graph, batches(job, size), metric, method, ig_steps=job.steps, quiet=True
+                attribute,
+                model,
+                graph,
+                batches(job, size),
+                metric,
+                method,
+                ig_steps=job.steps,
+                quiet=True,
             )
             _, costs[name] = measured(work)
             scores[name] = graph.scores.numpy()[rows, columns].astype(np.float64)
             print(f"{options.name} {name}: {costs[name].seconds:.1f} s", file=sys.stderr, flush=True)
             model.zero_grad(set_to_none=True)
     losses = (loss(model, job, job.clean), loss(model, job, job.corrupted))
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformer_lens", "transformers"))
+    versions = ", ".join(
+        f"{name} {version(name)}" for name in ("torch", "transformer_lens", "transformers")
+    )
     Side(list(graph.edges), scores, costs, losses, versions).write(options.folder, options.name)
 
 
@@ -161,7 +170,10 @@ def kl(logits: Tensor, clean_logits: Tensor, lengths: Tensor, answers: Tensor) -
     return (full.exp() * (full - circuit)).sum(-1).mean()
 
 
-METRICS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {"logit-diff": logit_diff, "kl": kl}
+METRICS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "logit-diff": logit_diff,
+    "kl": kl,
+}
 
 
 def at_end(logits: Tensor, lengths: Tensor) -> Tensor:

@@ -129,7 +129,9 @@ def edges_among(graph: Graph, scores: Mapping[Neuron, float]) -> dict[Edge, floa
     totals = {node: sum(of_node) for node, of_node in by_node(scores).items()}
     ends = {Node("logits"), *totals} if totals else set()
     written = {Node("input"): 0.0, **totals}
-    return {e: written[e.sender] for e in graph.edges() if e.receiver.node in ends and e.sender in written}
+    return {
+        e: written[e.sender] for e in graph.edges() if e.receiver.node in ends and e.sender in written
+    }
 
 
 def count_neurons(config: Mapping[str, Any]) -> int | None:

@@ -58,11 +58,17 @@ class Bootstrap:
 
     def __post_init__(self) -> None:
         if self.resamples < 2:
-            raise UsageError(f"--bootstrap is {self.resamples}; give it 2 resamples or more, such as 200.")
+            raise UsageError(
+                f"--bootstrap is {self.resamples}; give it 2 resamples or more, such as 200."
+            )
         if not 0 < self.level < 1:
-            raise UsageError(f"The level is {self.level}; give a number above 0 and below 1, such as 0.95.")
+            raise UsageError(
+                f"The level is {self.level}; give a number above 0 and below 1, such as 0.95."
+            )
         if not 0 < self.bar <= 1:
-            raise UsageError(f"The bar is {self.bar}; give an inclusion probability above 0 and at most 1.")
+            raise UsageError(
+                f"The bar is {self.bar}; give an inclusion probability above 0 and at most 1."
+            )
 
     def check(self, n_prompts: int) -> None:
         """Raises UsageError for fewer than two prompts."""
@@ -126,7 +132,9 @@ class Scores:
     def means(self, draws: Int[Tensor, "resample prompt"]) -> Float[Tensor, "resample edge"]:
         """The mean scores of all edges in some resamples, float64."""
         means = torch.empty(len(draws), len(self.places), dtype=torch.float64)
-        for into, places in zip(torch.split(means, EDGES, 1), torch.split(self.places, EDGES), strict=True):
+        for into, places in zip(
+            torch.split(means, EDGES, 1), torch.split(self.places, EDGES), strict=True
+        ):
             into.copy_(self.resampled(draws, places).T)
         return means
 

@@ -250,7 +250,9 @@ def parse_neurons(file: CircuitFile) -> dict[Neuron, float]:
     model without their numbers."""
     for key in ("d_head", "d_mlp"):
         if getattr(file.model, key) is None:
-            raise CircuitError(f'it has neurons, but its model lacks "{key}", how many of them a node has.')
+            raise CircuitError(
+                f'it has neurons, but its model lacks "{key}", how many of them a node has.'
+            )
     scores = {} if file.neurons is msgspec.UNSET else file.neurons
     return {Neuron.parse(name): score for name, score in scores.items()}
 
@@ -272,7 +274,9 @@ def check_neurons(known: Neurons, scores: Mapping[Neuron, float]) -> dict[Neuron
     """
     for neuron, score in scores.items():
         if neuron not in known:
-            shape = f"{known.graph.n_layers} layers of {known.graph.n_heads} heads of {known.d_head} neurons"
+            shape = (
+                f"{known.graph.n_layers} layers of {known.graph.n_heads} heads of {known.d_head} neurons"
+            )
             raise CircuitError(
                 f"Neuron '{neuron}' cannot exist in a model of {shape}, and MLPs of {known.d_mlp:,}."
             )

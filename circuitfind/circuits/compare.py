@@ -192,7 +192,8 @@ def place(circuit: Circuit) -> Placed:
     """What the circuit keeps, with scores, by its place in graph or forward order."""
     if circuit.neurons is not None:
         return {
-            circuit.all_neurons.place(neuron): (neuron, score) for neuron, score in circuit.neurons.items()
+            circuit.all_neurons.place(neuron): (neuron, score)
+            for neuron, score in circuit.neurons.items()
         }
     n_senders = len(circuit.graph.senders)
     places = (row * n_senders + sender for (row, sender), _ in circuit.places())

@@ -32,7 +32,19 @@ from circuitfind.circuits import kinds
 from circuitfind.circuits.kinds import INNER, KINDS, SLOTS, KindName, NodeKind, Slot
 from circuitfind.errors import CircuitError
 
-__all__ = ["END", "REST", "SLOTS", "Counts", "Edge", "Graph", "Node", "Receiver", "Slot", "Stage", "is_role"]
+__all__ = [
+    "END",
+    "REST",
+    "SLOTS",
+    "Counts",
+    "Edge",
+    "Graph",
+    "Node",
+    "Receiver",
+    "Slot",
+    "Stage",
+    "is_role",
+]
 
 END = "END"
 """The role of the answer position, the last token of each prompt."""
@@ -134,7 +146,9 @@ class Receiver:
         node, opened, rest = base.partition("<")
         found, spelled = kinds.parse(node), opened + rest
         if found is None or spelled not in _SLOTS or _SLOTS[spelled] not in found[0].slots:
-            raise CircuitError(f"'{name}' is no receiver. Receivers are named {kinds.receiver_examples()}.")
+            raise CircuitError(
+                f"'{name}' is no receiver. Receivers are named {kinds.receiver_examples()}."
+            )
         kind, layer, number = found
         if at and (not is_role(role) or not kind.is_inner):
             raise CircuitError(

@@ -118,7 +118,9 @@ def _shrink(scores: Float[Tensor, "prompt edge"], exponent: int) -> Float[Tensor
 
 def _write(graph: Graph, tensors: dict[str, Tensor]) -> bytes:
     names = {"receivers": graph.receivers, "senders": graph.senders}
-    return _save(tensors, {key: json.dumps([str(node) for node in nodes]) for key, nodes in names.items()})
+    return _save(
+        tensors, {key: json.dumps([str(node) for node in nodes]) for key, nodes in names.items()}
+    )
 
 
 def _save(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:

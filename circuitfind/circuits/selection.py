@@ -55,7 +55,10 @@ class Selected:
 
 
 def select(
-    graph: Graph, scores: Float[Tensor, "receiver sender"], selection: Selection, units: Units | None = None
+    graph: Graph,
+    scores: Float[Tensor, "receiver sender"],
+    selection: Selection,
+    units: Units | None = None,
 ) -> Selected:
     """The circuit that the selection makes of the scores (compared in float64, whatever their
     dtype), on the CPU.

@@ -119,5 +119,7 @@ class NeuronSelection:
         if self.fraction is not None:
             return int(self.fraction * n_neurons)
         if self.neurons is not None and self.neurons > n_neurons:
-            raise UsageError(f"--neurons is {self.neurons:,}; the model has {n_neurons:,}. Ask for no more.")
+            raise UsageError(
+                f"--neurons is {self.neurons:,}; the model has {n_neurons:,}. Ask for no more."
+            )
         return self.neurons

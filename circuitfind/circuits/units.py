@@ -126,7 +126,9 @@ class Units:
     def leader(self) -> Int[Tensor, "receiver sender"]:
         """The place of each edge's leader in a flattened [receiver, sender] matrix."""
         index, last = self.graph.receiver_index, len(self.graph.receivers) - 1
-        rows = [last if self.level == "node" else index[self.together(r)[0]] for r in self.graph.receivers]
+        rows = [
+            last if self.level == "node" else index[self.together(r)[0]] for r in self.graph.receivers
+        ]
         n_senders = len(self.graph.senders)
         return torch.tensor(rows).unsqueeze(1) * n_senders + torch.arange(n_senders)
 
@@ -176,7 +178,9 @@ class Units:
         taken = values.flatten(-2)[..., self.leader.flatten()].view(values.shape)
         return torch.where(self.edges, taken, values)
 
-    def sum(self, scores: Float[Tensor, "prompt receiver sender"]) -> Float[Tensor, "prompt receiver sender"]:
+    def sum(
+        self, scores: Float[Tensor, "prompt receiver sender"]
+    ) -> Float[Tensor, "prompt receiver sender"]:
         """Every edge with the sum over its unit, NaN where the graph has no edge.
 
         In float64 and in graph order, so that the sum does not depend on how many prompts there
@@ -185,7 +189,10 @@ class Units:
         if self.are_edges:
             return scores.masked_fill(~self.edges, math.nan)
         places = self.edges.flatten().nonzero().flatten()
-        leaders, flat = self.leader.flatten()[places].numpy(), scores.double().flatten(1)[:, places].numpy()
+        leaders, flat = (
+            self.leader.flatten()[places].numpy(),
+            scores.double().flatten(1)[:, places].numpy(),
+        )
         sums = [torch.from_numpy(np.bincount(leaders, row, minlength=self.edges.numel())) for row in flat]
         return (
             self.spread(torch.stack(sums).view(scores.shape))

@@ -105,7 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in given  # wherever it stands: the one who needs it adds it to the end of a line
     if not open_closed():
-        say("error: stdout is closed, and results go there. Send it somewhere, to /dev/null for instance.")
+        say(
+            "error: stdout is closed, and results go there. Send it somewhere, to /dev/null for instance."
+        )
         sys.exit(COULD_NOT_RUN)
     with leaving_soon():
         code = call([argument for argument in given if argument != DEBUG], debug)

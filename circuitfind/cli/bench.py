@@ -22,10 +22,12 @@ def bench() -> None:
 @app.command("truth", epilog=EXAMPLE)
 def truth(
     methods: Annotated[
-        str, typer.Option(metavar="METHOD,METHOD...", help="Which methods. Default: all.", show_default=False)
+        str,
+        typer.Option(metavar="METHOD,METHOD...", help="Which methods. Default: all.", show_default=False),
     ] = "",
     models: Annotated[
-        str, typer.Option(metavar="MODEL,MODEL...", help="Which models. Default: all.", show_default=False)
+        str,
+        typer.Option(metavar="MODEL,MODEL...", help="Which models. Default: all.", show_default=False),
     ] = "",
     seed: Annotated[int, typer.Option(help="Of methods that draw: masks and random.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; warnings only.")] = False,
@@ -60,7 +62,12 @@ def print_table(result: dict[str, Any]) -> None:
     names = [model["name"] for model in result["models"]]
     titles = ("method", *names, "median", "seconds")
     rows = [row_of(method, names) for method in result["methods"]]
-    sizes = ("true edges", *(f"{model['n_true']}/{model['n_edges']}" for model in result["models"]), "", "")
+    sizes = (
+        "true edges",
+        *(f"{model['n_true']}/{model['n_edges']}" for model in result["models"]),
+        "",
+        "",
+    )
     if not sys.stdout.isatty():
         print("\n".join("\t".join(row) for row in (titles, sizes, *rows)))
         return

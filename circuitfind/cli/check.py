@@ -24,18 +24,25 @@ def check(
         list[Path], typer.Argument(metavar="CIRCUIT...", help="Circuit.json files, or run folders.")
     ],
     evaluate_only: Annotated[
-        bool, typer.Option("--evaluate-only", help="Evaluate the stored circuit; do not look for it anew.")
+        bool,
+        typer.Option("--evaluate-only", help="Evaluate the stored circuit; do not look for it anew."),
     ] = False,
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", metavar="M", help="Another model of the same shape: a checkpoint.", show_default=False
+            "--model",
+            metavar="M",
+            help="Another model of the same shape: a checkpoint.",
+            show_default=False,
         ),
     ] = None,
     task: Annotated[
         str | None,
         typer.Option(
-            "--task", metavar="TASK", help="The task's name or file, if it is elsewhere.", show_default=False
+            "--task",
+            metavar="TASK",
+            help="The task's name or file, if it is elsewhere.",
+            show_default=False,
         ),
     ] = None,
     trust: Annotated[
@@ -60,7 +67,9 @@ def check(
         Path | None,
         typer.Option("--junit", metavar="FILE", help="Write JUnit's XML too.", show_default=False),
     ] = None,
-    device: Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda or mps.")] = "auto",
+    device: Annotated[
+        str, typer.Option("--device", metavar="D", help="auto, cpu, cuda or mps.")
+    ] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -74,7 +83,10 @@ def check(
 
     if junit_file is not None:
         check_target(
-            junit_file, circuits, is_report(junit_file), "It is no report of this command: name another file."
+            junit_file,
+            circuits,
+            is_report(junit_file),
+            "It is no report of this command: name another file.",
         )
     from circuitfind.review.check import CheckOptions
     from circuitfind.review.check import check as check_one
@@ -89,7 +101,10 @@ def check(
     if junit_file is not None:
         write_target(junit_file, junit(verdicts))
     if as_json:
-        document = {"verdicts": [verdict.to_dict() for verdict in verdicts], "exit_code": exit_code(verdicts)}
+        document = {
+            "verdicts": [verdict.to_dict() for verdict in verdicts],
+            "exit_code": exit_code(verdicts),
+        }
         typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
         typer.echo("\n".join(line for verdict in verdicts for line in lines_of(verdict)))

@@ -40,7 +40,9 @@ def diff(
     ] = None,
     tolerance: Annotated[
         float,
-        typer.Option("--tolerance", metavar="SHARE", help="A smaller relative change of a score is none."),
+        typer.Option(
+            "--tolerance", metavar="SHARE", help="A smaller relative change of a score is none."
+        ),
     ] = CHANGED,
     dot: Annotated[
         Path | None,
@@ -63,7 +65,9 @@ def diff(
     from circuitfind.errors import UsageError
 
     if min_jaccard is not None and not (fail and 0 <= min_jaccard <= 1):
-        raise UsageError(f"--min-jaccard is {min_jaccard}; it goes with --fail and is a number from 0 to 1.")
+        raise UsageError(
+            f"--min-jaccard is {min_jaccard}; it goes with --fail and is a number from 0 to 1."
+        )
     comparison = compare(Circuit.load(before), Circuit.load(after), tolerance)
     if dot is not None:
         draw(comparison, dot, force, (before, after))
@@ -100,8 +104,13 @@ def lines_of(comparison: Comparison) -> Iterator[str]:
     yield f"nodes: {shared(comparison.nodes)}"
     yield from _edges("lost", comparison.lost, "{:+.4g}".format)
     yield from _edges("gained", comparison.gained, "{:+.4g}".format)
-    yield from _edges("another score", comparison.changed, lambda pair: "{:+.4g} -> {:+.4g}".format(*pair))
-    for title, nodes in (("nodes lost", comparison.lost_nodes), ("nodes gained", comparison.gained_nodes)):
+    yield from _edges(
+        "another score", comparison.changed, lambda pair: "{:+.4g} -> {:+.4g}".format(*pair)
+    )
+    for title, nodes in (
+        ("nodes lost", comparison.lost_nodes),
+        ("nodes gained", comparison.gained_nodes),
+    ):
         if nodes:
             yield f"\n{title}: " + ", ".join(map(str, nodes))
     if not comparison.is_same:
@@ -124,7 +133,8 @@ def shared(overlap: Overlap) -> str:
     """How much is common, in a few words."""
     n_lost, n_gained = overlap.n_before - overlap.n_common, overlap.n_after - overlap.n_common
     return (
-        f"{overlap.n_common:,} in both, {n_lost:,} lost, {n_gained:,} gained (Jaccard {overlap.jaccard:.1%})"
+        f"{overlap.n_common:,} in both, {n_lost:,} lost, {n_gained:,} gained (Jaccard"
+        f" {overlap.jaccard:.1%})"
     )
 
 

@@ -60,7 +60,9 @@ def evaluate(
     reference: Annotated[
         Path | None,
         typer.Option(
-            metavar="CIRCUIT", help="Another circuit, to compare it with edge by edge.", show_default=False
+            metavar="CIRCUIT",
+            help="Another circuit, to compare it with edge by edge.",
+            show_default=False,
         ),
     ] = None,
     metric: Annotated[
@@ -69,10 +71,13 @@ def evaluate(
             help="What is measured. Default: logit-diff, or kl without wrong answers.", show_default=False
         ),
     ] = None,
-    knock_outs: Annotated[int, typer.Option("--knock-outs", help="Completeness: random sets of nodes.")] = 20,
+    knock_outs: Annotated[
+        int, typer.Option("--knock-outs", help="Completeness: random sets of nodes.")
+    ] = 20,
     steps: Annotated[int, typer.Option(help="Completeness: steps of the greedy knock-out.")] = 5,
     candidates: Annotated[
-        int, typer.Option("--knock-out-candidates", help="Completeness: nodes that a greedy step looks at.")
+        int,
+        typer.Option("--knock-out-candidates", help="Completeness: nodes that a greedy step looks at."),
     ] = 10,
     random: Annotated[int, typer.Option("--random", help="Random circuits to compare with.")] = 50,
     most: Annotated[int, typer.Option(help="Minimality: edges looked at; of more a sample.")] = 200,

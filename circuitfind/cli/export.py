@@ -38,12 +38,17 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     style: Annotated[
         str,
-        typer.Option("--style", metavar="S", help="Of pictures: paper (print) or screen (dark, for slides)."),
+        typer.Option(
+            "--style", metavar="S", help="Of pictures: paper (print) or screen (dark, for slides)."
+        ),
     ] = "paper",
     max_edges: Annotated[
         int | None,
         typer.Option(
-            "--max-edges", metavar="N", help="Draw the N strongest edges. Default: 2,000.", show_default=False
+            "--max-edges",
+            metavar="N",
+            help="Draw the N strongest edges. Default: 2,000.",
+            show_default=False,
         ),
     ] = None,
     collapse: Annotated[
@@ -71,7 +76,8 @@ def export(
     roles: Annotated[
         bool,
         typer.Option(
-            "--roles/--no-roles", help="Label nodes as the published circuit of the same task and model does."
+            "--roles/--no-roles",
+            help="Label nodes as the published circuit of the same task and model does.",
         ),
     ] = True,
     highlight: Annotated[
@@ -192,5 +198,7 @@ def _targets(circuit: Path, formats: list[str], out: Path | None, force: bool) -
     stem = circuit / "circuit" if circuit.is_dir() else circuit.with_suffix("")
     targets = {name: out or stem.with_name(f"{stem.name}.{FORMATS[name].suffix}") for name in formats}
     for path in targets.values():
-        check_target(path, [circuit], force, "Add --force to replace it, or give another place with --out.")
+        check_target(
+            path, [circuit], force, "Add --force to replace it, or give another place with --out."
+        )
     return targets

@@ -67,7 +67,8 @@ def import_(
         ),
     ] = None,
     edges: Annotated[
-        int | None, typer.Option("--edges", "-e", metavar="N", help="Keep so many edges.", show_default=False)
+        int | None,
+        typer.Option("--edges", "-e", metavar="N", help="Keep so many edges.", show_default=False),
     ] = None,
     fraction: Annotated[
         float | None,
@@ -127,7 +128,9 @@ def _check_file(file: Path) -> None:
     from circuitfind.errors import CircuitError
 
     if file.is_dir():
-        raise CircuitError(f"{file} is a folder. Name the file in it; a run's own folder needs no import.")
+        raise CircuitError(
+            f"{file} is a folder. Name the file in it; a run's own folder needs no import."
+        )
 
 
 def _selection(
@@ -165,7 +168,8 @@ def _write(place: Path, files: dict[str, str | bytes], is_alone: bool, force: bo
     write(place.parent, place.name, files["circuit.json"])
     if "scores.safetensors" in files:
         typer.echo(
-            f"{place.name} has the circuit alone; as a folder it has the scores of all edges, too.", err=True
+            f"{place.name} has the circuit alone; as a folder it has the scores of all edges, too.",
+            err=True,
         )
 
 
@@ -182,7 +186,9 @@ def _import_prompts(
 
     place = out or file.with_name(f"{file.stem}.prompts.jsonl")
     if place.suffix.lower() != ".jsonl":
-        raise OutputError(f"Prompts are written as .jsonl, and --out is {place}. Name a file that ends so.")
+        raise OutputError(
+            f"Prompts are written as .jsonl, and --out is {place}. Name a file that ends so."
+        )
     _check_place(file, place, True, force)
     tokenizer = None if model is None else load_tokenizer_of(model)
     read = read_prompts(file, tokenizer, format, corrupted)

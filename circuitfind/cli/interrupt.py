@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 INTERRUPTED = 128 + signal.SIGINT
 GRACE_SECONDS = 0.5
 """How long work that can't be interrupted (a product in a worker thread, a library's import) is
@@ -89,7 +91,9 @@ def _on_signals(action: Callable[[int], NoReturn]) -> Iterator[None]:
         action(number)
 
     taken = [
-        number for number in SIGNALS if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN
+        number
+        for number in SIGNALS
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN
     ]
     before = {number: signal.signal(number, handle) for number in taken}
     try:

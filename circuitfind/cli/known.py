@@ -46,7 +46,9 @@ def list_known(folder: Folder = None, as_json: AsJson = False) -> None:
     if as_json:
         _print_json({"known": [one.to_dict() for one in known]})
         return
-    rows = [(one.name, one.task, one.model, one.level, one.paper or one.title, _size(one)) for one in known]
+    rows = [
+        (one.name, one.task, one.model, one.level, one.paper or one.title, _size(one)) for one in known
+    ]
     print("\n".join(_aligned(rows)) if sys.stdout.isatty() else "\n".join("\t".join(row) for row in rows))
 
 
@@ -66,7 +68,9 @@ def show(
     print("\n".join(_aligned([(role, " ".join(map(str, nodes))) for role, nodes in known.nodes.items()])))
 
 
-@app.command("compare", no_args_is_help=True, epilog="Example: circuitfind known compare results/my-run ioi")
+@app.command(
+    "compare", no_args_is_help=True, epilog="Example: circuitfind known compare results/my-run ioi"
+)
 def compare(
     circuit: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="A circuit.json or a run folder.")],
     name: Annotated[
@@ -169,7 +173,9 @@ def _few(nodes: Sequence[Any], most: int = 12) -> str:
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(f"{c:<{width}}" for c, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(f"{c:<{width}}" for c, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
 
 
 def _print_json(data: dict[str, Any]) -> None:

@@ -20,7 +20,9 @@ class ListByDefault(typer.core.TyperGroup):
 
 
 app = typer.Typer(
-    cls=ListByDefault, help="List and fetch models.", epilog="Example: circuitfind models pull smollm2-135m"
+    cls=ListByDefault,
+    help="List and fetch models.",
+    epilog="Example: circuitfind models pull smollm2-135m",
 )
 
 _OTHERS = (

@@ -117,7 +117,9 @@ class CircuitItem(pytest.Item):
 
         option = self.config.getoption
         options = CheckOptions(
-            named=Named(option("--circuits-model"), option("--circuits-task"), option("--circuits-trust")),
+            named=Named(
+                option("--circuits-model"), option("--circuits-task"), option("--circuits-trust")
+            ),
             evaluate_only=option("--circuits-evaluate-only"),
             tolerances=parse_tolerances(option("--circuits-tolerance")),
         )

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from circuitfind.runs.plan import Plan
 
 SWEEP_HELP = (
-    "Find the circuit at several thresholds or numbers of edges: a table, and a picture of edges against KL."
+    "Find the circuit at several thresholds or numbers of edges: a table, and a picture of edges"
+    " against KL."
 )
 SWEEP_EXAMPLE = "Example: circuitfind sweep ioi --model tiny --threshold 0.1,0.05,0.02"
 EXAMPLE = "Example: circuitfind run ioi --model tiny --threshold 0.02 --format svg,pdf"
@@ -35,17 +36,21 @@ def run(
         str,
         typer.Argument(
             metavar="TASK",
-            help="ioi, docstring, greater-than, a task file (.py, .yaml) or a prompts file (.jsonl, .csv).",
+            help=(
+                "ioi, docstring, greater-than, a task file (.py, .yaml) or a prompts file (.jsonl, .csv)."
+            ),
         ),
     ],
     model: Annotated[
-        str, typer.Option(help="A name of `circuitfind models list`, a hub name, a folder or a .gguf file.")
+        str,
+        typer.Option(help="A name of `circuitfind models list`, a hub name, a folder or a .gguf file."),
     ] = DEFAULT_MODEL,
     method: Annotated[
         str | None,
         typer.Option(
             help=(
-                "One of `circuitfind methods`. Default: acdc, or eap-ig with --edges, --nodes or --fraction."
+                "One of `circuitfind methods`. Default: acdc, or eap-ig with --edges, --nodes or"
+                " --fraction."
             ),
             show_default=False,
         ),
@@ -54,7 +59,8 @@ def run(
         str | None,
         typer.Option(
             help=(
-                "acdc: an edge is removed if the metric then rises by less, in its unit; default: 0.02 for"
+                "acdc: an edge is removed if the metric then rises by less, in its unit; default:"
+                " 0.02 for"
                 " kl. "
                 "Methods that score: the least score. Several with commas are a sweep."
             ),
@@ -81,25 +87,34 @@ def run(
     ] = None,
     select: Annotated[
         str,
-        typer.Option(help="Which scores count: top (by size), top-signed, or greedy (from the logits back)."),
+        typer.Option(
+            help="Which scores count: top (by size), top-signed, or greedy (from the logits back)."
+        ),
     ] = "top",
     steps: Annotated[
         int | None,
-        typer.Option(help="eap-ig: runs on the way from corrupted to clean. Default: 5.", show_default=False),
+        typer.Option(
+            help="eap-ig: runs on the way from corrupted to clean. Default: 5.", show_default=False
+        ),
     ] = None,
     bootstrap: Annotated[
         int | None,
         typer.Option(
-            help="Resample the prompts so many times, e.g. 200: confidence intervals, a consensus circuit.",
+            help=(
+                "Resample the prompts so many times, e.g. 200: confidence intervals, a consensus circuit."
+            ),
             show_default=False,
         ),
     ] = None,
     grad_drop: Annotated[
-        bool, typer.Option("--grad-drop", help="atp: a pass for each layer without its gradients, averaged.")
+        bool,
+        typer.Option("--grad-drop", help="atp: a pass for each layer without its gradients, averaged."),
     ] = False,
     of_methods: Annotated[
         str,
-        typer.Option("--of", metavar="METHOD,METHOD...", help="ensemble: its methods.", show_default=False),
+        typer.Option(
+            "--of", metavar="METHOD,METHOD...", help="ensemble: its methods.", show_default=False
+        ),
     ] = "",
     combine: Annotated[
         str, typer.Option(help="ensemble: mean, max, min or rank-mean of the scores.")
@@ -124,7 +139,9 @@ def run(
     level: Annotated[
         str,
         typer.Option(
-            help="What is kept or ablated: edge, node (heads and MLPs with all edges they send) or neuron."
+            help=(
+                "What is kept or ablated: edge, node (heads and MLPs with all edges they send) or neuron."
+            )
         ),
     ] = "edge",
     kv: Annotated[
@@ -139,19 +156,24 @@ def run(
     metric: Annotated[
         str | None,
         typer.Option(
-            help="kl, logit-diff, prob-diff, loss or one that the task file defines. Default: the task's.",
+            help=(
+                "kl, logit-diff, prob-diff, loss or one that the task file defines. Default: the task's."
+            ),
             show_default=False,
         ),
     ] = None,
     ablation: Annotated[
         str,
-        typer.Option(help="What a removed edge carries: corrupted, zero, mean, mean-positional or optimal."),
+        typer.Option(
+            help="What a removed edge carries: corrupted, zero, mean, mean-positional or optimal."
+        ),
     ] = "corrupted",
     objective: Annotated[
         str,
         typer.Option(
             help=(
-                "improve: lower the metric, as published. match: stay at the full model's value, prompt by"
+                "improve: lower the metric, as published. match: stay at the full model's value,"
+                " prompt by"
                 " prompt."
             )
         ),
@@ -173,7 +195,8 @@ def run(
         typer.Option(
             metavar="METHOD:N",
             help=(
-                "acdc: test only the N edges with the largest scores of another method, e.g. eap-ig:5000; all"
+                "acdc: test only the N edges with the largest scores of another method, e.g."
+                " eap-ig:5000; all"
                 " others "
                 "are removed first. Default: test all."
             ),
@@ -185,7 +208,8 @@ def run(
         typer.Option(
             "--positions",
             help=(
-                "Tell positions apart: an edge for each role that the task names (ioi: IO, S1, S2), or each"
+                "Tell positions apart: an edge for each role that the task names (ioi: IO, S1, S2), or"
+                " each"
                 " token."
             ),
         ),
@@ -232,7 +256,8 @@ def run(
         typer.Option(
             "--resume",
             help=(
-                "Go on with a run that was cut off: that in --out, or the latest of the same options. Where"
+                "Go on with a run that was cut off: that in --out, or the latest of the same options."
+                " Where"
                 " there is "
                 "nothing to go on with it begins anew."
             ),

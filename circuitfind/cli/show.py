@@ -14,11 +14,16 @@ EXAMPLE = "Example: circuitfind show results/my-run --node a9.h9"
 
 def show(
     circuit: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="A circuit.json or a run folder.")],
-    edges: Annotated[int, typer.Option("--edges", "-n", metavar="N", help="How many edges to list.")] = 20,
+    edges: Annotated[
+        int, typer.Option("--edges", "-n", metavar="N", help="How many edges to list.")
+    ] = 20,
     node: Annotated[
         str | None,
         typer.Option(
-            "--node", metavar="NODE", help="The edges into and out of this node alone.", show_default=False
+            "--node",
+            metavar="NODE",
+            help="The edges into and out of this node alone.",
+            show_default=False,
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,

@@ -44,7 +44,9 @@ def mib(
     ] = None,
     kind: Annotated[
         str,
-        typer.Option("--as", metavar="KIND", help="importances (all scores) or circuits (nine, by budget)."),
+        typer.Option(
+            "--as", metavar="KIND", help="importances (all scores) or circuits (nine, by budget)."
+        ),
     ] = "importances",
     format: Annotated[str, typer.Option("--format", "-f", metavar="F", help="json or pt.")] = "json",
     force: Annotated[
@@ -78,7 +80,9 @@ def _pack(runs: list[str], out: Path, kind: str, suffix: str, force: bool) -> li
         name, _, path = run.rpartition("=")
         folder, files = pack(Path(path), name or None, kind == "circuits", suffix)
         if folder in folders:
-            raise UsageError(f"Two runs are of {folder}. Give one, or name the other's folder: ioi_gpt2=RUN.")
+            raise UsageError(
+                f"Two runs are of {folder}. Give one, or name the other's folder: ioi_gpt2=RUN."
+            )
         check_free(keep_inside(out / folder, out), force)
         refuse_others(out / folder, Path(path))
         folders[folder] = files

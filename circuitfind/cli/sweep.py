@@ -29,7 +29,9 @@ def sweep_and_print(
     with TerminalProgress(quiet) as progress:
         result = carry_out_safely(make_sweep_plan(options, sizes, progress, of), options, progress)
     if as_json:
-        typer.echo(json.dumps({"folder": str(result.folder), **result.table}, indent=2, ensure_ascii=False))
+        typer.echo(
+            json.dumps({"folder": str(result.folder), **result.table}, indent=2, ensure_ascii=False)
+        )
     else:
         print_table(result)
 
@@ -38,7 +40,9 @@ def carry_out_safely(plan: SweepPlan, options: RunOptions, progress: Progress) -
     """The sweep. A Ctrl-C keeps what the run at work has decided so far, and tells how to go on
     with the sweep.
     """
-    from circuitfind.sweep import carry_out_sweep  # seconds of imports, after all that is told without them
+    from circuitfind.sweep import (
+        carry_out_sweep,
+    )  # seconds of imports, after all that is told without them
 
     folders: list[Path] = []
     keepers: list[Keeper] = []
@@ -85,4 +89,6 @@ def print_table(result: SweepResult) -> None:
 
 def find_picture(folder: Path) -> Path | None:
     """The sweep's picture, in the first format that there is."""
-    return next((path for end in ("svg", "png", "pdf") if (path := folder / f"sweep.{end}").exists()), None)
+    return next(
+        (path for end in ("svg", "png", "pdf") if (path := folder / f"sweep.{end}").exists()), None
+    )

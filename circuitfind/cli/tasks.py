@@ -171,7 +171,9 @@ def _spell(pair: PromptPair) -> str:
         "wrong": _listed(pair.wrong_answers),
     }
     if pair.roles:
-        rows["roles"] = " ".join(f"{role.name} '{pair.clean[role.start : role.end]}'" for role in pair.roles)
+        rows["roles"] = " ".join(
+            f"{role.name} '{pair.clean[role.start : role.end]}'" for role in pair.roles
+        )
     return "\n".join(f"{title:<11}{text}" for title, text in rows.items())
 
 

@@ -29,14 +29,18 @@ def view(
     ] = None,
     runs_model: Annotated[
         bool,
-        typer.Option("--with-model/--no-model", help="Run the model: attention, predictions, ... Or not."),
+        typer.Option(
+            "--with-model/--no-model", help="Run the model: attention, predictions, ... Or not."
+        ),
     ] = True,
     pairs: Annotated[
         int, typer.Option(metavar="N", help="Prompt pairs with attention patterns and writes.")
     ] = 4,
     curve: Annotated[
         bool,
-        typer.Option("--curve/--no-curve", help="Run circuits of other sizes, by the run's scores. Or not."),
+        typer.Option(
+            "--curve/--no-curve", help="Run circuits of other sizes, by the run's scores. Or not."
+        ),
     ] = True,
     known: Annotated[
         str | None,
@@ -65,7 +69,9 @@ def view(
     opens: Annotated[
         bool | None,
         typer.Option(
-            "--open/--no-open", help="Open it in a browser; else if there is a display.", show_default=False
+            "--open/--no-open",
+            help="Open it in a browser; else if there is a display.",
+            show_default=False,
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is no such page.")] = False,

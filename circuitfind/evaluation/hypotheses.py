@@ -191,7 +191,9 @@ def run_tests(
     bench = Bench(meter, kept, options)
     tests = (
         judge_equivalence(bench.scores(bench.circuit), bench.scores(trials.full), bench.score, options),
-        judge_independence(bench.scores(bench.complement), bench.scores(trials.full), bench.score, options),
+        judge_independence(
+            bench.scores(bench.complement), bench.scores(trials.full), bench.score, options
+        ),
         bench.judge_minimality(),
         bench.judge_sufficiency(),
         bench.judge_partial_necessity(),
@@ -213,7 +215,9 @@ def draw_parts(
 def correct_together(tests: Sequence[Outcome]) -> tuple[Outcome, ...]:
     """Each with its p value corrected for the number of those that were run."""
     corrected = iter(holm([test.p_value for test in tests if test.p_value is not None]))
-    return tuple(test if test.p_value is None else replace(test, corrected=next(corrected)) for test in tests)
+    return tuple(
+        test if test.p_value is None else replace(test, corrected=next(corrected)) for test in tests
+    )
 
 
 def judge_equivalence(
@@ -251,7 +255,8 @@ def judge_independence(
         "complement and model score independently of each other over prompts",
         "normalised HSIC, 0 to 1",
         "what the circuit leaves out still follows the model's behaviour",
-        "no trace of the behaviour was found outside of the circuit, which does not prove that there is none",
+        "no trace of the behaviour was found outside of the circuit, which does not prove that there is"
+        " none",
         options.seed,
         options.alpha,
     )
@@ -308,7 +313,8 @@ class Bench:
         )
         n_needless = sum(test.corrected <= options.alpha for test in tests)
         found = (
-            f"{n_needless:,} of {count_of(len(tests), self._n_edges, 'edges')} matter less than random ones"
+            f"{n_needless:,} of {count_of(len(tests), self._n_edges, 'edges')} matter less than random"
+            " ones"
         )
         return replace(
             outcome,
@@ -333,28 +339,35 @@ class Bench:
         paths, n = Paths(self._graph, self._edges), self._options.n_random
         draw = Draw(self._options.seed)
         others = [
-            self._distance(self._meter.run(paths.draw(self._n_edges, draw), self._names)) for _ in range(n)
+            self._distance(self._meter.run(paths.draw(self._n_edges, draw), self._names))
+            for _ in range(n)
         ]
         wins = sum(own < other for other in others)
-        return self._weigh(outcome, wins, "more faithful than", "the circuit was not shown to be sufficient")
+        return self._weigh(
+            outcome, wins, "more faithful than", "the circuit was not shown to be sufficient"
+        )
 
     def judge_partial_necessity(self) -> Outcome:
         """Against random circuits from outside of the circuit."""
         outcome = self._outcome(
             "partial necessity",
-            f"its knock-out hurts more than that of at most {self._options.quantile:.0%} of random circuits"
-            " outside",
+            f"its knock-out hurts more than that of at most {self._options.quantile:.0%} of random"
+            " circuits outside",
             "share of random circuits whose knock-out changes less",
         )
         paths, n = Paths(self._graph, self._edges & ~self._kept), self._options.n_random
         if len(paths) < self._n_edges or not self._n_edges:
-            reason = "as many edges do not lie outside of it" if self._n_edges else "the circuit has no edge"
+            reason = (
+                "as many edges do not lie outside of it" if self._n_edges else "the circuit has no edge"
+            )
             return replace(outcome, why_not=reason)
         draw = Draw(self._options.seed)
         self._meter.settle(self._edges)
         own = self._distance(self.complement)
         circuits = (paths.draw(self._n_edges, draw) for _ in range(n))
-        others = [self._distance(self._meter.run(self._edges & ~drawn, self._names)) for drawn in circuits]
+        others = [
+            self._distance(self._meter.run(self._edges & ~drawn, self._names)) for drawn in circuits
+        ]
         wins = sum(own > other for other in others)
         return self._weigh(
             outcome, wins, "its knock-out hurts more than that of", "it was not shown to be necessary"

@@ -107,7 +107,8 @@ def phases(graph: Graph, kept: Kept, options: LeaveOneOut) -> tuple[Phase, ...]:
     """The runs that ``measure_minimality`` takes."""
     return (
         Phase(
-            1 + sum(min(options.most, n) for n in (int(kept.sum()), len(heads_and_mlps(graph, kept)))), PART
+            1 + sum(min(options.most, n) for n in (int(kept.sum()), len(heads_and_mlps(graph, kept)))),
+            PART,
         ),
     )
 

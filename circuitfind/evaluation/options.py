@@ -76,7 +76,9 @@ class HypothesisOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.epsilon < 0.5:
-            raise UsageError(f"Epsilon is {self.epsilon}; give a number from 0 to below 0.5, such as 0.1.")
+            raise UsageError(
+                f"Epsilon is {self.epsilon}; give a number from 0 to below 0.5, such as 0.1."
+            )
         between("quantile", self.quantile)
         between("level alpha", self.alpha)
         at_least("number of random circuits", self.n_random, 1)

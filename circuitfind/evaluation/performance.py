@@ -71,7 +71,12 @@ class Evaluation:
         differ.
         """
         full, circuit, ablated = (run.mean(metric) for run in (self.full, self.circuit, self.ablated))
-        if full is None or circuit is None or ablated is None or math.isclose(full, ablated, abs_tol=ZERO):
+        if (
+            full is None
+            or circuit is None
+            or ablated is None
+            or math.isclose(full, ablated, abs_tol=ZERO)
+        ):
             return None
         return (circuit - ablated) / (full - ablated)
 
@@ -121,7 +126,9 @@ def task_performance(model: Transformer, batch: Batch, batch_size: int) -> Perfo
 
     with Threads(model.device) as threads:
         return join(
-            threads.map(measure_block, share_out(batch.to(model.device), batch_size, threads.n, model.dtype))
+            threads.map(
+                measure_block, share_out(batch.to(model.device), batch_size, threads.n, model.dtype)
+            )
         )
 
 
@@ -178,7 +185,9 @@ def evaluate_runs(
     return Evaluation(**runs) if known is None else replace(known, **runs)
 
 
-def logits_of(model: Transformer, final: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "prompt d_vocab"]:
+def logits_of(
+    model: Transformer, final: Float[Tensor, "prompt d_model"]
+) -> Float[Tensor, "prompt d_vocab"]:
     """The logits of what they read, float64; the same bits however many rows there are (``blocks.ROWS``)."""
     filled = torch.cat([final, final[-1:].expand(-len(final) % ROWS, -1)])
     return unembed(model, filled)[: len(final)].double()

@@ -114,7 +114,9 @@ def agree_with_circuit(
     edges = edges_of(circuit.graph)
     positive = scores_of(reference, 1.0) > 0
     ranking = rank(size[edges], positive[edges])
-    return Agreement(order, nodes.nodes, nodes.node_ranking, overlap(reference.edges, circuit.edges), ranking)
+    return Agreement(
+        order, nodes.nodes, nodes.node_ranking, overlap(reference.edges, circuit.edges), ranking
+    )
 
 
 def agree_with_nodes(
@@ -147,7 +149,10 @@ def rank(scores: Float[np.ndarray, " item"], positive: Bool[np.ndarray, " item"]
     at_least = partial(rankdata, method="max")  # of -scores: how many score at least as high
     precision = at_least(-scores[positive]) / at_least(-scores)[positive]
     return Ranking(
-        n_positive, n_negative, float(above / (n_positive * n_negative)), math.fsum(precision) / n_positive
+        n_positive,
+        n_negative,
+        float(above / (n_positive * n_negative)),
+        math.fsum(precision) / n_positive,
     )
 
 

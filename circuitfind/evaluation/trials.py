@@ -167,7 +167,9 @@ class Trials:
         return all((key, _key(part.cpu()), tuple(names)) in self._known for part in parts)
 
     def _run_parts(self, circuit: Kept, parts: Sequence[Kept], names: Sequence[str]) -> list[Performance]:
-        blocks = self._threads.map(lambda block: block.measure_within(circuit, parts, names), self._blocks)
+        blocks = self._threads.map(
+            lambda block: block.measure_within(circuit, parts, names), self._blocks
+        )
         return [join(of_part) for of_part in zip(*blocks, strict=True)]
 
     @cached_property

@@ -39,7 +39,8 @@ from circuitfind.exchange.shape import settle_shape
 _NAME = r"""['"]([\w.]+)['"]"""
 _INDEX = r"(?:TorchIndex\()?[\[(]([\w:\s,]*)[\])]\)?"
 _ENTRY = re.compile(
-    rf"\(\s*{_NAME}\s*,\s*{_INDEX}\s*,\s*{_NAME}\s*,\s*{_INDEX}\s*(?:,\s*)?\)\s*[,:]\s*([\w.+-]+)", re.ASCII
+    rf"\(\s*{_NAME}\s*,\s*{_INDEX}\s*,\s*{_NAME}\s*,\s*{_INDEX}\s*(?:,\s*)?\)\s*[,:]\s*([\w.+-]+)",
+    re.ASCII,
 )
 _BETWEEN = re.compile(r"(?:OrderedDict|[\s,()\[\]{}])*")
 
@@ -89,7 +90,9 @@ def read_subgraph(content: Mapping[Any, Any], source: str, shape: Graph | None =
     """
     for key, kept in content.items():
         if not _is_key(key) or not isinstance(kept, bool):
-            raise CircuitError(f"{source}: {shown(key)} is no edge of ACDC's that is said to be kept or not.")
+            raise CircuitError(
+                f"{source}: {shown(key)} is no edge of ACDC's that is said to be kept or not."
+            )
     entries = [Entry(_as_key(key), kept) for key, kept in content.items()]
     told = None if shape is not None else _shape_of(entries, source)
     return _from_entries(entries, settle_shape(shape, told, source), source)
@@ -194,7 +197,8 @@ def _entries(text: str, source: str) -> Iterator[Entry]:
         _check_between(text[end : match.start()], source)
         receiver, receiver_index, sender, sender_index, value = match.groups()
         yield Entry(
-            (receiver, _parse_index(receiver_index), sender, _parse_index(sender_index)), _parse_value(value)
+            (receiver, _parse_index(receiver_index), sender, _parse_index(sender_index)),
+            _parse_value(value),
         )
         end = match.end()
     _check_between(text[end:], source)
@@ -227,7 +231,9 @@ def _is_key(key: Any) -> bool:
     """Whether it is an edge's names and indices."""
     if not isinstance(key, list | tuple) or len(key) != 4:
         return False
-    return all(isinstance(name, str) for name in key[::2]) and all(_is_index(index) for index in key[1::2])
+    return all(isinstance(name, str) for name in key[::2]) and all(
+        _is_index(index) for index in key[1::2]
+    )
 
 
 def _is_index(index: Any) -> bool:
@@ -243,4 +249,6 @@ def _spell_json(key: Key) -> list[Any]:
 
 
 def _spell_python(key: Key) -> str:
-    return ", ".join(f"TorchIndex({list(part)})" if isinstance(part, tuple) else repr(part) for part in key)
+    return ", ".join(
+        f"TorchIndex({list(part)})" if isinstance(part, tuple) else repr(part) for part in key
+    )

@@ -38,7 +38,8 @@ def is_scores(content: Any) -> bool:
     name, first = next(iter(content.items()))
     if isinstance(first, dict):
         return any(
-            str(inner).startswith("blocks.") or isinstance(inner, dict) for inner in (*first, *first.values())
+            str(inner).startswith("blocks.") or isinstance(inner, dict)
+            for inner in (*first, *first.values())
         )
     return isinstance(name, str) and name.startswith("blocks.")
 

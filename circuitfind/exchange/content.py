@@ -52,7 +52,9 @@ def read_bytes(path: Path) -> bytes:
         if path.is_dir():
             raise CircuitError(f"{path} is a folder. Name a file in it.")
         if path.stat().st_size > MOST_BYTES:
-            raise CircuitError(f"{path} has {path.stat().st_size:,} bytes; no file of a circuit has so many.")
+            raise CircuitError(
+                f"{path} has {path.stat().st_size:,} bytes; no file of a circuit has so many."
+            )
         return path.read_bytes()
     except OSError as error:
         raise CircuitError(f"Cannot read {path}: {error.strerror}.") from None

@@ -97,9 +97,9 @@ def read_json(content: Mapping[str, Any], source: str) -> Read:
             edges, np.array([math.nan if value is None else value for value in values], np.float64)
         )
     n_missing = graph.n_edges - len(file.edges)
-    notes += [f"it leaves out {n_missing:,} of the {graph.n_edges:,} edges: their scores are not known"] * (
-        n_missing > 0
-    )
+    notes += [
+        f"it leaves out {n_missing:,} of the {graph.n_edges:,} edges: their scores are not known"
+    ] * (n_missing > 0)
     return Read(check_scores(edges, source), tuple(notes))
 
 
@@ -114,7 +114,8 @@ def write_json(edges: ScoredEdges) -> bytes:
             nodes[name]["score"] = float(score)
     places = [(str(edge), graph.order(edge)) for edge in their_order(graph)]
     said = {
-        name: {"score": float(scores[place]), "in_graph": bool(edges.kept[place])} for name, place in places
+        name: {"score": float(scores[place]), "in_graph": bool(edges.kept[place])}
+        for name, place in places
     }
     return json.dumps({"cfg": _config(edges), "nodes": nodes, "edges": said}).encode()
 
@@ -231,7 +232,9 @@ def _edge(said: Said) -> tuple[bool, float]:
     return kept, math.nan if said.score is None else said.score
 
 
-def _nodes(nodes: Mapping[str, Said | bool] | Sequence[str], graph: Graph, source: str) -> dict[str, Said]:
+def _nodes(
+    nodes: Mapping[str, Said | bool] | Sequence[str], graph: Graph, source: str
+) -> dict[str, Said]:
     """What the file says of its nodes, by name. Raises CircuitError for one that there is not."""
     said = nodes if isinstance(nodes, Mapping) else dict.fromkeys(nodes, True)
     known = {*map(str, graph.senders), "logits"}

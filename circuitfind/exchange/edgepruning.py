@@ -54,10 +54,14 @@ def read_list(content: Any, source: str, shape: Graph | None = None) -> Read:
     notes = ["it has no scores: every kept edge has 1"]
     readers = [{reader for writer, reader in seen if writer == half} for half in HALVES]
     if half := len(readers[0] ^ readers[1]):
-        notes.append(f"{half:,} edges from one of its two embeddings alone are taken as from the whole input")
+        notes.append(
+            f"{half:,} edges from one of its two embeddings alone are taken as from the whole input"
+        )
     if not writers & set(EMBEDDINGS):
         kept |= _reads_input(graph, kept)
-        notes.append("it leaves out the embeddings, which all read: their edges into what it keeps are added")
+        notes.append(
+            "it leaves out the embeddings, which all read: their edges into what it keeps are added"
+        )
     scores[kept] = 1.0
     return Read(ScoredEdges(graph, kept, scores), tuple(notes))
 

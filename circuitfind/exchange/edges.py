@@ -52,7 +52,9 @@ class ScoredEdges:
     def is_single(self) -> bool:
         """Whether float32 holds every score as it is."""
         known = self.scores[np.isfinite(self.scores)]
-        with np.errstate(over="ignore"):  # what float32 can't hold becomes infinite, which is not the same
+        with np.errstate(
+            over="ignore"
+        ):  # what float32 can't hold becomes infinite, which is not the same
             return bool((known.astype(np.float32) == known).all())
 
 
@@ -66,7 +68,9 @@ def make_graph(n_layers: int, n_heads: int, parallel: bool, source: str) -> Grap
     return graph
 
 
-def empty(graph: Graph) -> tuple[Bool[np.ndarray, "receiver sender"], Float[np.ndarray, "receiver sender"]]:
+def empty(
+    graph: Graph,
+) -> tuple[Bool[np.ndarray, "receiver sender"], Float[np.ndarray, "receiver sender"]]:
     """No edge kept and no score known, to be filled."""
     shape = len(graph.receivers), len(graph.senders)
     return np.zeros(shape, bool), np.full(shape, np.nan)
@@ -111,7 +115,10 @@ def check_scores(edges: ScoredEdges, source: str, of_all: bool = False) -> Score
 def kept_edges(edges: ScoredEdges) -> Iterable[tuple[Edge, float]]:
     """The kept edges with their scores, in graph order."""
     for row, sender in np.argwhere(edges.kept).tolist():
-        yield Edge(edges.graph.senders[sender], edges.graph.receivers[row]), float(edges.scores[row, sender])
+        yield (
+            Edge(edges.graph.senders[sender], edges.graph.receivers[row]),
+            float(edges.scores[row, sender]),
+        )
 
 
 def of_circuit(circuit: Circuit, folder: Path | None = None) -> ScoredEdges:

@@ -79,7 +79,9 @@ def import_circuit(options: ImportOptions) -> Imported:
             f"{options.path} marks no edge as kept. Say how many to keep of the largest scores: "
             "--edges N, --fraction F, --threshold T or, of nodes, --nodes N."
         )
-    notes = read.notes if is_ranking(edges) else (*read.notes, "the scores of the other edges are not known")
+    notes = (
+        read.notes if is_ranking(edges) else (*read.notes, "the scores of the other edges are not known")
+    )
     if not edges.kept.any():
         notes = (*notes, "no edge of it is kept: the circuit is empty")
     model, task, method = _blocks(edges, options, format)
@@ -101,9 +103,13 @@ def choose(edges: ScoredEdges, selection: Selection, source: str) -> ScoredEdges
     from circuitfind.circuits.units import Units
 
     if selection.nodes is not None and not edges.by_node:
-        raise UsageError(f"--nodes needs scores of nodes, and {source} has scores of edges. Give --edges.")
+        raise UsageError(
+            f"--nodes needs scores of nodes, and {source} has scores of edges. Give --edges."
+        )
     if selection.edges is not None and edges.by_node:
-        raise UsageError(f"--edges needs scores of edges, and {source} has scores of nodes. Give --nodes.")
+        raise UsageError(
+            f"--edges needs scores of edges, and {source} has scores of nodes. Give --nodes."
+        )
     if not is_ranking(edges):
         raise UsageError(
             f"{source} has not the scores of all edges, to choose from. Leave the choice of edges out."

@@ -37,7 +37,9 @@ MODELS: Mapping[str, MibModel] = MappingProxyType(
     {
         "gpt2": MibModel(Graph(12, 12), ("ioi",), ("gpt2-small", "openai-community/gpt2")),
         "qwen2.5": MibModel(Graph(24, 14), ("ioi", "mcqa"), ("qwen/qwen2.5-0.5b", "qwen2.5-0.5b")),
-        "gemma2": MibModel(Graph(26, 8), ("ioi", "mcqa", "arc-easy"), ("google/gemma-2-2b", "gemma-2-2b")),
+        "gemma2": MibModel(
+            Graph(26, 8), ("ioi", "mcqa", "arc-easy"), ("google/gemma-2-2b", "gemma-2-2b")
+        ),
         "llama3": MibModel(
             Graph(32, 32),
             ("ioi", "mcqa", "arithmetic-addition", "arithmetic-subtraction", "arc-easy", "arc-challenge"),
@@ -58,7 +60,9 @@ def folder_name(task: str | None, model: str | None) -> str:
     Raises UsageError where a circuit doesn't say.
     """
     if not task or not model:
-        raise UsageError("The circuit does not say its task and model. Name its folder, as in ioi_gpt2=RUN.")
+        raise UsageError(
+            "The circuit does not say its task and model. Name its folder, as in ioi_gpt2=RUN."
+        )
     known = next((name for name, said in MODELS.items() if model.lower() in (name, *said.names)), None)
     return f"{task.replace('_', '-')}_{known or model.rpartition('/')[2]}"
 

@@ -40,7 +40,12 @@ from circuitfind.prompts.files.prompts_file import MOST_PROMPTS, once, read_text
 from circuitfind.prompts.pairs import PromptPair, Tokenizer, is_single_token
 
 FORMATS: Mapping[str, str] = MappingProxyType(
-    {"eap-ig-csv": ".csv", "edge-pruning-jsonl": ".jsonl", "mib-jsonl": ".jsonl", "autocircuit-json": ".json"}
+    {
+        "eap-ig-csv": ".csv",
+        "edge-pruning-jsonl": ".jsonl",
+        "mib-jsonl": ".jsonl",
+        "autocircuit-json": ".json",
+    }
 )
 YEARS = ("label", "correct_idx", "year", "digits")
 YEARS_OF_A_CENTURY = tuple(f"{year:02d}" for year in range(100))
@@ -128,7 +133,9 @@ class Rows:
             columns = list(reader.fieldnames or [])
             self._check_columns(columns)
             find, used = self._answers(columns)
-            pairs = tuple(self._csv_pair(f"line {reader.line_num}", row, find) for row in self._few(reader))
+            pairs = tuple(
+                self._csv_pair(f"line {reader.line_num}", row, find) for row in self._few(reader)
+            )
         except csv.Error as error:
             raise TaskError(f"{self.path}, line {reader.line_num}: not a row of CSV: {error}.") from None
         return ReadPrompts(pairs, self._notes(columns, used, pairs))
@@ -175,9 +182,12 @@ class Rows:
             return found[0]
         if found:
             which = " and ".join("/".join(taken) for _, taken in found)
-            raise TaskError(f"{self.path}: its answers may be those of {which}. Leave the columns of one.")
+            raise TaskError(
+                f"{self.path}: its answers may be those of {which}. Leave the columns of one."
+            )
         reason = next(
-            (f"'{name}' {why}" for name, why in NO_ANSWERS.items() if name in names), "there are no answers"
+            (f"'{name}' {why}" for name, why in NO_ANSWERS.items() if name in names),
+            "there are no answers",
         )
         raise TaskError(
             f"{self.path}: {reason}. It has {_named(names)}.\n"
@@ -186,15 +196,27 @@ class Rows:
 
     def _csv_pair(self, where: str, row: Mapping[str, Any], answers: Answers) -> PromptPair:
         if None in row or None in row.values():
-            raise self.error(where, "it has not as many fields as the header. Quote texts that hold commas.")
+            raise self.error(
+                where, "it has not as many fields as the header. Quote texts that hold commas."
+            )
         right, wrong = answers.of(row["clean"], row, where)
         return self._pair(where, row["clean"], row[self.corrupted], right, wrong)
 
     def _pair(
-        self, where: str, clean: object, corrupted: object, right: Sequence[object], wrong: Sequence[object]
+        self,
+        where: str,
+        clean: object,
+        corrupted: object,
+        right: Sequence[object],
+        wrong: Sequence[object],
     ) -> PromptPair:
         """The pair, as a prompts file may hold it. Raises TaskError."""
-        data = {"clean": clean, "corrupted": corrupted, "answers": list(right), "wrong_answers": list(wrong)}
+        data = {
+            "clean": clean,
+            "corrupted": corrupted,
+            "answers": list(right),
+            "wrong_answers": list(wrong),
+        }
         entry = to_entry(0, data)
         if entry.pair is None:
             raise self.error(where, entry.problem)
@@ -320,10 +342,14 @@ class Rows:
         column = self._counterfactual(data, where)
         other = data[column]
         if not isinstance(other, dict):
-            raise self.error(where, f"its {column} is {shown(other)}; it must be an object with a prompt.")
+            raise self.error(
+                where, f"its {column} is {shown(other)}; it must be an object with a prompt."
+            )
         names = data.get("metadata")
         if isinstance(names, dict) and "indirect_object" in names:
-            right, wrong = (" " + self._text(names, name, where) for name in ("indirect_object", "subject"))
+            right, wrong = (
+                " " + self._text(names, name, where) for name in ("indirect_object", "subject")
+            )
         else:
             right, wrong = (self._chosen(each, where) for each in (data, other))
         prompts = [self._text(each, "prompt", where) for each in (data, other)]
@@ -339,7 +365,9 @@ class Rows:
             return self.corrupted
         if self.corrupted == "corrupted":
             found = (
-                columns if len(columns) == 1 else [name for name in MIB_COUNTERFACTUALS if name in columns]
+                columns
+                if len(columns) == 1
+                else [name for name in MIB_COUNTERFACTUALS if name in columns]
             )
             if len(found) == 1:
                 return found[0]
@@ -402,11 +430,15 @@ class TokenIds:
     rows: Rows
     columns: IdColumns
 
-    def of(self, clean: str, row: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def of(
+        self, clean: str, row: Mapping[str, Any], where: str
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The right answers' texts and the wrong ones'. Raises TaskError where they are not what
         stands beside them.
         """
-        right, wrong = (self._texts(row, name, where) for name in (self.columns.right, self.columns.wrong))
+        right, wrong = (
+            self._texts(row, name, where) for name in (self.columns.right, self.columns.wrong)
+        )
         for texts, column in zip((right, wrong), self.columns.texts or (), strict=False):
             beside = str(row.get(column) or "")
             odd = next((text for text in texts if beside and text.strip() not in beside), None)
@@ -432,7 +464,9 @@ class Year:
     rows: Rows
     column: str
 
-    def of(self, clean: str, row: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def of(
+        self, clean: str, row: Mapping[str, Any], where: str
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The later years' last two digits, and the others'. Raises TaskError where the prompt
         names no such year.
         """

@@ -32,7 +32,9 @@ def _told(read: Callable[[Any, str], Read]) -> Callable[[Any, str, Graph | None]
     def read_told(content: Any, source: str, shape: Graph | None) -> Read:
         found = read(content, source)
         if shape is not None and shape != found.edges.graph:
-            raise UsageError(f"{source} tells the shape of its model, and it is another. Leave --shape out.")
+            raise UsageError(
+                f"{source} tells the shape of its model, and it is another. Leave --shape out."
+            )
         return found
 
     return read_told
@@ -72,7 +74,9 @@ def read_circuit(path: Path, format: str | None = None, shape: Graph | None = No
 
 def _recognise(content: Any, source: str) -> str:
     if isinstance(content, dict) and content.get("format") == OWN_FORMAT:
-        raise CircuitError(f"{source} is a circuit of circuitfind's own already: there is nothing to import.")
+        raise CircuitError(
+            f"{source} is a circuit of circuitfind's own already: there is nothing to import."
+        )
     name = next((name for name, reader in READERS.items() if reader.fits(content)), None)
     if name is None:
         raise CircuitError(f"{source} is in no format that is known. Formats: {', '.join(READERS)}.")

@@ -56,12 +56,16 @@ def pack(
     circuit = Circuit.load(run)
     edges = of_circuit(circuit, run if run.is_dir() else run.parent)
     if not is_ranking(edges):
-        raise CircuitError(f"{run} has not the scores of all edges, which MIB ranks. Give a run's folder.")
+        raise CircuitError(
+            f"{run} has not the scores of all edges, which MIB ranks. Give a run's folder."
+        )
     if edges.by_node:
         raise CircuitError(f"{run} has scores of nodes; what is packed here are those of edges.")
     folder = name or folder_name(circuit.task.get("name"), circuit.model.get("name"))
     if not re.fullmatch(r"\w[\w.-]*", folder, re.ASCII):
-        raise UsageError(f"'{folder}' is no name of a folder. Name it by task and model, as in ioi_gpt2=RUN.")
+        raise UsageError(
+            f"'{folder}' is no name of a folder. Name it by task and model, as in ioi_gpt2=RUN."
+        )
     write = WRITERS[suffix]
     if not by_budget:
         return folder, {f"{IMPORTANCES}.{suffix}": write(edges)}
@@ -81,9 +85,13 @@ def check(folder: Path) -> list[str]:
         raise UsageError(
             f"There is no folder {folder}. Give a submission's: it has one for each task and model."
         )
-    places = sorted(place for place in folder.iterdir() if place.is_dir() and not place.name.startswith("."))
+    places = sorted(
+        place for place in folder.iterdir() if place.is_dir() and not place.name.startswith(".")
+    )
     problems = [f"{place.name}: {problem}" for place in places for problem in check_one(place)]
-    return problems + list(_whole_problems(place.name for place in places if not name_problems(place.name)))
+    return problems + list(
+        _whole_problems(place.name for place in places if not name_problems(place.name))
+    )
 
 
 def check_one(place: Path) -> Iterator[str]:

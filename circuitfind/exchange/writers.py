@@ -36,7 +36,9 @@ class Writer:
 
 WRITERS: Mapping[str, Writer] = MappingProxyType(
     {
-        "eap-ig-json": Writer("EAP-IG's and MIB's graph as JSON", "eap-ig.json", "eapig", "write_json", True),
+        "eap-ig-json": Writer(
+            "EAP-IG's and MIB's graph as JSON", "eap-ig.json", "eapig", "write_json", True
+        ),
         "eap-ig-pt": Writer(
             "EAP-IG's and MIB's graph as tensors", "eap-ig.pt", "eapig", "write_pt", False, is_single=True
         ),

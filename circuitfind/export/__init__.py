@@ -56,7 +56,9 @@ def _write(path: Path, content: bytes) -> None:
     try:
         _replace(path, content)
     except OSError as error:
-        raise OutputError(f"Cannot write {path}: {error.strerror}. Give another place with --out.") from None
+        raise OutputError(
+            f"Cannot write {path}: {error.strerror}. Give another place with --out."
+        ) from None
 
 
 def _replace(path: Path, content: bytes) -> None:

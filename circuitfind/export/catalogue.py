@@ -93,7 +93,9 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "dot": Format("Graphviz, with every place fixed", "dot", _dot),
         **{
-            name: Format(f"a picture ({name.upper()})", name, partial(_picture, name), is_text=name == "svg")
+            name: Format(
+                f"a picture ({name.upper()})", name, partial(_picture, name), is_text=name == "svg"
+            )
             for name in PICTURE_FORMATS
         },
         "tikz": Format("TikZ: LaTeX that compiles alone and inside a paper", "tex", _tikz),

@@ -56,7 +56,9 @@ class Schema(msgspec.Struct, kw_only=True, frozen=True):
     """An object of a file: its fields are the keys that are read. Those without a default must be there."""
 
 
-def read_json(path: Path, schema: Kind[T], error: Error = CircuitError, most_bytes: int = MOST_BYTES) -> T:
+def read_json(
+    path: Path, schema: Kind[T], error: Error = CircuitError, most_bytes: int = MOST_BYTES
+) -> T:
     """The file's content as ``schema``. Raises ``error`` naming the file and what is wrong with it."""
     return decode_json(read_text(path, error, most_bytes), schema, str(path), error)
 
@@ -94,7 +96,9 @@ def parse_json(text: str, source: str, error: Error = CircuitError) -> Any:
     """The values that a JSON text holds. Raises ``error`` for what is no JSON, too deep, or too much."""
     n_objects = text.count("[") + text.count("{")
     if n_objects > MOST_OBJECTS or text.count(",") > MOST_VALUES:
-        raise error(f"{source} holds more than {MOST_OBJECTS:,} lists and objects or {MOST_VALUES:,} values.")
+        raise error(
+            f"{source} holds more than {MOST_OBJECTS:,} lists and objects or {MOST_VALUES:,} values."
+        )
     try:
         value = _LOADER.decode(text)
     except json.JSONDecodeError as problem:
@@ -236,7 +240,9 @@ def _requirement(said: str, choices: Iterable[object]) -> str:
     """What a value must be, as msgspec says it, in words."""
     match = _EXPECTED.fullmatch(said)
     if match is None:
-        return "smaller" if said == "Number out of range" else " or ".join(map(shown, choices)) or "another"
+        return (
+            "smaller" if said == "Number out of range" else " or ".join(map(shown, choices)) or "another"
+        )
     kinds = [_KINDS.get(kind.strip(), kind.strip()) for kind in match["kinds"].strip("`").split("|")]
     rest = re.sub(r", got .*", "", match["rest"], flags=re.DOTALL)
     if "matching regex" in rest:
@@ -254,7 +260,9 @@ def _choices(schema: Any, names: Sequence[str]) -> tuple[object, ...]:
     kinds = [msgspec.inspect.type_info(schema)]
     for name in names:
         kinds = [inner for kind in _alternatives(kinds) for inner in _kinds_at(kind, name)]
-    found = (kind.values for kind in _alternatives(kinds) if isinstance(kind, msgspec.inspect.LiteralType))
+    found = (
+        kind.values for kind in _alternatives(kinds) if isinstance(kind, msgspec.inspect.LiteralType)
+    )
     return tuple(value for values in found for value in values)
 
 

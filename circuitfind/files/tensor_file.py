@@ -25,7 +25,9 @@ def read_metadata(path: Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
-def read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Float[np.ndarray, "*shape"]]:
+def read_tensors(
+    path: Path, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Float[np.ndarray, "*shape"]]:
     """The tensors of these names, float64.
 
     Raises CircuitError for a file that is none, that lacks one of them, and for other shapes or
@@ -43,7 +45,9 @@ def _open(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="numpy") as file:
             yield file
     except OSError as error:
-        raise CircuitError(f"Cannot read {path}: {error.strerror or 'it is no file of tensors'}.") from None
+        raise CircuitError(
+            f"Cannot read {path}: {error.strerror or 'it is no file of tensors'}."
+        ) from None
     except (SafetensorError, ValueError):  # ValueError: a path with a NUL
         raise CircuitError(f"{path} is damaged, or no file of tensors (safetensors).") from None
 
@@ -64,6 +68,7 @@ def _check(path: Path, name: str, shape: tuple[int, ...], file: Any) -> None:
         )
     if tuple(stored.get_shape()) != shape:
         said = (
-            f"the shape {list(stored.get_shape())}; {list(shape)} is asked for, {math.prod(shape):,} numbers"
+            f"the shape {list(stored.get_shape())}; {list(shape)} is asked for, {math.prod(shape):,}"
+            " numbers"
         )
         raise CircuitError(f"{path}: its '{name}' have {said}.")

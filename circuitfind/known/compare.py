@@ -12,7 +12,13 @@ from typing import Any
 from circuitfind.circuits.circuit import Circuit
 from circuitfind.circuits.compare import check_same_graph
 from circuitfind.circuits.graph import Node
-from circuitfind.evaluation.reference import Agreement, Order, Scores, agree_with_circuit, agree_with_nodes
+from circuitfind.evaluation.reference import (
+    Agreement,
+    Order,
+    Scores,
+    agree_with_circuit,
+    agree_with_nodes,
+)
 from circuitfind.known.published import KINDS, KnownCircuit
 
 

@@ -84,7 +84,8 @@ class KnownCircuit:
         """Those of all roles, in forward order."""
         return tuple(
             sorted(
-                (n for nodes in self.nodes.values() for n in nodes), key=self.graph.sender_index.__getitem__
+                (n for nodes in self.nodes.values() for n in nodes),
+                key=self.graph.sender_index.__getitem__,
             )
         )
 

@@ -122,7 +122,9 @@ class Random:
 
     def to_dict(self) -> dict[str, Any]:
         """The block ``method`` of a circuit file: every option, and what the scores are."""
-        meaning = "place in a random order, as a share of all edges: no metric, no ablation, never negative"
+        meaning = (
+            "place in a random order, as a share of all edges: no metric, no ablation, never negative"
+        )
         return {"name": self.name, **asdict(self), "metric": None, "ablation": None, "score": meaning}
 
     def score(self, problem: Problem, job: Job = Job()) -> Float[Tensor, "1 receiver sender"]:

@@ -53,7 +53,9 @@ class Ensemble:
 
     def __post_init__(self) -> None:
         if len(self.of) < 2:
-            raise UsageError(f"An ensemble of {len(self.of)} is none. Name two methods or more with --of.")
+            raise UsageError(
+                f"An ensemble of {len(self.of)} is none. Name two methods or more with --of."
+            )
         if self.combine not in COMBINE:
             raise UsageError(unknown("way to combine", self.combine, COMBINE, "ways to combine"))
 
@@ -92,7 +94,9 @@ class Ensemble:
             done |= own.as_part(part)
             if not is_done:
                 job.save(done)
-        return units.spread(combine(each, units.leaders, self.combine)).masked_fill(~units.edges, math.nan)
+        return units.spread(combine(each, units.leaders, self.combine)).masked_fill(
+            ~units.edges, math.nan
+        )
 
 
 def scores_before(done: SoFar, n_prompts: int, graph: Graph) -> Scores:
@@ -101,7 +105,9 @@ def scores_before(done: SoFar, n_prompts: int, graph: Graph) -> Scores:
     n_rows = len(found) if found.ndim == 3 else 0
     require(n_rows in (1, n_prompts), f"it has scores of {n_rows} prompts")
     dtype = found.dtype if found.dtype == torch.float64 else torch.float32
-    scores = done.tensor("scores", torch.empty(n_rows, len(graph.receivers), len(graph.senders), dtype=dtype))
+    scores = done.tensor(
+        "scores", torch.empty(n_rows, len(graph.receivers), len(graph.senders), dtype=dtype)
+    )
     edges = readable(graph).expand_as(scores)
     require(bool((scores.isfinite() == edges).all()), "a score in it is of no edge, or NaN or infinite")
     return scores

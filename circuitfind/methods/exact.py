@@ -85,7 +85,10 @@ class Exact:
         if self.level == "node":
             return self._score_nodes(problem, job)
         model, units = problem.model, problem.units(self.level, self.kv)
-        graph, total = units.graph, sum(work(units.graph, receivers[0]) for receivers in units.receivers())
+        graph, total = (
+            units.graph,
+            sum(work(units.graph, receivers[0]) for receivers in units.receivers()),
+        )
         scores = nothing_scored(graph, model.dtype, problem.batch.n_prompts)
         scores = scores_before(job.start, scores, units) if job.start else scores
         groups = list(waiting(units, scores))
@@ -193,7 +196,9 @@ def scores_before(start: SoFar, like: Scores, units: Units) -> Scores:
     require(not bool((known & ~units.edges).any()), "it has scores where there is no edge")
     for receivers in units.receivers():
         rows = known[[units.graph.receiver_index[receiver] for receiver in receivers]]
-        require(bool((rows == rows[:1]).all()), "it has scores of some inputs that are one and not of others")
+        require(
+            bool((rows == rows[:1]).all()), "it has scores of some inputs that are one and not of others"
+        )
     return scores
 
 
@@ -218,5 +223,7 @@ def work(graph: Graph, receiver: Receiver, n_senders: int | None = None) -> int:
 def finite(scores: Float[Tensor, "prompt sender"]) -> Float[Tensor, "prompt sender"]:
     """The same. Raises ModelError where one is NaN or infinite."""
     if not scores.isfinite().all():
-        raise ModelError("A score became NaN or infinite: the model's logits overflow. Use --dtype float64.")
+        raise ModelError(
+            "A score became NaN or infinite: the model's logits overflow. Use --dtype float64."
+        )
     return scores

@@ -102,7 +102,9 @@ class ExactNeurons:
         return scores
 
 
-def _waiting(neurons: Neurons, scores: Float[Tensor, "prompt neuron"]) -> Iterator[tuple[Node, int, range]]:
+def _waiting(
+    neurons: Neurons, scores: Float[Tensor, "prompt neuron"]
+) -> Iterator[tuple[Node, int, range]]:
     """In forward order: a node, the place of its first neuron, and some of those that have no score yet."""
     first = 0
     for node in neurons.nodes:
@@ -117,6 +119,8 @@ def work(neurons: Neurons, n_tested: int) -> int:
     """What the tests of the first neurons cost, in layers that they go through."""
     layers, first = 0, 0
     for node in neurons.nodes:
-        layers += max(0, min(neurons.width(node), n_tested - first)) * (neurons.graph.n_layers - node.layer)
+        layers += max(0, min(neurons.width(node), n_tested - first)) * (
+            neurons.graph.n_layers - node.layer
+        )
         first += neurons.width(node)
     return layers

@@ -86,7 +86,9 @@ class IFR:
                 job.progress.update(len(scores), problem.batch.n_prompts)
         dtype = torch.promote_types(model.dtype, torch.float32)
         return (
-            torch.stack(scores).to("cpu", dtype).masked_fill_(~readable(model.architecture.graph), math.nan)
+            torch.stack(scores)
+            .to("cpu", dtype)
+            .masked_fill_(~readable(model.architecture.graph), math.nan)
         )
 
     def _score_block(

@@ -50,11 +50,15 @@ class NeuronOutcome:
         return {self.neurons.at(place): float(self.scores[place]) for place in places}
 
 
-def choose(scores: Float[Tensor, "*one neuron"], selection: NeuronSelection) -> Bool[Tensor, "*one neuron"]:
+def choose(
+    scores: Float[Tensor, "*one neuron"], selection: NeuronSelection
+) -> Bool[Tensor, "*one neuron"]:
     """The neurons that the selection keeps. Raises UsageError for a score that is no finite number."""
     size = scores.detach().cpu().double().numpy()
     if not np.isfinite(size).all():
-        raise UsageError("A neuron's score is no finite number. Run again with --dtype float32 or float64.")
+        raise UsageError(
+            "A neuron's score is no finite number. Run again with --dtype float32 or float64."
+        )
     size = size if selection.select == "top-signed" else np.abs(size)
     count = selection.count(size.shape[-1])
     return torch.from_numpy(size >= selection.threshold if count is None else first(size, count))
@@ -67,7 +71,9 @@ def of_scores(
     mean = per_prompt.double().mean(0)
     kept = choose(mean, selection)
     n_kept = int(kept.sum())
-    return NeuronOutcome(neurons, kept, mean, {"selection": {"nominal": n_kept, "kept": n_kept}}, per_prompt)
+    return NeuronOutcome(
+        neurons, kept, mean, {"selection": {"nominal": n_kept, "kept": n_kept}}, per_prompt
+    )
 
 
 def of_search(neurons: Neurons, found: FoundNeurons, threshold: float, margin: float) -> NeuronOutcome:

@@ -83,7 +83,9 @@ def _check_search(options: RunOptions, info: MethodInfo) -> None:
 def refuse_sweep(options: RunOptions) -> None:
     """Raises UsageError where a sweep is to be of neurons."""
     if options.level == "neuron":
-        raise UsageError("A sweep's table and picture count edges. With --level neuron give one size a run.")
+        raise UsageError(
+            "A sweep's table and picture count edges. With --level neuron give one size a run."
+        )
 
 
 def check_count(options: RunOptions, config: Mapping[str, Any]) -> None:

@@ -96,7 +96,9 @@ def _check_units(options: RunOptions, info: MethodInfo, involved: Sequence[Metho
     for name, value in asked.items():
         unable = next((part for part in involved if value not in getattr(part, _KNOWN_BY[name])), None)
         if unable is not None:
-            able = [other.name for other in CATALOGUE.values() if value in getattr(other, _KNOWN_BY[name])]
+            able = [
+                other.name for other in CATALOGUE.values() if value in getattr(other, _KNOWN_BY[name])
+            ]
             raise UsageError(
                 f"{unable.name} can't do --{name} {value}: {unable.why_edges}.\nMethods that can:"
                 f" {', '.join(able)}."
@@ -108,7 +110,9 @@ def _check_units(options: RunOptions, info: MethodInfo, involved: Sequence[Metho
             f"--nodes counts heads and MLPs, and {options.level}s are decided on here. Add --level node."
         )
     if options.level == "neuron" and options.kv != "per-head":
-        raise UsageError("Neurons are of what heads and MLPs write, not of what they read. Leave out --kv.")
+        raise UsageError(
+            "Neurons are of what heads and MLPs write, not of what they read. Leave out --kv."
+        )
     if options.select == "greedy" and asked != {"level": "edge", "kv": "per-head"}:
         raise UsageError(
             "--select greedy goes edge by edge, from the logits back. Use top or top-signed here."
@@ -122,7 +126,9 @@ def _check_nodes(options: RunOptions, info: MethodInfo) -> None:
             "--edges counts edges, and whole nodes are decided on here. Give --nodes, e.g. --nodes 20."
         )
     if options.kv != "per-head":
-        raise UsageError("At node level all edges of a node go together, whoever reads it. Leave out --kv.")
+        raise UsageError(
+            "At node level all edges of a node go together, whoever reads it. Leave out --kv."
+        )
     if options.schedule != "sequential":
         raise UsageError(
             f"--schedule {options.schedule} saves tests of edges; at node level there is one for each node. "
@@ -134,7 +140,9 @@ def _check_positions(options: RunOptions, involved: Sequence[MethodInfo]) -> Non
     """Raises UsageError for a method, or another option, that does not tell positions apart."""
     for info in involved:
         if not info.positions:
-            able = [other.name for other in CATALOGUE.values() if other.positions and other.name != ENSEMBLE]
+            able = [
+                other.name for other in CATALOGUE.values() if other.positions and other.name != ENSEMBLE
+            ]
             raise UsageError(
                 f"--positions: {info.name} decides on an edge for all positions at once.\n"
                 f"Methods that tell positions apart: {', '.join(able)}."
@@ -145,7 +153,9 @@ def _check_positions(options: RunOptions, involved: Sequence[MethodInfo]) -> Non
             "Use --schedule sequential, or a method that scores edges, e.g. --method eap-ig --edges 200."
         )
     if (options.level, options.kv) != ("edge", "per-head") or options.candidates is not None:
-        raise UsageError("--positions tells single edges apart. Leave out --level, --kv and --candidates.")
+        raise UsageError(
+            "--positions tells single edges apart. Leave out --level, --kv and --candidates."
+        )
 
 
 def _check_scoring(options: RunOptions, info: MethodInfo, has_size: bool) -> None:
@@ -174,7 +184,9 @@ def _has_prompts(options: RunOptions, info: MethodInfo) -> bool:
     """Whether there will be scores of single prompts."""
     members = [CATALOGUE[name] for name in options.of if name in CATALOGUE]
     return (
-        info.per_prompt and (options.combine != "rank-mean") and all(member.per_prompt for member in members)
+        info.per_prompt
+        and (options.combine != "rank-mean")
+        and all(member.per_prompt for member in members)
     )
 
 
@@ -199,7 +211,9 @@ def _check_member(member: MethodInfo) -> None:
 
 def _possible_members() -> list[str]:
     return [
-        info.name for info in CATALOGUE.values() if info.scores and info.name != ENSEMBLE and not info.learns
+        info.name
+        for info in CATALOGUE.values()
+        if info.scores and info.name != ENSEMBLE and not info.learns
     ]
 
 
@@ -235,7 +249,9 @@ def _settle_candidates(
     if (options.level, options.kv) != ("edge", "per-head"):
         raise UsageError("--candidates are single edges. Leave out --level and --kv, or --candidates.")
     if metric_of_candidates(info, metric) != metric:
-        fallback = f"the candidates are those of {INSTEAD}: {metric} has no gradient where {name} takes it."
+        fallback = (
+            f"the candidates are those of {INSTEAD}: {metric} has no gradient where {name} takes it."
+        )
         said = (*said, fallback)
     return replace(options, candidates=f"{name}:{n_edges}"), said
 

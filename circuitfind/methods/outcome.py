@@ -33,7 +33,9 @@ class Found:
 
     def copy(self) -> Found:
         """The same with tensors of its own."""
-        return replace(self, kept=self.kept.clone(), scores=self.scores.clone(), decided=self.decided.clone())
+        return replace(
+            self, kept=self.kept.clone(), scores=self.scores.clone(), decided=self.decided.clone()
+        )
 
     def to_so_far(self) -> SoFar:
         """What a file keeps of it."""
@@ -56,7 +58,8 @@ class Found:
             "it keeps what is not decided, or is no edge",
         )
         require(
-            bool((scores.isnan() == ~edges).all()), "it has a score where there is no edge, or none at one"
+            bool((scores.isnan() == ~edges).all()),
+            "it has a score where there is no edge, or none at one",
         )
         return Found(kept, scores, decided, so_far.count("n_tests"), so_far.count("n_evaluated"))
 
@@ -88,7 +91,9 @@ def in_question(
     return readable(graph) if shortlist is None else shortlist
 
 
-def take_up(graph: Graph, start: Found | None, shortlist: Bool[Tensor, "receiver sender"] | None) -> Found:
+def take_up(
+    graph: Graph, start: Found | None, shortlist: Bool[Tensor, "receiver sender"] | None
+) -> Found:
     """Where a search begins: at ``start`` if there is one. All that is in no shortlist is decided:
     it goes, score 0.
     """

@@ -26,7 +26,8 @@ class Rule:
 
 
 _SPARSITY = Rule(
-    f"0 to {HIGHEST_SPARSITY}, the share that is removed", lambda x: x is None or 0 <= x <= HIGHEST_SPARSITY
+    f"0 to {HIGHEST_SPARSITY}, the share that is removed",
+    lambda x: x is None or 0 <= x <= HIGHEST_SPARSITY,
 )
 RULES: Mapping[str, Rule] = MappingProxyType(
     {

@@ -55,7 +55,9 @@ def pack_unembedding(model: Transformer) -> Transformer:
 
 def _pack(model: Transformer, tokens: slice) -> Tensor:
     """A slice of the unembedding in order for ``_products``, made up to whole vectors by columns of zeros."""
-    return pack(functional.pad(model.W_U[:, tokens], (0, (tokens.start - tokens.stop) % VECTOR)), TOGETHER)
+    return pack(
+        functional.pad(model.W_U[:, tokens], (0, (tokens.start - tokens.stop) % VECTOR)), TOGETHER
+    )
 
 
 def log_partition(
@@ -88,9 +90,9 @@ def mean_column(
         log_sum = weights.sum(-1).double().log() + highest.squeeze(-1)
         n_tokens = tokens.stop - tokens.start
         columns = torch.cat((weights, weights[-1:].expand(-len(weights) % ROWS, -1)))[:, :n_tokens]
-        return log_sum, (columns @ model.W_U[:, tokens].T)[: len(x)] * (highest.squeeze(-1) - log_sum).exp()[
-            :, None
-        ]
+        return log_sum, (columns @ model.W_U[:, tokens].T)[: len(x)] * (
+            highest.squeeze(-1) - log_sum
+        ).exp()[:, None]
 
     log_sums, means = zip(*each(weigh_slice, slices(model)), strict=True)
     parts = torch.stack(log_sums)
@@ -110,7 +112,10 @@ def _products(
 ) -> Float[Tensor, "row t"]:
     """Products of rows with a slice of the unembedding, then zeros: they are made up to whole
     vectors, as a rest would go through other instructions, to other bits."""
-    n_tokens, whole = tokens.stop - tokens.start, torch.cat((rows, rows[-1:].expand(-len(rows) % ROWS, -1)))
+    n_tokens, whole = (
+        tokens.stop - tokens.start,
+        torch.cat((rows, rows[-1:].expand(-len(rows) % ROWS, -1))),
+    )
     if model.packed_U is not None:
         return product(whole, model.packed_U[tokens.start // VOCAB_SLICE])[: len(rows)]
     products = rows.new_empty(len(whole), n_tokens + -n_tokens % VECTOR)
@@ -119,12 +124,16 @@ def _products(
     return products[: len(rows)]
 
 
-def _logits(model: Transformer, rows: Float[Tensor, "row d_model"], tokens: slice) -> Float[Tensor, "row t"]:
+def _logits(
+    model: Transformer, rows: Float[Tensor, "row d_model"], tokens: slice
+) -> Float[Tensor, "row t"]:
     """The logits, then -inf."""
     return _finish(model, _products(model, rows, tokens), tokens)
 
 
-def _finish(model: Transformer, products: Float[Tensor, "row t"], tokens: slice) -> Float[Tensor, "row t"]:
+def _finish(
+    model: Transformer, products: Float[Tensor, "row t"], tokens: slice
+) -> Float[Tensor, "row t"]:
     """The products made logits in place."""
     n_tokens = tokens.stop - tokens.start
     if model.b_U is not None:

@@ -62,7 +62,9 @@ def logit_diff(
     return _mean(logits, batch.answers) - _mean(logits, batch.wrong_answers)
 
 
-def prob_diff(logits: Float[Tensor, "*batch prompt d_vocab"], batch: Batch) -> Float[Tensor, "*batch prompt"]:
+def prob_diff(
+    logits: Float[Tensor, "*batch prompt d_vocab"], batch: Batch
+) -> Float[Tensor, "*batch prompt"]:
     """Summed answer probability - summed wrong-answer probability."""
     log_probs = logits.log_softmax(-1)
     return _sum(log_probs.exp(), batch.answers) - _sum(log_probs.exp(), batch.wrong_answers)
@@ -77,7 +79,9 @@ def loss(logits: Float[Tensor, "*batch prompt d_vocab"], batch: Batch) -> Float[
     return -torch.stack(chosen, dim=-1)
 
 
-def correct(logits: Float[Tensor, "*batch prompt d_vocab"], batch: Batch) -> Float[Tensor, "*batch prompt"]:
+def correct(
+    logits: Float[Tensor, "*batch prompt d_vocab"], batch: Batch
+) -> Float[Tensor, "*batch prompt"]:
     """1 where an answer is likelier than every wrong answer (than every other token, where there
     are none), else 0.
     """

@@ -114,7 +114,9 @@ class Objective:
         right = self._per_prompt(x, self.batch.answers, _logsumexp_last) - log_z
         if self.metric == "loss":
             return -right
-        return (self._per_prompt(x, self.batch.wrong_answers, _logsumexp_last) - log_z).exp() - right.exp()
+        return (
+            self._per_prompt(x, self.batch.wrong_answers, _logsumexp_last) - log_z
+        ).exp() - right.exp()
 
     def _per_prompt(
         self, x: Tensor, tokens: Sequence[Sequence[int]], reduce: Callable[[Tensor], Tensor]
@@ -155,7 +157,9 @@ class OwnObjective(Objective):
         value = -measure_own(metric, _all_logits(self.model, x), self.batch, prompts, self.reference)
         return value if self.full is None else (value - self.full[prompts]).abs()
 
-    def _gradient(self, x: Float[Tensor, "row d_model"], prompts: list[int]) -> Float[Tensor, "row d_model"]:
+    def _gradient(
+        self, x: Float[Tensor, "row d_model"], prompts: list[int]
+    ) -> Float[Tensor, "row d_model"]:
         """With respect to the normed stream."""
         metric = self.batch.metrics[self.metric]
         with torch.enable_grad():
@@ -190,7 +194,9 @@ def make_objective(
     if metric != "kl":
         objective = _plain_objective(metric, model, batch, final, yardstick, each)
         return replace(objective, full=objective(final.unsqueeze(0))[0]) if match else objective
-    expected, constant = zip(*(_full_model(model, some) for some in torch.split(final, AT_ONCE)), strict=True)
+    expected, constant = zip(
+        *(_full_model(model, some) for some in torch.split(final, AT_ONCE)), strict=True
+    )
     return Objective(
         metric, model, batch, torch.cat(expected), torch.cat(constant), yardstick=yardstick, each=each
     )
@@ -231,7 +237,9 @@ def _all_logits(model: Transformer, x: Float[Tensor, "row d_model"]) -> Float[Te
 
 
 def _few_rows(n_rows: int) -> list[slice]:
-    return [slice(first, min(first + ROWS_OF_LOGITS, n_rows)) for first in range(0, n_rows, ROWS_OF_LOGITS)]
+    return [
+        slice(first, min(first + ROWS_OF_LOGITS, n_rows)) for first in range(0, n_rows, ROWS_OF_LOGITS)
+    ]
 
 
 def _some_logits(

@@ -292,9 +292,13 @@ class Attention(Component):
         v = ran.pattern[..., n_before:].transpose(-1, -2) @ gradient
         if rules.attention_share != 1:
             v.mul_(rules.attention_share)
-        return AttentionGradient(scores @ ran.k, scores[..., n_before:].transpose(-1, -2) @ ran.q, v, pattern)
+        return AttentionGradient(
+            scores @ ran.k, scores[..., n_before:].transpose(-1, -2) @ ran.q, v, pattern
+        )
 
-    def _to_scores(self, pattern: Pattern, gradient: Pattern, rules: Rules, out: Tensor | None) -> Pattern:
+    def _to_scores(
+        self, pattern: Pattern, gradient: Pattern, rules: Rules, out: Tensor | None
+    ) -> Pattern:
         """The gradient at the scores, from that at the pattern less its mean under it."""
         if rules.frozen_patterns:
             return torch.zeros_like(gradient)
@@ -432,7 +436,11 @@ class Mlp(Component):
         return hidden * activate(self.activation, gate.clone())
 
     def backward(
-        self, ran: HiddenRun, gradient: Float[Tensor, "row d_model"], weights: Layer, rules: Rules = CALCULUS
+        self,
+        ran: HiddenRun,
+        gradient: Float[Tensor, "row d_model"],
+        weights: Layer,
+        rules: Rules = CALCULUS,
     ) -> Float[Tensor, "row d_model"]:
         active = gradient @ weights.W_out.T
         if ran.gate is None or weights.W_gate is None:

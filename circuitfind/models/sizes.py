@@ -20,7 +20,16 @@ MOST_SCORES = 1 << 22
 """So many attention scores of a test or a plain run stand in memory at once (``models/components.py``)."""
 
 
-ITEMSIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+ITEMSIZES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "float64": 8,
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+}
 
 
 SMALLEST_PACKED = 1 << 18

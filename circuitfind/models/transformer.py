@@ -161,7 +161,11 @@ def kv_heads(architecture: Architecture, heads: Sequence[int]) -> list[int]:
 
 
 def project(
-    model: Transformer, layer: int, slot: Slot, x: Float[Tensor, "#head *rows d_model"], heads: Sequence[int]
+    model: Transformer,
+    layer: int,
+    slot: Slot,
+    x: Float[Tensor, "#head *rows d_model"],
+    heads: Sequence[int],
 ) -> Float[Tensor, "head *rows d_head"]:
     """Query, key or value of each of ``heads``, no rotation yet, from its own residual stream ``x``
     or one for all.
@@ -213,7 +217,9 @@ def hidden_layer(
     return block.mlp.hold(block.norm.forward(x).reshape(-1, x.shape[-1]), model.layers[layer])
 
 
-def mlp(model: Transformer, layer: int, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+def mlp(
+    model: Transformer, layer: int, x: Float[Tensor, "*rows d_model"]
+) -> Float[Tensor, "*rows d_model"]:
     """What the MLP writes to the stream (without b_out)."""
     block = model.architecture.blocks[layer]
     rows = block.norm.forward(x).reshape(-1, x.shape[-1])

@@ -39,7 +39,9 @@ def outputs_of(run: Trace) -> Outputs:
 
 def with_hidden(model: Transformer, run: Trace) -> Outputs:
     """The same with what MLPs' neurons hold."""
-    hidden = (hidden_layer(model, layer, x).reshape(*x.shape[:2], -1) for layer, x in enumerate(run.mlp_in))
+    hidden = (
+        hidden_layer(model, layer, x).reshape(*x.shape[:2], -1) for layer, x in enumerate(run.mlp_in)
+    )
     return replace(outputs_of(run), hidden=tuple(hidden))
 
 

@@ -87,7 +87,9 @@ def split(batch: Batch, batch_size: int, multiple: int = ROWS) -> list[tuple[Bat
     return groups
 
 
-def share_out(batch: Batch, batch_size: int, n_workers: int, dtype: torch.dtype) -> list[tuple[Batch, int]]:
+def share_out(
+    batch: Batch, batch_size: int, n_workers: int, dtype: torch.dtype
+) -> list[tuple[Batch, int]]:
     """The batch in groups of at most ``batch_size`` prompts, small enough that each worker has one.
 
     For runs that fill up answer positions themselves: then all positions together make a multiple

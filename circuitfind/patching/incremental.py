@@ -155,7 +155,9 @@ class Rerun:
         """What the visited receiver's input gains when in each prompt the edges from other senders
         are removed (1: gone, 0: not)."""
         changes, ends = self.baseline.change[: gone.shape[1]], self._end.tolist()
-        gone = gone.to(changes.dtype)  # under zero ablation what a receiver reads, and its change, is float64
+        gone = gone.to(
+            changes.dtype
+        )  # under zero ablation what a receiver reads, and its change, is float64
         if self._end_only(receiver):
             return torch.stack([torch.mv(changes[:, i, end].T, gone[i]) for i, end in enumerate(ends)])
         sums = [torch.mv(changes[:, i].flatten(1).T, row) for i, row in enumerate(gone)]
@@ -176,7 +178,9 @@ class Rerun:
         else:
             n_prompts, n_pos = changes.shape[1:3]
             whole = self._rows.put(gradient, gradient.new_zeros(n_prompts, n_pos, gradient.shape[-1]))
-            pairs = [(changes[:, prompt].flatten(1), whole[prompt].flatten()) for prompt in range(n_prompts)]
+            pairs = [
+                (changes[:, prompt].flatten(1), whole[prompt].flatten()) for prompt in range(n_prompts)
+            ]
         return torch.stack([torch.mv(*pair) for pair in pairs]).double()
 
     def what_if(
@@ -250,7 +254,9 @@ class Rerun:
 
     # pushing a change through
 
-    def _run(self, receiver: Receiver, changes: Tensor, keep: bool) -> Float[Tensor, "test prompt d_model"]:
+    def _run(
+        self, receiver: Receiver, changes: Tensor, keep: bool
+    ) -> Float[Tensor, "test prompt d_model"]:
         """What the logits read in each test; with ``keep`` the one test becomes the present run."""
         moved = {one: self._changed(one, changes) for one in self._together[receiver.base]}
         gained: Gained = {}
@@ -292,7 +298,9 @@ class Rerun:
             total += self._carried(receiver, sender, gained)
         return total
 
-    def _carried(self, receiver: Receiver, sender: Node, gained: Gained) -> Float[Tensor, "test _ d_model"]:
+    def _carried(
+        self, receiver: Receiver, sender: Node, gained: Gained
+    ) -> Float[Tensor, "test _ d_model"]:
         """What the receiver has of what a sender gained."""
         change, end_only, of_ends = gained[sender], self._end_only(receiver), self._writes_ends(sender)
         if end_only:
@@ -369,7 +377,9 @@ class Rerun:
             for node, value in new.items():
                 self._heads[node].slots[slot] = value[0]
         present = ((node, self._heads[node].slots[slot]) for node in nodes)
-        return torch.stack([new[node] if node in new else x.expand(n_tests, *x.shape) for node, x in present])
+        return torch.stack(
+            [new[node] if node in new else x.expand(n_tests, *x.shape) for node, x in present]
+        )
 
     def _project(
         self, slot: Slot, nodes: Sequence[Node], reads: Sequence[Float[Tensor, "test row d_model"]]
@@ -384,4 +394,6 @@ class Rerun:
         if end_only:
             return dict(zip(nodes, rows.unsqueeze(-2), strict=True))
         present = [self._heads[node].slots[slot] for node in nodes]
-        return {node: self._rows.put(new, old) for node, new, old in zip(nodes, rows, present, strict=True)}
+        return {
+            node: self._rows.put(new, old) for node, new, old in zip(nodes, rows, present, strict=True)
+        }

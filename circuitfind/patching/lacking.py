@@ -55,7 +55,8 @@ class Lacking(Rerun):
             if self.is_live(receiver.node):
                 self.visit(receiver)
                 self.keep(
-                    receiver, [self.graph.senders[sender] for sender in self._kept[row].nonzero()[0].tolist()]
+                    receiver,
+                    [self.graph.senders[sender] for sender in self._kept[row].nonzero()[0].tolist()],
                 )
         self._live = np.array([self.is_live(sender) for sender in self.graph.senders])
 
@@ -113,9 +114,9 @@ class Lacking(Rerun):
                     moved[receiver] = self._inputs[receiver].repeat(len(tests), 1, 1)
                 moved[receiver][number] += self.removal(receiver, sender)
                 if node in gained:
-                    moved[receiver][number] -= self._carried(receiver, node, {node: gained[node][[number]]})[
-                        0
-                    ]
+                    moved[receiver][number] -= self._carried(
+                        receiver, node, {node: gained[node][[number]]}
+                    )[0]
 
     def _correct(self, node: Node, tests: Sequence[Test], written: Gained) -> None:
         """What a node writes beyond the circuit's run where it is out as a whole, or where nothing
@@ -135,4 +136,6 @@ class Lacking(Rerun):
 
     def _reaches_logits(self, test: Test) -> bool:
         row = len(self._kept) - 1
-        return bool((self._kept[row] & test.reached).any()) or any(place == row for place, _ in test.edges)
+        return bool((self._kept[row] & test.reached).any()) or any(
+            place == row for place, _ in test.edges
+        )

@@ -110,7 +110,9 @@ def learn_constants(
             losses.append(loss)
             progress.update(step, STEPS, f"loss {fmean(losses[-SHOWN:]):.4g}")
         compared = list(data.compared(generator))
-        before, after = (data.gradient(constants, compared)[0] for constants in (means, parameters.outputs()))
+        before, after = (
+            data.gradient(constants, compared)[0] for constants in (means, parameters.outputs())
+        )
     return Learned(parameters.outputs(), before, after)
 
 
@@ -141,9 +143,13 @@ def read_constants(path: Path) -> Outputs:
     try:
         tensors = load(path.read_bytes())
         z = tuple(x[:, None, None] for x in tensors["z"])
-        return Outputs(tensors["input"].view(1, 1, -1), z, tuple(x.view(1, 1, -1) for x in tensors["mlp"]))
+        return Outputs(
+            tensors["input"].view(1, 1, -1), z, tuple(x.view(1, 1, -1) for x in tensors["mlp"])
+        )
     except (OSError, SafetensorError, KeyError):
-        raise OutputError(f"{path} does not hold the constants of optimal ablation, or is damaged.") from None
+        raise OutputError(
+            f"{path} does not hold the constants of optimal ablation, or is damaged."
+        ) from None
 
 
 class _Parameters:
@@ -151,16 +157,23 @@ class _Parameters:
 
     def __init__(self, means: Outputs, deviations: Outputs) -> None:
         self._like = means
-        self._means, self._deviations = ([x.double().cpu() for x in of.parts] for of in (means, deviations))
+        self._means, self._deviations = (
+            [x.double().cpu() for x in of.parts] for of in (means, deviations)
+        )
         self.moves = [torch.zeros_like(x) for x in self._means]
 
     def outputs(self) -> Outputs:
         """As senders write them, in the model's dtype and place."""
         parts = zip(self._means, self.moves, self._deviations, strict=True)
-        return Outputs.of_parts([(mean + move * unit).to(self._like.embedding) for mean, move, unit in parts])
+        return Outputs.of_parts(
+            [(mean + move * unit).to(self._like.embedding) for mean, move, unit in parts]
+        )
 
     def step(
-        self, optimiser: torch.optim.Optimizer, model: Transformer, gradient: Float[Tensor, "sender d_model"]
+        self,
+        optimiser: torch.optim.Optimizer,
+        model: Transformer,
+        gradient: Float[Tensor, "sender d_model"],
     ) -> None:
         """One step down the gradient at what each sender writes; a head's goes through W_O to its z."""
         for move, unit, along in zip(
@@ -213,7 +226,10 @@ class _Data:
         """
         n_prompts = sum(self._groups[number][1] for number, _ in runs)
         ran = self._threads.map(lambda run: self._run(constants, *run), runs)
-        loss, gradient = math.fsum(loss for loss, _ in ran), torch.stack([along for _, along in ran]).sum(0)
+        loss, gradient = (
+            math.fsum(loss for loss, _ in ran),
+            torch.stack([along for _, along in ran]).sum(0),
+        )
         return loss / n_prompts, gradient / n_prompts
 
     def _run(

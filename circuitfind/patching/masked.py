@@ -254,7 +254,9 @@ class Runner:
 
     def gather(self, layer: int, heads: Sequence[int], reads: Sequence[Tensor], whole: bool) -> Tensor:
         """What these heads' queries gather (z), from what their inputs read."""
-        q, k, v = (project(self.model, layer, slot, x, heads) for slot, x in zip(SLOTS, reads, strict=True))
+        q, k, v = (
+            project(self.model, layer, slot, x, heads) for slot, x in zip(SLOTS, reads, strict=True)
+        )
         q, k = rotate(q, self._rotary[whole]), rotate(k, self._rotary[True])
         if not whole and len(self.prompts) > k.shape[1]:
             k, v = k[:, self.prompts], v[:, self.prompts]
@@ -342,14 +344,18 @@ class Work:
         nodes = {head: self._layout.head(layer, head) for head in range(self._layout.graph.n_heads)}
         for whole in (False, True):
             heads = [
-                h for h, node in nodes.items() if plan.fresh[node] and bool(plan.reach.whole[node]) is whole
+                h
+                for h, node in nodes.items()
+                if plan.fresh[node] and bool(plan.reach.whole[node]) is whole
             ]
             if heads:
                 z = self._runner.gather(layer, heads, self.read_heads(layer, heads), whole)
                 written = self._runner.write(layer, heads, z, whole)
                 self.excess |= dict(zip([nodes[head] for head in heads], written, strict=True))
 
-    def read_heads(self, layer: int, heads: Sequence[int]) -> list[Float[Tensor, "head prompt pos d_model"]]:
+    def read_heads(
+        self, layer: int, heads: Sequence[int]
+    ) -> list[Float[Tensor, "head prompt pos d_model"]]:
         """What the q, k and v inputs of these heads read, all looked at at the same positions: q at
         the answer position alone unless the heads are whole."""
         whole = bool(self._plan.reach.whole[self._layout.head(layer, heads[0])])
@@ -361,11 +367,15 @@ class Work:
     def read(self, rows: Sequence[int], whole: bool) -> Float[Tensor, "row prompt pos d_model"]:
         """What these receivers of one stage read: at all positions, or at the answer position alone."""
         runner, plan, stage = self._runner, self._plan, self._layout.stage(rows[0])
-        emptied, clean = (inputs[whole][stage].flatten(0, 1) for inputs in (runner.emptied, runner.clean_in))
+        emptied, clean = (
+            inputs[whole][stage].flatten(0, 1) for inputs in (runner.emptied, runner.clean_in)
+        )
         read = clean.new_zeros(
             len(rows), *clean.shape
         )  # behind the answer there is no role: a NaN there would spread
-        for role, places in enumerate(runner.role_rows) if whole else [(len(plan.shares) - 1, slice(None))]:
+        for role, places in (
+            enumerate(runner.role_rows) if whole else [(len(plan.shares) - 1, slice(None))]
+        ):
             lacks = plan.lacks[role, list(rows)]
             few = plan.n_kept[role, list(rows)] * SPARSE <= plan.most[list(rows)]
             for at, row in enumerate(rows):

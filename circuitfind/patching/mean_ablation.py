@@ -121,7 +121,11 @@ def _each(
         for i in range(n_real):
             counted = _counted(reference, start + i).unsqueeze(-1)
             heads = [z[:, i] for z in outputs.z]
-            streams = [outputs.embedding[i], *heads, *(out[i] for out in (*outputs.mlp_out, *outputs.hidden))]
+            streams = [
+                outputs.embedding[i],
+                *heads,
+                *(out[i] for out in (*outputs.mlp_out, *outputs.hidden)),
+            ]
             yield [x.masked_fill(~counted, 0.0) for x in streams]
         start += n_real
 

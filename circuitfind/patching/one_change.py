@@ -53,7 +53,8 @@ def join_reads(model: Transformer) -> list[Read]:
         weights, biases = (layer.W_Q, layer.W_K, layer.W_V), (layer.b_Q, layer.b_K, layer.b_V)
         W = torch.cat([x.transpose(0, 1).flatten(1) for x in weights], dim=1)
         known = [
-            x.new_zeros(len(x), x.shape[-1]) if b is None else b for x, b in zip(weights, biases, strict=True)
+            x.new_zeros(len(x), x.shape[-1]) if b is None else b
+            for x, b in zip(weights, biases, strict=True)
         ]
         joined.append(
             Read(W, None if all(b is None for b in biases) else torch.cat([b.flatten() for b in known]))
@@ -86,12 +87,16 @@ class Onward:
             False: visible(baseline.batch.n_pos, self._model.device),
             True: visible_at_end(self._end, baseline.batch.n_pos),
         }
-        self._visible_to_group = {end_only: self._for_group(mask) for end_only, mask in self._visible.items()}
+        self._visible_to_group = {
+            end_only: self._for_group(mask) for end_only, mask in self._visible.items()
+        }
         self._rotary = {
             False: rotary_table(self._model, self._rows.positions),
             True: rotary_table(self._model, self._end),
         }
-        self._keys_values = [self._join_keys_values(layer) for layer in range(self._architecture.n_layers)]
+        self._keys_values = [
+            self._join_keys_values(layer) for layer in range(self._architecture.n_layers)
+        ]
         self._written: dict[Node, Float[Tensor, "looked d_model"]] = {}
         self._clean: list[LayerRun] = []
         stream = self._rows.take(baseline.clean.attention_in[0]).unsqueeze(0)
@@ -117,7 +122,9 @@ class Onward:
         change, node = self._baseline.change_at(receivers[0], senders), receivers[0].node
         if node.kind == "logits":
             return self.final + at_end(change, self._end)
-        stream = self._after_mlp(node, change) if node.kind == "mlp" else self._after_heads(receivers, change)
+        stream = (
+            self._after_mlp(node, change) if node.kind == "mlp" else self._after_heads(receivers, change)
+        )
         return self._onward(node.layer + 1, stream)
 
     def write(
@@ -126,7 +133,9 @@ class Onward:
         """What the logits read when a head or an MLP writes so much more than it does in the clean run."""
         written = self._take(change, self._is_last(node.layer))
         is_mlp = node.kind == "mlp"
-        stream = self._clean[node.layer].after + written if is_mlp else self._behind_head(node.layer, written)
+        stream = (
+            self._clean[node.layer].after + written if is_mlp else self._behind_head(node.layer, written)
+        )
         return self._onward(node.layer + 1, stream)
 
     def knock_out(self, sets: Sequence[Sequence[Node]]) -> Float[Tensor, "test prompt d_model"]:
@@ -138,7 +147,9 @@ class Onward:
         order, at_once = sorted(first, key=first.__getitem__), max(1, KNOCKED_ROWS // self.n_rows)
         for i in range(0, len(order), at_once):
             tests = order[i : i + at_once]
-            finals[tests] = self._knock_out([sets[test] for test in tests], [first[test] for test in tests])
+            finals[tests] = self._knock_out(
+                [sets[test] for test in tests], [first[test] for test in tests]
+            )
         return finals
 
     def _knock_out(
@@ -168,7 +179,9 @@ class Onward:
         """How many heads share a key/value head."""
         return self._architecture.n_heads // self._architecture.n_kv_heads
 
-    def _for_group(self, mask: Bool[Tensor, "*prompt query key"]) -> Bool[Tensor, "*prompt 1 queries key"]:
+    def _for_group(
+        self, mask: Bool[Tensor, "*prompt query key"]
+    ) -> Bool[Tensor, "*prompt 1 queries key"]:
         """What the queries of the heads that share a key/value head may see, one head behind the other."""
         return (
             mask.unsqueeze(-3)
@@ -180,7 +193,9 @@ class Onward:
     def _attention(self, layer: int) -> Attention:
         return self._architecture.blocks[layer].attention
 
-    def _take(self, x: Float[Tensor, "*batch prompt pos d"], end_only: bool) -> Float[Tensor, "*batch row d"]:
+    def _take(
+        self, x: Float[Tensor, "*batch prompt pos d"], end_only: bool
+    ) -> Float[Tensor, "*batch row d"]:
         return at_end(x, self._end) if end_only else self._rows.take(x)
 
     # the changed node
@@ -188,7 +203,9 @@ class Onward:
     def _after_mlp(self, node: Node, change: Float[Tensor, "test prompt pos d_model"]) -> Looked:
         """The stream behind an MLP whose input changes so."""
         clean = self._clean[node.layer]
-        written = mlp(self._model, node.layer, clean.mlp_in + self._take(change, self._is_last(node.layer)))
+        written = mlp(
+            self._model, node.layer, clean.mlp_in + self._take(change, self._is_last(node.layer))
+        )
         return clean.after + written.sub_(clean.mlp_out)
 
     def _after_heads(
@@ -313,7 +330,9 @@ class Onward:
     def _join_keys_values(self, layer: int) -> Float[Tensor, "prompt pos wide"]:
         """All keys and values of the clean run, those that every key/value head has once."""
         clean = self._baseline.clean.attention[layer]
-        return torch.cat((clean.k[:: self._group], clean.v[:: self._group])).permute(1, 2, 0, 3).flatten(2)
+        return (
+            torch.cat((clean.k[:: self._group], clean.v[:: self._group])).permute(1, 2, 0, 3).flatten(2)
+        )
 
     def _queries(
         self, q: Float[Tensor, "test row head d_head"], end_only: bool
@@ -325,7 +344,9 @@ class Onward:
         if end_only:
             whole = flat.index_select(1, self._rows.ends).unsqueeze(2)
         else:
-            whole = self._rows.put(flat, flat.new_zeros(*self._baseline.batch.clean.shape, flat.shape[-1]))
+            whole = self._rows.put(
+                flat, flat.new_zeros(*self._baseline.batch.clean.shape, flat.shape[-1])
+            )
         return (
             self._split(whole, self._architecture.n_kv_heads, self._group)
             .permute(0, 1, 3, 4, 2, 5)

@@ -33,7 +33,10 @@ def pack_mlps(model: Transformer) -> Transformer:
 def can_pack_mlps(model: Transformer) -> bool:
     """Whether a search keeps the model's MLPs twice."""
     sizes = [
-        W.numel() for layer in model.layers for W in (layer.W_in, layer.W_gate, layer.W_out) if W is not None
+        W.numel()
+        for layer in model.layers
+        for W in (layer.W_in, layer.W_gate, layer.W_out)
+        if W is not None
     ]
     return can_pack(model.layers[0].W_in) and keeps_mlps_twice(min(sizes), sum(sizes))
 

@@ -111,7 +111,11 @@ class Baseline:
 
     def read(self, receiver: Receiver) -> Float[Tensor, "prompt pos d_model"]:
         """What the receiver reads in the clean run."""
-        streams = {"head": self.clean.attention_in, "mlp": self.clean.mlp_in, "logits": (self.clean.final,)}
+        streams = {
+            "head": self.clean.attention_in,
+            "mlp": self.clean.mlp_in,
+            "logits": (self.clean.final,),
+        }
         return streams[receiver.node.kind][receiver.node.layer]
 
 
@@ -150,7 +154,9 @@ def ablated_streams(model: Transformer, ablated: Outputs, n_pos: int) -> tuple[S
     return (*stages, stream)
 
 
-def run_patched(baseline: Baseline, kept: Bool[Tensor, "receiver sender"]) -> Float[Tensor, "prompt d_model"]:
+def run_patched(
+    baseline: Baseline, kept: Bool[Tensor, "receiver sender"]
+) -> Float[Tensor, "prompt d_model"]:
     """What the logits read at the answer position when only the ``kept`` edges carry the run.
 
     The receivers are those of the graph that the batch has: where it has roles, each at its own

@@ -73,9 +73,13 @@ def prepare_reduced(
     reads_mlp: list[Tensor] = []
     writes_mlp: list[Tensor] = []
     for layer in range(len(model.layers)):
-        reads = torch.stack([refill(emptied[2 * layer], change, row) for row in kept[layout.slots(layer)]])
+        reads = torch.stack(
+            [refill(emptied[2 * layer], change, row) for row in kept[layout.slots(layer)]]
+        )
         attentions.append(run_attention(model, layer, reads.chunk(len(SLOTS))))
-        change[layout.heads(layer)] = write_heads(model, layer, ablated.z[layer] - attentions[-1].z, heads)
+        change[layout.heads(layer)] = write_heads(
+            model, layer, ablated.z[layer] - attentions[-1].z, heads
+        )
         reads_mlp.append(refill(emptied[2 * layer + 1], change, kept[layout.row(layer, len(SLOTS))]))
         writes_mlp.append(mlp(model, layer, reads_mlp[-1]))
         change[layout.mlp(layer)] = ablated.mlp_out[layer] - writes_mlp[-1]

@@ -99,7 +99,9 @@ class NeuronRunner:
         own = kept[self.neurons.mlp(layer)].unsqueeze(0)
         return self._after_mlp(layer, after, self._blend_hidden(layer, hidden, own))
 
-    def _after_heads(self, layer: int, stream: Stream, z: Float[Tensor, "head prompt pos d_head"]) -> Stream:
+    def _after_heads(
+        self, layer: int, stream: Stream, z: Float[Tensor, "head prompt pos d_head"]
+    ) -> Stream:
         return stream + write_all_heads(self.model, layer, z) + self.model.layers[layer].b_O
 
     def _after_mlp(

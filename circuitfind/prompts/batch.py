@@ -60,7 +60,10 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         moved = {name: getattr(self, name).to(device) for name in ("clean", "corrupted", "end")}
-        constants, roles = self.constants and self.constants.to(device), self.roles and self.roles.to(device)
+        constants, roles = (
+            self.constants and self.constants.to(device),
+            self.roles and self.roles.to(device),
+        )
         return replace(self, **moved, constants=constants, roles=roles)
 
     def rows(self, index: Sequence[int]) -> Batch:
@@ -83,7 +86,9 @@ def tokenise(pairs: Sequence[PromptPair], tokenizer: Tokenizer) -> Batch:
     there are.
     """
     if not pairs:
-        raise TaskError("There are no prompts. Give a task or file with at least one, and --prompts above 0.")
+        raise TaskError(
+            "There are no prompts. Give a task or file with at least one, and --prompts above 0."
+        )
     problems = check_pairs(pairs, tokenizer, MOST_PROBLEMS)
     if problems:
         n = (
@@ -91,7 +96,9 @@ def tokenise(pairs: Sequence[PromptPair], tokenizer: Tokenizer) -> Batch:
             if len(problems) < MOST_PROBLEMS
             else f"{MOST_PROBLEMS} problems or more"
         )
-        raise TaskError(problems[0] + (f" ({n}: see `circuitfind tasks check`)" if len(problems) > 1 else ""))
+        raise TaskError(
+            problems[0] + (f" ({n}: see `circuitfind tasks check`)" if len(problems) > 1 else "")
+        )
     clean = [tokenizer.encode(pair.clean) for pair in pairs]
     corrupted = [tokenizer.encode(pair.corrupted) for pair in pairs]
     return Batch(

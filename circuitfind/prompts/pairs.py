@@ -241,7 +241,9 @@ def check_roles(pair: PromptPair, first: PromptPair, tokenizer: Tokenizer | None
     a tokenizer what the text alone shows."""
     problems = _check_names(pair, first) + _check_spans(pair)
     return (
-        problems if problems or tokenizer is None or not pair.roles else _check_role_tokens(pair, tokenizer)
+        problems
+        if problems or tokenizer is None or not pair.roles
+        else _check_role_tokens(pair, tokenizer)
     )
 
 

@@ -70,7 +70,9 @@ class OwnMetric:
             f", metric '{self.name}'",
         )
 
-    def _checked(self, value: object, logits: Float[Tensor, "prompt d_vocab"]) -> Float[Tensor, " prompt"]:
+    def _checked(
+        self, value: object, logits: Float[Tensor, "prompt d_vocab"]
+    ) -> Float[Tensor, " prompt"]:
         """What the function returned for these logits, float64. Raises TaskError where it is no
         number a prompt.
         """
@@ -89,7 +91,9 @@ class OwnMetric:
                 " are."
             )
         if not value.isfinite().all() and logits.isfinite().all():
-            raise self.error(f"returned {value.tolist()[0]} for a prompt whose logits are finite numbers.")
+            raise self.error(
+                f"returned {value.tolist()[0]} for a prompt whose logits are finite numbers."
+            )
         return value.double()
 
     def error(self, problem: str) -> TaskError:
@@ -117,7 +121,9 @@ def check_metrics(path: Path, metrics: object) -> None:
                 f"{path}: a metric's name is {shown(name)}; it must be letters, digits, '-', '_' and '.'."
             )
         if name in TAKEN:
-            raise TaskError(f"{path}: the metric '{name}' has the name of a built-in one. Give it another.")
+            raise TaskError(
+                f"{path}: the metric '{name}' has the name of a built-in one. Give it another."
+            )
         if not callable(function):
             raise TaskError(
                 f"{path}: the metric '{name}' is a {type(function).__name__}; it must be a function."

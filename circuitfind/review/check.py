@@ -79,9 +79,14 @@ def _check(path: Path, options: CheckOptions, progress: Progress) -> Verdict:
     comparison = None if found is None else compare(origin.circuit, found)
     if comparison is not None:
         findings += judge_discovery(comparison, tolerances)
-    details = (*other_prompts(origin.circuit, ready), *(() if comparison is None else describe(comparison)))
+    details = (
+        *other_prompts(origin.circuit, ready),
+        *(() if comparison is None else describe(comparison)),
+    )
     status: Status = "holds" if all(finding.holds for finding in findings) else "drifted"
-    return Verdict(path, status, findings, details, report={} if comparison is None else comparison.to_dict())
+    return Verdict(
+        path, status, findings, details, report={} if comparison is None else comparison.to_dict()
+    )
 
 
 def what_to_run(origin: Origin, options: CheckOptions, folder: Path) -> RunOptions:
@@ -105,7 +110,10 @@ def judge(circuit: Circuit, now: Evaluation, tolerances: Tolerances) -> tuple[Fi
     was, faithfulness = _number(stored.get("faithfulness")), now.faithfulness(metric)
     return (
         falls_by(
-            "accuracy", _stored(stored, "full", "accuracy"), now.full.mean("accuracy"), tolerances.accuracy
+            "accuracy",
+            _stored(stored, "full", "accuracy"),
+            now.full.mean("accuracy"),
+            tolerances.accuracy,
         ),
         stays(
             "faithfulness",

@@ -24,9 +24,12 @@ def lines_of(verdict: Verdict) -> Iterator[str]:
 def tally(verdicts: Sequence[Verdict]) -> str:
     """How many hold, in one line."""
     counts = {
-        status: sum(v.status == status for v in verdicts) for status in ("holds", "drifted", "could not run")
+        status: sum(v.status == status for v in verdicts)
+        for status in ("holds", "drifted", "could not run")
     }
-    said = [f"{n} {'hold' if status == 'holds' and n != 1 else status}" for status, n in counts.items() if n]
+    said = [
+        f"{n} {'hold' if status == 'holds' and n != 1 else status}" for status, n in counts.items() if n
+    ]
     return ", ".join(said)
 
 
@@ -53,10 +56,16 @@ def junit(verdicts: Sequence[Verdict]) -> str:
         )
         if verdict.status != "holds":
             kind = "failure" if verdict.status == "drifted" else "error"
-            said = ElementTree.SubElement(case, kind, message=_clean(verdict.headline), type=verdict.status)
+            said = ElementTree.SubElement(
+                case, kind, message=_clean(verdict.headline), type=verdict.status
+            )
             said.text = _clean("\n".join(lines_of(verdict)))
     ElementTree.indent(suite)
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
+    return (
+        '<?xml version="1.0" encoding="utf-8"?>\n'
+        + ElementTree.tostring(suite, encoding="unicode")
+        + "\n"
+    )
 
 
 def workflow_commands(verdicts: Sequence[Verdict]) -> Iterator[str]:
@@ -83,5 +92,7 @@ def _property(text: str) -> str:
 def _clean(text: str) -> str:
     """Without what no XML may hold."""
     return "".join(
-        letter for letter in text if letter in "\t\n\r" or (letter >= " " and letter not in "\ufffe\uffff")
+        letter
+        for letter in text
+        if letter in "\t\n\r" or (letter >= " " and letter not in "\ufffe\uffff")
     )

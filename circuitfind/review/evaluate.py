@@ -143,7 +143,9 @@ def check(circuit: Circuit, ready: Ready, notes: Noted) -> None:
     if circuit.model.get("sha256") not in (None, ready.model.sha256):
         notes.warn(f"{ready.model.name} has other weights than the model that the circuit was found in.")
     if circuit.task.get("tokenizer_sha256") not in (None, ready.tokenizer.sha256):
-        notes.warn(f"{ready.model.name} has another tokenizer than the model that the circuit was found in.")
+        notes.warn(
+            f"{ready.model.name} has another tokenizer than the model that the circuit was found in."
+        )
     if circuit.task.get("prompts_sha256") not in (None, task_block(ready)["prompts_sha256"]):
         notes.warn("the prompts are not those that the circuit was found on.")
 
@@ -151,7 +153,9 @@ def check(circuit: Circuit, ready: Ready, notes: Noted) -> None:
 def on_its_prompts(plan: AssessmentPlan, ready: Ready, metric: str, notes: Progress) -> list[Section]:
     """The circuit on the prompts that it was found on, as a mean and prompt by prompt."""
     evaluation = evaluate_kept(plan.origin.circuit, ready)
-    metric = plan.options.metric or ("kl" if evaluation.faithfulness("logit-diff") is None else "logit-diff")
+    metric = plan.options.metric or (
+        "kl" if evaluation.faithfulness("logit-diff") is None else "logit-diff"
+    )
     if warning := recovery_warning(evaluation, *_found_by(plan.origin.circuit)):
         notes.warn(warning)
     spread = measure_spread(evaluation, metric)
@@ -162,7 +166,11 @@ def on_its_prompts(plan: AssessmentPlan, ready: Ready, metric: str, notes: Progr
 def _found_by(circuit: Circuit) -> tuple[bool, str, str]:
     """Whether a search found it, what it is made of, and the metric it was found by, as far as it is said."""
     info = CATALOGUE.get(str(circuit.method.get("name")))
-    return info is not None and not info.scores, parts_of(circuit), str(circuit.method.get("metric") or "")
+    return (
+        info is not None and not info.scores,
+        parts_of(circuit),
+        str(circuit.method.get("metric") or ""),
+    )
 
 
 def _interval_line(evaluation: Evaluation, metric: str) -> str:
@@ -205,7 +213,9 @@ def under_ablations(plan: AssessmentPlan, ready: Ready, metric: str, notes: Note
                 "optimal ablation is left out: its constants are of what nodes write, not of their neurons."
             )
             continue
-        evaluation = evaluate_kept(plan.origin.circuit, with_constants(ready, ablation, Noted(step), Clock()))
+        evaluation = evaluate_kept(
+            plan.origin.circuit, with_constants(ready, ablation, Noted(step), Clock())
+        )
         step.update(1, 1)
         values[ablation] = evaluation.to_dict()
         rows.append(_row(ablation, evaluation, metric))
@@ -260,7 +270,9 @@ def on_prompts(ready: Ready, pairs: Sequence[PromptPair]) -> Ready:
     apart."""
     batch = replace(tokenise(pairs, ready.tokenizer), metrics=ready.batch.metrics)
     if batch.n_pos > (most := ready.model.transformer.most_pos):
-        raise TaskError(f"its prompts have up to {batch.n_pos} tokens; the model was made ready for {most}.")
+        raise TaskError(
+            f"its prompts have up to {batch.n_pos} tokens; the model was made ready for {most}."
+        )
     if ready.batch.roles is not None:
         batch = replace(batch, roles=find_roles(pairs, ready.tokenizer))
     elsewhere = replace(ready, pairs=pairs, batch=batch)
@@ -291,7 +303,9 @@ def against_reference(plan: AssessmentPlan, ready: Ready, metric: str, notes: No
 def _agreement_line(what: str, values: Mapping[str, Any]) -> str:
     named = {"precision": "precision", "recall": "recall", "jaccard": "Jaccard", "auc": "ROC AUC"}
     numbers = {**named, "average_precision": "average precision"}
-    said = ", ".join(f"{name} {values[key]:.3f}" for key, name in numbers.items() if values[key] is not None)
+    said = ", ".join(
+        f"{name} {values[key]:.3f}" for key, name in numbers.items() if values[key] is not None
+    )
     return f"{what.capitalize()}: {values['common']:,} of {values['reference']:,} found; {said}."
 
 
@@ -420,7 +434,9 @@ def cost_of_ablation(ablation: str, ready: Ready) -> float:
     return EVALUATION + means + learning
 
 
-def find_curve(plan: AssessmentPlan, ready: Ready, trials: Trials, metric: str, notes: Noted) -> Curve | None:
+def find_curve(
+    plan: AssessmentPlan, ready: Ready, trials: Trials, metric: str, notes: Noted
+) -> Curve | None:
     """CPR and CMD, where there are scores of all edges."""
     if plan.origin.scores is None:
         return None
@@ -437,7 +453,9 @@ def find_curve(plan: AssessmentPlan, ready: Ready, trials: Trials, metric: str, 
 
 def curve_line(curve: Curve) -> str:
     """Both areas, side by side."""
-    areas = ["-" if area is None or math.isnan(area) else f"{area:.3f}" for area in (curve.cpr, curve.cmd)]
+    areas = [
+        "-" if area is None or math.isnan(area) else f"{area:.3f}" for area in (curve.cpr, curve.cmd)
+    ]
     of = f"{curve.metric}, shares of {curve.units}"
     return f"CPR {areas[0]} (more is better; above 1 is over-recovery), CMD {areas[1]} (0 is best), {of}."
 
@@ -463,7 +481,9 @@ def write_report(assessment: Assessment, plan: AssessmentPlan) -> None:
         write_run(beside, make_files(assessment), force=True)
         return
     is_first = plan.earlier is None and len(assessment.parts) == 1
-    write_run(plan.folder, make_files(assessment), plan.options.force or plan.options.resume or not is_first)
+    write_run(
+        plan.folder, make_files(assessment), plan.options.force or plan.options.resume or not is_first
+    )
     shutil.rmtree(beside, ignore_errors=True)
 
 

@@ -25,7 +25,16 @@ from circuitfind.runs.resume import recover
 
 OWN = "faithfulness"
 """The circuit on its own prompts: the part that is always judged."""
-PARTS = ("ablations", "held-out", "reference", "completeness", "minimality", "random", "hypotheses", "curve")
+PARTS = (
+    "ablations",
+    "held-out",
+    "reference",
+    "completeness",
+    "minimality",
+    "random",
+    "hypotheses",
+    "curve",
+)
 """What is judged beside that, in this order."""
 QUICK = ("ablations", "held-out", "reference")
 """The parts that take seconds."""
@@ -89,7 +98,11 @@ def make_assessment_plan(options: EvaluateOptions, progress: Progress) -> Assess
     for name in options.also:
         load_task(name)
     folder = options.out or default_folder(options.circuit)
-    inputs = (options.circuit, *([options.reference] if options.reference else []), *map(Path, options.also))
+    inputs = (
+        options.circuit,
+        *([options.reference] if options.reference else []),
+        *map(Path, options.also),
+    )
     recover(folder)
     earlier = read_latest(folder, origin.circuit) if options.resume else None
     check_free(folder, options.force or options.resume, FILES[REPORT_FILE], REPORT_FILE, inputs)
@@ -144,7 +157,9 @@ def default_folder(circuit: Path) -> Path:
     """``evaluation`` in a run's folder; beside a file, a folder of its name. Raises OutputError
     where it is a link.
     """
-    folder = circuit / "evaluation" if circuit.is_dir() else circuit.with_name(f"{circuit.stem}-evaluation")
+    folder = (
+        circuit / "evaluation" if circuit.is_dir() else circuit.with_name(f"{circuit.stem}-evaluation")
+    )
     return keep_inside(folder, folder.parent)
 
 
@@ -165,7 +180,14 @@ def _check_each(kind: str, names: Sequence[str], known: Sequence[str]) -> None:
 
 def check_numbers(options: EvaluateOptions) -> None:
     """Raises UsageError for a number that is out of range."""
-    least = {"n_held_out": 1, "n_knock_outs": 0, "n_steps": 0, "n_candidates": 1, "n_random": 1, "most": 1}
+    least = {
+        "n_held_out": 1,
+        "n_knock_outs": 0,
+        "n_steps": 0,
+        "n_candidates": 1,
+        "n_random": 1,
+        "most": 1,
+    }
     for name, smallest in least.items():
         value = getattr(options, name)
         if value is not None and value < smallest:

@@ -143,7 +143,12 @@ def evaluation_options(origin: Origin) -> RunOptions:
     # one that a task file defines, which was not opened, decides nothing here
     metric = origin.options.metric if origin.options.metric in known else None
     return replace(
-        origin.options, method=DEFAULT_SEARCH, metric=metric, threshold=1.0, objective="match", level=level
+        origin.options,
+        method=DEFAULT_SEARCH,
+        metric=metric,
+        threshold=1.0,
+        objective="match",
+        level=level,
     )
 
 

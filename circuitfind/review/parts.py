@@ -52,7 +52,9 @@ class Part:
 
     def to_dict(self) -> dict[str, Any]:
         """What report.json says of it beside its sections' values."""
-        shown = [{"name": s.name, "title": s.title, "lines": s.lines, "rows": s.rows} for s in self.sections]
+        shown = [
+            {"name": s.name, "title": s.title, "lines": s.lines, "rows": s.rows} for s in self.sections
+        ]
         return {
             "name": self.name,
             "sections": shown,
@@ -103,7 +105,9 @@ class Assessment:
             "version": VERSION,
             "circuit": {
                 "n_edges": len(self.circuit.edges),
-                "edges_sha256": hashlib.sha256("\n".join(map(str, self.circuit.edges)).encode()).hexdigest(),
+                "edges_sha256": hashlib.sha256(
+                    "\n".join(map(str, self.circuit.edges)).encode()
+                ).hexdigest(),
                 **{block: dict(getattr(self.circuit, block)) for block in ("model", "task", "method")},
             },
             "model": self.model,

@@ -95,7 +95,9 @@ class Finding:
     def line(self) -> str:
         """In a few words."""
         sign = ">=" if self.name in ("edges", "neurons", "heads") else "within"
-        shown = f"{self.name}: {_show(self.stored)} stored, {_show(self.now)} now ({sign} {self.tolerance:g})"
+        shown = (
+            f"{self.name}: {_show(self.stored)} stored, {_show(self.now)} now ({sign} {self.tolerance:g})"
+        )
         return f"{shown}; {self.note}" if self.note else shown
 
 
@@ -189,10 +191,16 @@ def stays(
     if abs(now - stored) <= tolerance:
         return Finding(name, stored, now, tolerance, True)
     known = [
-        (interval, number) for interval, number in intervals if interval is not None and number is not None
+        (interval, number)
+        for interval, number in intervals
+        if interval is not None and number is not None
     ]
     is_noise = bool(known) and all(low <= number <= high for (low, high), number in known)
-    note = f"inside its confidence interval, {known[0][0][0]:.3g} to {known[0][0][1]:.3g}" if is_noise else ""
+    note = (
+        f"inside its confidence interval, {known[0][0][0]:.3g} to {known[0][0][1]:.3g}"
+        if is_noise
+        else ""
+    )
     return Finding(name, stored, now, tolerance, is_noise, note)
 
 

@@ -38,7 +38,9 @@ def observe_origin(plan: ViewPlan, progress: Progress) -> Observations:
     notes.stage(f"looking at {len(ready.pairs)} prompts")
     observed = observe(ready, circuit, plan.n_pairs)
     curve = find_curve(plan, ready, notes) if plan.has_curve else None
-    return replace(observed, curve=None if curve is None else curve.to_dict(), warnings=tuple(notes.warnings))
+    return replace(
+        observed, curve=None if curve is None else curve.to_dict(), warnings=tuple(notes.warnings)
+    )
 
 
 def find_curve(plan: ViewPlan, ready: Ready, notes: Noted) -> Curve | None:

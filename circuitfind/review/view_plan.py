@@ -52,7 +52,9 @@ def make_view_plan(options: ViewOptions, folder: Path, progress: Progress) -> Vi
         raise UsageError(f"--pairs is {options.n_pairs}; it must be 1 or more.")
     origin = find_origin(options.circuit, options.named, progress)
     run = make_plan(run_options(options, origin, folder), progress, origin.opened, writes=False)
-    has_curve = options.has_curve and RunFolder.of(origin.circuit, folder_of(options.circuit)).curve() is None
+    has_curve = (
+        options.has_curve and RunFolder.of(origin.circuit, folder_of(options.circuit)).curve() is None
+    )
     return ViewPlan(origin, run, options.n_pairs, has_curve)
 
 

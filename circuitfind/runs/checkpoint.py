@@ -346,7 +346,9 @@ class Keeper:
         """Warns once of whatever keeps on failing."""
         if reason != self._complaint:
             self._complaint = reason
-            self._warn(f"the search goes on but can't be saved, and is lost if it is cut off now. {reason}")
+            self._warn(
+                f"the search goes on but can't be saved, and is lost if it is cut off now. {reason}"
+            )
 
     def rescue(self, name: str, data: bytes) -> Path:
         """Write a file of a run that has failed: there is nothing to go on with. Raises OutputError

@@ -45,7 +45,8 @@ class Clock:
     def _until_now(self) -> dict[str, float]:
         now = time.perf_counter()
         running = {
-            part: self.seconds.get(part, 0.0) + now - start for part, start in tuple(self._running.items())
+            part: self.seconds.get(part, 0.0) + now - start
+            for part, start in tuple(self._running.items())
         }
         return self.seconds | {part: round(seconds, 3) for part, seconds in running.items()}
 

@@ -40,4 +40,6 @@ def evaluate_kept(
 ) -> Evaluation:
     """How well these edges alone do the task, under the run's ablation."""
     problem = session.problem
-    return evaluate(problem.model, problem.batch, kept, problem.ablation, problem.batch_size, known, progress)
+    return evaluate(
+        problem.model, problem.batch, kept, problem.ablation, problem.batch_size, known, progress
+    )

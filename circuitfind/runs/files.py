@@ -61,7 +61,9 @@ def write_findings(
     with clock.time("drawing"):
         notes.stage("drawing the circuit")
         formats = [FORMATS[name] for name in dict.fromkeys(("dot", *options.formats))]
-        pictures = write_formats(Subject(circuit), [each for each in formats if not each.of_folder], notes)
+        pictures = write_formats(
+            Subject(circuit), [each for each in formats if not each.of_folder], notes
+        )
     record = make_record(findings) | {
         "warnings": notes.warnings,
         "timings": clock.seconds,
@@ -114,7 +116,9 @@ def make_record(findings: Findings) -> dict[str, Any]:
     """run.json without what the run took: everything needed to repeat it."""
     ready, options = findings.ready, asdict(findings.options)
     return {
-        "command": {key: str(value) if isinstance(value, Path) else value for key, value in options.items()},
+        "command": {
+            key: str(value) if isinstance(value, Path) else value for key, value in options.items()
+        },
         "method": findings.method.to_dict(),
         "model_sha256": ready.model.sha256,
         "model_difference": ready.model.difference,

@@ -40,7 +40,11 @@ def next_free(folder: Path) -> Path:
 
 
 def check_free(
-    folder: Path, force: bool, names: Iterable[str] = (), record: str = RUN_FILE, inputs: Iterable[Path] = ()
+    folder: Path,
+    force: bool,
+    names: Iterable[str] = (),
+    record: str = RUN_FILE,
+    inputs: Iterable[Path] = (),
 ) -> None:
     """Raises OutputError where ``folder`` can't be written, or holds something unless ``force``.
     Makes nothing.
@@ -57,7 +61,9 @@ def check_free(
 def what_is_in(folder: Path) -> Iterator[Path]:
     """What lies in the folder, but for what an interrupted write left of itself."""
     if folder.is_dir():
-        yield from (path for path in folder.iterdir() if path.name != BESIDE and not _is_partial(path.name))
+        yield from (
+            path for path in folder.iterdir() if path.name != BESIDE and not _is_partial(path.name)
+        )
 
 
 def check_writable(folder: Path) -> None:
@@ -75,7 +81,9 @@ def check_writable(folder: Path) -> None:
     except OSError as error:
         raise OutputError(f"Cannot write to {folder}: {error.strerror}. Give another --out.") from None
     except ValueError as error:  # a NUL in a name
-        raise OutputError(f"Cannot write to {str(folder)[:200]!r}: {error}. Give another --out.") from None
+        raise OutputError(
+            f"Cannot write to {str(folder)[:200]!r}: {error}. Give another --out."
+        ) from None
 
 
 def _is_there(place: Path) -> bool:

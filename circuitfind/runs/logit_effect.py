@@ -46,7 +46,9 @@ def read_out(model: Transformer, final: Final, groups: Sequence[Sequence[int]]) 
     norm = model.architecture.readout.norm
     scale = norm.length(norm.centre(final.double()))
     mean_column = model.W_U.double().mean(-1)
-    columns = torch.stack([model.W_U[:, list(tokens)].double().mean(-1) - mean_column for tokens in groups])
+    columns = torch.stack(
+        [model.W_U[:, list(tokens)].double().mean(-1) - mean_column for tokens in groups]
+    )
     offset = columns @ model.final_bias.double()
     if model.b_U is not None:
         biases = model.b_U.double()
@@ -67,7 +69,8 @@ def read_writes(
     constant = fixed_stream(model, batch)
     rest = [[readout.of(constant) + readout.offset] * 2 for readout in readouts]
     total = [
-        [of.sum(0) + more for of, more in zip(*pair, strict=True)] for pair in zip(senders, rest, strict=True)
+        [of.sum(0) + more for of, more in zip(*pair, strict=True)]
+        for pair in zip(senders, rest, strict=True)
     ]
     graph = model.architecture.graph
     by_node = {
@@ -84,7 +87,9 @@ def _written(groups: Sequence[Sequence[Float[Tensor, " prompt"]]]) -> tuple[Writ
     return tuple(Written(right, other) for right, other in zip(answer, wrong, strict=True))
 
 
-def sender_outputs(model: Transformer, run: Trace, batch: Batch) -> Float[Tensor, "sender prompt d_model"]:
+def sender_outputs(
+    model: Transformer, run: Trace, batch: Batch
+) -> Float[Tensor, "sender prompt d_model"]:
     """What every sender writes at the answer position, in the graph's order."""
     outputs = [at_end(run.embedding, batch.end).unsqueeze(0)]
     for layer, (attention, out) in enumerate(zip(run.attention, run.mlp_out, strict=True)):

@@ -355,7 +355,8 @@ def peak() -> int:
 
         return int(psutil.Process().memory_info().peak_wset)
     high = next(
-        (line.split()[1] for line in _read("/proc/self/status").splitlines() if line.startswith("VmHWM")), ""
+        (line.split()[1] for line in _read("/proc/self/status").splitlines() if line.startswith("VmHWM")),
+        "",
     )
     if high:
         return int(high) * 1024  # getrusage's would count what the process that started this one held
@@ -379,7 +380,9 @@ def _reclaimable() -> int:
     room is needed.
     """
     lines = [line.split() for path in CGROUP_STATS for line in _read(path).splitlines()]
-    return next((int(line[1]) for line in lines if line[0] in ("inactive_file", "total_inactive_file")), 0)
+    return next(
+        (int(line[1]) for line in lines if line[0] in ("inactive_file", "total_inactive_file")), 0
+    )
 
 
 def _read(path: str) -> str:

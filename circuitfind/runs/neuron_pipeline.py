@@ -77,7 +77,9 @@ def _evaluate(
 
 
 def _selection(options: SettledOptions) -> NeuronSelection:
-    return NeuronSelection(options.neurons, options.fraction, options.threshold, find_select(options.select))
+    return NeuronSelection(
+        options.neurons, options.fraction, options.threshold, find_select(options.select)
+    )
 
 
 def _search(session: Session, method: ACDCNeurons, job: Job) -> NeuronOutcome:
@@ -95,7 +97,9 @@ def _search(session: Session, method: ACDCNeurons, job: Job) -> NeuronOutcome:
 
 def _score(session: Session, method: Scorer, job: Job) -> NeuronOutcome:
     neurons = neurons_of(session.problem.model)
-    session.notes.stage(f"{method.name} scores the {len(neurons):,} neurons of {session.ready.model.name}")
+    session.notes.stage(
+        f"{method.name} scores the {len(neurons):,} neurons of {session.ready.model.name}"
+    )
     return of_scores(neurons, method.score(session.problem, job), _selection(session.options))
 
 

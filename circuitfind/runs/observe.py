@@ -42,7 +42,9 @@ def observe(ready: Ready, circuit: Circuit, n_pairs: int) -> Observations:
     Of many prompts the first MOST_PROMPTS are run (or ``n_pairs``, where those are more).
     """
     model = ready.model.transformer
-    batch = ready.batch.to(model.device).rows(range(min(ready.batch.n_prompts, max(MOST_PROMPTS, n_pairs))))
+    batch = ready.batch.to(model.device).rows(
+        range(min(ready.batch.n_prompts, max(MOST_PROMPTS, n_pairs)))
+    )
     n_pairs = min(n_pairs, batch.n_prompts)
     first = batch.rows(range(n_pairs))
     with torch.no_grad():
@@ -75,7 +77,8 @@ def read_prompts(ready: Ready, circuit: Circuit, batch: Batch) -> list[Prompt]:
     for number, pair in enumerate(ready.pairs[: batch.n_prompts]):
         answers = batch.answers[number], batch.wrong_answers[number]
         said = {
-            name: predict(run[number], *answers, tokenizer) for name, run in zip(RUNS, logits, strict=True)
+            name: predict(run[number], *answers, tokenizer)
+            for name, run in zip(RUNS, logits, strict=True)
         }
         clean, corrupted = (
             spell(tokenizer, tokens[number, : int(batch.end[number]) + 1].tolist())
@@ -106,7 +109,10 @@ def opener(
 
 
 def predict(
-    logits: Float[Tensor, " d_vocab"], answers: Sequence[int], wrong: Sequence[int], tokenizer: HubTokenizer
+    logits: Float[Tensor, " d_vocab"],
+    answers: Sequence[int],
+    wrong: Sequence[int],
+    tokenizer: HubTokenizer,
 ) -> Prediction:
     """What a run says of one prompt."""
     shares = logits.softmax(-1)

@@ -103,7 +103,9 @@ def make_plan(
     folder, state, is_finished = _out_folder(task, options), None, False
     if writes:
         folder, state, is_finished = find_place(folder, task, options, progress)
-    model_folder = whole_folder(locate(options.model, progress) if opened is None else opened.model_folder)
+    model_folder = whole_folder(
+        locate(options.model, progress) if opened is None else opened.model_folder
+    )
     check_count(options, read_config(model_folder))
     return Plan(task, options, model_folder, folder, (*said, *cautions(options)), state, is_finished)
 
@@ -198,7 +200,9 @@ def find_place(
     on.
     """
     if options.force and options.resume:
-        raise UsageError("--resume goes on with the run in a folder, --force replaces it. Give one of them.")
+        raise UsageError(
+            "--resume goes on with the run in a folder, --force replaces it. Give one of them."
+        )
     from circuitfind.runs import resume
 
     state, is_finished, wanted = None, False, resume.asked(options, task, short_name(options.model))

@@ -148,7 +148,8 @@ def _own_line(evaluation: Evaluation, name: str) -> str:
     faithfulness = evaluation.faithfulness(name)
     share = "" if faithfulness is None else f", faithfulness {faithfulness:.1%}"
     return (
-        " / ".join(show(run.mean(name)) for run in _runs(evaluation)) + f"  (full / circuit / ablated){share}"
+        " / ".join(show(run.mean(name)) for run in _runs(evaluation))
+        + f"  (full / circuit / ablated){share}"
     )
 
 
@@ -185,7 +186,9 @@ def show(value: float | None) -> str:
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown, one line a row."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
 
 
 def _picture(pictures: Sequence[str]) -> str:
@@ -206,7 +209,11 @@ def _evidence(evaluation: Evaluation) -> str:
         "accuracy": "accuracy",
     } | {name: name for name in evaluation.full.own}
     rows = [
-        (label, *(show(run.mean(name)) for run in _runs(evaluation)), show(_worst(evaluation.circuit, name)))
+        (
+            label,
+            *(show(run.mean(name)) for run in _runs(evaluation)),
+            show(_worst(evaluation.circuit, name)),
+        )
         for name, label in names.items()
     ]
     head = ("mean over prompts", "full model", "circuit", "everything ablated", "circuit, worst prompt")
@@ -285,7 +292,8 @@ def _strongest_nodes(circuit: Circuit, uncertainty: Uncertainty | None) -> str:
     if uncertainty is None:
         return markdown_table(("node", "score"), rows)
     sure = [
-        (*row, *_interval(uncertainty, order(edge))) for row, (edge, _) in zip(rows, strongest, strict=True)
+        (*row, *_interval(uncertainty, order(edge)))
+        for row, (edge, _) in zip(rows, strongest, strict=True)
     ]
     return markdown_table(("node", "score", "confidence interval", "inclusion"), sure)
 

@@ -36,5 +36,7 @@ def state_identity(ready: Ready, options: SettledOptions, method: Method) -> dic
     if device != "cpu":
         blocks["batch_size"] = ready.work.batch_size
     return (
-        blocks | {"device": device, "circuitfind": __version__} | {name: version(name) for name in COMPUTING}
+        blocks
+        | {"device": device, "circuitfind": __version__}
+        | {name: version(name) for name in COMPUTING}
     )

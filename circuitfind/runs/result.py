@@ -126,7 +126,10 @@ def _neurons_of(
 
 
 def _circuit_of(
-    findings: Findings, kept: Bool[Tensor, "receiver sender"], evaluation: Evaluation, said: Mapping[str, Any]
+    findings: Findings,
+    kept: Bool[Tensor, "receiver sender"],
+    evaluation: Evaluation,
+    said: Mapping[str, Any],
 ) -> Circuit:
     assert not isinstance(findings.outcome, NeuronOutcome)
     ready, graph, scores = findings.ready, findings.graph, findings.outcome.scores
@@ -163,7 +166,9 @@ def method_block(ready: Ready, method: Method, options: SettledOptions) -> dict[
     block = method.to_dict()
     if not isinstance(method, ACDC | ACDCNeurons):
         given = {
-            name: getattr(options, name) for name in (*SIZES, NEURONS) if getattr(options, name) is not None
+            name: getattr(options, name)
+            for name in (*SIZES, NEURONS)
+            if getattr(options, name) is not None
         }
         # what a removed edge carries is the circuit's, whatever its scores depend on
         block = {**block, "ablation": options.ablation, **given, "select": options.select}

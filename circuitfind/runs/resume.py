@@ -29,7 +29,9 @@ OF_CIRCUIT = (*SIZES, NEURONS, "select")
 """What decides which circuit is made of scores, and not what they are."""
 
 
-def identity(model: Mapping[str, Any], task: Mapping[str, Any], method: Mapping[str, Any]) -> dict[str, Any]:
+def identity(
+    model: Mapping[str, Any], task: Mapping[str, Any], method: Mapping[str, Any]
+) -> dict[str, Any]:
     """What decides a search's outcome, in a user's words, from the blocks of a circuit file.
 
     Neither batch size nor threads nor memory are in it: they change no outcome.
@@ -64,7 +66,9 @@ def _flat(block: Mapping[str, Any]) -> dict[str, Any]:
             continue
         flat[key] = ",".join(part["name"] for part in parts)
         for part in parts:
-            flat |= {f"{key} {part['name']}: {name}": x for name, x in _flat(part).items() if name != "name"}
+            flat |= {
+                f"{key} {part['name']}: {name}": x for name, x in _flat(part).items() if name != "name"
+            }
     return flat
 
 
@@ -150,7 +154,9 @@ def find_latest(parent: Path, asked: Mapping[str, Any], progress: Progress) -> S
     Raises BusyError where another process is at work on the only one.
     """
     problems: list[CircuitfindError] = []
-    unfinished = sorted(parent.glob(f"*/{STATE_FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    unfinished = sorted(
+        parent.glob(f"*/{STATE_FILE}"), key=lambda path: path.stat().st_mtime, reverse=True
+    )
     for path in unfinished:
         try:
             return find_state(path.parent, asked)
@@ -171,7 +177,11 @@ def _identity_of_finished(folder: Path) -> dict[str, Any]:
         circuit = Circuit.load(folder)
         return identity(circuit.model, circuit.task, circuit.method)
     except (CircuitError, KeyError, TypeError) as error:
-        why = str(error) if isinstance(error, CircuitError) else f"{folder} has no circuit that a run wrote."
+        why = (
+            str(error)
+            if isinstance(error, CircuitError)
+            else f"{folder} has no circuit that a run wrote."
+        )
         raise OutputError(f"{why}\nGive --force in place of --resume to redo it.") from None
 
 

@@ -39,7 +39,9 @@ def score_circuit(session: Session, method: Scorer) -> Findings:
         with clock.time("bootstrap"):
             session.notes.stage(f"{options.bootstrap:,} resamples of the prompts")
             draws = Bootstrap(options.bootstrap, seed=options.seed)
-            uncertainty = bootstrap(units.graph, rounded(units.graph, per_prompt), selection, draws, units)
+            uncertainty = bootstrap(
+                units.graph, rounded(units.graph, per_prompt), selection, draws, units
+            )
             scored = replace(scored, options=draws, uncertainty=uncertainty)
     evaluation = evaluate_circuit(session, scored.kept, session.taken_over.evaluation)
     consensus = None

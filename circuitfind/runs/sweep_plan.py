@@ -63,7 +63,9 @@ class SweepPlan:
 
         place = keep_inside(folder / folder_name(size, self.of), folder)
         recover(place)
-        resume = self.base.options.resume and any((place / name).exists() for name in (STATE_FILE, RUN_FILE))
+        resume = self.base.options.resume and any(
+            (place / name).exists() for name in (STATE_FILE, RUN_FILE)
+        )
         options = replace(with_size(self.base.options, size, self.of), out=place, resume=resume)
         plan = replace(self.base, options=options, folder=place, state=None)
         if not resume:

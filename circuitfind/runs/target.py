@@ -26,7 +26,9 @@ def check_target(
     refuse_inputs([path], inputs)
     if is_special(path):
         return
-    if path.name in DATA_FILES and any(path.name in written_with(path.parent, record) for record in FILES):
+    if path.name in DATA_FILES and any(
+        path.name in written_with(path.parent, record) for record in FILES
+    ):
         raise OutputError(f"{path} is of the run in {path.parent}. {instead}")
     if os.path.lexists(path) and not may_replace:
         raise OutputError(f"{path} is there already. {instead}")

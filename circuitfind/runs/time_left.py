@@ -79,7 +79,9 @@ class Eta:
         self._last = 0.0
         self.left: Left | None = None
 
-    def see(self, kept: Bool[Tensor, "receiver sender"], decided: Bool[Tensor, "receiver sender"]) -> None:
+    def see(
+        self, kept: Bool[Tensor, "receiver sender"], decided: Bool[Tensor, "receiver sender"]
+    ) -> None:
         """Look at what is kept and what is decided so far; ``left`` is new afterwards."""
         now = time.monotonic()
         if self._work is not None and now - self._last < LEAST_SECONDS:
@@ -185,7 +187,10 @@ class Course:
     """
 
     def __init__(
-        self, progress: Progress, guesses: Mapping[str, float], clock: Callable[[], float] = time.monotonic
+        self,
+        progress: Progress,
+        guesses: Mapping[str, float],
+        clock: Callable[[], float] = time.monotonic,
     ):
         self._progress, self._clock = progress, clock
         self._waiting = dict(guesses)

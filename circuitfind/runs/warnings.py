@@ -67,7 +67,9 @@ def empty_warning(n_kept: int, parts: str, threshold: float | None) -> str | Non
     """
     if n_kept:
         return None
-    remedy = f"Ask for more {parts}." if threshold is None else f"Lower --threshold, which is {threshold:g}."
+    remedy = (
+        f"Ask for more {parts}." if threshold is None else f"Lower --threshold, which is {threshold:g}."
+    )
     return f"the circuit is empty: no {parts} on a path from the input to the logits are kept. {remedy}"
 
 

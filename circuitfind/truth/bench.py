@@ -111,7 +111,9 @@ def measure(name: str, question: Question, seed: int) -> Measured:
     else:
         scores = count_thresholds(question, options)
     seconds = time.perf_counter() - begun
-    return Measured(name, question.known.name, options.metric, edge_auroc(scores, question.truth), seconds)
+    return Measured(
+        name, question.known.name, options.metric, edge_auroc(scores, question.truth), seconds
+    )
 
 
 def count_thresholds(question: Question, options: SettledOptions) -> Float[Tensor, "receiver sender"]:

@@ -111,7 +111,9 @@ def test_a_selection_that_means_nothing_is_refused() -> None:
     assert NeuronSelection(fraction=0.5).count(9) == 4
 
 
-@pytest.mark.parametrize(("family", "d_mlp"), [("gpt2", 64), ("llama", 32), ("qwen2", 32), ("pythia", 32)])
+@pytest.mark.parametrize(
+    ("family", "d_mlp"), [("gpt2", 64), ("llama", 32), ("qwen2", 32), ("pythia", 32)]
+)
 def test_a_config_says_how_many_neurons_a_model_has(family: str, d_mlp: int) -> None:
     assert count_neurons(make_model(family, 0, 2, 2).config.to_dict()) == 2 * (16 + d_mlp)
 
@@ -141,7 +143,10 @@ def test_without_a_kept_neuron_the_block_is_there_and_at_edge_level_it_is_not() 
     assert json.loads(none.to_json())["neurons"] == {} and none.size == "0 neurons"
     assert Circuit.from_json(none.to_json()).neurons == {}
     edges = Circuit(SHAPE.graph, {}, MODEL, metrics={})
-    assert "neurons" not in json.loads(edges.to_json()) and Circuit.from_json(edges.to_json()).neurons is None
+    assert (
+        "neurons" not in json.loads(edges.to_json())
+        and Circuit.from_json(edges.to_json()).neurons is None
+    )
 
 
 def changed(neurons: object, **model: Any) -> str:
@@ -201,15 +206,21 @@ def test_the_picture_has_the_nodes_with_their_numbers_of_neurons_and_no_edge() -
     assert "->" not in dot.split("_background")[1]
     assert '"a0.h1"' not in dot and "3 of 22 neurons in 2 nodes, all edges" in dot
     svg = render(dot, "svg").decode()
-    assert all(f">{text}</text>" in svg for text in ("input", "logits", "a0.h2", "2 of 2", "m1", "1 of 5"))
+    assert all(
+        f">{text}</text>" in svg for text in ("input", "logits", "a0.h2", "2 of 2", "m1", "1 of 5")
+    )
 
 
 def test_the_darker_a_node_the_larger_its_scores() -> None:
     dot = circuit_to_dot(SMALL)
     shades = [
-        line.split('fillcolor="#e69f00')[1][:2] for line in dot.splitlines() if 'fillcolor="#e69f00' in line
+        line.split('fillcolor="#e69f00')[1][:2]
+        for line in dot.splitlines()
+        if 'fillcolor="#e69f00' in line
     ]
-    assert [int(shade, 16) for shade in shades] == sorted((int(shade, 16) for shade in shades), reverse=True)
+    assert [int(shade, 16) for shade in shades] == sorted(
+        (int(shade, 16) for shade in shades), reverse=True
+    )
     assert shades[0] != shades[1]
 
 

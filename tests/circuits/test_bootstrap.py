@@ -61,7 +61,9 @@ def test_the_bootstrap_is_that_of_a_literal_loop(
     table = {edge: [float(of_prompt[graph.order(edge)]) for of_prompt in scores] for edge in edges}
     generator = torch.Generator().manual_seed(FEW.seed)
     drawn = torch.randint(5, (FEW.resamples, 5), generator=generator).tolist()
-    means = [{edge: math.fsum(table[edge][i] for i in prompts) / 5 for edge in edges} for prompts in drawn]
+    means = [
+        {edge: math.fsum(table[edge][i] for i in prompts) / 5 for edge in edges} for prompts in drawn
+    ]
     circuits = [literal.prune(literal.choose(graph, mean, selection)) for mean in means]
     for edge in edges:
         place = graph.order(edge)
@@ -70,8 +72,12 @@ def test_the_bootstrap_is_that_of_a_literal_loop(
         assert (float(found.lower[place]), float(found.upper[place])) == pytest.approx(
             ends, rel=1e-5, abs=1e-5
         )
-        assert float(found.inclusion[place]) == sum(edge in circuit for circuit in circuits) / FEW.resamples
-    often = {edge for edge in edges if sum(edge in circuit for circuit in circuits) >= 0.6 * FEW.resamples}
+        assert (
+            float(found.inclusion[place]) == sum(edge in circuit for circuit in circuits) / FEW.resamples
+        )
+    often = {
+        edge for edge in edges if sum(edge in circuit for circuit in circuits) >= 0.6 * FEW.resamples
+    }
     assert {edge for edge in edges if found.consensus[graph.order(edge)]} == literal.prune(often)
     alike = [len(a & b) / len(a | b) for a, b in itertools.combinations(circuits, 2)]
     assert found.jaccard == pytest.approx(math.fsum(alike) / len(alike), rel=1e-12)
@@ -129,7 +135,9 @@ def test_prompts_that_are_all_alike_leave_no_doubt(seed: int, n_prompts: int, dt
     assert found.jaccard == 1
 
 
-@given(seed=seeds, n_prompts=st.integers(2, 12), name=st.sampled_from(SELECTS), exponent=st.integers(-40, 40))
+@given(
+    seed=seeds, n_prompts=st.integers(2, 12), name=st.sampled_from(SELECTS), exponent=st.integers(-40, 40)
+)
 @settings(max_examples=20)
 def test_scores_in_another_unit_make_no_other_circuit(
     seed: int, n_prompts: int, name: SelectName, exponent: int
@@ -145,14 +153,18 @@ def test_scores_in_another_unit_make_no_other_circuit(
         assert torch.equal(getattr(scaled, name_of).nan_to_num(7), expected.nan_to_num(7))
 
 
-@given(seed=seeds, n_prompts=st.integers(2, 12), name=st.sampled_from(SELECTS), level=st.floats(0.01, 0.99))
+@given(
+    seed=seeds, n_prompts=st.integers(2, 12), name=st.sampled_from(SELECTS), level=st.floats(0.01, 0.99)
+)
 @settings(max_examples=20)
 def test_bounds_stand_in_order_and_a_higher_level_is_wider(
     seed: int, n_prompts: int, name: SelectName, level: float
 ) -> None:
     scores, edges = draw_scores(GRAPH, n_prompts, seed), readable(GRAPH)
     selection = Selection(fraction=0.3, select=name)
-    narrow, wide = (bootstrap(GRAPH, scores, selection, Bootstrap(20, at)) for at in (level, (level + 1) / 2))
+    narrow, wide = (
+        bootstrap(GRAPH, scores, selection, Bootstrap(20, at)) for at in (level, (level + 1) / 2)
+    )
     assert (narrow.lower <= narrow.upper)[edges].all()
     assert (wide.lower <= narrow.lower)[edges].all() and (narrow.upper <= wide.upper)[edges].all()
     assert (narrow.lower <= narrow.mean)[edges].all() and (narrow.mean <= narrow.upper)[edges].all()
@@ -213,7 +225,9 @@ def test_mean_jaccard_is_that_of_sets(seed: int, n_rows: int, n_edges: int, shar
 
 @pytest.mark.parametrize("n_prompts", [0, 1])
 def test_fewer_than_two_prompts_are_refused(n_prompts: int) -> None:
-    with pytest.raises(UsageError, match=rf"^A bootstrap needs two prompts or more, not {n_prompts}: raise"):
+    with pytest.raises(
+        UsageError, match=rf"^A bootstrap needs two prompts or more, not {n_prompts}: raise"
+    ):
         bootstrap(GRAPH, draw_scores(GRAPH, n_prompts), TOP, FEW)
 
 

@@ -56,13 +56,18 @@ shapes = st.tuples(st.integers(1, 3), st.integers(1, 3), st.booleans())
 scores = st.dictionaries(st.integers(0, 10**6), st.floats(-LARGEST, LARGEST), max_size=12)
 
 
-def make_circuit(shape: tuple[int, int, bool], scores: dict[int, float], *blocks: dict[str, Any]) -> Circuit:
+def make_circuit(
+    shape: tuple[int, int, bool], scores: dict[int, float], *blocks: dict[str, Any]
+) -> Circuit:
     """The edges of these numbers (around and around) with these scores."""
     graph = Graph(*shape)
     edges = list(graph.edges())
     model = dict(zip(("n_layers", "n_heads", "parallel_attn_mlp"), shape, strict=True))
     return Circuit(
-        graph, {edges[place % len(edges)]: s for place, s in scores.items()}, blocks[0] | model, *blocks[1:]
+        graph,
+        {edges[place % len(edges)]: s for place, s in scores.items()},
+        blocks[0] | model,
+        *blocks[1:],
     )
 
 
@@ -181,7 +186,10 @@ BAD = {
     "no graph": (changed(graph=None), 'lacks "graph"'),
     "no edges": (changed(edges=None), 'lacks "edges"'),
     "no metrics": (changed(metrics=None), 'lacks "metrics"'),
-    "edges as a list": (changed(edges=["input->m0"]), r"\"edges\" is \['input->m0'\]; it must be an object"),
+    "edges as a list": (
+        changed(edges=["input->m0"]),
+        r"\"edges\" is \['input->m0'\]; it must be an object",
+    ),
     "edge twice": (TEXT.replace('"input->m0"', '"a1.h1->logits"'), "'a1.h1->logits' stands in it twice"),
     "two spellings": (with_edges(**{"input->m0": 1, "input->m00": 2}), "'m00' is no receiver"),
     "block twice": (TEXT.replace('"task"', '"model"'), "'model' stands in it twice"),
@@ -286,7 +294,10 @@ BAD = {
         changed(graph={"n_edges": 1, "positions": [f"r{n}" for n in range(300_000)]}),
         r'"graph.positions" is \[.*; it must be a list of at most 10,000',
     ),
-    "metrics 100 deep": (changed(metrics={"new": json.loads("[" * 100 + "]" * 100)}), "is nested too deeply"),
+    "metrics 100 deep": (
+        changed(metrics={"new": json.loads("[" * 100 + "]" * 100)}),
+        "is nested too deeply",
+    ),
     "a number of digits without end": (TEXT.replace("1e-07", "9" * 9999), "a number that is too long"),
     "brackets without end": ("[" * 200_000, "nested too deeply"),
 }

@@ -32,7 +32,9 @@ def test_neurons_are_compared_by_layer_and_by_what_they_are_of() -> None:
 
     def of(**scores: float) -> Circuit:
         names = {"head": "a0.h1.d2", "mlp": "m1.n3", "late": "a1.h0.d0"}
-        return Circuit(GRAPH, {}, model, neurons={Neuron.parse(names[name]): x for name, x in scores.items()})
+        return Circuit(
+            GRAPH, {}, model, neurons={Neuron.parse(names[name]): x for name, x in scores.items()}
+        )
 
     found = compare(of(head=1.0, mlp=2.0), of(head=1.5, late=0.1))
     assert ({str(n): x for n, x in found.lost.items()}, found.noun) == ({"m1.n3": 2.0}, "neurons")
@@ -78,7 +80,9 @@ def test_every_edge_stands_in_one_layer_and_in_one_role() -> None:
 
 
 @given(SCORES, SCORES)
-def test_what_is_lost_one_way_is_gained_the_other(one: dict[Edge, float], other: dict[Edge, float]) -> None:
+def test_what_is_lost_one_way_is_gained_the_other(
+    one: dict[Edge, float], other: dict[Edge, float]
+) -> None:
     there, back = (
         compare(Circuit(GRAPH, one), Circuit(GRAPH, other)),
         compare(Circuit(GRAPH, other), Circuit(GRAPH, one)),

@@ -165,7 +165,8 @@ def test_a_bad_name_of_a_node_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "input", "a0.h1", "a0.h1<z>", "a0.h1<q", "a0.h1<Q>", "m0<q>", "logits<q>", "m", "a0.h1٣<q>"]
+    "name",
+    ["", "input", "a0.h1", "a0.h1<z>", "a0.h1<q", "a0.h1<Q>", "m0<q>", "logits<q>", "m", "a0.h1٣<q>"],
 )
 def test_a_bad_name_of_a_receiver_is_refused(name: str) -> None:
     with pytest.raises(CircuitError, match="is no receiver"):
@@ -195,7 +196,11 @@ def test_logits_send_nothing_so_that_no_graph_has_an_edge_from_them() -> None:
 
 def test_a_head_reads_at_three_places_an_mlp_at_one_the_input_at_none() -> None:
     graph = Graph(2, 2)
-    assert [str(r) for r in graph.receivers_of(Node("head", 1, 0))] == ["a1.h0<q>", "a1.h0<k>", "a1.h0<v>"]
+    assert [str(r) for r in graph.receivers_of(Node("head", 1, 0))] == [
+        "a1.h0<q>",
+        "a1.h0<k>",
+        "a1.h0<v>",
+    ]
     assert [str(r) for r in graph.receivers_of(Node("mlp", 1))] == ["m1"]
     assert [str(r) for r in graph.receivers_of(Node("logits"))] == ["logits"]
     assert graph.receivers_of(Node("input")) == ()
@@ -209,7 +214,9 @@ def test_receivers_stand_in_forward_order_with_slots_outside_heads() -> None:
     ]
 
 
-@pytest.mark.parametrize("graph", [Graph(2, 3), Graph(2, 2, parallel=True), Graph(1, 2, roles=("S", "END"))])
+@pytest.mark.parametrize(
+    "graph", [Graph(2, 3), Graph(2, 2, parallel=True), Graph(1, 2, roles=("S", "END"))]
+)
 def test_places_are_those_of_graph_order_and_none_where_there_is_no_edge(graph: Graph) -> None:
     edges = list(graph.edges())
     again = [Edge.parse(str(edge)) for edge in edges]  # none shares its nodes with another

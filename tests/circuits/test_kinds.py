@@ -50,7 +50,12 @@ def test_a_receiver_is_named_by_an_input_that_its_kind_has(kind: NodeKind) -> No
 def test_no_two_kinds_share_a_name_a_hook_or_a_letter() -> None:
     hooks = [kind.read_hook(slot) for kind in INNER for slot in kind.slots]
     letters = [kind.unit for kind in INNER]
-    for names in (hooks, letters, [kind.writes for kind in INNER], [kind.noun for kind in KINDS.values()]):
+    for names in (
+        hooks,
+        letters,
+        [kind.writes for kind in INNER],
+        [kind.noun for kind in KINDS.values()],
+    ):
         assert all(names)
         assert len(set(names)) == len(names)
 

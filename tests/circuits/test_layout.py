@@ -14,7 +14,9 @@ class Uneven(Graph):
     layers = ((2, 1), (0, 1), (3, 0))
 
 
-@pytest.mark.parametrize("graph", [Graph(3, 2), Graph(2, 3, parallel=True), Uneven(3, 0), Uneven(3, 0, True)])
+@pytest.mark.parametrize(
+    "graph", [Graph(3, 2), Graph(2, 3, parallel=True), Uneven(3, 0), Uneven(3, 0, True)]
+)
 def test_the_layout_numbers_nodes_and_receivers_as_the_graph_does(graph: Graph) -> None:
     layout = Layout(graph)
     rows = [row for stage in range(layout.n_stages) for row in layout.rows(stage)]

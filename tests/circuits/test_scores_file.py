@@ -45,7 +45,9 @@ def test_scores_survive_their_file_with_the_names_of_rows_and_columns(
 def test_the_same_scores_give_the_same_bytes() -> None:
     graph = Graph(2, 2)
     scores = torch.where(readable(graph), 0.5, torch.nan).double()
-    written = {scores_file(graph, scores, torch.float32) for _ in range(20)}  # safetensors shuffles its head
+    written = {
+        scores_file(graph, scores, torch.float32) for _ in range(20)
+    }  # safetensors shuffles its head
     assert len(written) == 1
 
 

@@ -121,7 +121,9 @@ def test_a_threshold_is_compared_as_written_in_float32_too() -> None:
     """0.1 in float32 is above 0.1, 0.7 below 0.7; both as the score is written to the file."""
     for value, kept in ((0.1, True), (0.7, False)):
         scores = hand({"input->logits": value}).float()
-        assert ("input->logits" in chosen_names(select(SMALL, scores, Selection(threshold=value)))) is kept
+        assert (
+            "input->logits" in chosen_names(select(SMALL, scores, Selection(threshold=value)))
+        ) is kept
 
 
 @every_select

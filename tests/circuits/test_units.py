@@ -122,7 +122,11 @@ def test_more_than_there_are_are_refused() -> None:
     graph = Graph(2, 2)
     for units, selection, message in (
         (Units(graph, "node"), Selection(nodes=7), "7 nodes are asked for; the model's graph has 6"),
-        (Units(graph, group=2), Selection(edges=99), r"99 units are asked for; the model's graph has \d\d\."),
+        (
+            Units(graph, group=2),
+            Selection(edges=99),
+            r"99 units are asked for; the model's graph has \d\d\.",
+        ),
     ):
         with pytest.raises(UsageError, match=message):
             select(graph, draw_scores(graph, 0), selection, units)

@@ -64,7 +64,10 @@ def command(path: tuple[str, ...]) -> Any:
 
 def all_commands(group: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     below = getattr(group, "commands", {})
-    return [path, *(found for name, inner in below.items() for found in all_commands(inner, (*path, name)))]
+    return [
+        path,
+        *(found for name, inner in below.items() for found in all_commands(inner, (*path, name))),
+    ]
 
 
 def test_the_commands_tested_here_are_all_there_are() -> None:
@@ -78,7 +81,9 @@ def test_every_help_shows_an_example_on_one_line_that_its_parser_takes(
     monkeypatch.setenv("COLUMNS", "80")
     assert call([*path, "--help"], debug=False) == 0
     line = next(
-        line.strip() for line in capsys.readouterr().out.splitlines() if line.strip().startswith("Example: ")
+        line.strip()
+        for line in capsys.readouterr().out.splitlines()
+        if line.strip().startswith("Example: ")
     )
     words = shlex.split(line.removeprefix("Example: "))[1:]
     named = next(words[:n] for n in (2, 1) if tuple(words[:n]) in COMMANDS)
@@ -99,7 +104,11 @@ def test_a_command_without_arguments_shows_its_help(
 ) -> None:
     assert call(arguments, debug=False) == 2
     written = capsys.readouterr()
-    assert written.out == "" and "Usage: circuitfind" in written.err and "Example: circuitfind" in written.err
+    assert (
+        written.out == ""
+        and "Usage: circuitfind" in written.err
+        and "Example: circuitfind" in written.err
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,7 +138,8 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert (
-        "error: No such option: --no-such-option" in done.stderr and "circuitfind run --help" in done.stderr
+        "error: No such option: --no-such-option" in done.stderr
+        and "circuitfind run --help" in done.stderr
     )
 
 

@@ -115,7 +115,9 @@ def changed_model(folder: Path, noise: float) -> Path:
     shutil.copytree(locate("tiny", Silent()), folder)
     weights = load_file(folder / "model.safetensors")
     generator = torch.Generator().manual_seed(0)
-    moved = {k: v + noise * v.std() * torch.randn(v.shape, generator=generator) for k, v in weights.items()}
+    moved = {
+        k: v + noise * v.std() * torch.randn(v.shape, generator=generator) for k, v in weights.items()
+    }
     save_file(moved, folder / "model.safetensors", {"format": "pt"})
     return folder
 
@@ -166,11 +168,27 @@ def test_a_circuit_that_can_not_be_read_could_not_run_and_the_others_still_do(
 def test_what_was_found_in_a_special_way_is_found_again_and_judged_alone(
     options: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = ["run", "ioi", "--model", "tiny", "--prompts", "2", "--out", str(tmp_path), "--format", "dot", "-q"]
+    run = [
+        "run",
+        "ioi",
+        "--model",
+        "tiny",
+        "--prompts",
+        "2",
+        "--out",
+        str(tmp_path),
+        "--format",
+        "dot",
+        "-q",
+    ]
     assert call([*run, *options.split()], debug=False) == 0
-    code, (verdict,) = checked(capsys, str(tmp_path), "--tolerance", "jaccard=1,heads=1,kl=0,faithfulness=0")
+    code, (verdict,) = checked(
+        capsys, str(tmp_path), "--tolerance", "jaccard=1,heads=1,kl=0,faithfulness=0"
+    )
     assert (code, verdict["status"], verdict["diff"]["edges"]["jaccard"]) == (0, "holds", 1.0)
-    code, (alone,) = checked(capsys, str(tmp_path), "--evaluate-only", "--tolerance", "kl=0,faithfulness=0")
+    code, (alone,) = checked(
+        capsys, str(tmp_path), "--evaluate-only", "--tolerance", "kl=0,faithfulness=0"
+    )
     assert (code, alone["findings"]) == (0, verdict["findings"][:3])
 
 
@@ -229,7 +247,18 @@ def test_a_consensus_circuit_holds_against_the_consensus_found_again(
     is_old: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    options = ["--method", "eap", "--edges", "20", "--prompts", "6", "--bootstrap", "10", "--format", "dot"]
+    options = [
+        "--method",
+        "eap",
+        "--edges",
+        "20",
+        "--prompts",
+        "6",
+        "--bootstrap",
+        "10",
+        "--format",
+        "dot",
+    ]
     assert call(["run", "ioi", "--model", "tiny", *options, "--out", str(run), "-q"], debug=False) == 0
     path = run / "consensus.json"
     if is_old:
@@ -242,7 +271,10 @@ def test_a_consensus_circuit_holds_against_the_consensus_found_again(
     ):
         assert call(command, debug=False) == 0
     assert (
-        call(["evaluate", str(path), "--parts", "held-out", "--out", str(tmp_path / "ev"), "-q"], debug=False)
+        call(
+            ["evaluate", str(path), "--parts", "held-out", "--out", str(tmp_path / "ev"), "-q"],
+            debug=False,
+        )
         == 0
     )
 
@@ -282,7 +314,9 @@ def test_pytest_makes_a_test_of_every_circuit_of_a_folder(known: Path, tmp_path:
     folder = tmp_path / "circuits"
     folder.mkdir()
     shutil.copy(known, folder / "good.json")
-    altered(known, folder / "worse.json", metrics=lambda m: {**m, "circuit": {**m["circuit"], "kl": -9.0}})
+    altered(
+        known, folder / "worse.json", metrics=lambda m: {**m, "circuit": {**m["circuit"], "kl": -9.0}}
+    )
     (folder / "notes.json").write_text("{}", encoding="utf-8")
     done = subprocess.run(
         [

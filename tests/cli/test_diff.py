@@ -23,7 +23,9 @@ def pair(tmp_path: Path) -> tuple[str, str]:
     ):
         folder = tmp_path / name
         folder.mkdir()
-        circuit = Circuit(Graph(2, 2), {Edge.parse(k): v for k, v in edges.items()}, MODEL, {"name": "ioi"})
+        circuit = Circuit(
+            Graph(2, 2), {Edge.parse(k): v for k, v in edges.items()}, MODEL, {"name": "ioi"}
+        )
         (folder / "circuit.json").write_text(circuit.to_json(), encoding="utf-8")
         paths.append(str(folder))
     return paths[0], paths[1]
@@ -35,7 +37,8 @@ def test_a_person_sees_what_was_lost_and_gained(
     assert call(["diff", *pair], debug=False) == 0
     printed = capsys.readouterr().out
     assert (
-        "edges: 1 in both, 1 lost, 1 gained (Jaccard 33.3%); 1 of those in both have another score" in printed
+        "edges: 1 in both, 1 lost, 1 gained (Jaccard 33.3%); 1 of those in both have another score"
+        in printed
     )
     assert "+2  m0->logits" in printed
     assert "-0.5  m1->logits" in printed
@@ -52,7 +55,9 @@ def test_a_name_that_breaks_lines_stands_on_one(
     assert capsys.readouterr().out.splitlines()[0].startswith("before: ioi ::error::x, small")
 
 
-def test_a_program_gets_one_json_document(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_program_gets_one_json_document(
+    pair: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(["diff", *pair, "--json"], debug=False) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["lost"] == {"m0->logits": 2.0}

@@ -102,7 +102,9 @@ def test_a_circuit_of_neurons_is_judged_as_its_run_judged_it_and_in_no_way_that_
         document(tmp_path / "evaluation"),
         json.loads((tmp_path / "circuit.json").read_text())["metrics"],
     )
-    assert said["faithfulness"]["circuit"] == stored["circuit"] == said["ablations"]["corrupted"]["circuit"]
+    assert (
+        said["faithfulness"]["circuit"] == stored["circuit"] == said["ablations"]["corrupted"]["circuit"]
+    )
     assert set(said["ablations"]) == {"corrupted", "zero", "mean", "mean-positional"}
     assert [each["n_prompts"] for each in said["held_out"].values()] == [2, 2]
     assert any("completeness, minimality" in warning for warning in said["warnings"])
@@ -157,8 +159,12 @@ def test_the_same_evaluation_has_the_same_bytes_but_for_its_timings(
 
 
 def test_a_warning_is_told_once(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pairs = [json.loads(line) for line in (run / "prompts.jsonl").read_text(encoding="utf-8").splitlines()]
-    turned = [{**pair, "answers": pair["wrong_answers"], "wrong_answers": pair["answers"]} for pair in pairs]
+    pairs = [
+        json.loads(line) for line in (run / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    turned = [
+        {**pair, "answers": pair["wrong_answers"], "wrong_answers": pair["answers"]} for pair in pairs
+    ]
     prompts = tmp_path / "turned.jsonl"
     prompts.write_text("".join(f"{json.dumps(pair)}\n" for pair in turned), encoding="utf-8")
     options = ["--model", "tiny", "--method", "eap", "--edges", "40", "--format", "dot", "-q", "--out"]
@@ -167,7 +173,9 @@ def test_a_warning_is_told_once(run: Path, tmp_path: Path, capsys: pytest.Captur
     arguments = ["evaluate", str(tmp_path / "run"), "--parts", "ablations", "--ablations", "zero", "-q"]
     assert call(arguments, debug=False) == 0
     warnings = document(tmp_path / "run" / "evaluation")["warnings"]
-    assert len(warnings) == len(set(warnings)) and any("fails this task" in warning for warning in warnings)
+    assert len(warnings) == len(set(warnings)) and any(
+        "fails this task" in warning for warning in warnings
+    )
     assert capsys.readouterr().err.count("fails this task") == 1
 
 
@@ -230,7 +238,9 @@ def test_a_part_is_written_when_it_is_done_and_resume_makes_the_others_to_the_sa
     ]
     few = ["--parts", "ablations,minimality,curve"]
     assert call([*arguments, *few], debug=False) == 0
-    assert {"ablations", "minimality", "curve"} < set(document(out)) and "completeness" not in document(out)
+    assert {"ablations", "minimality", "curve"} < set(document(out)) and "completeness" not in document(
+        out
+    )
     assert call([*arguments, "--resume"], debug=False) == 0
     for name in ("curve.svg", "curve.png"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
@@ -339,7 +349,10 @@ def test_resume_begins_anew_where_there_is_nothing_and_again_does_nothing_at_all
             lambda text: text.replace('"parts": [', '"parts": 3, "other": ['),
             'its "parts" is 3; it must be a list',
         ),
-        (lambda text: text.replace('"faithfulness": {', '"other": {', 1), "lacks the values of its section"),
+        (
+            lambda text: text.replace('"faithfulness": {', '"other": {', 1),
+            "lacks the values of its section",
+        ),
     ],
 )
 def test_a_damaged_report_is_not_gone_on_with(

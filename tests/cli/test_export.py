@@ -112,7 +112,9 @@ def test_the_options_are_the_look(folder):
         "--labels",
         "a0=One, two,m0=Three",
     ]
-    look = Look(1, "screen", "layers", {Node("head", 0): "One, two", Node("mlp", 0): "Three"}, roles=False)
+    look = Look(
+        1, "screen", "layers", {Node("head", 0): "One, two", Node("mlp", 0): "Three"}, roles=False
+    )
     look = replace(look, highlight=Highlight.of(CIRCUIT, folder.name))
     said = call(folder, "--format", "dot", "--out", "-", *options, "--no-roles", "--highlight", folder)
     assert said == circuit_to_dot(CIRCUIT, look) != circuit_to_dot(CIRCUIT)

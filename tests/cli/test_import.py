@@ -71,7 +71,9 @@ def test_a_run_writes_files_for_other_tools_and_one_that_can_not_be_written_does
     asked = ["run", "ioi", "--model", "tiny", "--prompts", "2", "--method", "eap", "--edges", "30", "-q"]
     code, _, _ = run(capsys, *asked, "--format", "eap-ig-json", "--out", tmp_path / "edges")
     assert code == 0 and (tmp_path / "edges" / "circuit.eap-ig.json").is_file()
-    code, _, err = run(capsys, *asked, "--positions", "--format", "eap-ig-json", "--out", tmp_path / "roles")
+    code, _, err = run(
+        capsys, *asked, "--positions", "--format", "eap-ig-json", "--out", tmp_path / "roles"
+    )
     assert code == 0 and "circuit.eap-ig.json is left out" in err
     found = {path.name for path in (tmp_path / "roles").iterdir()}
     assert "circuit.json" in found and "circuit.eap-ig.json" not in found
@@ -109,7 +111,16 @@ def test_a_submission_is_packed_and_what_is_wrong_with_it_is_exit_code_1(theirs,
     assert run(capsys, "submit", "mib", "--check", out)[0] == 1
     code, _, err = run(capsys, "submit", "mib", f"ioi_gpt2={tmp_path / 'theirs'}", "--out", out)
     assert code == 2 and "not empty" in err
-    args = ("submit", "mib", f"ioi_gpt2={tmp_path / 'theirs'}", "--out", out, "--as", "circuits", "--force")
+    args = (
+        "submit",
+        "mib",
+        f"ioi_gpt2={tmp_path / 'theirs'}",
+        "--out",
+        out,
+        "--as",
+        "circuits",
+        "--force",
+    )
     assert run(capsys, *args)[0] == 1
     assert len(list((out / "ioi_gpt2").iterdir())) == 9
     assert "Give runs and --out DIR" in run(capsys, "submit", "mib", "x")[2]

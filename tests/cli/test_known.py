@@ -51,7 +51,9 @@ def test_the_circuits_that_a_project_keeps_are_known_where_it_lies(
 
 def write_run(folder: Path, task: str = "ioi") -> Path:
     folder.mkdir()
-    circuit = Circuit(GPT2, {Edge.parse(name): 1.0 for name in NAMES}, MODEL, {"name": task}, {"name": "eap"})
+    circuit = Circuit(
+        GPT2, {Edge.parse(name): 1.0 for name in NAMES}, MODEL, {"name": task}, {"name": "eap"}
+    )
     (folder / "circuit.json").write_text(circuit.to_json(), encoding="utf-8")
     return folder
 
@@ -82,7 +84,8 @@ def test_a_circuit_is_shown_by_role(capsys: Printed) -> None:
     assert call(["known", "show", "ioi"], debug=False) == 0
     printed = capsys.readouterr().out
     assert (
-        "ioi in gpt2, 26 heads" in printed and "\nS-inhibition         a7.h3 a7.h9 a8.h6 a8.h10\n" in printed
+        "ioi in gpt2, 26 heads" in printed
+        and "\nS-inhibition         a7.h3 a7.h9 a8.h6 a8.h10\n" in printed
     )
     assert document(["show", "ioi"], capsys)["nodes"]["negative name mover"] == ["a10.h7", "a11.h10"]
 
@@ -93,7 +96,9 @@ def test_a_circuit_alone_is_compared_by_its_kept_edges(tmp_path: Path, capsys: P
     assert call(["known", "compare", path], debug=False) == 0
     printed = capsys.readouterr().out
     assert "name mover           2 of 3  a9.h6 a9.h9  a10.h0\n" in printed
-    assert "heads: 2 of 26 found; the circuit has 3. Precision 66.7%, recall 7.7%, Jaccard 7.4%" in printed
+    assert (
+        "heads: 2 of 26 found; the circuit has 3. Precision 66.7%, recall 7.7%, Jaccard 7.4%" in printed
+    )
     assert "by the |score| of kept edges" in printed
     compared = document(["compare", path, "ioi"], capsys)
     assert compared["nodes"]["auc"] == pytest.approx((2 * 117.5 + 24 * 117 / 2) / (26 * 118))

@@ -63,7 +63,10 @@ def contents(folder: Path) -> dict[Path, bytes]:
         ("evaluate run --out . --force", "curve.png"),
         ("run prompts.jsonl --model tiny --prompts 4 --threshold 1.0 --out . --force", "prompts.jsonl"),
         (f"{RUN} --out . --force", "prompts.jsonl"),
-        ("run run/prompts.jsonl --model tiny --prompts 2 --threshold 1.0 --out run --force", "prompts.jsonl"),
+        (
+            "run run/prompts.jsonl --model tiny --prompts 2 --threshold 1.0 --out run --force",
+            "prompts.jsonl",
+        ),
         ("sweep ioi --model tiny --prompts 4 --threshold 1.0,2.0 --out . --force", "search.safetensors"),
         ("check run --evaluate-only --junit run/circuit.json", "circuit.json"),
         ("check run --evaluate-only --junit run/run.json", "run.json"),

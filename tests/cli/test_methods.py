@@ -30,7 +30,9 @@ def test_the_list_is_one_method_a_line_with_its_paper_its_cost_and_its_options(
     assert by_name["edge-pruning"][4].endswith("--set node_sparsity=none")
 
 
-def test_a_terminal_gets_a_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_a_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "200")
     assert call(["methods"], debug=False) == 0

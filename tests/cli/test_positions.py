@@ -109,7 +109,8 @@ def test_a_sweep_and_a_run_cut_off_end_with_the_bytes_of_whole_runs() -> None:
     for threshold in ("0.5", "1"):
         assert run("ioi", *QUICK, "--threshold", threshold, "--out", f"t{threshold}") == 0
         one, other = (
-            files(folder, "run.json", "report.md") for folder in (f"t{threshold}", f"s/threshold-{threshold}")
+            files(folder, "run.json", "report.md")
+            for folder in (f"t{threshold}", f"s/threshold-{threshold}")
         )
         assert one == other
     assert json.loads(Path("s/sweep.json").read_text())["graph"]["positions"] == list(ROLES)
@@ -136,7 +137,9 @@ def test_what_does_not_tell_positions_apart_is_refused_with_what_does(
 ) -> None:
     assert run("ioi", *QUICK, *options) == 2
     said = capsys.readouterr().err
-    assert says in said and ("acdc, eap, clean-corrupted, eap-ig" in said or "--schedule sequential" in said)
+    assert says in said and (
+        "acdc, eap, clean-corrupted, eap-ig" in said or "--schedule sequential" in said
+    )
 
 
 def test_it_is_refused_before_torch_is_imported() -> None:

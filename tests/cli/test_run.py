@@ -77,7 +77,9 @@ def truncate(folder: Path) -> None:
 def spoil(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     name = next(name for name in tensors if name.endswith("wte.weight"))
-    save_file(tensors | {name: torch.full_like(tensors[name], float("nan"))}, folder / "model.safetensors")
+    save_file(
+        tensors | {name: torch.full_like(tensors[name], float("nan"))}, folder / "model.safetensors"
+    )
 
 
 def garbage(name: str) -> str:
@@ -147,16 +149,25 @@ def test_a_prompts_file_that_is_wrong(case: str, capsys: pytest.CaptureFixture[s
         (["ioi", "--method", "acdc", "--fraction", "0.1"], "--fraction needs a method that scores edges"),
         (["ioi", "--method", "eap-ig"], "Give --edges N, --fraction F or --threshold T"),
         (["ioi", "--edges", "0"], "0 edges are asked for; give --edges a whole number, 1 or more"),
-        (["ioi", "--fraction", "2"], "The fraction is 2.0; give --fraction a number above 0 and at most 1"),
+        (
+            ["ioi", "--fraction", "2"],
+            "The fraction is 2.0; give --fraction a number above 0 and at most 1",
+        ),
         (["ioi", "--method", "eap", "--threshold", "-1"], "The threshold is -1.0, below every"),
         (["ioi", "--edges", "3", "--steps", "0"], "--steps is 0; it must be 1 or more"),
-        (["ioi", "--edges", "3", "--select", "topp"], "No way to select named 'topp'. Did you mean 'top'?"),
+        (
+            ["ioi", "--edges", "3", "--select", "topp"],
+            "No way to select named 'topp'. Did you mean 'top'?",
+        ),
         (["ioi", "--edges", "3", "--bootstrap", "1"], "--bootstrap is 1; give it 2 resamples or more"),
         (
             ["ioi", "--edges", "3", "--schedule", "grouped"],
             "eap-ig has no --schedule; it is for acdc. Leave it out.",
         ),
-        (["ioi", "--method", "eap", "--edges", "3", "--steps", "2"], "eap has no --steps; it is for eap-ig"),
+        (
+            ["ioi", "--method", "eap", "--edges", "3", "--steps", "2"],
+            "eap has no --steps; it is for eap-ig",
+        ),
         (["ioi", "--bootstrap", "9"], "acdc has no --bootstrap; it is for methods that score edges"),
         (
             ["ioi", "--method", "eap", "--edges", "3", "--metric", "kl"],
@@ -180,7 +191,9 @@ def refused(says: str, capsys: pytest.CaptureFixture[str], *arguments: object) -
     assert run(*arguments) == 2
     written = capsys.readouterr()
     errors = [
-        line for line in written.err.splitlines() if not line.startswith(("loading", "asking", "converting"))
+        line
+        for line in written.err.splitlines()
+        if not line.startswith(("loading", "asking", "converting"))
     ]
     assert written.out == "" and errors[0].startswith("error: ") and len(errors) <= 2, written.err
     assert says in written.err
@@ -219,7 +232,9 @@ def test_a_folder_that_holds_something_is_left_alone(capsys: pytest.CaptureFixtu
     assert Path("out/mine.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize(("out", "says"), [("file", "file is a file"), ("file/below/it", "file is a file")])
+@pytest.mark.parametrize(
+    ("out", "says"), [("file", "file is a file"), ("file/below/it", "file is a file")]
+)
 def test_a_file_in_the_way(out: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").write_text("")
     refused(says, capsys, "ioi", *QUICK, "--out", out)
@@ -258,7 +273,9 @@ def test_what_can_be_known_without_torch_is_told_without_it() -> None:
 # what a run prints
 
 
-def test_a_run_ends_with_its_summary_and_where_its_picture_lies(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_ends_with_its_summary_and_where_its_picture_lies(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert run("ioi", *QUICK[:-1], "svg", "--out", "out") == 0
     written = capsys.readouterr()
     lines = written.out.splitlines()
@@ -283,13 +300,19 @@ def test_quiet_says_nothing_but_warnings_on_stderr(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--metric", "logit-diff"), "logit-diff is improved, as published: what speaks against the answer"),
+        (
+            ("--metric", "logit-diff"),
+            "logit-diff is improved, as published: what speaks against the answer",
+        ),
         (("--dtype", "bfloat16"), "bfloat16 keeps 8 bits"),
         (("--prompts", "100000"), "100000 prompts were asked for; there are"),
     ],
 )
 def test_a_warning_reaches_the_user_the_document_and_the_record(
-    options: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    options: tuple[str, ...],
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     task = write_lines("two.jsonl", tiny_pair())
     assert run(task, *QUICK, *options, "--quiet", "--json", "--out", "out") == 0
@@ -302,7 +325,9 @@ def test_a_warning_reaches_the_user_the_document_and_the_record(
         assert any(warning.startswith(says) for warning in warnings)
 
 
-@pytest.mark.parametrize("options", [("--metric", "logit-diff", "--objective", "match"), ("--metric", "kl")])
+@pytest.mark.parametrize(
+    "options", [("--metric", "logit-diff", "--objective", "match"), ("--metric", "kl")]
+)
 def test_an_objective_that_keeps_to_the_model_needs_no_warning(
     options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -341,7 +366,12 @@ def test_memory_is_a_number_and_its_unit(text: str, n_bytes: int) -> None:
 @pytest.mark.parametrize("text", ["4", "4000000000", "much", "-1GB", "GB", "4 XB", ""])
 def test_memory_that_is_no_size_is_told(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     refused(
-        f"--memory is '{text}'; it must be a number with its unit", capsys, "ioi", *QUICK, "--memory", text
+        f"--memory is '{text}'; it must be a number with its unit",
+        capsys,
+        "ioi",
+        *QUICK,
+        "--memory",
+        text,
     )
 
 

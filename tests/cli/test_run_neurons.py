@@ -159,7 +159,9 @@ def test_what_does_not_go_together_is_refused_in_two_lines(
 @pytest.mark.parametrize("method", [name for name in CATALOGUE if name not in ABLE])
 def test_a_method_that_finds_no_neurons_is_refused_with_its_reason_and_those_that_do(method: str) -> None:
     with pytest.raises(UsageError) as error:
-        settle_method(RunOptions("ioi", method=method, level="neuron", neurons=5, of=("eap", "relp")), "loss")
+        settle_method(
+            RunOptions("ioi", method=method, level="neuron", neurons=5, of=("eap", "relp")), "loss"
+        )
     assert REASONS[method] in str(error.value)
     assert str(error.value).endswith(f"Methods that do: {', '.join(ABLE)}.")
 

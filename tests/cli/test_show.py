@@ -64,7 +64,8 @@ def small(**names: object) -> Circuit:
 def of_neurons() -> Circuit:
     graph = Graph(2, 2)
     kept = {
-        Neuron.parse(name): score for name, score in {"a0.h1.d2": 0.5, "a0.h1.d3": -1.0, "m1.n7": 0.1}.items()
+        Neuron.parse(name): score
+        for name, score in {"a0.h1.d2": 0.5, "a0.h1.d3": -1.0, "m1.n7": 0.1}.items()
     }
     return Circuit(graph, edges_among(graph, kept), model(graph), neurons=kept, **NAMES)
 

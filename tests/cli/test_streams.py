@@ -56,7 +56,9 @@ def test_a_reader_that_goes_away_is_no_reason_for_a_message(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_a_run_goes_on_where_nobody_reads_its_progress(place: str, tmp_path: Path) -> None:
     shell(f"{RUN} {place}", tmp_path)
-    assert {"circuit.json", "run.json", "report.md"} <= {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"circuit.json", "run.json", "report.md"} <= {
+        path.name for path in (tmp_path / "run").iterdir()
+    }
 
 
 @pytest.mark.slow

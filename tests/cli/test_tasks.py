@@ -63,7 +63,9 @@ def test_show_without_a_model_shows_the_example_and_loads_no_tokenizer(asked_for
 
 
 def test_show_with_a_model_shows_as_many_prompts_as_asked_for(asked_for: list[str]) -> None:
-    prompts = [json.loads(run("show", "ioi", "-m", "m", "-n", n, "--json").stdout)["prompts"] for n in (2, 3)]
+    prompts = [
+        json.loads(run("show", "ioi", "-m", "m", "-n", n, "--json").stdout)["prompts"] for n in (2, 3)
+    ]
     assert [len(shown) for shown in prompts] == [2, 3]
     assert prompts[1][:2] == prompts[0]
     assert asked_for == ["m", "m"]
@@ -117,7 +119,9 @@ def test_every_command_shows_an_example(command: str) -> None:
 
 
 def test_the_command_imports_neither_torch_nor_transformers_nor_yaml() -> None:
-    code = "import sys, circuitfind.cli.tasks; print({'torch', 'transformers', 'yaml'} & set(sys.modules))"
+    code = (
+        "import sys, circuitfind.cli.tasks; print({'torch', 'transformers', 'yaml'} & set(sys.modules))"
+    )
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.strip()
         == b"set()"

@@ -56,7 +56,9 @@ def call(command: Any, *arguments: object) -> Any:
 
 def data(page: Path) -> dict[str, Any]:
     """What the page holds."""
-    return json.loads(re.findall(r'id="data">(.*?)</script>', page.read_text(encoding="ascii"), re.DOTALL)[0])
+    return json.loads(
+        re.findall(r'id="data">(.*?)</script>', page.read_text(encoding="ascii"), re.DOTALL)[0]
+    )
 
 
 def mean_diff(page: dict[str, Any], name: str) -> float:
@@ -159,7 +161,9 @@ def test_bad_input_says_what_to_do_and_writes_nothing(
     arguments: list[str], error: Any, says: str, folder: Path
 ) -> None:
     with pytest.raises(error, match=says):
-        call(view, folder, "--no-open", *(["--no-model"] if "--pairs" not in arguments else []), *arguments)
+        call(
+            view, folder, "--no-open", *(["--no-model"] if "--pairs" not in arguments else []), *arguments
+        )
     assert [file.name for file in folder.iterdir()] == ["circuit.json"]
 
 

@@ -37,12 +37,18 @@ def found_and_literal(
     return found, Judge(Literal(random_model(family, 2)), batch, metric), circuit
 
 
-@pytest.mark.parametrize(("family", "metric"), [("gpt2", "logit-diff"), ("llama", "kl"), ("pythia", "loss")])
+@pytest.mark.parametrize(
+    ("family", "metric"), [("gpt2", "logit-diff"), ("llama", "kl"), ("pythia", "loss")]
+)
 def test_every_knock_out_is_worth_what_literal_runs_say(family: str, metric: MetricName) -> None:
-    found, judge, circuit = found_and_literal(family, metric, 0.6, KnockOuts(n_random=4, n_steps=2, seed=1))
+    found, judge, circuit = found_and_literal(
+        family, metric, 0.6, KnockOuts(n_random=4, n_steps=2, seed=1)
+    )
     assert len({knock.nodes for knock in found.randoms}) > 2
     for knock in (found.nothing, *found.randoms, *found.greedy):
-        assert (knock.circuit, knock.model) == pytest.approx(judge.knock_out(circuit, knock.nodes), abs=1e-8)
+        assert (knock.circuit, knock.model) == pytest.approx(
+            judge.knock_out(circuit, knock.nodes), abs=1e-8
+        )
     complement = judge.mean(judge.everything - circuit)
     assert found.complement.circuit.mean(metric) == pytest.approx(complement, abs=1e-8)
     assert found.full == pytest.approx(judge.mean(judge.everything), abs=1e-8)
@@ -51,7 +57,9 @@ def test_every_knock_out_is_worth_what_literal_runs_say(family: str, metric: Met
 
 def test_the_greedy_knock_out_is_the_literal_one() -> None:
     found, judge, circuit = found_and_literal("gpt2", "logit-diff", 0.5, KnockOuts(n_random=0, n_steps=3))
-    nodes = [n for n in judge._state.literal.graph.senders[1:] if any(edge.sender == n for edge in circuit)]
+    nodes = [
+        n for n in judge._state.literal.graph.senders[1:] if any(edge.sender == n for edge in circuit)
+    ]
     assert [knock.nodes for knock in found.greedy] == judge.grow(circuit, nodes, 3) != []
     grown = [found.nothing, *found.greedy]
     assert all(a.incompleteness < b.incompleteness for a, b in pairwise(grown))
@@ -99,7 +107,9 @@ def test_only_heads_and_mlps_that_a_kept_edge_leaves_are_knocked_out() -> None:
 def grown(kept: frozenset[str]) -> list[float]:
     """Where input->logits is kept each sender that is gone is worth its number, else nothing is."""
     gone = [
-        sender for sender in Graph(2, 2).senders if not any(name.startswith(f"{sender}->") for name in kept)
+        sender
+        for sender in Graph(2, 2).senders
+        if not any(name.startswith(f"{sender}->") for name in kept)
     ]
     return [float(sum(Graph(2, 2).sender_index[sender] for sender in gone) * ("input->logits" in kept))]
 
@@ -112,7 +122,10 @@ def without_direct_path(trials: Made) -> Kept:
 @pytest.mark.parametrize("n_candidates", [None, 2])
 def test_it_takes_as_many_runs_as_it_says_and_tells_of_each(n_candidates: int | None) -> None:
     trials, progress = Made(Graph(2, 2), grown), Counting()
-    kept, options = without_direct_path(trials), KnockOuts(n_random=3, n_steps=2, n_candidates=n_candidates)
+    kept, options = (
+        without_direct_path(trials),
+        KnockOuts(n_random=3, n_steps=2, n_candidates=n_candidates),
+    )
     found = measure_completeness(trials, kept, "logit-diff", options, progress)
     total = n_runs(trials.graph, kept, options)
     assert len(found.greedy) == 2 and trials.n_runs == total + 2  # the full and the ablated model's
@@ -125,7 +138,9 @@ def test_a_step_looks_at_the_candidates_that_were_drawn_alone() -> None:
 
     def greedy(**options: int) -> list[tuple[Node, ...]]:
         chosen = KnockOuts(n_random=0, n_steps=2, **options)
-        return [knock.nodes for knock in measure_completeness(trials, kept, "kl", chosen, Silent()).greedy]
+        return [
+            knock.nodes for knock in measure_completeness(trials, kept, "kl", chosen, Silent()).greedy
+        ]
 
     drawn = [greedy(n_candidates=1, seed=seed) for seed in range(6)]
     assert drawn == [greedy(n_candidates=1, seed=seed) for seed in range(6)]
@@ -135,7 +150,9 @@ def test_a_step_looks_at_the_candidates_that_were_drawn_alone() -> None:
 
 def test_the_empty_circuit_has_no_node_to_knock_out() -> None:
     trials = Made(OR, either)
-    found = measure_completeness(trials, torch.zeros_like(trials.edges), "logit-diff", KnockOuts(), Silent())
+    found = measure_completeness(
+        trials, torch.zeros_like(trials.edges), "logit-diff", KnockOuts(), Silent()
+    )
     assert found.n_nodes == 0 and found.worst.incompleteness == 1.0 and found.greedy == ()
 
 

@@ -126,7 +126,9 @@ def test_every_circuit_fares_as_in_whole_literal_runs(
         assert [point.kl for point in points] == pytest.approx(
             [run["kl"] for run in runs], rel=1e-8, abs=1e-8
         )
-        assert [point.faithfulness for point in points] == pytest.approx(heights[select], rel=1e-8, abs=1e-8)
+        assert [point.faithfulness for point in points] == pytest.approx(
+            heights[select], rel=1e-8, abs=1e-8
+        )
     assert curve.cpr == pytest.approx(oracle.area(heights["top-signed"]), rel=1e-8)
     assert curve.cmd == pytest.approx(oracle.area([abs(1 - f) for f in heights["top"]]), rel=1e-8)
 
@@ -136,7 +138,9 @@ def test_circuits_of_nodes_have_shares_of_whole_nodes_and_the_input() -> None:
     units, names = Units(literal.graph, "node"), ("logit-diff", "kl")
     heads_and_mlps = [node for node in literal.graph.senders if node.kind != "input"]
     everything = set(literal.graph.edges())
-    full, empty = (oracle.measured(literal, batch, kept, names, "corrupted") for kept in (everything, set()))
+    full, empty = (
+        oracle.measured(literal, batch, kept, names, "corrupted") for kept in (everything, set())
+    )
     with trials_of() as trials:
         scores = units.spread(draw_scores(trials))
         curve = measure_curve(trials, scores, units=units)
@@ -149,7 +153,9 @@ def test_circuits_of_nodes_have_shares_of_whole_nodes_and_the_input() -> None:
             run = oracle.measured(literal, batch, literal_selection.prune(among), names, "corrupted")
             expected = oracle.faithfulness(run["logit-diff"], full["logit-diff"], empty["logit-diff"])
             assert point.n_chosen == int(budget * 6)
-            assert (point.faithfulness, point.kl) == pytest.approx((expected, run["kl"]), rel=1e-8, abs=1e-8)
+            assert (point.faithfulness, point.kl) == pytest.approx(
+                (expected, run["kl"]), rel=1e-8, abs=1e-8
+            )
     assert (curve.units, curve.to_dict()["shares_of"]) == ("nodes", "nodes")
     assert curve.signed[0].n_kept == 1  # the input alone, into the logits
 
@@ -252,4 +258,6 @@ def test_it_tells_how_far_it_is() -> None:
 )
 def test_what_makes_no_curve_is_refused(given: dict[str, Any], says: str) -> None:
     with trials_of() as trials, pytest.raises(UsageError, match=says):
-        measure_curve(trials, **{"scores": torch.where(readable(trials.graph), 1.0, 0.0).double(), **given})
+        measure_curve(
+            trials, **{"scores": torch.where(readable(trials.graph), 1.0, 0.0).double(), **given}
+        )

@@ -75,7 +75,9 @@ def test_a_circuit_with_a_needless_edge_is_not_minimal_and_the_edge_is_named() -
     assert found.rejected and found.statistic == 1.0 and found.effect_size == 0.25
     assert [str(edge.edge) for edge in found.edges if edge.corrected <= 0.05] == [needless]
     assert found.p_value == min(edge.corrected for edge in found.edges)
-    assert "1 of all 4 edges matter less than random ones, so the circuit is not minimal" in found.sentence
+    assert (
+        "1 of all 4 edges matter less than random ones, so the circuit is not minimal" in found.sentence
+    )
 
 
 def test_a_circuit_beside_the_behaviour_is_neither_sufficient_nor_necessary() -> None:
@@ -156,7 +158,9 @@ def test_the_record_is_json_and_every_test_has_one_sentence() -> None:
     record = found.to_dict()
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert [test["metric"] for test in record["tests"]] == ["loss", "loss", "kl", "kl", "kl"]
-    assert list(record["tests"][2]["edges"]) == sorted(WANTED, key=lambda name: GRAPH.order(Edge.parse(name)))
+    assert list(record["tests"][2]["edges"]) == sorted(
+        WANTED, key=lambda name: GRAPH.order(Edge.parse(name))
+    )
     assert found.lines() == [test["sentence"] for test in record["tests"]] and len(found.lines()) == 5
     assert all(line.endswith(".") and ". " not in line.replace("0. ", "") for line in found.lines())
 
@@ -179,13 +183,16 @@ def test_every_number_agrees_with_literal_runs() -> None:
 
     def distance(a: set[Edge], b: set[Edge]) -> float:
         return (
-            sum(abs(x - y) for x, y in zip(judge.values(a), judge.values(b), strict=True)) / batch.n_prompts
+            sum(abs(x - y) for x, y in zip(judge.values(a), judge.values(b), strict=True))
+            / batch.n_prompts
         )
 
     for edge in found.tests[2].edges:
         assert edge.change == pytest.approx(distance(circuit, circuit - {edge.edge}), abs=1e-8)
     draw, paths, own = Draw(3), Paths(graph, everything), distance(circuit, judge.everything)
-    others = [distance(edges_in(graph, paths.draw(len(circuit), draw)), judge.everything) for _ in range(5)]
+    others = [
+        distance(edges_in(graph, paths.draw(len(circuit), draw)), judge.everything) for _ in range(5)
+    ]
     assert found.tests[3].statistic == sum(own < other for other in others)
     draw, paths, own = Draw(3), Paths(graph, everything & ~kept), distance(outside, judge.everything)
     drawn = [edges_in(graph, paths.draw(len(circuit), draw)) for _ in range(5)]

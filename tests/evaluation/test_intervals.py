@@ -55,7 +55,9 @@ def counted(draws: Numbers) -> Numbers:
 
 
 @every_kind
-@pytest.mark.parametrize(("n_prompts", "least"), [(4, 0.86), (8, 0.87), (LEAST_PROMPTS, 0.89), (32, 0.89)])
+@pytest.mark.parametrize(
+    ("n_prompts", "least"), [(4, 0.86), (8, 0.87), (LEAST_PROMPTS, 0.89), (32, 0.89)]
+)
 def test_the_interval_of_a_ratio_holds_the_truth(kind: Draw, n_prompts: int, least: float) -> None:
     above, below, truth = kind(np.random.default_rng(n_prompts), (N_RUNS, n_prompts))
     draws, held, of_percentiles = resamples(n_prompts, N_DRAWS), 0, 0
@@ -71,7 +73,9 @@ def test_the_interval_of_a_ratio_holds_the_truth(kind: Draw, n_prompts: int, lea
 
 
 @every_kind
-@pytest.mark.parametrize(("n_prompts", "least"), [(4, 0.91), (8, 0.91), (LEAST_PROMPTS, 0.92), (32, 0.93)])
+@pytest.mark.parametrize(
+    ("n_prompts", "least"), [(4, 0.91), (8, 0.91), (LEAST_PROMPTS, 0.92), (32, 0.93)]
+)
 def test_the_interval_of_a_mean_holds_the_truth(kind: Draw, n_prompts: int, least: float) -> None:
     rng = np.random.default_rng(n_prompts)
     values, truth = kind(rng, (2000, n_prompts))[0], float(kind(rng, (2000, 1000))[0].mean())

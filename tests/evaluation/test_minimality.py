@@ -115,7 +115,9 @@ def test_the_record_is_json_with_parts_by_name() -> None:
     record = made().to_dict()
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert record["edges"]["n_needless"] == 2 and record["edges"]["contributions"]["m0->logits"] == 1.5
-    assert list(map(Edge.parse, record["edges"]["contributions"])) == edges_of(SMALL, mask(SMALL, *CIRCUIT))
+    assert list(map(Edge.parse, record["edges"]["contributions"])) == edges_of(
+        SMALL, mask(SMALL, *CIRCUIT)
+    )
 
 
 def test_an_empty_circuit_has_nothing_to_leave_out() -> None:

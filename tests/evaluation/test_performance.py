@@ -72,7 +72,14 @@ def test_a_mean_is_that_of_all_prompts_and_rounded_once() -> None:
 def test_the_block_of_the_file_is_json_and_names_every_run() -> None:
     block = evaluation(4.0, 3.0, 0.0).to_dict()
     assert json.loads(json.dumps(block, allow_nan=False)) == block
-    names = ["full", "circuit", "ablated", "faithfulness", "faithfulness_interval", "faithfulness_by_metric"]
+    names = [
+        "full",
+        "circuit",
+        "ablated",
+        "faithfulness",
+        "faithfulness_interval",
+        "faithfulness_by_metric",
+    ]
     assert list(block) == names
     assert block["faithfulness_interval"] is None  # of one prompt
     assert block["faithfulness"] == 0.75 and block["full"] == dict.fromkeys(NAMES, 4.0)

@@ -49,7 +49,9 @@ def test_a_random_circuit_has_as_many_edges_into_every_stage(graph: Graph, size:
 def test_every_edge_of_a_stage_is_drawn_as_often_as_any_other() -> None:
     graph, draw = Graph(1, 2), Draw(1)
     kept = mask(graph, "a0.h0->logits")
-    often = Counter(str(edge) for _ in range(2000) for edge in edges_in(graph, draw_alike(graph, kept, draw)))
+    often = Counter(
+        str(edge) for _ in range(2000) for edge in edges_in(graph, draw_alike(graph, kept, draw))
+    )
     assert set(often) == {"input->logits", "a0.h0->logits", "a0.h1->logits", "m0->logits"}
     assert all(430 < n < 570 for n in often.values())
 
@@ -102,7 +104,8 @@ ALIKE = ["a0.h0->m1", "a0.h1->logits", "a1.h1->logits", "input->a1.h0<v>", "inpu
 
 
 @pytest.mark.parametrize(
-    ("value", "others", "expected"), [(1.0, [2.0, 3.0], 1.0), (2.0, [1.0, 2.0], 0.25), (9.0, [1.0, 2.0], 0.0)]
+    ("value", "others", "expected"),
+    [(1.0, [2.0, 3.0], 1.0), (2.0, [1.0, 2.0], 0.25), (9.0, [1.0, 2.0], 0.0)],
 )
 def test_the_quantile_is_the_share_of_larger_ones_and_half_of_the_equal(value, others, expected) -> None:
     assert quantile(value, others) == expected
@@ -155,7 +158,12 @@ def test_without_a_difference_to_keep_there_is_a_kl_alone() -> None:
     found = measure_against_random(
         trials, torch.zeros_like(trials.edges), "loss", RandomCircuits(n=2), Silent()
     )
-    assert found.faithfulness is found.faithfulness_quantile is found.to_dict()["random_faithfulness"] is None
+    assert (
+        found.faithfulness
+        is found.faithfulness_quantile
+        is found.to_dict()["random_faithfulness"]
+        is None
+    )
     assert len(found.lines()) == 1
 
 

@@ -11,7 +11,9 @@ from circuitfind.evaluation.performance import Evaluation, Performance
 from circuitfind.evaluation.spread import measure_spread
 
 
-def evaluation(full: list[float], circuit: list[float], ablated: list[float], kl: list[float]) -> Evaluation:
+def evaluation(
+    full: list[float], circuit: list[float], ablated: list[float], kl: list[float]
+) -> Evaluation:
     runs = ((full, [0.0] * len(kl)), (circuit, kl), (ablated, [9.0] * len(kl)))
     return Evaluation(*(Performance({"logit-diff": tuple(values), "kl": tuple(k)}) for values, k in runs))
 

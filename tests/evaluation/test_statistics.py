@@ -93,7 +93,9 @@ def test_hsic_is_the_trace_of_its_definition() -> None:
 def test_a_permutation_counts_where_it_is_at_least_as_large() -> None:
     x, y, draw = noise(1, 6), noise(3, 6), Draw(5)
     orders = [draw.order(6) for _ in range(40)]
-    as_large = sum(literal_hsic(x, [y[i] for i in order]) >= literal_hsic(x, y) - 1e-12 for order in orders)
+    as_large = sum(
+        literal_hsic(x, [y[i] for i in order]) >= literal_hsic(x, y) - 1e-12 for order in orders
+    )
     assert 0 < as_large < 40
     assert dependence(x, y, 40, 5)[2] == pytest.approx((1 + as_large) / 41)
 

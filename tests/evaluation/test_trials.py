@@ -58,12 +58,16 @@ def test_a_circuit_of_positions_is_worth_what_it_is_worth_by_itself(family: str)
     assert found[0].circuit.mean("kl") > 1e-3
 
 
-def test_positions_of_no_role_hold_numbers_whatever_was_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_positions_of_no_role_hold_numbers_whatever_was_in_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model, batch = random_transformer("gpt2", seed=3), random_batch(4, LENGTHS)
     of = torch.where(torch.arange(batch.n_pos) <= batch.end.unsqueeze(1), 0, -1)
     of[range(batch.n_prompts), batch.end] = 1
     batch = replace(batch, roles=Roles(("A", "END"), of))
-    monkeypatch.setattr(torch.Tensor, "new_empty", lambda x, *shape, **how: x.new_full(shape, float("nan")))
+    monkeypatch.setattr(
+        torch.Tensor, "new_empty", lambda x, *shape, **how: x.new_full(shape, float("nan"))
+    )
     with Threads(model.device) as threads:
         trials = Trials(model, batch, "corrupted", 4, threads)
         found = trials.run(some(trials.edges, 0.5, 1))

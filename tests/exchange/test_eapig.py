@@ -27,7 +27,10 @@ def load(data: bytes) -> Any:
 
 def content(**changes: Any) -> dict[str, Any]:
     """A small json file's content: one head, one MLP."""
-    edges = {"input->m0": {"score": 0.5, "in_graph": True}, "m0->logits": {"score": -2.0, "in_graph": True}}
+    edges = {
+        "input->m0": {"score": 0.5, "in_graph": True},
+        "m0->logits": {"score": -2.0, "in_graph": True},
+    }
     return {"cfg": CONFIG, "nodes": {"input": {"in_graph": True}}, "edges": edges} | changes
 
 

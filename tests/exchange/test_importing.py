@@ -82,7 +82,9 @@ def test_edges_are_chosen_by_size_and_pruned_as_a_run_does(tmp_path):
     assert 0 < len(chosen.edges) <= 20 and chosen.method["edges"] == 20
     largest = np.sort(np.abs(scores[np.isfinite(scores)]))[-20:]
     assert min(map(abs, chosen.edges.values())) >= largest[0]
-    nodes = import_circuit(ImportOptions(FIXTURES / "eap-ig-nodes.pt", selection=Selection(nodes=2))).circuit
+    nodes = import_circuit(
+        ImportOptions(FIXTURES / "eap-ig-nodes.pt", selection=Selection(nodes=2))
+    ).circuit
     assert nodes.method["level"] == "node"
     with pytest.raises(UsageError, match="--edges needs scores of edges"):
         import_circuit(ImportOptions(FIXTURES / "eap-ig-nodes.pt", selection=Selection(edges=2)))
@@ -104,7 +106,8 @@ def test_a_circuit_without_a_folder_has_no_scores_to_choose_from(run, tmp_path):
     lone = Subject(Circuit.load(run))
     assert "they are 0" in writers.lost("eap-ig-json", lone.circuit, lone.folder)
     file = (
-        save(tmp_path, {"lone.json": writers.write("eap-ig-json", lone.circuit, lone.folder)}) / "lone.json"
+        save(tmp_path, {"lone.json": writers.write("eap-ig-json", lone.circuit, lone.folder)})
+        / "lone.json"
     )
     imported = import_circuit(ImportOptions(file))
     assert imported.circuit.edges == lone.circuit.edges and "scores.safetensors" not in imported.files

@@ -42,7 +42,8 @@ def test_an_edge_has_the_names_of_acdcs_hooks():
         "blocks.1.hook_resid_post", (None,), "blocks.0.hook_resid_pre", (None,),
     )  # fmt: skip
     assert (
-        edge_of(("blocks.0.attn.hook_q", (None, None, 0), "blocks.0.hook_q_input", (None, None, 0))) is None
+        edge_of(("blocks.0.attn.hook_q", (None, None, 0), "blocks.0.hook_q_input", (None, None, 0)))
+        is None
     )
 
 

@@ -81,7 +81,9 @@ def test_ids_stand_in_one_of_the_pairs_of_columns_that_are_known(
     assert read.notes[0] == f"left out: the columns {', '.join(beside)}"
     if right_texts:
         other = save(tmp_path, "y.csv", table(row | {right_texts: "['Peter']"}))
-        with pytest.raises(TaskError, match=f"line 2: a token id means ' Mary' .*, and its {right_texts} is"):
+        with pytest.raises(
+            TaskError, match=f"line 2: a token id means ' Mary' .*, and its {right_texts} is"
+        ):
             read_prompts(other, tokenizer)
 
 
@@ -94,10 +96,14 @@ YEARS = [
 
 @pytest.mark.parametrize("column", ["label", "correct_idx"])
 @pytest.mark.parametrize(("clean", "year"), YEARS)
-def test_a_year_that_the_prompt_names_makes_every_later_one_right(column, clean, year, tokenizer, tmp_path):
+def test_a_year_that_the_prompt_names_makes_every_later_one_right(
+    column, clean, year, tokenizer, tmp_path
+):
     row = {"clean": clean, "corrupted": "from 1301 to 13", column: year}
     (pair,) = read_prompts(save(tmp_path, "years.csv", table(row)), tokenizer).pairs
-    assert pair.answers == ("98", "99") and pair.wrong_answers == tuple(f"{year:02d}" for year in range(98))
+    assert pair.answers == ("98", "99") and pair.wrong_answers == tuple(
+        f"{year:02d}" for year in range(98)
+    )
     (same,) = read_prompts(
         save(tmp_path, "years.jsonl", json.dumps(row | {column: int(year)})), tokenizer
     ).pairs
@@ -240,12 +246,21 @@ def test_edge_prunings_own_tasks_are_read(row, pair, tmp_path):
             '{"seq": [1], "corr_seq": [2], "target": [1]}',
             "'seq' is a sequence of a compiled model's own tokens",
         ),
-        ('{"clean": [1, 2], "corrupt": [1, 3], "answers": [1]}', r"its clean is \[1, 2\]; it must be a text"),
+        (
+            '{"clean": [1, 2], "corrupt": [1, 3], "answers": [1]}',
+            r"its clean is \[1, 2\]; it must be a text",
+        ),
         ('{"clean": "a", "corrupt": "b", "answers": 3}', "its answers is 3; it must be a list"),
-        ('{"clean": "a", "corrupt": "b", "answers": ["c", 3]}', 'its "answers.1" is 3; it must be a text'),
+        (
+            '{"clean": "a", "corrupt": "b", "answers": ["c", 3]}',
+            'its "answers.1" is 3; it must be a text',
+        ),
         ('{"prompt": "a", "label": "b"}', "which column has the corrupted prompts"),
         ('{"clean": "a <predict>b</predict>"}', "it has no text 'corrupted'"),
-        ('{"clean": "a <predict>b</predict>", "corrupted": "c"}\n{"clean": ', "line 2: no whole JSON object"),
+        (
+            '{"clean": "a <predict>b</predict>", "corrupted": "c"}\n{"clean": ',
+            "line 2: no whole JSON object",
+        ),
         ("[1]", "1 is no object"),
         ("", "holds no prompts"),
     ],
@@ -320,7 +335,11 @@ FLIPPED = {"prompt": JOHN, "choices": ["Ann", "Tom"], "answerKey": 0}
             PromptPair("Which? Answer:", "Who? Answer:", (" B",), (" C",)),
         ),
         (
-            {"prompt": "1 + 1 =", "label": 2, "random_counterfactual": {"prompt": "1 + 3 =", "label": "4"}},
+            {
+                "prompt": "1 + 1 =",
+                "label": 2,
+                "random_counterfactual": {"prompt": "1 + 3 =", "label": "4"},
+            },
             "corrupted",
             PromptPair("1 + 1 =", "1 + 3 =", ("2",), ("4",)),
         ),

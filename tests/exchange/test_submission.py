@@ -84,7 +84,9 @@ def test_a_run_without_all_scores_is_refused(run, tmp_path):
     with pytest.raises(CircuitError, match="has not the scores of all edges"):
         pack(run, "ioi_gpt2")
     nodes = save_run(draw_edges(GRAPH, by_node=True), tmp_path / "nodes")
-    (nodes / "circuit.json").write_text(circuit_of(draw_edges(GRAPH, by_node=True), level="node").to_json())
+    (nodes / "circuit.json").write_text(
+        circuit_of(draw_edges(GRAPH, by_node=True), level="node").to_json()
+    )
     with pytest.raises(CircuitError, match="scores of nodes"):
         pack(nodes, "ioi_gpt2")
     with pytest.raises(UsageError, match="no name of a folder"):

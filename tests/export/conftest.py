@@ -27,7 +27,9 @@ def _grow(graph: Graph, n_edges: int, seed: int = 0) -> Circuit:
         while receiver is not None:
             n_readable = graph.n_readable(receiver)
             sender = rng.choices(graph.senders[:n_readable], cum_weights=weights[:n_readable])[0]
-            edges[Edge(sender, receiver)] = math.exp(rng.gauss(-4, 1.5)) * (-1 if rng.random() < 0.15 else 1)
+            edges[Edge(sender, receiver)] = math.exp(rng.gauss(-4, 1.5)) * (
+                -1 if rng.random() < 0.15 else 1
+            )
             receiver = rng.choice(graph.receivers_of(sender) or (None,))
     model = {
         "name": "random",

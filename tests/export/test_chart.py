@@ -43,7 +43,10 @@ def test_the_same_sweep_gives_the_same_bytes_whatever_the_user_has_set() -> None
         after = {format: draw_sweep(USUAL, ABLATED, TITLE, format) for format in ("svg", "png", "pdf")}
         assert matplotlib.rcParams["font.size"] == 30
     assert after == before
-    assert b"Date" not in before["svg"].replace(b"CreationDate", b"") and b"CreationDate" not in before["pdf"]
+    assert (
+        b"Date" not in before["svg"].replace(b"CreationDate", b"")
+        and b"CreationDate" not in before["pdf"]
+    )
 
 
 @pytest.mark.parametrize("format", ["svg", "png", "pdf"])
@@ -85,6 +88,8 @@ def test_the_axis_of_edges_has_numbers_written_out(points: list[Point]) -> None:
     left, right = axis.axes.get_xlim()
     ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
     shown = [
-        tick.label1.get_text() for tick in ticks if left <= tick.get_loc() <= right and tick.label1.get_text()
+        tick.label1.get_text()
+        for tick in ticks
+        if left <= tick.get_loc() <= right and tick.label1.get_text()
     ]
     assert len(shown) >= 2 and all(re.fullmatch(r"[\d,]+", text) for text in shown)

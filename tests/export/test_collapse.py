@@ -33,7 +33,9 @@ ROLES = ("S1", "END")
 
 
 def drawn(collapse: str | None, circuit: Circuit = SMALL, **look: int) -> dict[str, float]:
-    return {str(edge): score for edge, score in draw(circuit, Look(collapse=collapse, **look)).edges.items()}
+    return {
+        str(edge): score for edge, score in draw(circuit, Look(collapse=collapse, **look)).edges.items()
+    }
 
 
 def test_heads_have_one_edge_for_those_into_q_k_and_v():

@@ -44,7 +44,10 @@ def look_of(name: str, grow) -> tuple[int, Look]:
             Look(collapse="layers", labels={Node("head", 3): "early " * 9}),
         ),
         "200 against another": (200, Look(highlight=other, most_edges=100)),
-        "20 against what is published": (20, Look(highlight=read_highlight(as_gpt2(grow(GPT2, 20)), "ioi"))),
+        "20 against what is published": (
+            20,
+            Look(highlight=read_highlight(as_gpt2(grow(GPT2, 20)), "ioi")),
+        ),
     }[name]
 
 

@@ -63,7 +63,10 @@ def test_both_areas_stand_side_by_side_in_the_legend() -> None:
         f"highest |score|: CMD {USUAL.cmd:.3f}",
         f"highest score: CPR {USUAL.cpr:.3f}",
     ]
-    assert legend(drawn(UNDEFINED))[2:] == ["highest |score|: CMD undefined", "highest score: CPR undefined"]
+    assert legend(drawn(UNDEFINED))[2:] == [
+        "highest |score|: CMD undefined",
+        "highest score: CPR undefined",
+    ]
 
 
 def test_both_ways_are_drawn_at_their_sizes_in_both_panels() -> None:

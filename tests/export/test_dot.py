@@ -121,14 +121,18 @@ def test_graphviz_reads_the_circuits_edges_and_nodes_and_no_others(graph, grow):
 
 def test_a_removed_edge_is_a_removed_line(grow):
     circuit = grow(Graph(12, 12), 300)
-    endings = [edge for edge in circuit.edges if edge.receiver.slot]  # inside, so that no node goes with it
+    endings = [
+        edge for edge in circuit.edges if edge.receiver.slot
+    ]  # inside, so that no node goes with it
     busy = {
         e.receiver.node
         for e in circuit.edges
         if sum(o.receiver.node == e.receiver.node for o in circuit.edges) > 2
     }
     gone = next(
-        e for e in endings if e.receiver.node in busy and sum(o.sender == e.sender for o in circuit.edges) > 2
+        e
+        for e in endings
+        if e.receiver.node in busy and sum(o.sender == e.sender for o in circuit.edges) > 2
     )
     fewer = Circuit(
         circuit.graph,

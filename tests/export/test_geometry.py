@@ -26,7 +26,9 @@ def test_the_svg_has_every_node_and_edge_and_nothing_overlaps(n_edges, grow):
     svg = render(circuit_to_dot(circuit), "svg")
     check_picture(svg)
     root = ElementTree.fromstring(svg)
-    groups = {kind: [g for g in root.iter(f"{SVG}g") if g.get("class") == kind] for kind in ("node", "edge")}
+    groups = {
+        kind: [g for g in root.iter(f"{SVG}g") if g.get("class") == kind] for kind in ("node", "edge")
+    }
     assert {g.get("id") for g in groups["node"]} == {str(node) for node in circuit.nodes}
     assert sorted(g.get("id") for g in groups["edge"]) == sorted(str(edge) for edge in circuit.edges)
     assert {g.find(f".//{SVG}text").text for g in groups["node"]} == {str(node) for node in circuit.nodes}
@@ -42,7 +44,13 @@ def test_no_edge_runs_through_a_node_that_is_not_its_own(graph, n_edges, grow):
         start, end = curve.knots[0][0], curve.knots[-1][0]
         for node, box in drawing.layout.boxes.items():
             if node not in own and start < box.y < end:
-                for y in (box.bottom, box.bottom + box.height / 4, box.y, box.top - box.height / 4, box.top):
+                for y in (
+                    box.bottom,
+                    box.bottom + box.height / 4,
+                    box.y,
+                    box.top - box.height / 4,
+                    box.top,
+                ):
                     assert not (start < y < end and box.left < curve.x(y) < box.right), (
                         f"{edge} crosses {node}"
                     )
@@ -82,7 +90,9 @@ def test_a_circuit_without_edges_shows_input_and_logits():
     assert ">input</text>" in svg and ">logits</text>" in svg and "0 of 32,491 edges" in svg
 
 
-@pytest.mark.parametrize("name", ["C:\\new\\N", 'say "hi" \\', "<b>bold</b>", "R&D &amp; &lt;", "%s \\L\\G"])
+@pytest.mark.parametrize(
+    "name", ["C:\\new\\N", 'say "hi" \\', "<b>bold</b>", "R&D &amp; &lt;", "%s \\L\\G"]
+)
 def test_the_caption_shows_a_name_as_it_is(name):
     circuit = Circuit(Graph(2, 2), {}, model={"name": name})
     root = ElementTree.fromstring(render(circuit_to_dot(circuit), "svg"))

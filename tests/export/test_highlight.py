@@ -27,8 +27,12 @@ def circuit_of(*names: str, graph: Graph = Graph(2, 2)) -> Circuit:  # noqa: B00
 
 
 OURS = circuit_of("input->a0.h0<v>", "a0.h0->a1.h1<q>", "a1.h1->logits")
-OTHER = circuit_of("input->a0.h0<v>", "a0.h0->a1.h1<k>", "a0.h1->logits", "input->a0.h1<v>", "a1.h1->logits")
-GPT2 = circuit_of("input->a9.h9<q>", "a9.h9->a11.h0<q>", "a11.h0->m11", "m11->logits", graph=Graph(12, 12))
+OTHER = circuit_of(
+    "input->a0.h0<v>", "a0.h0->a1.h1<k>", "a0.h1->logits", "input->a0.h1<v>", "a1.h1->logits"
+)
+GPT2 = circuit_of(
+    "input->a9.h9<q>", "a9.h9->a11.h0<q>", "a11.h0->m11", "m11->logits", graph=Graph(12, 12)
+)
 
 
 def legend(circuit: Circuit, look: Look) -> list[str]:
@@ -102,7 +106,9 @@ def test_circuits_of_neurons_are_compared_node_by_node():
         OURS, model=model, neurons={Neuron(Node("head", 0, 0), 1): 1.0, Neuron(Node("mlp", 1), 3): 0.5}
     )
     other = replace(
-        OTHER, model=model, neurons={Neuron(Node("head", 0, 0), 0): 1.0, Neuron(Node("head", 1, 0), 0): 0.5}
+        OTHER,
+        model=model,
+        neurons={Neuron(Node("head", 0, 0), 0): 1.0, Neuron(Node("head", 1, 0), 0): 0.5},
     )
     for known in (other, circuit_of("a0.h0->a1.h0<q>", "a1.h0->logits")):
         drawing = draw(ours, Look(highlight=Highlight.of(known)))

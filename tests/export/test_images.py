@@ -10,7 +10,11 @@ from svgareas import SVG, check_picture
 from test_readme import ROOT, Step, follow, steps_of
 
 IMAGES = ROOT / "docs" / "images"
-DRAWN = {"labels.svg": "labels.svg", "highlight.svg": "highlight.svg", "ioi-tiny.svg": "a-run/circuit.svg"}
+DRAWN = {
+    "labels.svg": "labels.svg",
+    "highlight.svg": "highlight.svg",
+    "ioi-tiny.svg": "a-run/circuit.svg",
+}
 
 
 def content(svg: Path) -> tuple[set[str], list[str]]:

@@ -94,7 +94,11 @@ def test_labels_come_several_in_a_text_in_several_texts_and_in_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("given", "collapse", "says"),
     [
-        ("a9.h99=x", None, r"names 'a9\.h99'; a model of 12 layers of 12 heads .* Did you mean 'a9\.h\d'"),
+        (
+            "a9.h99=x",
+            None,
+            r"names 'a9\.h99'; a model of 12 layers of 12 heads .* Did you mean 'a9\.h\d'",
+        ),
         ("logits=x", None, "no such head or MLP"),
         ("=x", None, "names ''"),
         ("a9.h9", None, r"'a9\.h9' is no label and no file.*NODE=LABEL"),
@@ -109,7 +113,12 @@ def test_a_label_of_nothing_is_an_error_that_helps(given, collapse, says):
 
 @pytest.mark.parametrize(
     ("text", "error"),
-    [('["a9.h9"]', UsageError), ('{"a9.h9": 1}', UsageError), ("{", UsageError), ('{"x": "y"}', UsageError)],
+    [
+        ('["a9.h9"]', UsageError),
+        ('{"a9.h9": 1}', UsageError),
+        ("{", UsageError),
+        ('{"x": "y"}', UsageError),
+    ],
 )
 def test_a_file_that_holds_no_labels_is_an_error(text, error, tmp_path):
     (tmp_path / "labels.json").write_text(text, encoding="utf-8")

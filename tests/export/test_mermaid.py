@@ -71,7 +71,9 @@ def test_every_edge_is_there_with_its_sign_and_one_style(graph, n_edges, grow):
     ]
     assert [(sender, receiver, line) for sender, line, _, receiver in EDGE.findall(text)] == expected
     styled = [
-        int(number) for numbers in re.findall(r"linkStyle ([\d,]+) ", text) for number in numbers.split(",")
+        int(number)
+        for numbers in re.findall(r"linkStyle ([\d,]+) ", text)
+        for number in numbers.split(",")
     ]
     assert sorted(styled) == list(range(n_edges))
     named = Counter(re.findall(r'^ +(\w+)[(\[]".*:::', text, re.MULTILINE))
@@ -122,7 +124,9 @@ def test_a_label_holds_nothing_that_means_something_to_mermaid(text):
 
 @given(st.text(max_size=20))
 def test_the_title_is_a_string_whatever_a_task_is_called(name):
-    circuit = Circuit(small().graph, small().edges, {"name": "tiny"}, {"name": f'{name}" %%{{init: <b>\n'})
+    circuit = Circuit(
+        small().graph, small().edges, {"name": "tiny"}, {"name": f'{name}" %%{{init: <b>\n'}
+    )
     opening, title, *rest = circuit_to_mermaid(circuit).split("\n")
     assert opening == "---" and rest[:1] == ["---"] and rest[2] == "flowchart BT"
     read = yaml.safe_load(title)["title"]

@@ -80,7 +80,9 @@ def test_a_circuit_survives_its_file(name, read, grow):
     edges = {data["id"]: (u, v, data) for u, v, data in again.edges(data=True)}
     assert {Edge.parse(name): data["score"] for name, (_, _, data) in edges.items()} == circuit.edges
     for sender, receiver, data in network.edges(data=True):
-        assert edges[data["id"]][:2] == (sender, receiver) and edges[data["id"]][2].items() >= data.items()
+        assert (
+            edges[data["id"]][:2] == (sender, receiver) and edges[data["id"]][2].items() >= data.items()
+        )
 
 
 def test_an_edge_of_a_role_has_it_and_the_logits_have_the_last(grow):

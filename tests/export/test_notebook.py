@@ -68,7 +68,9 @@ def test_a_notebook_shows_the_picture_and_a_table():
 
 def test_the_picture_is_drawn_once(monkeypatch):
     drawn = []
-    monkeypatch.setattr(notebook, "render", lambda dot, format: drawn.append(format) or render(dot, format))
+    monkeypatch.setattr(
+        notebook, "render", lambda dot, format: drawn.append(format) or render(dot, format)
+    )
     notebook._draw.cache_clear()
     circuit = small("once")
     circuit._repr_html_(), circuit._repr_svg_()
@@ -98,7 +100,9 @@ def test_no_name_is_markup(task, model, method):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(notebook, "render", lambda *_: b"<svg/>")
         page = Page(
-            small(f"<script>{task}", f'"><img src=x onerror="y">{model}', f"</td>&lt;{method}")._repr_html_()
+            small(
+                f"<script>{task}", f'"><img src=x onerror="y">{model}', f"</td>&lt;{method}"
+            )._repr_html_()
         )
     assert set(page.tags) <= {"div", "img", "table", "tr", "th", "td"} and len(page.images) == 1
     assert set(page.images[0]) == {"alt", "style", "src"}

@@ -59,7 +59,8 @@ def test_drawing_leaves_nothing_beside_the_font(dot, no_program):
 def test_a_png_shows_its_labels(no_program):
     one, other = (
         render(
-            f'digraph {{ a [label="{label}", fixedsize=true, fontname="Source Sans Pro", pos="9,9"] }}', "png"
+            f'digraph {{ a [label="{label}", fixedsize=true, fontname="Source Sans Pro", pos="9,9"] }}',
+            "png",
         )
         for label in ("m", " ")
     )

@@ -38,7 +38,8 @@ def test_every_node_at_a_role_and_every_edge_is_there_and_no_two_nodes_overlap(g
     assert drawn <= set(nodes) <= drawn | {f"input@{role}" for role in ROLES}
     texts = {name: group.find(f".//{SVG}text").text for name, group in nodes.items()}
     assert all(
-        text == (name if name.startswith("input") else name.partition("@")[0]) for name, text in texts.items()
+        text == (name if name.startswith("input") else name.partition("@")[0])
+        for name, text in texts.items()
     )
     ids = sorted(g.get("id") for g in root.iter(f"{SVG}g") if g.get("class") == "edge")
     assert ids == sorted(map(str, circuit.edges))

@@ -14,7 +14,11 @@ from circuitfind.export.drawing.drawing import draw
 from circuitfind.export.drawing.style import PALETTES
 
 TO_XYZ = np.array(
-    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
 )
 # What the fully colour-blind see, in linear light: Machado, Oliveira and Fernandes, 2009, table 1
 BLIND = {
@@ -89,14 +93,20 @@ def test_colours_of_lines_differ_for_the_colour_blind(palette, kind):
 
 def test_every_line_stands_out_from_the_ground_and_the_strips(palette):
     for stroke in palette.strokes.values():
-        assert min(contrast(stroke.colour, ground) for ground in (palette.ground, palette.strip)) >= 3, stroke
+        assert min(contrast(stroke.colour, ground) for ground in (palette.ground, palette.strip)) >= 3, (
+            stroke
+        )
 
 
 def test_every_text_can_be_read_where_it_stands(palette):
     pairs = [(paint.ink, paint.fill) for paint in (palette.bar, palette.head, palette.mlp)]
     pairs += [(palette.role_ink, colour) for colour in palette.roles]
     pairs += [(palette.head.ink, palette.full), (palette.mlp.ink, palette.full)]
-    pairs += [(palette.ink, palette.ground), (palette.faint, palette.strip), (palette.faint, palette.ground)]
+    pairs += [
+        (palette.ink, palette.ground),
+        (palette.faint, palette.strip),
+        (palette.faint, palette.ground),
+    ]
     assert [pair for pair in pairs if contrast(*pair) < 4.2] == []
 
 

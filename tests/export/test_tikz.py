@@ -49,7 +49,8 @@ def has_lualatex() -> bool:
 
 def of_neurons() -> Circuit:
     neurons = {
-        Neuron.parse(name): score for name, score in {"a0.h1.d2": 0.5, "a0.h1.d3": -1.0, "m1.n7": 0.1}.items()
+        Neuron.parse(name): score
+        for name, score in {"a0.h1.d2": 0.5, "a0.h1.d3": -1.0, "m1.n7": 0.1}.items()
     }
     graph = Graph(2, 2)
     return Circuit(graph, edges_among(graph, neurons), {"d_head": 4, "d_mlp": 8}, neurons=neurons)
@@ -170,7 +171,9 @@ def test_a_name_is_shown_as_it_is(tmp_path):
     compile_with(
         "pdflatex", circuit_to_tikz(circuit).replace("\\begin{document}", fonts), tmp_path, "circuit"
     )
-    shown = subprocess.run(["pdftotext", "circuit.pdf", "-"], cwd=tmp_path, capture_output=True, check=True)
+    shown = subprocess.run(
+        ["pdftotext", "circuit.pdf", "-"], cwd=tmp_path, capture_output=True, check=True
+    )
     assert f"?, {name}, 6 of" in shown.stdout.decode()
 
 

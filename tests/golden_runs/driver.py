@@ -72,7 +72,9 @@ def do(name: str, command: str, kill_after: int | None) -> None:
     if kill_after is not None:
         killed = in_a_child(lambda: call(arguments, kill_after), Path(os.devnull))
         with console.open("a") as file:
-            file.write("killed\n" if killed == -signal.SIGKILL else f"NOT KILLED, but ended with {killed}\n")
+            file.write(
+                "killed\n" if killed == -signal.SIGKILL else f"NOT KILLED, but ended with {killed}\n"
+            )
         arguments.append("--resume")
     code = in_a_child(lambda: call(arguments), console)
     with console.open("a") as file:

@@ -30,9 +30,18 @@ def compute(dtype: object) -> Iterator[object]:
 
     def numbers(*shape: int) -> torch.Tensor:
         n = torch.Size(shape).numel()
-        return ((torch.arange(n, dtype=torch.int64) * 7919 + 13) % 1009 / 504.5 - 1).reshape(shape).to(dtype)
+        return (
+            ((torch.arange(n, dtype=torch.int64) * 7919 + 13) % 1009 / 504.5 - 1).reshape(shape).to(dtype)
+        )
 
-    for n, k, m in ((1, 24, 125), (7, 16, 16), (16, 64, 64), (33, 40, 32), (96, 64, 192), (300, 257, 130)):
+    for n, k, m in (
+        (1, 24, 125),
+        (7, 16, 16),
+        (16, 64, 64),
+        (33, 40, 32),
+        (96, 64, 192),
+        (300, 257, 130),
+    ):
         yield numbers(n, k) @ numbers(k, m)
         yield F.linear(numbers(3, n, k), numbers(m, k), numbers(m))
         yield torch.bmm(numbers(5, n, k), numbers(5, k, m))

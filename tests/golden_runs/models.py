@@ -43,8 +43,14 @@ def make_models() -> dict[str, Any]:
         intermediate_size=40,
         rope_theta=100.0,
     )
-    neox = GPTNeoXConfig(**wide, num_attention_heads=2, hidden_size=16, intermediate_size=36, rotary_pct=0.5)
-    return {"gpt2": GPT2LMHeadModel(gpt2), "llama": LlamaForCausalLM(llama), "neox": GPTNeoXForCausalLM(neox)}
+    neox = GPTNeoXConfig(
+        **wide, num_attention_heads=2, hidden_size=16, intermediate_size=36, rotary_pct=0.5
+    )
+    return {
+        "gpt2": GPT2LMHeadModel(gpt2),
+        "llama": LlamaForCausalLM(llama),
+        "neox": GPTNeoXForCausalLM(neox),
+    }
 
 
 def randomise(model: Any, seed: int) -> None:

@@ -45,12 +45,15 @@ class Run:
     @property
     def needs(self) -> list[str]:
         return [
-            field for _, field, _, _ in string.Formatter().parse(self.command) if field not in (None, "out")
+            field
+            for _, field, _, _ in string.Formatter().parse(self.command)
+            if field not in (None, "out")
         ]
 
     def filled_in(self) -> Run:
         return replace(
-            self, command=self.command.format_map({"out": self.name} | {name: name for name in self.needs})
+            self,
+            command=self.command.format_map({"out": self.name} | {name: name for name in self.needs}),
         )
 
 
@@ -63,7 +66,8 @@ class Recording:
 
     def hashes(self) -> dict[str, dict[str, str]]:
         return {
-            name: {path: sha256(data) for path, data in files.items()} for name, files in self.runs.items()
+            name: {path: sha256(data) for path, data in files.items()}
+            for name, files in self.runs.items()
         }
 
     def write(self, name: str, folder: Path) -> None:
@@ -99,7 +103,9 @@ def read_run(line: str) -> Run:
     match = LINE.fullmatch(line)
     assert match, f"not a run: {line}"
     return Run(
-        match["name"], complete(match["command"]), int(match["kill_after"]) if match["kill_after"] else None
+        match["name"],
+        complete(match["command"]),
+        int(match["kill_after"]) if match["kill_after"] else None,
     )
 
 
@@ -123,7 +129,12 @@ def record(names: Iterable[str], workplace: Path, n_threads: int = 1) -> Recordi
     """Carries out the runs of these names, and those that they need, in an empty folder."""
     copytree(HERE / "inputs", workplace / "inputs")
     runs = [run for name, run in RUNS.items() if name in with_needs(names)]
-    settings = {"OMP_NUM_THREADS": str(n_threads), "HF_HUB_OFFLINE": "1", "COLUMNS": "100", "NO_COLOR": "1"}
+    settings = {
+        "OMP_NUM_THREADS": str(n_threads),
+        "HF_HUB_OFFLINE": "1",
+        "COLUMNS": "100",
+        "NO_COLOR": "1",
+    }
     subprocess.run(
         [sys.executable, str(HERE / "driver.py")],
         input=json.dumps([asdict(run.filled_in()) for run in runs]),
@@ -148,7 +159,9 @@ def with_needs(names: Iterable[str]) -> set[str]:
 
 def read_files(folder: Path, workplace: Path) -> Files:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): normalise(path, workplace.resolve(), ROOT) for path in paths}
+    return {
+        path.relative_to(folder).as_posix(): normalise(path, workplace.resolve(), ROOT) for path in paths
+    }
 
 
 def read_hashes() -> tuple[dict[str, str], dict[str, dict[str, str]]]:

@@ -69,9 +69,16 @@ def test_ioi_has_the_papers_26_heads() -> None:
 
 def test_greater_than_has_the_papers_heads_and_mlps() -> None:
     known = find_known("greater-than")
-    assert (known.model, known.graph, known.level, known.paper) == ("gpt2", GPT2, "nodes", "arXiv:2305.00586")
+    assert (known.model, known.graph, known.level, known.paper) == (
+        "gpt2",
+        GPT2,
+        "nodes",
+        "arXiv:2305.00586",
+    )
     expected = heads("5.1", "5.5", "6.1", "6.9", "7.10", "8.8", "8.11", "9.1")
-    assert set(map(str, known.all_nodes)) == expected | {f"m{layer}" for layer in (0, 1, 2, 3, 8, 9, 10, 11)}
+    assert set(map(str, known.all_nodes)) == expected | {
+        f"m{layer}" for layer in (0, 1, 2, 3, 8, 9, 10, 11)
+    }
     assert names(known)["decisive late MLPs"] == {"m9", "m10"}
 
 
@@ -163,7 +170,9 @@ def test_of_each_role_what_is_found_and_what_is_missing(tmp_path: Path) -> None:
     """Of a1.h0, a1.h1 and m0 the circuit has a1.h0 and m0; by |score| of what leaves them (3, 0, 2; others 0) the two
     are above a0.h0, a0.h1 and m1, with which a1.h1 is level: 3 + 3 + 1.5 of 9 pairs."""
     compared = compare_with_known(SMALL, load_known(written(tmp_path, GOOD)))
-    found = {role: (recall.found, recall.missing, recall.share) for role, recall in compared.roles.items()}
+    found = {
+        role: (recall.found, recall.missing, recall.share) for role, recall in compared.roles.items()
+    }
     h0, h1, m0 = Node("head", 1, 0), Node("head", 1, 1), Node("mlp", 0)
     assert found == {"mover": ((h0,), (h1,), 0.5), "early": ((m0,), (), 1.0)}
     nodes = compared.agreement.nodes
@@ -180,7 +189,9 @@ def test_of_a_paper_on_heads_alone_mlps_do_not_count(tmp_path: Path) -> None:
 
 
 def test_another_shape_is_refused() -> None:
-    with pytest.raises(CircuitError, match=r"2 layers of 2 heads .* 'ioi' \(gpt2\) of 12 layers of 12 heads"):
+    with pytest.raises(
+        CircuitError, match=r"2 layers of 2 heads .* 'ioi' \(gpt2\) of 12 layers of 12 heads"
+    ):
         compare_with_known(SMALL, find_known("ioi"))
     with pytest.raises(CircuitError, match="parallel blocks"):
         compare_with_known(Circuit(Graph(12, 12, parallel=True), {}), find_known("ioi"))

@@ -21,9 +21,14 @@ BITS = [("gpt2", torch.float32), ("llama", torch.float32), ("pythia", torch.floa
 @pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize("metric", ["logit-diff", "prob-diff", "loss"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_head_importance_is_the_literal_one(family: str, metric: MetricName, ablation: AblationName) -> None:
+def test_head_importance_is_the_literal_one(
+    family: str, metric: MetricName, ablation: AblationName
+) -> None:
     model, batch = random_transformer(family, 3), random_batch(3, (5, 7, 4))
-    expected, batch = hisp(literal(family, 3), batch, metric, ablation), with_means(model, batch, ablation)
+    expected, batch = (
+        hisp(literal(family, 3), batch, metric, ablation),
+        with_means(model, batch, ablation),
+    )
     for batch_size in (8, 2):
         agrees(score(HISP(metric, ablation), model, batch, batch_size), expected)
 
@@ -66,7 +71,10 @@ def test_head_importance_refuses_kl() -> None:
 
 
 def test_chance_gives_every_edge_a_place_of_its_own_in_one_row() -> None:
-    model, n_edges = random_transformer("llama", 1), random_transformer("llama", 1).architecture.graph.n_edges
+    model, n_edges = (
+        random_transformer("llama", 1),
+        random_transformer("llama", 1).architecture.graph.n_edges,
+    )
     scores = score(Random(), model, random_batch(1))
     assert scores.shape[0] == 1 and not Random.per_prompt
     assert torch.equal(~scores[0].isnan(), readable(model.architecture.graph))
@@ -89,7 +97,9 @@ def test_the_order_of_a_seed_is_the_same_everywhere() -> None:
 
 
 def test_the_records_say_what_has_no_metric_and_no_ablation() -> None:
-    records = [method.to_dict() for method in (HISP("loss", "zero"), ActivationMagnitude("zero"), Random(7))]
+    records = [
+        method.to_dict() for method in (HISP("loss", "zero"), ActivationMagnitude("zero"), Random(7))
+    ]
     assert all("never negative" in record.pop("score") for record in records)
     assert records == [
         {"name": "hisp", "metric": "loss", "ablation": "zero"},

@@ -60,7 +60,9 @@ def test_scores_are_combined_edge_by_edge_in_each_methods_own_size(how: str) -> 
     for prompt in range(3):
         for edge in range(int(EDGES.sum())):
             values = [float(x) for x in alike[:, prompt, edge]]
-            wanted = {"mean": sum(values) / 3, "max": max(values, key=abs), "min": min(values, key=abs)}[how]
+            wanted = {"mean": sum(values) / 3, "max": max(values, key=abs), "min": min(values, key=abs)}[
+                how
+            ]
             assert float(found[prompt][EDGES][edge]) == pytest.approx(wanted, rel=1e-9)
 
 
@@ -135,5 +137,7 @@ def test_learned_masks_start_in_the_order_of_the_sizes_of_the_scores() -> None:
         ((Fixed(draw(1)), Fixed(draw(2))), None),
     ],
 )
-def test_the_record_names_the_metric_of_those_that_have_one(of: tuple[Any, ...], metric: str | None) -> None:
+def test_the_record_names_the_metric_of_those_that_have_one(
+    of: tuple[Any, ...], metric: str | None
+) -> None:
     assert Ensemble(of).to_dict().get("metric") == metric

@@ -56,7 +56,10 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_score_is_the_literal_one(family: str, metric: MetricName, ablation: AblationName) -> None:
     model, batch = random_transformer(family, 3), random_batch(3, LENGTHS)
-    expected, batch = exact(literal(family, 3), batch, metric, ablation), with_means(model, batch, ablation)
+    expected, batch = (
+        exact(literal(family, 3), batch, metric, ablation),
+        with_means(model, batch, ablation),
+    )
     assert float(expected.nan_to_num(0).abs().max()) > 0.1
     for batch_size in (8, 2, 1) if metric == "kl" else (8,):
         found = Exact(metric, ablation).score(Problem(model, batch, batch_size))

@@ -103,7 +103,8 @@ def test_with_every_neuron_kept_a_run_is_the_clean_one_to_the_last_bit(
     model, batch = random_transformer(family, 3, dtype=dtype), random_batch(3, LENGTHS)
     runner = NeuronRunner(model, batch, "corrupted")
     assert torch.equal(
-        runner.run(torch.ones(len(runner.neurons)) > 0), at_end(trace(model, batch.clean).final, batch.end)
+        runner.run(torch.ones(len(runner.neurons)) > 0),
+        at_end(trace(model, batch.clean).final, batch.end),
     )
 
 
@@ -173,7 +174,9 @@ def test_every_score_under_another_ablation_is_the_literal_one(
     if ablation == "zero" and name == "eap-ig" and family != "gpt2":  # refused, as at edge level
         return
     model, batch = literal(family, 4, ALTERED.get(name, Altered)), random_batch(4, LENGTHS)
-    expected = oracle.attribution(model, batch, "eap" if name in ALTERED else name, "loss", ablation, STEPS)
+    expected = oracle.attribution(
+        model, batch, "eap" if name in ALTERED else name, "loss", ablation, STEPS
+    )
     agrees(score(name, random_transformer(family, 4), batch, "loss", ablation), expected)
 
 
@@ -270,7 +273,9 @@ def test_other_metrics_ablations_and_objectives_agree_with_the_literal_algorithm
     family: str, metric: str, ablation: str, objective: str
 ) -> None:
     threshold = 0.01 if metric == "logit-diff" else 0.002
-    agrees_with_oracle(family, 2, threshold=threshold, metric=metric, ablation=ablation, objective=objective)
+    agrees_with_oracle(
+        family, 2, threshold=threshold, metric=metric, ablation=ablation, objective=objective
+    )
 
 
 @pytest.mark.parametrize(

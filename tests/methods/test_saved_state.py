@@ -32,7 +32,13 @@ from circuitfind.runs.folder import STATE_FILE
 from tests.random_models import random_batch, random_transformer
 
 LENGTHS = (5, 7, 4, 6, 5, 4, 7, 5, 6, 4)  # three blocks of masks' prompts, of which a step takes one
-MASKS: dict[str, Any] = {"metric": "loss", "steps": 7, "learning_rate": 0.3, "prompts_per_step": 4, "seed": 2}
+MASKS: dict[str, Any] = {
+    "metric": "loss",
+    "steps": 7,
+    "learning_rate": 0.3,
+    "prompts_per_step": 4,
+    "seed": 2,
+}
 METHODS_THAT_SCORE: dict[str, Scorer] = {
     "exact": Exact("kl"),
     "exact, grouped": Exact("loss", kv="grouped"),

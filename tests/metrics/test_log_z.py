@@ -27,7 +27,9 @@ D_MODEL, D_VOCAB = 48, 5_003
 WIDE = 1_536
 """So wide that a product with one row alone goes through other instructions."""
 
-needs_onednn = pytest.mark.skipif(not can_pack(torch.zeros(1)), reason="this PyTorch comes without oneDNN")
+needs_onednn = pytest.mark.skipif(
+    not can_pack(torch.zeros(1)), reason="this PyTorch comes without oneDNN"
+)
 
 
 def wide(
@@ -95,7 +97,9 @@ def test_a_packed_unembedding_gives_the_same_log_z_and_mean_column_but_for_round
 
 @needs_onednn
 @pytest.mark.parametrize("d_model", [D_MODEL, WIDE])
-def test_with_a_packed_unembedding_no_row_depends_on_those_beside_it_or_on_the_threads(d_model: int) -> None:
+def test_with_a_packed_unembedding_no_row_depends_on_those_beside_it_or_on_the_threads(
+    d_model: int,
+) -> None:
     model = pack_unembedding(wide(1, torch.float32, d_model=d_model))
     x = torch.randn(70, 1, d_model, generator=torch.Generator().manual_seed(1))
     together = log_partition(model, x)
@@ -211,7 +215,9 @@ def test_no_column_is_longer_than_the_yardsticks_reach() -> None:
     columns = model.W_U.double().T - yardstick.mean
     assert float((columns @ yardstick.dual_root).norm(dim=-1).max()) <= yardstick.reach
     _, x = near_a_plane(7, 9, 1, 9, 1.0, 1.0)
-    assert ((columns @ x[:, 0].T).abs() <= yardstick.reach * (x[:, 0] @ yardstick.root).norm(dim=-1)).all()
+    assert (
+        (columns @ x[:, 0].T).abs() <= yardstick.reach * (x[:, 0] @ yardstick.root).norm(dim=-1)
+    ).all()
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -225,4 +231,6 @@ def test_the_mean_column_is_the_gradient_of_log_z(bias: bool) -> None:
         log_z = (rows @ model.W_U + (0.0 if model.b_U is None else model.b_U)).logsumexp(-1)
     (gradient,) = torch.autograd.grad(log_z.sum(), rows)
     found, mean = mean_column(model, x[:, 0])
-    assert torch.allclose(found, log_z, rtol=1e-12) and torch.allclose(mean, gradient, rtol=1e-9, atol=1e-12)
+    assert torch.allclose(found, log_z, rtol=1e-12) and torch.allclose(
+        mean, gradient, rtol=1e-9, atol=1e-12
+    )

@@ -97,7 +97,9 @@ def test_loss_of_several_answers_is_that_of_their_summed_probability() -> None:
         ((0.4, 0.35, 0.25), (0, 1), (), 1.0),  # but not another right answer
     ],
 )
-def test_a_prompt_is_correct_where_an_answer_beats_its_rivals(probabilities, right, wrong, expected) -> None:
+def test_a_prompt_is_correct_where_an_answer_beats_its_rivals(
+    probabilities, right, wrong, expected
+) -> None:
     assert correct(logits_of(*probabilities), batch((right,), (wrong,))).item() == expected
 
 
@@ -141,7 +143,9 @@ def test_the_metrics_agree_with_the_literal_ones(seed: int, name: MetricName) ->
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", METRICS)
 @pytest.mark.parametrize("match", [False, True])
-def test_the_objective_is_the_metric_of_the_full_logits(family: str, name: MetricName, match: bool) -> None:
+def test_the_objective_is_the_metric_of_the_full_logits(
+    family: str, name: MetricName, match: bool
+) -> None:
     model, answers = random_transformer(family, 1), random_batch(5)
     model = replace(model, b_U=torch.linspace(-1, 1, 29, dtype=torch.float64))  # a bias must count
     finals = torch.randn(
@@ -161,7 +165,9 @@ def test_the_full_model_is_no_distance_from_itself() -> None:
     model, answers = random_transformer("llama", 1), random_batch(5)
     full = torch.randn(3, model.architecture.d_model, generator=torch.Generator().manual_seed(1)).double()
     for name in METRICS:
-        assert make_objective(name, model, answers, full, match=True)(full.unsqueeze(0)).abs().max() < 1e-12
+        assert (
+            make_objective(name, model, answers, full, match=True)(full.unsqueeze(0)).abs().max() < 1e-12
+        )
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -31,9 +31,12 @@ def pairs_of(n_prompts: int, seed: int) -> tuple[PromptPair, ...]:
     return tuple(load_task().TASK.make(words, n_prompts, seed))
 
 
-def likeliest(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, prompts: list[str]) -> list[str]:
+def likeliest(
+    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, prompts: list[str]
+) -> list[str]:
     return [
-        tokenizer.decode([token]) for token in answer_logits(model, tokenizer, prompts).argmax(-1).tolist()
+        tokenizer.decode([token])
+        for token in answer_logits(model, tokenizer, prompts).argmax(-1).tolist()
     ]
 
 

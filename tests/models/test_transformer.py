@@ -86,7 +86,9 @@ def test_a_query_gathers_the_mean_of_the_values_it_weighs_alike() -> None:
 def test_the_scale_multiplies_the_scores() -> None:
     # scores 0 and log 3 x 2 x 0.5 = log 3: weights 1/4 and 3/4
     q, k, v = torch.tensor([[2.0]]), torch.tensor([[0.0], [math.log(3)]]), torch.tensor([[0.0], [4.0]])
-    assert Attention(0.5).forward(q, k, v, torch.ones(1, 2, dtype=torch.bool)).item() == pytest.approx(3.0)
+    assert Attention(0.5).forward(q, k, v, torch.ones(1, 2, dtype=torch.bool)).item() == pytest.approx(
+        3.0
+    )
 
 
 def test_what_a_query_may_not_see_does_not_matter() -> None:

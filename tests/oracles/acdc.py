@@ -34,7 +34,12 @@ def acdc(
 ) -> Outcome:
     """The published algorithm over prompts of any length, one at a time. ``start``: the only edges that are there."""
     prompts = [
-        (batch.clean[i, : end + 1], batch.corrupted[i, : end + 1], batch.answers[i], batch.wrong_answers[i])
+        (
+            batch.clean[i, : end + 1],
+            batch.corrupted[i, : end + 1],
+            batch.answers[i],
+            batch.wrong_answers[i],
+        )
         for i, end in enumerate(batch.end.tolist())
     ]
     ablated = [ablated_outputs(literal, clean, corrupted, ablation) for clean, corrupted, _, _ in prompts]
@@ -78,5 +83,7 @@ def order(n_layers: int, n_heads: int) -> list[Receiver]:
     for layer in range(n_layers - 1, -1, -1):
         receivers.append(Receiver(Node("mlp", layer)))
         for slot in ("v", "k", "q"):
-            receivers += [Receiver(Node("head", layer, head), slot) for head in range(n_heads - 1, -1, -1)]
+            receivers += [
+                Receiver(Node("head", layer, head), slot) for head in range(n_heads - 1, -1, -1)
+            ]
     return receivers

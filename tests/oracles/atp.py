@@ -51,7 +51,9 @@ def atp(
     )
     for i, end in enumerate(batch.end.tolist()):
         clean, corrupted = batch.clean[i, : end + 1], batch.corrupted[i, : end + 1]
-        literal.added = {node: torch.zeros(end + 1, end + 1, dtype=torch.float64) for node in graph.senders}
+        literal.added = {
+            node: torch.zeros(end + 1, end + 1, dtype=torch.float64) for node in graph.senders
+        }
         ablated = ablated_outputs(literal, clean, corrupted, ablation)
         full, now = run(literal, clean, frozenset(graph.edges()), {})
         passes: dict[int | None, Gradients] = {
@@ -67,7 +69,9 @@ def atp(
             ]
             for edge in unit:
                 row, column = graph.order(edge)
-                scores[i, row, column] = sum(map(abs, effects)) / len(effects) if grad_drop else effects[0]
+                scores[i, row, column] = (
+                    sum(map(abs, effects)) / len(effects) if grad_drop else effects[0]
+                )
     return scores
 
 
@@ -90,7 +94,13 @@ def effect(
 
 
 def gradients_without(
-    literal: AtPatterns, now: Outputs, dropped: int | None, metric: str, full: Tensor, batch: Batch, i: int
+    literal: AtPatterns,
+    now: Outputs,
+    dropped: int | None,
+    metric: str,
+    full: Tensor,
+    batch: Batch,
+    i: int,
 ) -> Gradients:
     """The gradients of one prompt's objective in the clean run when none goes back through what a layer writes."""
     graph, source = literal.graph, Node("input")

@@ -58,7 +58,10 @@ def places(literal: Literal, method: str, steps: int, now: Outputs, ablated: Out
         return [between([source], k / steps) for k in range(steps)]
     groups = [[source]]
     for layer in range(literal.graph.n_layers):
-        groups += [[Node("head", layer, head) for head in range(literal.graph.n_heads)], [Node("mlp", layer)]]
+        groups += [
+            [Node("head", layer, head) for head in range(literal.graph.n_heads)],
+            [Node("mlp", layer)],
+        ]
     return [between(group, k / steps) for group in groups for k in range(1, steps + 1)]
 
 
@@ -96,6 +99,8 @@ def gradients_at(
     return {
         receiver: torch.zeros_like(zero) if gradient is None else gradient
         for (receiver, zero), gradient in zip(
-            zeros.items(), torch.autograd.grad(value, list(zeros.values()), allow_unused=True), strict=True
+            zeros.items(),
+            torch.autograd.grad(value, list(zeros.values()), allow_unused=True),
+            strict=True,
         )
     }

@@ -57,7 +57,9 @@ def of_nodes(
     return scores
 
 
-def output_gradients(literal: Literal, clean: Tensor, measure: Callable[[Tensor, Tensor], Tensor]) -> Outputs:
+def output_gradients(
+    literal: Literal, clean: Tensor, measure: Callable[[Tensor, Tensor], Tensor]
+) -> Outputs:
     """The gradient of one prompt's objective at what each sender writes: at a zero that is added to it."""
     graph, n_pos = literal.graph, len(clean)
     zeros = {
@@ -68,7 +70,9 @@ def output_gradients(literal: Literal, clean: Tensor, measure: Callable[[Tensor,
 
     def read(receiver: Receiver) -> Tensor:
         readable = graph.senders[: graph.n_readable(receiver)]
-        return literal.never_ablated(n_pos, receiver).detach() + sum(written[sender] for sender in readable)
+        return literal.never_ablated(n_pos, receiver).detach() + sum(
+            written[sender] for sender in readable
+        )
 
     for node in graph.senders[1:]:
         if node.kind == "head":

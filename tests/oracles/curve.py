@@ -28,7 +28,9 @@ def measured(
     for i, end in enumerate(batch.end.tolist()):
         clean, corrupted = batch.clean[i, : end + 1], batch.corrupted[i, : end + 1]
         ablated = ablated_outputs(literal, clean, corrupted, ablation)
-        full, logits = (run(literal, clean, k, ablated)[0] for k in (frozenset(literal.graph.edges()), kept))
+        full, logits = (
+            run(literal, clean, k, ablated)[0] for k in (frozenset(literal.graph.edges()), kept)
+        )
         for metric in total:
             value = objective(metric, full, logits, batch.answers[i], batch.wrong_answers[i])
             total[metric] += (value if metric in ("kl", "loss") else -value) / len(batch.end)

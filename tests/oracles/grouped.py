@@ -33,7 +33,9 @@ class Search(State):
         self.now = self.value(self.kept)
         for receivers in stages(self.literal.graph.n_layers, self.literal.graph.n_heads):
             live = [
-                r for r in receivers if r.node.kind == "logits" or any(e.sender == r.node for e in self.kept)
+                r
+                for r in receivers
+                if r.node.kind == "logits" or any(e.sender == r.node for e in self.kept)
             ]
             self.kept -= {edge for edge in self.kept if edge.receiver in set(receivers) - set(live)}
             edges = [
@@ -44,7 +46,9 @@ class Search(State):
                 self.divide(sorted(edges, key=attributions.__getitem__), attributions)
         return self
 
-    def divide(self, group: Sequence[Edge], attributions: dict[Edge, float], is_known: bool = False) -> None:
+    def divide(
+        self, group: Sequence[Edge], attributions: dict[Edge, float], is_known: bool = False
+    ) -> None:
         """``is_known``: the run without this group was made before, so it counts only if it is accepted."""
         predicted = sum(attributions[edge] for edge in group)
         if len(group) > 1 and not is_known:
@@ -135,12 +139,16 @@ def differentiable(
     if metric == "logit-diff":
         return logits[list(wrong)].mean() - logits[list(right)].mean()
     if metric == "best-margin":
-        return logits[[t for t in range(len(logits)) if t not in right]].amax() - logits[list(right)].amax()
+        return (
+            logits[[t for t in range(len(logits)) if t not in right]].amax() - logits[list(right)].amax()
+        )
     if metric == "agreement":
         return -(full.softmax(-1) * logits.log_softmax(-1)).sum()
     q = logits.softmax(-1)
     return (
-        q[list(wrong)].sum() - q[list(right)].sum() if metric == "prob-diff" else -q[list(right)].sum().log()
+        q[list(wrong)].sum() - q[list(right)].sum()
+        if metric == "prob-diff"
+        else -q[list(right)].sum().log()
     )
 
 
@@ -149,5 +157,7 @@ def stages(n_layers: int, n_heads: int) -> list[list[Receiver]]:
     found = [[Receiver(Node("logits"))]]
     for layer in range(n_layers - 1, -1, -1):
         found.append([Receiver(Node("mlp", layer))])
-        found.append([Receiver(Node("head", layer, head), slot) for slot in SLOTS for head in range(n_heads)])
+        found.append(
+            [Receiver(Node("head", layer, head), slot) for slot in SLOTS for head in range(n_heads)]
+        )
     return found

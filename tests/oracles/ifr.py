@@ -40,7 +40,9 @@ def flows(literal: Literal, tokens: Tensor, inputs: str) -> dict[tuple[Receiver,
     def hand_down(receiver: Receiver, pos: int, amount: float) -> None:
         readable = graph.senders[: graph.n_readable(receiver)]
         whole = stream(receiver)[pos]
-        for sender, share in zip(readable, shares([written[s][pos] for s in readable], whole), strict=True):
+        for sender, share in zip(
+            readable, shares([written[s][pos] for s in readable], whole), strict=True
+        ):
             flowed[receiver, sender] += amount * share
             importance[sender, pos] += amount * share
 

@@ -29,7 +29,9 @@ class Judge:
 
     def knock_out(self, circuit: Edges, nodes: Collection[Node]) -> tuple[float, float]:
         """F(C\\K) and F(M\\K)."""
-        sides = ([edge for edge in edges if edge.sender not in nodes] for edges in (circuit, self.everything))
+        sides = (
+            [edge for edge in edges if edge.sender not in nodes] for edges in (circuit, self.everything)
+        )
         found = [self.mean(side) for side in sides]
         return found[0], found[1]
 

@@ -57,7 +57,9 @@ def objective(
         end = int(batch.end[i]) + 1
         clean, corrupted = batch.clean[i, :end], batch.corrupted[i, :end]
         full, _ = run(literal, clean, frozenset(literal.graph.edges()), {})
-        logits = masked_logits(literal, clean, shares, ablated_outputs(literal, clean, corrupted, ablation))
+        logits = masked_logits(
+            literal, clean, shares, ablated_outputs(literal, clean, corrupted, ablation)
+        )
         values.append(differentiable(metric, full, logits, batch.answers[i], batch.wrong_answers[i]))
     return torch.stack(values).mean()
 
@@ -79,7 +81,9 @@ def draw(n: int, generator: torch.Generator) -> Tensor:
 
 def ranked(scores: Sequence[float], start: float) -> Tensor:
     """Log alphas in the order of some scores: logistic quantiles about the start."""
-    shares = [(sum(y < x for y in scores) + sum(y <= x for y in scores)) / (2 * len(scores)) for x in scores]
+    shares = [
+        (sum(y < x for y in scores) + sum(y <= x for y in scores)) / (2 * len(scores)) for x in scores
+    ]
     return torch.tensor([start + math.log(p / (1 - p)) for p in shares], dtype=torch.float64)
 
 
@@ -122,14 +126,18 @@ class Task:
         return [self.literal.graph.order(edge)[1] for edge in self.literal.graph.edges()]
 
     def loss(self, shares: Tensor, prompts: Sequence[int]) -> Tensor:
-        return objective(self.literal, self.batch, self.matrix(shares), self.metric, self.ablation, prompts)
+        return objective(
+            self.literal, self.batch, self.matrix(shares), self.metric, self.ablation, prompts
+        )
 
 
 def probe(task: Task, penalty: float, initial: Sequence[float] | None = None) -> Tensor:
     """Subnetwork probing: the odds of every edge after the last step."""
     n = task.literal.graph.n_edges
     start = math.log(0.9 * 1 + 0.1) - math.log(1.1 - 0.9)  # sigmoid stretches to 0.9
-    log_alpha = torch.full((n,), start, dtype=torch.float64) if initial is None else ranked(initial, start)
+    log_alpha = (
+        torch.full((n,), start, dtype=torch.float64) if initial is None else ranked(initial, start)
+    )
     log_alpha.requires_grad_()
     generator = torch.Generator().manual_seed(task.seed)
     optimiser = torch.optim.Adam([log_alpha], lr=task.learning_rate)
@@ -180,7 +188,10 @@ def prune(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step / task.steps))
     for step, prompts in enumerate(task.prompts()):
         optimiser.zero_grad()
-        shares, of_nodes = sample(edge, draw(len(edge), generator)), sample(node, draw(len(node), generator))
+        shares, of_nodes = (
+            sample(edge, draw(len(edge), generator)),
+            sample(node, draw(len(node), generator)),
+        )
         total = task.loss(shares * of_nodes[senders], prompts)
         for gates, target, (first, second) in (
             (shares, sparsity, multipliers[:2]),
@@ -189,7 +200,9 @@ def prune(
             if target is not None:
                 beyond = 1 - gates.mean() - target * min(1, step / task.steps * 1.2)
                 penalty = first * beyond + second * beyond**2
-                total = total + penalty + (max(1.0, len(gates) / most) - 1) * of_gates_alone(penalty, gates)
+                total = (
+                    total + penalty + (max(1.0, len(gates) / most) - 1) * of_gates_alone(penalty, gates)
+                )
         total.backward()
         optimiser.step()
         schedule.step()

@@ -25,7 +25,9 @@ class Literal:
     def __init__(self, model: Any) -> None:
         self.model = model.double().eval()
         self.config = model.config
-        self.graph = Graph(self.config.num_hidden_layers, self.config.num_attention_heads, self._parallel())
+        self.graph = Graph(
+            self.config.num_hidden_layers, self.config.num_attention_heads, self._parallel()
+        )
         self.d_head = self.config.hidden_size // self.config.num_attention_heads
 
     def _parallel(self) -> bool:
@@ -59,7 +61,9 @@ class Literal:
     def head(self, layer: int, head: int, x_q: Tensor, x_k: Tensor, x_v: Tensor) -> Tensor:
         """What the head writes, without the output bias."""
         block, n_pos = self.blocks[layer], len(x_q)
-        q, k, v = (self._project(block, slot, head, x) for slot, x in (("q", x_q), ("k", x_k), ("v", x_v)))
+        q, k, v = (
+            self._project(block, slot, head, x) for slot, x in (("q", x_q), ("k", x_k), ("v", x_v))
+        )
         if self.config.model_type != "gpt2":
             q, k = self._rotate(q, k, n_pos)
         scores = q @ k.T / self.d_head**0.5
@@ -115,7 +119,9 @@ class Literal:
             return block.attn.c_attn(x)[:, place : place + self.d_head]
         if self.config.model_type == "gpt_neox":
             place = (3 * head + "qkv".index(slot)) * self.d_head
-            return block.attention.query_key_value(block.input_layernorm(x))[:, place : place + self.d_head]
+            return block.attention.query_key_value(block.input_layernorm(x))[
+                :, place : place + self.d_head
+            ]
         group = self.config.num_attention_heads // self.config.num_key_value_heads
         place = (head if slot == "q" else head // group) * self.d_head
         return getattr(block.self_attn, f"{slot}_proj")(self._norm(block.input_layernorm, x))[
@@ -131,7 +137,9 @@ class Literal:
 
 
 @torch.no_grad()
-def run(literal: Literal, tokens: Tensor, kept: Collection[Edge], ablated: Outputs) -> tuple[Tensor, Outputs]:
+def run(
+    literal: Literal, tokens: Tensor, kept: Collection[Edge], ablated: Outputs
+) -> tuple[Tensor, Outputs]:
     """Logits at one prompt's last position, and what every sender wrote, when only ``kept`` edges carry the run."""
     written: Outputs = {Node("input"): literal.embed(tokens)}
 
@@ -166,7 +174,9 @@ def means(literal: Literal, n_pos: int, positional: bool) -> Outputs:
     """The mean of what every sender writes over all positions of all reference prompts, or at each position."""
     everything = frozenset(literal.graph.edges())
     lengths = (REFERENCE.end + 1).tolist()
-    runs = [run(literal, REFERENCE.clean[i, :length], everything, {})[1] for i, length in enumerate(lengths)]
+    runs = [
+        run(literal, REFERENCE.clean[i, :length], everything, {})[1] for i, length in enumerate(lengths)
+    ]
 
     def mean(node: Node, position: int) -> Tensor:
         here = [written[node][position] for written in runs if position < len(written[node])]

@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 
 
-def objective(metric: str, full: Tensor, logits: Tensor, right: Sequence[int], wrong: Sequence[int]) -> float:
+def objective(
+    metric: str, full: Tensor, logits: Tensor, right: Sequence[int], wrong: Sequence[int]
+) -> float:
     """The number that a search minimises."""
     if metric == "kl":
         return float((full.softmax(-1) * (full.log_softmax(-1) - logits.log_softmax(-1))).sum())
     if metric == "logit-diff":
         return float(
-            torch.stack([logits[t] for t in wrong]).mean() - torch.stack([logits[t] for t in right]).mean()
+            torch.stack([logits[t] for t in wrong]).mean()
+            - torch.stack([logits[t] for t in right]).mean()
         )
     if metric == "best-margin":
         return float(

@@ -35,7 +35,9 @@ def hold(model: Altered, node: Node, reads: list[Tensor]) -> Tensor:
     x, mlp = model._norm(norm, reads[0]), block.mlp
     if model.config.model_type == "llama":
         return model.gated(model.activate(mlp.act_fn, mlp.gate_proj(x)) * mlp.up_proj(x))
-    return model.activate(mlp.act, (mlp.c_fc if model.config.model_type == "gpt2" else mlp.dense_h_to_4h)(x))
+    return model.activate(
+        mlp.act, (mlp.c_fc if model.config.model_type == "gpt2" else mlp.dense_h_to_4h)(x)
+    )
 
 
 def rows(model: Altered, node: Node) -> Tensor:
@@ -44,7 +46,9 @@ def rows(model: Altered, node: Node) -> Tensor:
     weight = (model._output(block) if node.kind == "head" else model._mlp_output(block)).weight
     weight = (weight if is_gpt2 else weight.T).detach()
     return (
-        weight[node.head * model.d_head : (node.head + 1) * model.d_head] if node.kind == "head" else weight
+        weight[node.head * model.d_head : (node.head + 1) * model.d_head]
+        if node.kind == "head"
+        else weight
     )
 
 
@@ -55,11 +59,15 @@ def receivers(node: Node) -> list[Receiver]:
 def read(model: Altered, receiver: Receiver, n_pos: int, written: Outputs) -> Tensor:
     """All edges are there."""
     senders = model.graph.senders[: model.graph.n_readable(receiver)]
-    return model.never_ablated(n_pos, receiver).detach() + torch.stack([written[s] for s in senders]).sum(0)
+    return model.never_ablated(n_pos, receiver).detach() + torch.stack([written[s] for s in senders]).sum(
+        0
+    )
 
 
 @torch.no_grad()
-def run(model: Altered, tokens: Tensor, removed: Collection[Neuron], ablated: Held) -> tuple[Tensor, Held]:
+def run(
+    model: Altered, tokens: Tensor, removed: Collection[Neuron], ablated: Held
+) -> tuple[Tensor, Held]:
     """Logits at one prompt's last position, and what every neuron held, with these neurons ablated."""
     written, held = {Node("input"): model.embed(tokens)}, {}
     for node in model.graph.senders[1:]:
@@ -101,7 +109,9 @@ def all_neurons(model: Altered) -> list[Neuron]:
 class Prompts:
     """A batch's prompts, one at a time, and their objective with some neurons ablated."""
 
-    def __init__(self, model: Altered, batch: Batch, metric: str, ablation: str, match: bool = False) -> None:
+    def __init__(
+        self, model: Altered, batch: Batch, metric: str, ablation: str, match: bool = False
+    ) -> None:
         self.model, self.metric, self.match = model, metric, match
         ends = batch.end.tolist()
         self.tokens = [
@@ -129,7 +139,8 @@ def exact(model: Altered, batch: Batch, metric: str, ablation: str) -> Tensor:
     prompts = Prompts(model, batch, metric, ablation)
     full = torch.tensor(prompts.values(()), dtype=torch.float64)
     each = [
-        torch.tensor(prompts.values((neuron,)), dtype=torch.float64) - full for neuron in all_neurons(model)
+        torch.tensor(prompts.values((neuron,)), dtype=torch.float64) - full
+        for neuron in all_neurons(model)
     ]
     return torch.stack(each, dim=1)
 
@@ -161,7 +172,9 @@ def acdc(
                     removed.add(neuron)
     every = all_neurons(model)
     margin = min(abs(score - threshold) for score in scores.values())
-    return Outcome([neuron not in removed for neuron in every], [scores[neuron] for neuron in every], margin)
+    return Outcome(
+        [neuron not in removed for neuron in every], [scores[neuron] for neuron in every], margin
+    )
 
 
 def attribution(
@@ -172,7 +185,9 @@ def attribution(
     scores = torch.zeros(batch.n_prompts, len(neurons), dtype=torch.float64)
     for i, (clean, corrupted) in enumerate(prompts.tokens):
         now = edges.run(model, clean, frozenset(model.graph.edges()), {})[1]
-        points = places(model, method, steps, now, edges.ablated_outputs(model, clean, corrupted, ablation))
+        points = places(
+            model, method, steps, now, edges.ablated_outputs(model, clean, corrupted, ablation)
+        )
         held = run(model, clean, (), {})[1]
         for fixed in points:
             gradients = gradients_at(model, clean, fixed, metric, prompts.full[i], *prompts.answers[i])

@@ -75,7 +75,9 @@ class Prompts:
             )
 
     def logits(self, kept: Collection[Edge]) -> list[Tensor]:
-        return [run(self.literal, clean, roles, kept, ablated) for clean, roles, ablated, *_ in self.prompts]
+        return [
+            run(self.literal, clean, roles, kept, ablated) for clean, roles, ablated, *_ in self.prompts
+        ]
 
     def values(self, kept: Collection[Edge]) -> list[float]:
         numbers = []
@@ -96,9 +98,9 @@ def exact(literal: Literal, batch: Batch, metric: str, ablation: str) -> Tensor:
     )
     for edge in graph.edges():
         values = prompts.values(everything - {edge})
-        scores[(slice(None), *graph.order(edge))] = torch.tensor(values, dtype=torch.float64) - torch.tensor(
-            full, dtype=torch.float64
-        )
+        scores[(slice(None), *graph.order(edge))] = torch.tensor(
+            values, dtype=torch.float64
+        ) - torch.tensor(full, dtype=torch.float64)
     return scores
 
 
@@ -183,7 +185,9 @@ def prune(graph: Graph, chosen: Collection[Edge]) -> set[Edge]:
     for _ in range(2 * graph.n_layers + 2):
         fed |= {site for edge in chosen if leaves(edge) in fed for site in enters(edge)}
         heard |= {leaves(edge) for edge in chosen if any(site in heard for site in enters(edge))}
-    return {edge for edge in chosen if leaves(edge) in fed and any(site in heard for site in enters(edge))}
+    return {
+        edge for edge in chosen if leaves(edge) in fed and any(site in heard for site in enters(edge))
+    }
 
 
 def atp(model: object, batch: Batch, metric: str, ablation: str, grad_drop: bool) -> Tensor:
@@ -195,7 +199,9 @@ def atp(model: object, batch: Batch, metric: str, ablation: str, grad_drop: bool
     )
     for i, end in enumerate(batch.end.tolist()):
         clean, corrupted = batch.clean[i, : end + 1], batch.corrupted[i, : end + 1]
-        literal.added = {node: torch.zeros(end + 1, end + 1, dtype=torch.float64) for node in graph.senders}
+        literal.added = {
+            node: torch.zeros(end + 1, end + 1, dtype=torch.float64) for node in graph.senders
+        }
         ablated = ablated_outputs(literal, clean, corrupted, ablation)
         full, now = run_everywhere(literal, clean, frozenset(literal.graph.edges()), {})
         passes = {

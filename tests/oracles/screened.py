@@ -56,9 +56,13 @@ class Screened(State):
     def search(self) -> Screened:
         for receiver in order(self.literal.graph.n_layers, self.literal.graph.n_heads):
             edges = [
-                edge for edge in self.literal.graph.edges() if edge.receiver == receiver and edge in self.kept
+                edge
+                for edge in self.literal.graph.edges()
+                if edge.receiver == receiver and edge in self.kept
             ][::-1]
-            if receiver.node.kind != "logits" and not any(edge.sender == receiver.node for edge in self.kept):
+            if receiver.node.kind != "logits" and not any(
+                edge.sender == receiver.node for edge in self.kept
+            ):
                 self.kept -= set(edges)
                 continue
             n_kept = since = 0
@@ -89,7 +93,8 @@ class Screened(State):
 
         def worst(begin: int, end: int) -> float:
             rest = [
-                looks[end][p] - looks[begin][p] - sum(rises[i][p] for i in range(begin, end)) for p in prompts
+                looks[end][p] - looks[begin][p] - sum(rises[i][p] for i in range(begin, end))
+                for p in prompts
             ]
             return max(fmean(rises[i]) + drift[i] for i in range(begin, end)) + fmean(map(abs, rest))
 
@@ -121,7 +126,9 @@ class Screened(State):
                 for cut in wanted:
                     look(cut)
                     again = True
-            gaps = [p for p in pairwise(sorted(cut for cut in looks if cut <= n_removed)) if p[1] - p[0] > 1]
+            gaps = [
+                p for p in pairwise(sorted(cut for cut in looks if cut <= n_removed)) if p[1] - p[0] > 1
+            ]
             is_calm = not stays and n_removed == len(waiting)
             is_calm = is_calm and all(self.less(worst(*gap), 0.25 * tau) for gap in gaps)
             if n_removed == known or not gaps or is_calm:

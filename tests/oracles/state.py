@@ -43,7 +43,9 @@ class State:
         for (clean, _, right, wrong), ablated, full in zip(
             self.prompts, self.ablated, self.full, strict=True
         ):
-            number = objective(self.metric, full, run(self.literal, clean, kept, ablated)[0], right, wrong)
+            number = objective(
+                self.metric, full, run(self.literal, clean, kept, ablated)[0], right, wrong
+            )
             target = objective(self.metric, full, full, right, wrong) if self.match else 0.0
             numbers.append(abs(number - target) if self.match else number)
         return numbers

@@ -66,7 +66,9 @@ def _nothing(graph: Graph, batch: Batch) -> Tensor:
     return torch.full(shape, torch.nan, dtype=torch.float64)
 
 
-def of_nodes(literal: Literal, batch: Batch, method: str, metric: str, ablation: str, steps: int) -> Tensor:
+def of_nodes(
+    literal: Literal, batch: Batch, method: str, metric: str, ablation: str, steps: int
+) -> Tensor:
     """The attribution of each node [prompt, sender]: (ablated - clean) times the gradient at a zero that is added to
     what it writes."""
     graph = literal.graph
@@ -80,7 +82,9 @@ def of_nodes(literal: Literal, batch: Batch, method: str, metric: str, ablation:
             zeros = {node: torch.zeros_like(x, requires_grad=True) for node, x in now.items()}
             logits = _written_to(literal, end + 1, fixed, zeros)
             value = differentiable(metric, full, logits, batch.answers[i], batch.wrong_answers[i])
-            for node, gradient in zip(zeros, torch.autograd.grad(value, list(zeros.values())), strict=True):
+            for node, gradient in zip(
+                zeros, torch.autograd.grad(value, list(zeros.values())), strict=True
+            ):
                 change = ablated[node] - now[node]
                 scores[i, graph.sender_index[node]] += (change * gradient).sum() / len(points)
     return scores

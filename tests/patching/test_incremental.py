@@ -150,7 +150,9 @@ def test_no_row_lies_before_the_first_change_or_behind_the_answer() -> None:
 
 
 def test_rows_are_made_up_to_whole_groups_by_repeating_the_last() -> None:
-    batch = Batch(torch.tensor([[1, 2, 3]]), torch.tensor([[1, 4, 3]]), torch.tensor([2]), ((1,),), ((2,),))
+    batch = Batch(
+        torch.tensor([[1, 2, 3]]), torch.tensor([[1, 4, 3]]), torch.tensor([2]), ((1,),), ((2,),)
+    )
     rows = Rows(batch, "corrupted")
     assert rows.places.tolist() == [1, 2, 2, 2] and rows.ends.tolist() == [1]
     x = torch.arange(6.0).reshape(1, 3, 2)

@@ -43,7 +43,9 @@ def test_a_circuit_without_some_edges_is_what_a_whole_run_of_it_is(
     )
     nodes = heads_and_mlps(baseline.graph, kept)
     missing = [some(kept, 0.12 * i, i) for i in range(8)]  # the first misses nothing
-    missing += [kept & ~knock_out(baseline.graph, kept, some_nodes(nodes, 0.4, seed)) for seed in range(4)]
+    missing += [
+        kept & ~knock_out(baseline.graph, kept, some_nodes(nodes, 0.4, seed)) for seed in range(4)
+    ]
     missing.append(kept & ~knock_out(baseline.graph, kept, [Node("input")]))
     found = lacking.finals([edges.numpy() for edges in missing])
     expected = torch.stack([run_patched(baseline, kept & ~edges) for edges in missing])

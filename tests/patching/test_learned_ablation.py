@@ -47,7 +47,9 @@ def means_of(model: Transformer, reference: Batch = PROMPTS) -> Outputs:
 def random_constants(model: Transformer, seed: int) -> Outputs:
     generator = torch.Generator().manual_seed(seed)
     like = means_of(model, REFERENCE)
-    return Outputs.of_parts([torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in like.parts])
+    return Outputs.of_parts(
+        [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in like.parts]
+    )
 
 
 def learn(model: Transformer, seed: int = 0, reference: Batch = PROMPTS) -> Learned:
@@ -150,14 +152,18 @@ def test_deviations_are_those_of_every_position_up_to_the_answer() -> None:
     runs = [outputs_of(trace(model, tokens)).parts for tokens in alone]
     for number, deviation in enumerate(found):
         rows = torch.cat([parts[number].flatten(-3, -2) for parts in runs], dim=-2)
-        assert torch.allclose(deviation.flatten(-3, -2), rows.std(-2, correction=0, keepdim=True), atol=1e-10)
+        assert torch.allclose(
+            deviation.flatten(-3, -2), rows.std(-2, correction=0, keepdim=True), atol=1e-10
+        )
 
 
 def test_constants_survive_their_file_and_a_damaged_one_is_told(tmp_path: Path) -> None:
     constants = random_constants(random_transformer("llama", 1), 3)
     path = tmp_path / "constants.safetensors"
     path.write_bytes(constants_file(constants))
-    assert all(torch.equal(a, b) for a, b in zip(read_constants(path).parts, constants.parts, strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(read_constants(path).parts, constants.parts, strict=True)
+    )
     for damage in (b"", constants_file(constants)[:-5]):
         path.write_bytes(damage)
         with pytest.raises(
@@ -196,13 +202,19 @@ def find(out: Path, **options: Any) -> Any:
 def test_a_run_leaves_its_constants_and_what_they_gained_and_repeats_to_the_byte(
     tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    first, second = find(tmp_path / "first", **options), find(tmp_path / "second", **options, batch_size=1)
+    first, second = (
+        find(tmp_path / "first", **options),
+        find(tmp_path / "second", **options, batch_size=1),
+    )
     for name in ("circuit.json", "constants.safetensors", "scores.safetensors", "reference.jsonl"):
         assert (first.folder / name).read_bytes() == (second.folder / name).read_bytes()
     record = json.loads((first.folder / "run.json").read_text())["constants"]
     assert record["loss"] < record["loss_of_means"] and record["steps"] == 20
     assert "| learned constants | " in (first.folder / "report.md").read_text()
     assert (
-        len(first.circuit.method["constants_sha256"]) == 64 and first.circuit.method["ablation"] == "optimal"
+        len(first.circuit.method["constants_sha256"]) == 64
+        and first.circuit.method["ablation"] == "optimal"
     )
-    assert first.circuit.method["means"]["n_prompts"] == len(read_prompts(first.folder / "reference.jsonl"))
+    assert first.circuit.method["means"]["n_prompts"] == len(
+        read_prompts(first.folder / "reference.jsonl")
+    )

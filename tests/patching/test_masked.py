@@ -18,10 +18,14 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 
 def random_mask(graph: Graph, seed: int, share: float) -> torch.Tensor:
     edges = readable(graph)
-    return (edges & (torch.rand(edges.shape, generator=torch.Generator().manual_seed(seed)) < share)).double()
+    return (
+        edges & (torch.rand(edges.shape, generator=torch.Generator().manual_seed(seed)) < share)
+    ).double()
 
 
-def runner(family: str, ablation: AblationName = "corrupted", dtype: torch.dtype = torch.float64) -> Runner:
+def runner(
+    family: str, ablation: AblationName = "corrupted", dtype: torch.dtype = torch.float64
+) -> Runner:
     model = random_transformer(family, 1, 3, 2, dtype=dtype)
     return Runner(prepare(model, with_means(model, random_batch(1), ablation), ablation))
 
@@ -88,6 +92,8 @@ def test_a_node_is_live_where_kept_edges_lead_on_and_whole_where_a_key_or_value_
     for name in ("a1.h0->logits", "m0->a1.h0<q>", "a0.h0->a1.h0<v>", "a0.h0->m0", "input->m1"):
         kept[graph.order(Edge.parse(name))] = 1
     reach = find_reach(Layout(graph), kept)
-    assert graph.senders == tuple(map(type(graph.senders[0]).parse, ("input", "a0.h0", "m0", "a1.h0", "m1")))
+    assert graph.senders == tuple(
+        map(type(graph.senders[0]).parse, ("input", "a0.h0", "m0", "a1.h0", "m1"))
+    )
     assert reach.live.tolist() == [False, True, True, True, False]
     assert reach.whole.tolist() == [False, True, False, False, False]

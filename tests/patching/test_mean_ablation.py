@@ -35,7 +35,9 @@ def test_the_mean_is_over_every_position_of_every_prompt_up_to_its_answer() -> N
         assert torch.allclose(mean.flatten(-3, -2), rows.mean(-2, keepdim=True), atol=1e-12)
 
 
-def test_at_each_position_the_mean_is_over_the_prompts_that_reach_it_and_behind_the_last_over_all() -> None:
+def test_at_each_position_the_mean_is_over_the_prompts_that_reach_it_and_behind_the_last_over_all() -> (
+    None
+):
     model = random_transformer("gpt2", 2)
     found = parts(mean_outputs(model, REFERENCE, 9, "mean-positional", batch_size=8))
     over_all = parts(mean_outputs(model, REFERENCE, 9, "mean", batch_size=8))

@@ -35,7 +35,9 @@ def wide(seed: int = 0, d_model: int = 576, d_mlp: int = 1536) -> Transformer:
 
     def widened(layer: Layer) -> Layer:
         shapes = {name: getattr(layer, name).shape for name in ("W_Q", "W_K", "W_V")}
-        reads = {name: draw(d_model, n, d_head).transpose(0, 1) for name, (n, _, d_head) in shapes.items()}
+        reads = {
+            name: draw(d_model, n, d_head).transpose(0, 1) for name, (n, _, d_head) in shapes.items()
+        }
         mlp_weights = {
             "W_in": draw(d_model, d_mlp),
             "W_gate": draw(d_model, d_mlp),
@@ -114,7 +116,10 @@ def test_what_is_too_small_too_large_or_of_another_dtype_is_left_as_it_is(
 )
 @pytest.mark.usefixtures("of_any_size")
 def test_batch_size_and_threads_change_no_bit_of_a_packed_search(schedule: str) -> None:
-    model, batch = random_transformer("llama", 7, dtype=torch.float32), random_batch(7, (5, 7, 4, 6, 7, 3, 5))
+    model, batch = (
+        random_transformer("llama", 7, dtype=torch.float32),
+        random_batch(7, (5, 7, 4, 6, 7, 3, 5)),
+    )
     assert can_pack_mlps(model)
     method, n_threads = ACDC(0.02, schedule=schedule), torch.get_num_threads()
     expected = method.find(Problem(model, batch, 8))

@@ -175,7 +175,9 @@ def test_a_prompt_is_computed_as_it_is_alone(family: str) -> None:
 
 def test_a_run_leaves_its_baseline_as_it_was() -> None:
     baseline = prepared("gpt2", "corrupted")
-    before = [tensor.clone() for tensor in (baseline.change, baseline.clean.final, *baseline.clean.mlp_out)]
+    before = [
+        tensor.clone() for tensor in (baseline.change, baseline.clean.final, *baseline.clean.mlp_out)
+    ]
     run_patched(baseline, random_kept(baseline.graph, 1, 0.5))
     after = [baseline.change, baseline.clean.final, *baseline.clean.mlp_out]
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))

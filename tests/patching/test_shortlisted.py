@@ -38,7 +38,9 @@ def reduced(
 ) -> Reduced:
     model = random_transformer(family, seed)
     kept = draw(model.architecture.graph, seed, share)
-    return prepare_reduced(model, with_means(model, random_batch(seed, lengths), ablation), ablation, kept)
+    return prepare_reduced(
+        model, with_means(model, random_batch(seed, lengths), ablation), ablation, kept
+    )
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
@@ -86,9 +88,13 @@ def test_removing_further_edges_ends_where_a_whole_run_ends(family: str, ablatio
 
 @settings(max_examples=10)
 @given(
-    family=st.sampled_from(FAMILIES), seed=st.integers(1, 4), ablation=st.sampled_from(["corrupted", "zero"])
+    family=st.sampled_from(FAMILIES),
+    seed=st.integers(1, 4),
+    ablation=st.sampled_from(["corrupted", "zero"]),
 )
-def test_a_shortlist_of_all_edges_is_the_clean_run(family: str, seed: int, ablation: AblationName) -> None:
+def test_a_shortlist_of_all_edges_is_the_clean_run(
+    family: str, seed: int, ablation: AblationName
+) -> None:
     begun = reduced(family, seed, (5, 3), ablation, share=2.0)
     baseline = prepare(begun.model, begun.batch, ablation)
     assert torch.allclose(begun.change, baseline.change, atol=1e-9)

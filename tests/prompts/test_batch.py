@@ -92,7 +92,10 @@ def test_no_prompts_are_an_error() -> None:
         (pair("Ann gave", "Bob gave", "| Tom"), "Prompt 2: a right answer is empty"),
         (PromptPair("Ann gave", "Bob gave", (), ()), "Prompt 2: there is no right answer"),
         (pair("", "Bob gave"), "Prompt 2: the clean prompt is empty"),
-        (pair("Ann gave", "Ann  gave"), "Prompt 2: clean and corrupted are the same tokens in this model"),
+        (
+            pair("Ann gave", "Ann  gave"),
+            "Prompt 2: clean and corrupted are the same tokens in this model",
+        ),
     ],
 )
 def test_a_wrong_pair_is_refused_with_the_number_of_its_prompt(wrong: PromptPair, reason: str) -> None:

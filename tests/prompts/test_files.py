@@ -56,7 +56,8 @@ def error(path: Path) -> str:
 def pairs_of(found: Rows) -> list[PromptPair]:
     """The pairs, made outside the strategy: the shape check draws on ``random``, which hypothesis forbids in there."""
     return [
-        PromptPair(clean, corrupted, tuple(right), tuple(wrong)) for clean, corrupted, right, wrong in found
+        PromptPair(clean, corrupted, tuple(right), tuple(wrong))
+        for clean, corrupted, right, wrong in found
     ]
 
 
@@ -73,7 +74,8 @@ def test_pairs_survive_a_csv_file(tmp_path_factory: pytest.TempPathFactory, foun
     writer = csv.writer(text)
     writer.writerow(PAIR)
     writer.writerows(
-        (clean, corrupted, json.dumps(right), json.dumps(wrong)) for clean, corrupted, right, wrong in found
+        (clean, corrupted, json.dumps(right), json.dumps(wrong))
+        for clean, corrupted, right, wrong in found
     )
     path = tmp_path_factory.mktemp("prompts") / "p.csv"
     path.write_text(text.getvalue(), encoding="utf-8", newline="")
@@ -82,7 +84,9 @@ def test_pairs_survive_a_csv_file(tmp_path_factory: pytest.TempPathFactory, foun
 
 def test_a_written_line_is_that_of_the_contract() -> None:
     pair = PromptPair("Zoë and", "Ann and", (" Zoë",), (" Ann",))
-    line = '{"clean": "Zoë and", "corrupted": "Ann and", "answers": [" Zoë"], "wrong_answers": [" Ann"]}\n'
+    line = (
+        '{"clean": "Zoë and", "corrupted": "Ann and", "answers": [" Zoë"], "wrong_answers": [" Ann"]}\n'
+    )
     assert write_prompts([pair]) == line
 
 
@@ -119,7 +123,10 @@ def test_windows_line_ends_a_byte_order_mark_and_blank_lines_do_no_harm(write: W
         ),
         (jsonl(PAIR | {"corrupted": "\ud800"}), "half a character"),
         (jsonl(PAIR | {"clean": "a" * 200_000}), 'its "clean" is \'aaa'),
-        (jsonl(PAIR | {"answers": [f" {n}" for n in range(100_000)]}), "its \"answers\" is [' 0', ' 1', "),
+        (
+            jsonl(PAIR | {"answers": [f" {n}" for n in range(100_000)]}),
+            "its \"answers\" is [' 0', ' 1', ",
+        ),
         (jsonl(PAIR | {"answers": [" " * 2000]}), 'its "answers.0" is \'    '),
         ("x" * 10_000_000, "the line has 10,000,000 characters; 4,194,304 are the most"),
         (jsonl(PAIR).replace('"corrupted"', '"clean"'), "the key 'clean' stands in it twice"),
@@ -134,7 +141,9 @@ def test_a_wrong_line_is_named_with_its_number(write: Write, second_line: str, s
 
 
 def test_files_without_prompts_say_what_a_prompt_is(write: Write) -> None:
-    assert error(write("p.jsonl", "\n \n")).startswith('p.jsonl holds no prompts. Each line is one: {"clean"')
+    assert error(write("p.jsonl", "\n \n")).startswith(
+        'p.jsonl holds no prompts. Each line is one: {"clean"'
+    )
     assert error(write("p.csv", "")).startswith(
         "p.csv holds no prompts. Its first line names the columns: clean,"
     )
@@ -177,7 +186,9 @@ def test_a_yaml_task_lists_its_prompts(write: Write) -> None:
     assert [pair.to_dict() for pair in task.make(ToyTokenizer(), 5, 0)] == [PAIR]
 
 
-def test_a_yaml_task_finds_its_prompts_file_beside_it(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_yaml_task_finds_its_prompts_file_beside_it(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write("p.jsonl", jsonl(PAIR, OTHER))
     path = write("t.yml", "name: sums\nprompts_file: p.jsonl\n")
     monkeypatch.chdir("/")
@@ -261,7 +272,9 @@ TASK = Task("sums", "Adding", "", "kl", make(None, 1, 0)[0], make)
 def test_a_python_task_is_its_task(write: Write, tmp_path: Path) -> None:
     task = load_task(str(write("t.py", PYTHON_TASK.replace("RANGE", "n_prompts"))))
     assert [pair.clean for pair in task.make(ToyTokenizer(), 2, 0)] == ["0 + 1 =", "1 + 1 ="]
-    assert [path.name for path in tmp_path.iterdir()] == ["t.py"]  # nothing is written beside a user's file
+    assert [path.name for path in tmp_path.iterdir()] == [
+        "t.py"
+    ]  # nothing is written beside a user's file
 
 
 MADE = """
@@ -334,7 +347,9 @@ def test_a_prompts_file_whose_name_holds_a_nul_can_not_be_read(write: Write) -> 
 
 
 def test_a_yaml_alias_stands_for_its_value(write: Write) -> None:
-    again = "- &p {clean: a, corrupted: b, answers: &a [x], wrong_answers: [y]}\n- {<<: *p, answers: *a}\n"
+    again = (
+        "- &p {clean: a, corrupted: b, answers: &a [x], wrong_answers: [y]}\n- {<<: *p, answers: *a}\n"
+    )
     again = f"name: x\nprompts:\n{again}"
     one, other = load_task(str(write("t.yaml", again))).make(ToyTokenizer(), 5, 0)
     assert one == other == PromptPair("a", "b", ("x",), ("y",))
@@ -351,7 +366,10 @@ def test_a_yaml_alias_stands_for_its_value(write: Write) -> None:
             "[made(PromptPair, 1, 2, 3, 4)]",
             't.py: make, prompt 1: the pair: its "clean" is 1; it must be a text',
         ),
-        ("[made(PromptPair, b'a', 'b', (), ())]", """t.py: make, prompt 1: the pair: its "clean" is b'a'"""),
+        (
+            "[made(PromptPair, b'a', 'b', (), ())]",
+            """t.py: make, prompt 1: the pair: its "clean" is b'a'""",
+        ),
         (
             "[made(PromptPair, 'a', 'b', ' c', ())]",
             """t.py: make, prompt 1: the pair: its "answers" is ' c'; it must be a""",
@@ -364,7 +382,10 @@ def test_a_yaml_alias_stands_for_its_value(write: Write) -> None:
             "[made(PromptPair, 'a', 'b', (' c',), ('d' * 2000,))]",
             't.py: make, prompt 1: the pair: its "wrong_answers.0" is',
         ),
-        ("[made(PromptPair, 'a', 'b', (' c',), (), 3)]", "t.py: make, prompt 1: its roles must be a tuple"),
+        (
+            "[made(PromptPair, 'a', 'b', (' c',), (), 3)]",
+            "t.py: make, prompt 1: its roles must be a tuple",
+        ),
         (
             "[made(PromptPair, 'a', 'b', (' c',), (), (3,))]",
             "t.py: make, prompt 1: a role must be Role(name, start, end)",
@@ -391,9 +412,15 @@ def test_a_python_task_that_makes_nonsense_is_told(write: Write, made: str, said
 
 
 def test_of_a_make_that_never_ends_as_many_prompts_are_taken_as_were_asked_for(write: Write) -> None:
-    endless = PYTHON_TASK.replace("[PromptPair(", "(PromptPair(").replace("in range(RANGE)]", "in count())")
+    endless = PYTHON_TASK.replace("[PromptPair(", "(PromptPair(").replace(
+        "in range(RANGE)]", "in count())"
+    )
     task = load_task(
-        str(write("t.py", "from itertools import count\n" + endless.replace("1, 0)[0]", "1, 0).__next__()")))
+        str(
+            write(
+                "t.py", "from itertools import count\n" + endless.replace("1, 0)[0]", "1, 0).__next__()")
+            )
+        )
     )
     assert [pair.clean for pair in task.make(ToyTokenizer(), 3, 0)] == ["0 + 1 =", "1 + 1 =", "2 + 1 ="]
 
@@ -440,7 +467,9 @@ def test_an_unknown_name_is_told_with_the_nearest() -> None:
 
 
 def test_a_missing_file_and_one_of_another_kind_are_told(write: Write, tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match=r"There is no file nowhere\.jsonl\. Tasks without a file: docstring"):
+    with pytest.raises(
+        TaskError, match=r"There is no file nowhere\.jsonl\. Tasks without a file: docstring"
+    ):
         load_task("nowhere.jsonl")
     assert error(write("p.txt", "")).startswith("p.txt is no task. Give a task file (.py, .yaml) or")
     with pytest.raises(TaskError, match="is no task"):
@@ -478,7 +507,9 @@ def test_without_a_tokenizer_the_words_alone_are_checked(write: Write) -> None:
 def test_a_check_of_a_broken_file_is_a_report_and_of_a_missing_one_an_error(write: Write) -> None:
     assert "holds no prompts" in check_task(str(write("p.jsonl", ""))).problems[0]
     assert "line 1: ZeroDivisionError" in check_task(str(write("t.py", "1 / 0"))).problems[0]
-    assert "name is missing" in check_task(str(write("t.yaml", "prompts: []"))).problems[0].replace("'", "")
+    assert "name is missing" in check_task(str(write("t.yaml", "prompts: []"))).problems[0].replace(
+        "'", ""
+    )
     assert (
         "name is 'a b'"
         in check_task(str(write("u.yaml", f"name: a b\nprompts: [{json.dumps(PAIR)}]"))).problems[0]
@@ -491,8 +522,12 @@ def test_a_check_tells_a_metric_that_there_is_not_and_one_that_needs_wrong_answe
     one = json.dumps(PAIR | {"wrong_answers": []})
     (problem,) = check_task(str(write("t.yaml", f"name: x\nmetric: klx\nprompts: [{one}]"))).problems
     assert problem.startswith("No metric named 'klx'. Did you mean 'kl'?")
-    (problem,) = check_task(str(write("t.yaml", f"name: x\nmetric: prob-diff\nprompts: [{one}]"))).problems
-    assert problem.startswith("Prompt 1: it has no wrong answer, which the task's metric, prob-diff, needs")
+    (problem,) = check_task(
+        str(write("t.yaml", f"name: x\nmetric: prob-diff\nprompts: [{one}]"))
+    ).problems
+    assert problem.startswith(
+        "Prompt 1: it has no wrong answer, which the task's metric, prob-diff, needs"
+    )
 
 
 def test_of_very_many_problems_the_first_are_told(write: Write) -> None:
@@ -503,7 +538,9 @@ def test_of_very_many_problems_the_first_are_told(write: Write) -> None:
 def test_a_file_of_too_many_prompts_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("circuitfind.prompts.files.prompts_file.MOST_PROMPTS", 2)
     assert len(read_prompts(write("p.jsonl", jsonl(PAIR, OTHER)))) == 2
-    assert error(write("q.jsonl", jsonl(PAIR, OTHER, PAIR))).startswith("q.jsonl holds more than 2 prompts")
+    assert error(write("q.jsonl", jsonl(PAIR, OTHER, PAIR))).startswith(
+        "q.jsonl holds more than 2 prompts"
+    )
 
 
 def test_a_python_task_is_checked_on_the_prompts_it_makes(write: Write) -> None:

@@ -82,7 +82,9 @@ def test_an_answer_without_a_token_is_told() -> None:
 
 
 def test_unknown_words_are_named() -> None:
-    tokenizer = ToyTokenizer(known=frozenset(words("Mary met John and waved to Anna Paul")), unknown_token=0)
+    tokenizer = ToyTokenizer(
+        known=frozenset(words("Mary met John and waved to Anna Paul")), unknown_token=0
+    )
     assert problem(GOOD, tokenizer) == "the model does not know 'Fred'. Choose another word."
     known = replace(GOOD, corrupted="Anna met Paul and Mary waved to", answers=(" Zoe",))
     assert problem(known, tokenizer) == "the model does not know the answer ' Zoe'. Choose another."
@@ -121,7 +123,10 @@ def test_answers_that_can_not_follow_the_prompt_are_told(
         f"no {x}" for x in kinds
     ]
     if kinds:
-        assert f"'{pair.clean[-20:]}{right}' does not have the prompt's tokens and then '{right}'" in found[0]
+        assert (
+            f"'{pair.clean[-20:]}{right}' does not have the prompt's tokens and then '{right}'"
+            in found[0]
+        )
 
 
 def test_of_many_answers_one_that_can_follow_is_enough() -> None:
@@ -172,7 +177,10 @@ def test_a_tokenizer_that_calls_its_bos_unknown_knows_every_prompt_with_bos() ->
 
 def test_problems_carry_the_number_of_their_prompt_from_1() -> None:
     pairs = [GOOD, replace(GOOD, answers=()), GOOD, replace(GOOD, corrupted=GOOD.clean)]
-    assert [text.partition(":")[0] for text in check_pairs(pairs, ToyTokenizer())] == ["Prompt 2", "Prompt 4"]
+    assert [text.partition(":")[0] for text in check_pairs(pairs, ToyTokenizer())] == [
+        "Prompt 2",
+        "Prompt 4",
+    ]
 
 
 def test_a_single_token_is_one_that_spells_the_text() -> None:

@@ -43,7 +43,9 @@ def test_a_filled_template_tells_where_each_value_stands() -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-@pytest.mark.parametrize("tokenizer", [one_digit, two_digits, three_digits, lambda: ToyTokenizer(bos=True)])
+@pytest.mark.parametrize(
+    "tokenizer", [one_digit, two_digits, three_digits, lambda: ToyTokenizer(bos=True)]
+)
 def test_the_roles_of_the_built_in_tasks_are_found_in_every_prompt(
     name: str, tokenizer: type[ToyTokenizer]
 ) -> None:

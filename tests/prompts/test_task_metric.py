@@ -98,8 +98,13 @@ def test_one_that_equals_the_logit_difference_is_decided_the_same_way(
         ACDC(0.05, metric, objective=objective, schedule=schedule).find(Problem(model, batch, 2))
         for metric in ("logit-diff", "same-as-logit-diff")
     )
-    assert torch.equal(first.kept, second.kept) and int(first.kept.sum()) < model.architecture.graph.n_edges
-    assert first.kept.any() or (schedule, objective) == ("grouped", "improve")  # which may remove all at once
+    assert (
+        torch.equal(first.kept, second.kept) and int(first.kept.sum()) < model.architecture.graph.n_edges
+    )
+    assert first.kept.any() or (schedule, objective) == (
+        "grouped",
+        "improve",
+    )  # which may remove all at once
     assert torch.allclose(first.scores, second.scores, rtol=1e-8, atol=1e-8, equal_nan=True)
 
 
@@ -164,13 +169,18 @@ def test_the_objective_is_its_negative_and_the_slope_that_of_autograd(name: str)
         for i in range(3)
     ]
     assert objective(final.unsqueeze(0))[0].tolist() == pytest.approx(expected, abs=1e-10)
-    step = 1e-6 * torch.randn(final.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    step = 1e-6 * torch.randn(
+        final.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
     rise = (objective((final + step).unsqueeze(0)) - objective((final - step).unsqueeze(0)))[0]
     assert torch.allclose((objective.slope(final) * 2 * step).sum(-1), rise, rtol=1e-4, atol=1e-12)
 
 
 def test_a_prompts_value_does_not_depend_on_what_is_computed_beside_it() -> None:
-    model, batch = random_transformer("gpt2", 1, dtype=torch.float32), with_own(random_batch(5, (5, 7, 4, 6)))
+    model, batch = (
+        random_transformer("gpt2", 1, dtype=torch.float32),
+        with_own(random_batch(5, (5, 7, 4, 6))),
+    )
     finals = torch.randn(9, 4, 16, generator=torch.Generator().manual_seed(1))
     objective = make_objective("agreement", model, batch, finals[0] + 0.5)
     together = objective(finals)
@@ -181,7 +191,9 @@ def test_a_prompts_value_does_not_depend_on_what_is_computed_beside_it() -> None
     assert len(set(value.flatten().tolist())) == 36  # each the mean of itself
 
 
-@pytest.mark.parametrize("method", [EAP("best-margin"), EAPIG("agreement", steps=2), Exact("best-margin")])
+@pytest.mark.parametrize(
+    "method", [EAP("best-margin"), EAPIG("agreement", steps=2), Exact("best-margin")]
+)
 def test_batch_size_and_threads_change_no_bit(method: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.attributions.random_batch", lambda *given: with_own(random_batch(*given)))
     for family, dtype in (("gpt2", torch.float32), ("llama", torch.float32)):
@@ -223,15 +235,24 @@ def test_the_evaluation_has_it_beside_the_others() -> None:
             lambda logits, right, wrong: logits[:, 0] * math.nan,
             "returned nan for a prompt whose logits are finite",
         ),
-        (lambda logits, right, wrong: logits[:, 0].log() * 0 - math.inf, "returned -?(inf|nan) for a prompt"),
+        (
+            lambda logits, right, wrong: logits[:, 0].log() * 0 - math.inf,
+            "returned -?(inf|nan) for a prompt",
+        ),
         (lambda logits, right, wrong: logits.fill_(math.inf).mean(-1) * 0, "returned nan for a prompt"),
-        (lambda logits, right, wrong: logits[:, 99], "metric 'wrong': IndexError: index 99 is out of bounds"),
+        (
+            lambda logits, right, wrong: logits[:, 99],
+            "metric 'wrong': IndexError: index 99 is out of bounds",
+        ),
         (
             lambda logits, right, wrong: logits.argmax(-1).double(),
             "has no gradient. Write it in differentiable",
         ),
         (lambda logits, right, wrong: logits[:, 0].detach(), "has no gradient"),
-        (lambda logits, right, wrong: (logits[:, 0] * 0).sqrt(), "has a gradient that is NaN or infinite"),
+        (
+            lambda logits, right, wrong: (logits[:, 0] * 0).sqrt(),
+            "has a gradient that is NaN or infinite",
+        ),
     ],
 )
 def test_a_function_that_is_wrong_is_told_at_its_first_use(
@@ -284,7 +305,10 @@ def write(folder: Path, metrics: str = '{"ahead": ahead}', extra: str = "") -> s
     [
         ([best_margin], "metrics is a list; it must be a dict from names to functions."),
         ({"kl": best_margin}, "the metric 'kl' has the name of a built-in one. Give it another."),
-        ({"accuracy": best_margin}, "the metric 'accuracy' has the name of a built-in one. Give it another."),
+        (
+            {"accuracy": best_margin},
+            "the metric 'accuracy' has the name of a built-in one. Give it another.",
+        ),
         (
             {"two words": best_margin},
             "a metric's name is 'two words'; it must be letters, digits, '-', '_' and '.'.",
@@ -313,7 +337,9 @@ def find(out: Path, task: str, **options: Any) -> Any:
     return run(RunOptions(task, **chosen | options, out=out))
 
 
-def test_a_run_by_it_names_it_in_every_file_and_finds_what_the_logit_difference_finds(tmp_path: Path) -> None:
+def test_a_run_by_it_names_it_in_every_file_and_finds_what_the_logit_difference_finds(
+    tmp_path: Path,
+) -> None:
     task = write(tmp_path)
     found, other = find(tmp_path / "run", task), find(tmp_path / "other", task, metric="logit-diff")
     assert found.circuit.edges.keys() == other.circuit.edges.keys() and found.circuit.edges

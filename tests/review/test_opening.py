@@ -187,7 +187,9 @@ def test_the_block_method_decides_neither_task_nor_model_nor_place(
     """A circuit's method is taken for options of a search: nothing else may come that way."""
     other = {"task": str(received / "notes.py"), "model": "someone/theirs", "out": str(tmp_path / "out")}
     folder = Path(shutil.copytree(ran, tmp_path / "method"))
-    change(folder / "circuit.json", lambda c: c["method"].update(other, force=True, resume=True, n_prompts=1))
+    change(
+        folder / "circuit.json", lambda c: c["method"].update(other, force=True, resume=True, n_prompts=1)
+    )
     assert do("check", folder) == 0
     assert not canary.exists()
     assert not (tmp_path / "out").exists()
@@ -214,13 +216,19 @@ def test_a_model_that_is_not_here_is_not_fetched(
     assert f"--model {name}" in printed.out + printed.err
 
 
-@pytest.mark.parametrize("spelled", ["absolute", "relative", "inside", "gguf", "like a hub name", "known"])
+@pytest.mark.parametrize(
+    "spelled", ["absolute", "relative", "inside", "gguf", "like a hub name", "known"]
+)
 def test_a_model_that_is_a_path_is_not_read(
     spelled: str, received: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[str]
 ) -> None:
     """Not even one that is spelled as a name, where a folder of that name lies in the working directory."""
     monkeypatch.chdir(tmp_path)
-    names = {"relative": "../" + tmp_path.name + "/m", "inside": "received/m", "like a hub name": "some/m"}
+    names = {
+        "relative": "../" + tmp_path.name + "/m",
+        "inside": "received/m",
+        "like a hub name": "some/m",
+    }
     names |= {"absolute": str(tmp_path / "m"), "gguf": "m.gguf", "known": "gpt2"}
     name = names[spelled]
     if spelled == "gguf":

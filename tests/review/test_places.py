@@ -105,7 +105,10 @@ WRITES = {
         ("view", "--no-model", "--no-open", "--force", "-q"),
         (f".circuit.html.{os.getpid()}.part", "circuit.html"),
     ),
-    "export": (("export", "--format", "dot", "--force"), (f".circuit.dot.{os.getpid()}.part", "circuit.dot")),
+    "export": (
+        ("export", "--format", "dot", "--force"),
+        (f".circuit.dot.{os.getpid()}.part", "circuit.dot"),
+    ),
 }
 
 
@@ -141,7 +144,8 @@ def test_a_report_goes_to_no_folder_that_a_link_leads_to(
         (received / "evaluation").unlink()
     (alone := tmp_path / "evaluation").mkdir()
     assert (
-        call(["evaluate", str(received), "--parts", "reference", "--out", str(alone), "-q"], debug=False) == 0
+        call(["evaluate", str(received), "--parts", "reference", "--out", str(alone), "-q"], debug=False)
+        == 0
     )
 
 
@@ -198,7 +202,19 @@ def test_a_sweep_goes_to_no_folder_that_a_link_leads_to(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, mine = tmp_path / "sweep", tmp_path / "mine"
-    sweep = ["sweep", "ioi", "--model", "tiny", "--prompts", "2", "--edges", "20,40", "--format", "dot", "-q"]
+    sweep = [
+        "sweep",
+        "ioi",
+        "--model",
+        "tiny",
+        "--prompts",
+        "2",
+        "--edges",
+        "20,40",
+        "--format",
+        "dot",
+        "-q",
+    ]
     assert call([*sweep, "--out", str(folder)], debug=False) == 0
     shutil.move(folder / "edges-40", mine)
     (folder / "edges-40").symlink_to(mine)
@@ -214,7 +230,10 @@ READS: dict[str, tuple[str, Callable[[Path], list[str]]]] = {
     "show": ("circuit.json", lambda run: ["show", str(run)]),
     "diff": ("circuit.json", lambda run: ["diff", str(run), str(run)]),
     "export": ("circuit.json", lambda run: ["export", str(run), "--force"]),
-    "export of scores": ("scores.safetensors", lambda run: ["export", str(run), "--format", "eap-ig-json"]),
+    "export of scores": (
+        "scores.safetensors",
+        lambda run: ["export", str(run), "--format", "eap-ig-json"],
+    ),
     "reference": (
         "circuit.json",
         lambda run: ["evaluate", str(run / "../whole"), "--reference", str(run), "-q"],
@@ -297,7 +316,9 @@ def test_pytest_collects_no_circuit_that_a_link_leads_to_and_waits_for_no_pipe(
 
 
 def test_a_submission_is_checked_without_what_a_link_leads_to(received: Path, tmp_path: Path) -> None:
-    assert call(["submit", "mib", f"ioi_gpt2={received}", "--out", str(tmp_path / "mib")], debug=False) == 1
+    assert (
+        call(["submit", "mib", f"ioi_gpt2={received}", "--out", str(tmp_path / "mib")], debug=False) == 1
+    )
     (file,) = (tmp_path / "mib/ioi_gpt2").iterdir()
     shutil.move(file, elsewhere := tmp_path / "elsewhere.json")
     file.symlink_to(elsewhere)

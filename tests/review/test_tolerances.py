@@ -48,7 +48,10 @@ SOUND = Verdict(Path("known/c.json"), "holds", (at_least("edges", 1.0, 0.8),))
         (stays("faithfulness", 0.8, 1.0, 0.1), False),  # too good is another circuit's behaviour
         (stays("faithfulness", 0.8, 0.5, 0.1), False),
         (stays("faithfulness", 0.8, 0.5, 0.1, [((0.4, 0.9), 0.5)]), True),  # noise of the stored prompts
-        (stays("faithfulness", 0.8, 0.5, 0.1, [(None, 0.5), ((0.3, 0.9), 0.8)]), True),  # of the present ones
+        (
+            stays("faithfulness", 0.8, 0.5, 0.1, [(None, 0.5), ((0.3, 0.9), 0.8)]),
+            True,
+        ),  # of the present ones
         (stays("faithfulness", 0.8, 0.5, 0.1, [((0.6, 0.9), 0.5), ((0.4, 0.6), 0.8)]), False),
         (
             stays("faithfulness", 0.8, 0.0, 0.1, [((-0.4, 0.9), 0.0), ((0.0, 0.0), 0.8)]),
@@ -63,7 +66,11 @@ def test_a_number_holds_within_its_tolerance_and_within_noise(finding, holds) ->
 
 
 def test_tolerances_are_read_from_the_line() -> None:
-    assert parse_tolerances(["jaccard=0.9, kl=0.05", "Heads=1"]) == {"jaccard": 0.9, "kl": 0.05, "heads": 1.0}
+    assert parse_tolerances(["jaccard=0.9, kl=0.05", "Heads=1"]) == {
+        "jaccard": 0.9,
+        "kl": 0.05,
+        "heads": 1.0,
+    }
     assert Tolerances().with_values({"jaccard": 0.9}).jaccard == 0.9
 
 
@@ -96,7 +103,9 @@ def test_a_person_is_told_what_is_off_first() -> None:
     assert list(lines_of(BROKEN)) == ["known/b.json: could not run: it is 100% not JSON"]
 
 
-def test_junit_has_a_case_a_circuit_a_failure_where_it_drifted_and_an_error_where_it_could_not_run() -> None:
+def test_junit_has_a_case_a_circuit_a_failure_where_it_drifted_and_an_error_where_it_could_not_run() -> (
+    None
+):
     suite = ElementTree.fromstring(junit([SOUND, DRIFTED, BROKEN]))
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "1", "1")
     cases = {case.get("name"): [child.tag for child in case] for case in suite}

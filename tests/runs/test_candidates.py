@@ -29,7 +29,13 @@ REPEATABLE = ("circuit.json", "circuit.dot", "prompts.jsonl", "scores.safetensor
 
 
 def options(out: Path | None, **chosen: Any) -> RunOptions:
-    usual: dict[str, Any] = {"task": "ioi", "model": "tiny", "n_prompts": 4, "threshold": 0.05, "formats": ()}
+    usual: dict[str, Any] = {
+        "task": "ioi",
+        "model": "tiny",
+        "n_prompts": 4,
+        "threshold": 0.05,
+        "formats": (),
+    }
     return RunOptions(**usual | {"candidates": "eap-ig:100"} | chosen, out=out)
 
 
@@ -55,7 +61,9 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
 # what a run leaves behind
 
 
-def test_the_record_says_which_edges_were_tested_and_what_they_do_by_themselves(result: RunResult) -> None:
+def test_the_record_says_which_edges_were_tested_and_what_they_do_by_themselves(
+    result: RunResult,
+) -> None:
     block, said = result.circuit.method["candidates"], read(result.folder)["candidates"]
     assert block == {"asked": 100, "method": EAPIG("kl").to_dict(), "kept": said["kept"]}
     assert read(result.folder)["method"]["candidates"] == {"asked": 100, "method": EAPIG("kl").to_dict()}
@@ -100,7 +108,9 @@ def test_a_shortlist_that_loses_much_is_warned_of(result: RunResult, tmp_path: P
 def test_candidates_that_lead_nowhere_leave_an_empty_circuit_that_says_why(tmp_path: Path) -> None:
     nothing = find(tmp_path / "nothing", candidates="eap-ig:1")
     assert not nothing.circuit.edges and read(nothing.folder)["search"]["tested"] == 0
-    assert any(warning.startswith("none of the candidates lies on a path") for warning in nothing.warnings)
+    assert any(
+        warning.startswith("none of the candidates lies on a path") for warning in nothing.warnings
+    )
     assert "none of those chosen lies on a path" in (nothing.folder / "report.md").read_text()
 
 
@@ -111,7 +121,9 @@ def test_neither_batch_size_nor_memory_changes_a_byte(result: RunResult, tmp_pat
 
 
 @pytest.mark.parametrize("schedule", ["screened", "grouped"])
-def test_other_schedules_test_the_same_shortlist(schedule: str, result: RunResult, tmp_path: Path) -> None:
+def test_other_schedules_test_the_same_shortlist(
+    schedule: str, result: RunResult, tmp_path: Path
+) -> None:
     other = find(tmp_path / "other", schedule=schedule)
     assert read(other.folder)["candidates"] == read(result.folder)["candidates"]
     assert len(other.circuit.edges) > 0
@@ -152,7 +164,9 @@ def cut_off_at(after: int, work: Callable[[], object]) -> bool:
         return False
 
 
-def test_a_run_cut_off_again_and_again_ends_with_the_same_bytes(result: RunResult, tmp_path: Path) -> None:
+def test_a_run_cut_off_again_and_again_ends_with_the_same_bytes(
+    result: RunResult, tmp_path: Path
+) -> None:
     out, sittings = tmp_path / "run", 0
     while cut_off(out, 7, resume=sittings > 0, batch_size=(None, 1)[sittings % 2]):
         sittings += 1
@@ -166,7 +180,9 @@ def test_candidates_that_take_long_are_cut_off_and_gone_on_with(
     whole, out, tested = find(tmp_path / "whole", **chosen), tmp_path / "run", []
     original = OneByOne.rises
     with monkeypatch.context() as patch:
-        patch.setattr(OneByOne, "rises", lambda self, *which: tested.append(which) or original(self, *which))
+        patch.setattr(
+            OneByOne, "rises", lambda self, *which: tested.append(which) or original(self, *which)
+        )
         assert cut_off(out, 9, **chosen)  # while they are being chosen
         assert list(read_state(out).so_far().tensors) == ["candidates/scores"]
         n_left = len(whole.circuit.graph.receivers) - len(tested)
@@ -197,7 +213,9 @@ def test_a_resumed_run_says_how_far_the_choice_of_candidates_was(
         (None, r"candidates eap-ig:100 \(now none\)"),
     ],
 )
-def test_a_run_of_other_candidates_is_not_gone_on_with(asked: str | None, says: str, tmp_path: Path) -> None:
+def test_a_run_of_other_candidates_is_not_gone_on_with(
+    asked: str | None, says: str, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     assert cut_off(out, 2) and (out / STATE_FILE).exists()
     with pytest.raises(OutputError, match=says):
@@ -220,7 +238,9 @@ def test_the_runs_of_a_sweep_share_their_candidates_and_are_to_the_byte_those_ru
     alone = find(tmp_path / "alone", threshold=0.1, dtype="float64")
     scored: list[object] = []
     original = EAPIG.score
-    monkeypatch.setattr(EAPIG, "score", lambda *arguments: scored.append(arguments) or original(*arguments))
+    monkeypatch.setattr(
+        EAPIG, "score", lambda *arguments: scored.append(arguments) or original(*arguments)
+    )
     swept = sweep(options(tmp_path / "sweep", threshold=None, dtype="float64"), (0.5, 0.1, 2.0))
     assert len(scored) == 1
     assert repeatable(swept.folder / "threshold-0.1") == repeatable(alone.folder)

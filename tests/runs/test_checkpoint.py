@@ -248,7 +248,9 @@ def test_a_search_that_goes_on_says_at_once_whose_it_is(folder: Path) -> None:
 def test_a_search_of_something_else_does_not_go_on_and_changes_nothing(folder: Path) -> None:
     before = (folder / STATE_FILE).read_bytes()
     with pytest.raises(OutputError, match=r"threshold 0\.1 \(now 0\.2\)"):
-        Keeper(folder, state=read_state(folder)).start(IDENTITY | {"threshold": 0.2}, lambda: SPENT, print)
+        Keeper(folder, state=read_state(folder)).start(
+            IDENTITY | {"threshold": 0.2}, lambda: SPENT, print
+        )
     assert (folder / STATE_FILE).read_bytes() == before
 
 
@@ -278,7 +280,11 @@ def test_a_full_disk_is_told_once_and_the_last_state_stays(
         patch.setattr(os, "fsync", full)
         save(2)
         save(3)
-    assert len(warnings) == 1 and "can't be saved" in warnings[0] and "No space left on device" in warnings[0]
+    assert (
+        len(warnings) == 1
+        and "can't be saved" in warnings[0]
+        and "No space left on device" in warnings[0]
+    )
     assert n_tests_in(tmp_path) == 1 and [path.name for path in tmp_path.iterdir()] == [STATE_FILE]
     save(4)
     assert n_tests_in(tmp_path) == 4 and len(warnings) == 1

@@ -132,7 +132,9 @@ def test_a_damaged_state_is_told_or_gone_on_with(name: str, monkeypatch: pytest.
     for what, damaged in damages(state.so_far()).items():
         for path in Path("run").iterdir():
             path.unlink()
-        Path("run", STATE_FILE).write_bytes(encode_state(damaged, state.identity, state.spent, state.worker))
+        Path("run", STATE_FILE).write_bytes(
+            encode_state(damaged, state.identity, state.spent, state.worker)
+        )
         try:
             run(options(name, resume=True))
         except CircuitfindError as error:
@@ -141,9 +143,9 @@ def test_a_damaged_state_is_told_or_gone_on_with(name: str, monkeypatch: pytest.
         except Exception as error:
             raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
     assert len(told) > 8
-    assert not {f"{key} {what}" for key in state.so_far().tensors for what in ("flat", "another dtype")} - {
-        *told
-    }
+    assert not {
+        f"{key} {what}" for key in state.so_far().tensors for what in ("flat", "another dtype")
+    } - {*told}
 
 
 # what is beside the tensors
@@ -184,7 +186,8 @@ def test_metadata_of_another_kind_are_told(key: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "3", "null", "[]", '"x"', "{", "[" * 100_000, json.dumps(SAID).replace('"told"', '"untold"')]
+    "text",
+    ["", "3", "null", "[]", '"x"', "{", "[" * 100_000, json.dumps(SAID).replace('"told"', '"untold"')],
 )
 def test_metadata_that_are_no_state_are_told(text: str) -> None:
     write_state(None, text)

@@ -56,7 +56,10 @@ def test_a_free_folder_passes_and_is_left_as_it_was(make, tmp_path: Path) -> Non
 
 def test_a_run_is_written_with_the_folders_above_it(tmp_path: Path) -> None:
     write_run(tmp_path / "a" / "run", FILES, force=False)
-    assert contents(tmp_path / "a" / "run") == {"circuit.json": b"{}\n", "scores.safetensors": b"\x00\xff"}
+    assert contents(tmp_path / "a" / "run") == {
+        "circuit.json": b"{}\n",
+        "scores.safetensors": b"\x00\xff",
+    }
 
 
 def test_a_folder_that_holds_something_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
@@ -84,7 +87,9 @@ def test_force_replaces_the_run_and_nothing_else(tmp_path: Path) -> None:
     a_run(tmp_path)
     write_run(tmp_path, {"circuit.json": "new", "run.json": RECORD}, force=True)
     assert contents(tmp_path).keys() == {"notes.txt", "circuit.json", "run.json"}
-    assert (tmp_path / "circuit.json").read_text() == "new" and (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "circuit.json").read_text() == "new" and (
+        tmp_path / "notes.txt"
+    ).read_text() == "mine"
 
 
 def test_the_record_names_every_file_by_its_hash(tmp_path: Path) -> None:
@@ -113,7 +118,9 @@ def test_a_file_that_no_record_names_is_never_replaced_whatever_it_is_called(
     assert contents(tmp_path) == before
 
 
-def test_a_file_that_was_changed_since_it_was_written_is_never_replaced_or_removed(tmp_path: Path) -> None:
+def test_a_file_that_was_changed_since_it_was_written_is_never_replaced_or_removed(
+    tmp_path: Path,
+) -> None:
     a_run(tmp_path)
     (tmp_path / "report.md").write_text("old, and my notes")
     with pytest.raises(OutputError, match=r"report\.md is not as this command left it"):
@@ -238,7 +245,9 @@ def test_a_kill_at_any_moment_leaves_the_older_run_or_a_newer_one_that_is_ended_
             write_run(tmp_path, {"circuit.json": "new", "run.json": RECORD}, force=True)
     began = (tmp_path / ".circuitfind" / "ready").is_dir()
     if not began and "circuit.png" in contents(tmp_path):
-        assert {name: data for name, data in contents(tmp_path).items() if not name.startswith(".")} == before
+        assert {
+            name: data for name, data in contents(tmp_path).items() if not name.startswith(".")
+        } == before
     complete(tmp_path)
     if (tmp_path / "circuit.json").read_text() == "new":
         assert contents(tmp_path).keys() == {"circuit.json", "run.json"}
@@ -272,7 +281,9 @@ def test_every_file_that_a_run_leaves_is_known_to_force() -> None:
 
 @pytest.mark.parametrize("place", ["file", "file/run", "file/a/b/run"])
 @pytest.mark.parametrize("force", [False, True])
-def test_a_file_in_the_way_is_told_before_and_while_writing(place: str, force: bool, tmp_path: Path) -> None:
+def test_a_file_in_the_way_is_told_before_and_while_writing(
+    place: str, force: bool, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("mine")
     for attempt in (
         lambda: check_free(tmp_path / place, force),

@@ -27,7 +27,13 @@ N_NODES = 6
 
 
 def find(out: Path, **options: Any) -> RunResult:
-    chosen: dict[str, Any] = {"task": "ioi", "model": "tiny", "n_prompts": 9, "level": "node", "formats": ()}
+    chosen: dict[str, Any] = {
+        "task": "ioi",
+        "model": "tiny",
+        "n_prompts": 9,
+        "level": "node",
+        "formats": (),
+    }
     return run(RunOptions(**chosen | options, out=out))
 
 
@@ -63,11 +69,17 @@ def test_a_circuit_of_nodes_has_all_edges_among_them(made: str, request: pytest.
 def test_a_number_of_nodes_is_that_of_heads_and_mlps_and_the_record_says_so(scored: RunResult) -> None:
     assert len(nodes_of(scored.circuit)) == N_NODES == scored.circuit.method["nodes"]
     record = json.loads((scored.folder / "run.json").read_text())
-    assert record["selection"] == {"nominal": N_NODES, "kept": len(scored.circuit.edges), "units": "nodes"}
+    assert record["selection"] == {
+        "nominal": N_NODES,
+        "kept": len(scored.circuit.edges),
+        "units": "nodes",
+    }
     assert record["method"]["level"] == "node"
     page = (scored.folder / "report.md").read_text()
     assert f"| nodes | {N_NODES} chosen, {len(scored.circuit.edges)} edges left after pruning |" in page
-    assert "## The strongest nodes" in page and "| node | score | confidence interval | inclusion |" in page
+    assert (
+        "## The strongest nodes" in page and "| node | score | confidence interval | inclusion |" in page
+    )
     assert page.count("\n| `a") + page.count("\n| `m") + page.count("\n| `input` |") == N_NODES + 1
 
 

@@ -36,7 +36,9 @@ from circuitfind.runs.memory import (
 )
 
 GPT2 = Shape(n_layers=12, n_heads=12, d_model=768, d_mlp=3072, d_vocab=50_257)
-WORK = Workload(GPT2, Stored(500_000_000, 125_000_000), 4, n_prompts=32, n_pos=20, batch_size=8, n_threads=2)
+WORK = Workload(
+    GPT2, Stored(500_000_000, 125_000_000), 4, n_prompts=32, n_pos=20, batch_size=8, n_threads=2
+)
 
 
 def test_a_run_needs_its_weights_twice_and_a_stream_for_every_node() -> None:
@@ -120,7 +122,9 @@ def test_a_graphs_edges_are_counted_from_its_shape(n_layers: int, n_heads: int) 
     assert memory.n_edges(Shape(n_layers, n_heads, 1, 1, 1)) == Graph(n_layers, n_heads).n_edges
 
 
-def test_a_circuit_of_very_many_edges_counts_and_fewer_are_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_circuit_of_very_many_edges_counts_and_fewer_are_advised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     few = replace(WORK, n_prompts=2, n_pos=14, of_scores=True, stored=Stored(0, 0))
     deep = replace(few, shape=Shape(48, 16, 64, 256, 50_257), share_kept=1.0)
     assert (
@@ -158,7 +162,8 @@ def test_a_vocabulary_is_held_once_more_for_tests_in_float32() -> None:
     single = replace(WORK, shape=replace(WORK.shape, d_model=1000, d_vocab=50_000))
     double = replace(single, itemsize=8, stored=Stored(0, 0))
     more = {
-        work: needed(replace(work, shape=replace(work.shape, d_vocab=50_001))) for work in (single, double)
+        work: needed(replace(work, shape=replace(work.shape, d_vocab=50_001)))
+        for work in (single, double)
     }
     assert more[single] - needed(single) == 1000 * 4
     assert more[double] == needed(double)
@@ -205,7 +210,9 @@ def test_more_of_anything_needs_more(more: Workload) -> None:
 
 
 def test_twice_the_prompts_need_twice_the_runs() -> None:
-    four, eight, sixteen = (needed(replace(WORK, n_prompts=n, batch_size=4, n_threads=1)) for n in (4, 8, 16))
+    four, eight, sixteen = (
+        needed(replace(WORK, n_prompts=n, batch_size=4, n_threads=1)) for n in (4, 8, 16)
+    )
     assert sixteen - eight == 2 * (eight - four) > 0
 
 
@@ -288,7 +295,12 @@ def test_smaller_blocks_are_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_a_run_that_does_not_fit_is_told_needed_available_and_what_to_lower(
-    work: Workload, lower: list[str], free: int, limit: int | None, says: str, monkeypatch: pytest.MonkeyPatch
+    work: Workload,
+    lower: list[str],
+    free: int,
+    limit: int | None,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     no_container(monkeypatch, free)
     with pytest.raises(UsageError) as caught:

@@ -24,7 +24,9 @@ def test_what_senders_write_and_the_rest_sum_to_the_logits_above_their_mean(fami
     logits = unembed(model, at_end(runs[0].final, batch.end))
     for prompt in range(batch.n_prompts):
         above = logits[prompt] - logits[prompt].mean()
-        answer, wrong = (above[list(group[prompt])].mean() for group in (batch.answers, batch.wrong_answers))
+        answer, wrong = (
+            above[list(group[prompt])].mean() for group in (batch.answers, batch.wrong_answers)
+        )
         parts = [rest[prompt], *(written[prompt] for written in writes.values())]
         assert sum(part.answer[0] for part in parts) == pytest.approx(float(answer), abs=1e-9)
         assert sum(part.wrong[0] for part in parts if part.wrong) == pytest.approx(float(wrong), abs=1e-9)

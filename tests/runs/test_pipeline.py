@@ -31,7 +31,13 @@ N_PROMPTS, THRESHOLD = 9, 0.1  # more than one block of 8, so that blocks of any
 
 
 def find(out: Path, **options: Any) -> RunResult:
-    chosen = {"task": "ioi", "model": "tiny", "n_prompts": N_PROMPTS, "threshold": THRESHOLD, "formats": ()}
+    chosen = {
+        "task": "ioi",
+        "model": "tiny",
+        "n_prompts": N_PROMPTS,
+        "threshold": THRESHOLD,
+        "formats": (),
+    }
     return run(RunOptions(**chosen | options, out=out))
 
 
@@ -63,7 +69,9 @@ def test_the_circuit_file_has_the_keys_of_the_contract_in_order(result: RunResul
     assert list(data["model"]) == [
         "name", "architecture", "n_layers", "n_heads", "d_model", "parallel_attn_mlp", "sha256",
     ]  # fmt: skip
-    assert {"name", "n_prompts", "seed", "prompts_sha256", "bos", "tokenizer_sha256"} == data["task"].keys()
+    assert {"name", "n_prompts", "seed", "prompts_sha256", "bos", "tokenizer_sha256"} == data[
+        "task"
+    ].keys()
     options = {"threshold", "metric", "ablation", "objective", "schedule"}
     assert options | {"name", "order", "dtype"} == data["method"].keys()
     assert data["graph"] == {"n_edges": 262, "n_nodes": 17}
@@ -105,7 +113,9 @@ def test_the_prompts_file_is_what_the_circuit_says_it_is(result: RunResult) -> N
     assert hashlib.sha256(text).hexdigest() == result.circuit.task["prompts_sha256"]
 
 
-def test_a_test_at_the_threshold_itself_is_reported_as_undecidable(result: RunResult, tmp_path: Path) -> None:
+def test_a_test_at_the_threshold_itself_is_reported_as_undecidable(
+    result: RunResult, tmp_path: Path
+) -> None:
     with safe_open(result.folder / "scores.safetensors", "pt") as file:
         first = float(file.get_tensor("scores")[-1, -1])  # of the first test, which nothing comes before
     near = find(tmp_path / "near", threshold=first + 1e-7)
@@ -166,7 +176,9 @@ def test_the_estimate_of_memory_is_above_the_peak_and_at_most_half_as_much_again
 ) -> None:
     record = json.loads((another_process / "run.json").read_text())
     assert (
-        record["peak_memory_bytes"] <= record["estimated_memory_bytes"] <= 1.5 * record["peak_memory_bytes"]
+        record["peak_memory_bytes"]
+        <= record["estimated_memory_bytes"]
+        <= 1.5 * record["peak_memory_bytes"]
     )
 
 
@@ -200,12 +212,15 @@ def as_file(kind: str, prompts: Path, folder: Path) -> Path:
     if kind == "csv":
         columns = list(pairs[0])
         texts = [
-            [text if isinstance(text, str) else json.dumps(text) for text in pair.values()] for pair in pairs
+            [text if isinstance(text, str) else json.dumps(text) for text in pair.values()]
+            for pair in pairs
         ]
         rows = [",".join('"' + text.replace('"', '""') + '"' for text in row) for row in texts]
         path.write_text("\n".join([",".join(columns), *rows]))
     elif kind == "py":
-        frozen = [{key: tuple(x) if isinstance(x, list) else x for key, x in pair.items()} for pair in pairs]
+        frozen = [
+            {key: tuple(x) if isinstance(x, list) else x for key, x in pair.items()} for pair in pairs
+        ]
         path.write_text(AS_PYTHON.format(pairs=frozen))
     else:
         shutil.copy(prompts, path)
@@ -223,7 +238,9 @@ def test_a_users_file_gives_the_circuit_of_the_task_with_the_same_prompts(
 
 
 def test_a_copy_of_the_models_folder_is_the_same_model(result: RunResult, tmp_path: Path) -> None:
-    copy = shutil.copytree(CATALOGUE["tiny"].source.place, tmp_path / "mine", ignore=lambda *_: ["train.py"])
+    copy = shutil.copytree(
+        CATALOGUE["tiny"].source.place, tmp_path / "mine", ignore=lambda *_: ["train.py"]
+    )
     mine = find(tmp_path / "run", model=str(copy))
     assert edges(mine) == edges(result)
     assert mine.circuit.model == {**result.circuit.model, "name": "mine"}
@@ -264,7 +281,9 @@ def test_a_run_that_names_no_folder_goes_under_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    first, second = (run(RunOptions("ioi", "tiny", n_prompts=2, threshold=1.0, formats=())) for _ in range(2))
+    first, second = (
+        run(RunOptions("ioi", "tiny", n_prompts=2, threshold=1.0, formats=())) for _ in range(2)
+    )
     assert first.folder != second.folder and first.folder.parent == Path("results/ioi/tiny/acdc")
     assert first.folder.name.endswith("-0") or first.folder.name.endswith("-0-2")
 
@@ -272,7 +291,9 @@ def test_a_run_that_names_no_folder_goes_under_results(
 # what goes wrong
 
 
-def test_nothing_is_left_behind_by_a_run_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_left_behind_by_a_run_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from circuitfind.runs import prepare
 
     def fails(*_: object) -> None:
@@ -309,6 +330,8 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_words_that_are_known_without_torch_are_those_that_the_library_knows() -> None:
     known = {"method": METHODS, "metric": METRICS, "ablation": ABLATIONS, "dtype": DTYPES}
-    assert {kind: set(words) for kind, words in known.items()} == {kind: set(CHOICES[kind]) for kind in known}
+    assert {kind: set(words) for kind, words in known.items()} == {
+        kind: set(CHOICES[kind]) for kind in known
+    }
     for objective in CHOICES["objective"]:
         METHODS["acdc"](0.1, objective=objective)

@@ -89,7 +89,9 @@ def test_edges_that_are_kept_at_all_roles_or_none_are_those_of_all_positions(fam
     batch, base = with_roles(plain), model.architecture.graph
     kept = draw_mask(base, 5, 0.7)
     everywhere = by_receiver(batch.graph_of(base), kept.expand(len(NAMES), -1, -1))
-    finals = [run_patched(prepare(model, b, "corrupted"), k) for b, k in ((plain, kept), (batch, everywhere))]
+    finals = [
+        run_patched(prepare(model, b, "corrupted"), k) for b, k in ((plain, kept), (batch, everywhere))
+    ]
     assert torch.allclose(*finals, atol=1e-12)
 
 
@@ -177,7 +179,9 @@ def test_atp_at_roles_is_the_literal_one(family: str, grad_drop: bool) -> None:
         assert torch.allclose(found, expected, rtol=1e-8, atol=1e-8, equal_nan=True)
 
 
-@pytest.mark.parametrize("method", [*SUMMED, AtP("loss"), Exact("kl")], ids=lambda method: str(method.name))
+@pytest.mark.parametrize(
+    "method", [*SUMMED, AtP("loss"), Exact("kl")], ids=lambda method: str(method.name)
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_batch_size_and_threads_change_no_bit_of_a_score_at_a_role(
     method: Scorer, dtype: torch.dtype
@@ -188,7 +192,9 @@ def test_batch_size_and_threads_change_no_bit_of_a_score_at_a_role(
     try:
         for n_threads, batch_size in ((2, 3), (1, 1)):
             torch.set_num_threads(n_threads)
-            assert torch.equal(score(method, model, batch, batch_size).nan_to_num(9), expected.nan_to_num(9))
+            assert torch.equal(
+                score(method, model, batch, batch_size).nan_to_num(9), expected.nan_to_num(9)
+            )
     finally:
         torch.set_num_threads(before)
 
@@ -293,14 +299,18 @@ def test_a_search_at_a_smaller_threshold_starts_from_a_larger_ones_decisions() -
     found = large.find(Problem(model, batch, 8))
     start = start_from(graph, found, large, small, torch.float64)
     assert start is not None and start.n_tests > 10
-    expected, taken_up = (small.find(Problem(model, batch, 8), resuming(begin)) for begin in (None, start))
+    expected, taken_up = (
+        small.find(Problem(model, batch, 8), resuming(begin)) for begin in (None, start)
+    )
     assert torch.equal(taken_up.kept, expected.kept)
     assert torch.equal(taken_up.scores.nan_to_num(9), expected.scores.nan_to_num(9))
 
 
 @pytest.mark.parametrize("share", [0.5, 0.8, 0.95])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_removing_edges_receiver_by_receiver_ends_where_a_whole_run_ends(family: str, share: float) -> None:
+def test_removing_edges_receiver_by_receiver_ends_where_a_whole_run_ends(
+    family: str, share: float
+) -> None:
     model, batch = random_transformer(family, 4, 3, 2), example(4, (5, 7, 4, 6))
     baseline, graph = prepare(model, batch, "corrupted"), batch.graph_of(model.architecture.graph)
     rerun, kept, generator = Rerun(baseline), readable(graph), torch.Generator().manual_seed(0)
@@ -337,7 +347,9 @@ graphs = st.builds(
 
 
 @given(graphs, st.integers(0, 10**6), st.sampled_from([0.05, 0.15, 0.4]))
-def test_pruning_leaves_the_edges_on_paths_over_nodes_at_roles(graph: Graph, seed: int, share: float) -> None:
+def test_pruning_leaves_the_edges_on_paths_over_nodes_at_roles(
+    graph: Graph, seed: int, share: float
+) -> None:
     chosen = draw_mask(graph, seed, share)
     assert edges_of(graph, prune(graph, chosen)) == oracle.prune(graph, edges_of(graph, chosen))
 

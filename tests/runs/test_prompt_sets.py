@@ -28,7 +28,9 @@ class Words:
 
 
 def pair(number: int, n_words: int) -> PromptPair:
-    return PromptPair(f"{number}" + " word" * (n_words - 1), "x" + " word" * (n_words - 1), (" a",), (" b",))
+    return PromptPair(
+        f"{number}" + " word" * (n_words - 1), "x" + " word" * (n_words - 1), (" a",), (" b",)
+    )
 
 
 def task_of(long: int, most: int | None = None) -> Task:

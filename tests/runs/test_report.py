@@ -63,7 +63,9 @@ RECORD: dict[str, Any] = {
     "peak_memory_bytes": 1_500_000_000,
 }
 PAIR = PromptPair("Ann gave Tom", "Bob gave Tom", (" it",), (" Ann", " Bob"))
-EVIDENCE = Evidence(CIRCUIT, Evaluation(FULL, KEPT, ABLATED), PAIR, RECORD, ("circuit.dot", "circuit.svg"))
+EVIDENCE = Evidence(
+    CIRCUIT, Evaluation(FULL, KEPT, ABLATED), PAIR, RECORD, ("circuit.dot", "circuit.svg")
+)
 
 
 def test_the_golden_report_is_written_to_the_letter() -> None:
@@ -92,7 +94,9 @@ def test_a_prompt_of_many_lines_stays_in_its_cell() -> None:
 
 def test_the_strongest_edges_come_first_by_size_whatever_their_sign() -> None:
     shown = [
-        line.split("`")[1] for line in report(EVIDENCE).splitlines() if "->" in line and line.startswith("|")
+        line.split("`")[1]
+        for line in report(EVIDENCE).splitlines()
+        if "->" in line and line.startswith("|")
     ]
     assert shown == [
         "a1.h1->logits",
@@ -140,7 +144,9 @@ def test_without_wrong_answers_the_report_shows_what_there_is() -> None:
     def without(run: Performance) -> Performance:
         return Performance({**run.values, "logit-diff": (math.nan,) * 2, "prob-diff": (math.nan,) * 2})
 
-    shown = report(replace(EVIDENCE, evaluation=Evaluation(without(FULL), without(KEPT), without(ABLATED))))
+    shown = report(
+        replace(EVIDENCE, evaluation=Evaluation(without(FULL), without(KEPT), without(ABLATED)))
+    )
     assert "| logit diff | - | - | - | - |" in shown
     assert "nan" not in shown and "None" not in shown
 
@@ -209,7 +215,9 @@ def test_the_task_line_says_how_well_the_full_model_does() -> None:
         (12.0, "over-recovers"),
     ],
 )
-def test_a_circuit_that_does_too_much_or_nothing_is_warned_of(difference: float, warned: str | None) -> None:
+def test_a_circuit_that_does_too_much_or_nothing_is_warned_of(
+    difference: float, warned: str | None
+) -> None:
     # faithfulness (d + 1) / 5 above 1.2, or not above 0.1
     warning = recovery_warning(Evaluation(FULL, performance(0.5, difference), ABLATED))
     assert (warning is not None) is (warned is not None)
@@ -254,7 +262,9 @@ def test_a_share_of_next_to_nothing_is_called_that_and_no_over_recovery(
 ) -> None:
     warning = recovery_warning(runs(full, [3.1, 3.1], ablated), metric="kl")
     assert warning is not None and "by 0.02 only" in warning and "says nothing" in warning
-    assert "over-recovers" not in warning and "--metric kl" not in warning and "By KL it is 80%" in warning
+    assert (
+        "over-recovers" not in warning and "--metric kl" not in warning and "By KL it is 80%" in warning
+    )
 
 
 def test_what_to_do_about_over_recovery_depends_on_what_the_search_went_by() -> None:
@@ -268,5 +278,7 @@ def test_where_ablation_helps_over_recovery_is_put_down_to_what_speaks_for_the_a
     warning = recovery_warning(runs([1.0] * 3, [0.0] * 3, [3.0] * 3))
     assert warning is not None and "raises the logit difference (1 to 3)" in warning
     assert (
-        "lowers it to 0" in warning and "what speaks against" not in warning and "--metric kl" not in warning
+        "lowers it to 0" in warning
+        and "what speaks against" not in warning
+        and "--metric kl" not in warning
     )

@@ -104,7 +104,9 @@ def test_a_run_cut_off_after_its_search_tests_nothing_again(
         if step == "a file":
             original = folder.write
             patch.setattr(
-                folder, "write", lambda f, name, x: kill() if name == "report.md" else original(f, name, x)
+                folder,
+                "write",
+                lambda f, name, x: kill() if name == "report.md" else original(f, name, x),
             )
         else:
             patch.setattr(files if step == "write_run" else evaluate, step, kill)
@@ -212,12 +214,16 @@ def test_another_model_of_the_same_name_is_told_by_its_weights(tmp_path: Path) -
 
     from circuitfind.models.loading.catalogue import CATALOGUE
 
-    model = shutil.copytree(CATALOGUE["tiny"].source.place, tmp_path / "mine", ignore=lambda *_: ["train.py"])
+    model = shutil.copytree(
+        CATALOGUE["tiny"].source.place, tmp_path / "mine", ignore=lambda *_: ["train.py"]
+    )
     assert cut_off(Path("run"), 10, model=str(model))
     tensors = load_file(model / "model.safetensors")
     name = next(name for name in tensors if name.endswith("wte.weight"))
     save_file(
-        tensors | {name: tensors[name] + torch.tensor(1e-3)}, model / "model.safetensors", {"format": "pt"}
+        tensors | {name: tensors[name] + torch.tensor(1e-3)},
+        model / "model.safetensors",
+        {"format": "pt"},
     )
     with pytest.raises(OutputError, match=r"model_sha256 .{12}\.\.\. \(now .{12}\.\.\.\)\.\n"):
         find(Path("run"), model=str(model), resume=True)
@@ -356,7 +362,9 @@ def test_a_finished_run_is_not_redone(capsys: pytest.CaptureFixture[str]) -> Non
     assert written.out.splitlines() == ["picture: run/circuit.dot", "report:  run/report.md"]
     assert call(["run", *COMMAND, "--out", "run", "--resume", "--json"], debug=False) == 0
     assert json.loads(capsys.readouterr().out)["folder"] == "run"
-    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path("run").iterdir()} == before
+    assert {
+        path: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path("run").iterdir()
+    } == before
     with pytest.raises(UsageError, match="is finished: there is nothing to resume"):
         find(Path("run"), resume=True)
 
@@ -465,7 +473,9 @@ def wait_for_news(process: subprocess.Popen[str], state: Path, seconds: float) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "seed"), [("acdc", 0), ("acdc", 1), ("exact", 0), ("edge-pruning", 0)])
+@pytest.mark.parametrize(
+    ("method", "seed"), [("acdc", 0), ("acdc", 1), ("exact", 0), ("edge-pruning", 0)]
+)
 def test_a_process_killed_at_random_moments_ends_with_the_same_bytes(
     method: str, seed: int, tmp_path: Path
 ) -> None:

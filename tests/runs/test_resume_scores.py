@@ -35,7 +35,13 @@ RUNS: dict[str, dict[str, Any]] = {
     "exact": {**EXACT, "bootstrap": 20},
     "exact, at positions": {**EXACT, "positions": True, "n_prompts": 2},
     "exact, nodes": {"method": "exact", "level": "node", "nodes": 6},
-    "exact, neurons": {"method": "exact", "level": "neuron", "neurons": 40, "bootstrap": 20, "n_prompts": 3},
+    "exact, neurons": {
+        "method": "exact",
+        "level": "neuron",
+        "neurons": 40,
+        "bootstrap": 20,
+        "n_prompts": 3,
+    },
     "acdc, neurons": {"method": "acdc", "level": "neuron", "threshold": 0.01, "n_prompts": 3},
     "pruning": {**PRUNING, "settings": (("prompts_per_step", "4"),), "n_prompts": 9},
     "probing": {"method": "subnetwork-probing", "edges": 60, "steps": 25, "start_from": "exact"},
@@ -136,14 +142,20 @@ def test_a_run_says_which_it_goes_on_with_and_how_far_it_was(capsys: pytest.Capt
     command = ["run", "ioi", "--model", "tiny", "--prompts", "3", "--format", "dot", "--method"]
     cut_off(5, lambda: call([*command, "exact", "--edges", "9", "--out", "a"], debug=False))
     cut_off(
-        5, lambda: call([*command, "edge-pruning", "--edges", "9", "--steps", "9", "--out", "b"], debug=False)
+        5,
+        lambda: call(
+            [*command, "edge-pruning", "--edges", "9", "--steps", "9", "--out", "b"], debug=False
+        ),
     )
     capsys.readouterr()
     assert call([*command, "exact", "--edges", "9", "--out", "a", "--resume"], debug=False) == 0
-    assert "going on with a: " in (said := capsys.readouterr().err) and " of 262 edges, after 0 s\n" in said
+    assert (
+        "going on with a: " in (said := capsys.readouterr().err) and " of 262 edges, after 0 s\n" in said
+    )
     assert (
         call(
-            [*command, "edge-pruning", "--edges", "9", "--steps", "9", "--out", "b", "--resume"], debug=False
+            [*command, "edge-pruning", "--edges", "9", "--steps", "9", "--out", "b", "--resume"],
+            debug=False,
         )
         == 0
     )
@@ -219,7 +231,18 @@ def test_masks_that_diverge_leave_nothing_to_go_on_with(
 
     monkeypatch.setattr(pruning._Pruning, "update", spoil)
     monkeypatch.setattr(checkpoint, "PATIENCE", 0.0)
-    command = ["run", "ioi", "--model", "tiny", "--prompts", "3", "--method", "edge-pruning", "--edges", "9"]
+    command = [
+        "run",
+        "ioi",
+        "--model",
+        "tiny",
+        "--prompts",
+        "3",
+        "--method",
+        "edge-pruning",
+        "--edges",
+        "9",
+    ]
     assert call([*command, "--steps", "9", "--out", "run"], debug=False) == 2
     assert "diverged at step 4" in (said := capsys.readouterr().err) and "--resume" not in said
     assert [path.name for path in Path("run").iterdir()] == ["scores.safetensors"]
@@ -245,7 +268,18 @@ def test_the_command_that_ctrl_c_tells_goes_on_to_the_same_bytes(
 ) -> None:
     if "temperature" in words:
         words = words.replace("relp", "gim")
-    command = ["run", "ioi", "--model", "tiny", "--prompts", "3", "--format", "dot", *words.split(), "--out"]
+    command = [
+        "run",
+        "ioi",
+        "--model",
+        "tiny",
+        "--prompts",
+        "3",
+        "--format",
+        "dot",
+        *words.split(),
+        "--out",
+    ]
     assert call([*command, "whole"], debug=False) == 0
     monkeypatch.setattr(checkpoint, "SAVE_SECONDS", 1000.0)  # nothing is on disk before
     codes: list[int] = []

@@ -119,7 +119,9 @@ def test_the_same_question_gives_the_same_bytes(
 
 @every_scorer
 def test_every_method_makes_a_circuit_of_the_size_asked_for(info: MethodInfo, tmp_path: Path) -> None:
-    found = find(tmp_path / "run", method=info.name, bootstrap=None, n_prompts=4, **QUICK.get(info.name, {}))
+    found = find(
+        tmp_path / "run", method=info.name, bootstrap=None, n_prompts=4, **QUICK.get(info.name, {})
+    )
     record = json.loads((found.folder / "run.json").read_text())
     assert record["selection"]["nominal"] == N_EDGES
     assert info.name in MAY_LEAD_NOWHERE or found.circuit.edges
@@ -140,7 +142,9 @@ def test_a_threshold_keeps_what_scores_at_least_as_much_and_a_sweep_scores_once(
         scores = load_file(alone.folder / "scores.safetensors")["scores"]
         assert row["selection"]["nominal"] == int((scores.abs() >= row["threshold"]).sum())
         for name in ("circuit.json", "scores.safetensors"):
-            assert (swept.folder / row["folder"] / name).read_bytes() == (alone.folder / name).read_bytes()
+            assert (swept.folder / row["folder"] / name).read_bytes() == (
+                alone.folder / name
+            ).read_bytes()
     assert "before pruning" in (swept.folder / "sweep.md").read_text()
 
 
@@ -194,7 +198,10 @@ def test_a_method_that_is_named_keeps_the_metric_that_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"method": "ensemble"}, "An ensemble needs two methods or more. Name them, e.g. --of eap-ig,relp."),
+        (
+            {"method": "ensemble"},
+            "An ensemble needs two methods or more. Name them, e.g. --of eap-ig,relp.",
+        ),
         ({"method": "ensemble", "of": ("eap", "eap")}, "--of is eap,eap; name each method once"),
         ({"method": "ensemble", "of": ("eap", "acdc")}, "acdc can't be part of another method"),
         ({"method": "ensemble", "of": ("eap", "epa")}, "No method named 'epa'. Did you mean 'eap'?"),
@@ -202,7 +209,10 @@ def test_a_method_that_is_named_keeps_the_metric_that_is_asked_for() -> None:
             {"method": "ensemble", "of": ("eap", "ifr"), "metric": "kl"},
             "eap takes its gradient in the clean run",
         ),
-        ({"method": "ensemble", "of": ("eap", "random"), "bootstrap": 9}, "no scores of single prompts here"),
+        (
+            {"method": "ensemble", "of": ("eap", "random"), "bootstrap": 9},
+            "no scores of single prompts here",
+        ),
         (
             {"method": "edge-pruning", "start_from": "edge-pruning"},
             "edge-pruning can't be part of another method",
@@ -226,7 +236,10 @@ def test_a_method_that_is_named_keeps_the_metric_that_is_asked_for() -> None:
             "--set temperature=hot: it must be a number",
         ),
         ({"method": "atp", "settings": (("qk_fix", "1"),)}, "--set qk_fix=1: it must be true or false"),
-        ({"method": "eap", "settings": (("steps", "1"),)}, "eap has no settings. Leave out --set steps=1"),
+        (
+            {"method": "eap", "settings": (("steps", "1"),)},
+            "eap has no settings. Leave out --set steps=1",
+        ),
     ],
 )
 def test_options_that_make_no_sense_together_are_refused(options: dict[str, Any], said: str) -> None:
@@ -239,7 +252,9 @@ def test_one_prompt_is_too_few_for_a_bootstrap_before_the_model_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepare, "load_model", lambda *_: pytest.fail("the model was loaded"))
-    with pytest.raises(UsageError, match=r"^A bootstrap needs two prompts or more, not 1: raise --prompts"):
+    with pytest.raises(
+        UsageError, match=r"^A bootstrap needs two prompts or more, not 1: raise --prompts"
+    ):
         find(tmp_path / "run", n_prompts=1)
     assert not (tmp_path / "run").exists()
 
@@ -338,7 +353,9 @@ def test_a_mean_ablation_takes_its_means_over_other_prompts_of_the_task(
     reference = [
         json.loads(line)["clean"] for line in (found.folder / "reference.jsonl").read_text().splitlines()
     ]
-    own = {json.loads(line)["clean"] for line in (found.folder / "prompts.jsonl").read_text().splitlines()}
+    own = {
+        json.loads(line)["clean"] for line in (found.folder / "prompts.jsonl").read_text().splitlines()
+    }
     assert len(reference) == found.circuit.method["means"]["n_prompts"] == 64
     assert own.isdisjoint(reference)
     assert found.circuit.method["ablation"] == ablation
@@ -377,7 +394,9 @@ def test_masks_that_diverge_end_the_run_and_leave_the_last_sound_scores(
         update(masks, step, gradient)
 
     monkeypatch.setattr(pruning._Pruning, "update", spoil)
-    with pytest.raises(ModelError, match=r"diverged at step 3 of 5[\s\S]*last sound step are in") as ended:
+    with pytest.raises(
+        ModelError, match=r"diverged at step 3 of 5[\s\S]*last sound step are in"
+    ) as ended:
         find(tmp_path / "run", method="edge-pruning", steps=5, bootstrap=None, n_prompts=4)
     assert str(tmp_path / "run" / "scores.safetensors") in str(ended.value)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"scores.safetensors"}

@@ -183,7 +183,9 @@ def test_one_bar_over_all_parts_is_even_and_its_time_left_right_to_a_factor_of_t
     pace: float, wrong: tuple[float, ...]
 ) -> None:
     guesses = {"a": 10.0, "b": 60.0, "c": 25.0, "d": 40.0}
-    truth = {part: pace * error * guess for error, (part, guess) in zip(wrong, guesses.items(), strict=True)}
+    truth = {
+        part: pace * error * guess for error, (part, guess) in zip(wrong, guesses.items(), strict=True)
+    }
     steps, total, checked = Steps(), sum(truth.values()), 0
     course = Course(steps, guesses, steps.clock)
     for part, seconds in truth.items():

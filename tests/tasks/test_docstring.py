@@ -53,5 +53,7 @@ def test_names_of_two_tokens_are_never_used() -> None:
 
 
 def test_a_tokenizer_with_too_few_parameter_names_is_refused() -> None:
-    with pytest.raises(TaskError, match="12 parameter names that are one token each; this tokenizer has 0"):
+    with pytest.raises(
+        TaskError, match="12 parameter names that are one token each; this tokenizer has 0"
+    ):
         TASK.make(ToyTokenizer(longest=1), 5, 0)

@@ -50,7 +50,9 @@ def test_held_out_prompts_pass_every_check_with_the_same_roles_in_other_words(
     }
     for pair in others:
         for answer in (*pair.answers, *pair.wrong_answers):
-            assert words.encode(pair.clean + answer) == words.encode(pair.clean) + words.continuation(answer)
+            assert words.encode(pair.clean + answer) == words.encode(pair.clean) + words.continuation(
+                answer
+            )
     spaces = [{_without_roles(pair) for pair in pairs} for pairs in (own, others)]
     assert not spaces[0] & spaces[1]
 
@@ -106,7 +108,9 @@ def test_an_answer_is_the_token_that_follows_when_prompt_and_answer_are_one_text
     words = tokenizer()
     for pair in load_task(name).make(words, 20, 3):
         for answer in (*pair.answers, *pair.wrong_answers):
-            assert words.encode(pair.clean + answer) == words.encode(pair.clean) + words.continuation(answer)
+            assert words.encode(pair.clean + answer) == words.encode(pair.clean) + words.continuation(
+                answer
+            )
             assert len(words.continuation(answer)) == 1
 
 

@@ -45,7 +45,11 @@ def test_acdc_counts_thresholds_and_keeps_a_true_edge_at_more_of_them() -> None:
 def test_every_method_is_asked_what_it_takes_and_none_is_told_the_answer() -> None:
     question = load_question(known_models()["or"])
     options = {name: options_of(info, question, seed=3) for name, info in CATALOGUE.items()}
-    assert {name for name, asked in options.items() if asked.metric == "kl"} >= {"acdc", "eap-ig", "exact"}
+    assert {name for name, asked in options.items() if asked.metric == "kl"} >= {
+        "acdc",
+        "eap-ig",
+        "exact",
+    }
     assert {options[name].metric for name in ("eap", "atp", "relp", "gim", "hisp")} == {"logit-diff"}
     assert {(asked.edges, asked.seed) for asked in options.values()} == {(None, 3)}
 
@@ -68,7 +72,9 @@ def test_two_models_make_a_row_a_method_with_the_median(capsys: pytest.CaptureFi
     assert list(rows) == ["acdc", "eap-ig", "random"]
     for row in rows.values():
         scores = [one["auroc"] for one in row["models"].values()]
-        assert row["median_auroc"] == statistics.median(scores) and all(0 <= score <= 1 for score in scores)
+        assert row["median_auroc"] == statistics.median(scores) and all(
+            0 <= score <= 1 for score in scores
+        )
         assert (
             row["seconds"] == pytest.approx(sum(one["seconds"] for one in row["models"].values()))
             and row["seconds"]
@@ -89,7 +95,9 @@ def test_the_seed_draws_another_random_order_and_nothing_else_changes(
     assert first == again and first["eap-ig"] == other["eap-ig"] and first["random"] != other["random"]
 
 
-def test_a_terminal_gets_a_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_a_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = run(capsys, "--models", "and", "--methods", "random").splitlines()
     assert [line.split("\t")[0] for line in plain] == ["method", "true edges", "random"]
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)

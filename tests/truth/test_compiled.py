@@ -162,7 +162,10 @@ HEAD, OTHER, MLP = Node("head", 0, 1), Node("head", 1, 0), Node("mlp", 1)
     ("parts", "edges"),
     [
         ([part(HEAD, "token", "a"), part(MLP, "a", "answer")], "input->a0.h1<v> a0.h1->m1 m1->logits"),
-        ([part(HEAD, "token", "a"), part(MLP, "token", "answer")], "input->m1 m1->logits"),  # nobody reads a
+        (
+            [part(HEAD, "token", "a"), part(MLP, "token", "answer")],
+            "input->m1 m1->logits",
+        ),  # nobody reads a
         ([part(HEAD, "place", "a"), part(MLP, "a", "answer")], ""),  # a position is no sender
         ([part(MLP, "a", "answer"), part(OTHER, "token", "b")], ""),  # nobody writes a
         (

@@ -62,7 +62,9 @@ def answer(name: str, clean: str, corrupted: str, *removed: str) -> str:
         (("input->a1.h2<q>", "a0.h1->a1.h2<k>"), "3"),  # c stands third there too
     ],
 )
-def test_lookup_reads_what_was_ablated_from_the_other_prompt(removed: tuple[str, ...], right: str) -> None:
+def test_lookup_reads_what_was_ablated_from_the_other_prompt(
+    removed: tuple[str, ...], right: str
+) -> None:
     assert answer("lookup", "a 1 b 2 c 3 b", "b 3 a 4 c 0 c", *removed) == right
 
 

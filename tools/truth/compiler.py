@@ -168,7 +168,9 @@ def block_state(blueprint: Blueprint, layer: int) -> dict[str, Float[np.ndarray,
     heads = [by_node[Node("head", layer, head)] for head in range(blueprint.n_heads)]
     mlp = by_node[Node("mlp", layer)]
     scales = {"q": d_head**0.5, "k": 1.0, "v": 1.0}  # scores are divided by the root again
-    reads = [scales[slot] * reading(blueprint, head.reads[slot], d_head) for slot in SLOTS for head in heads]
+    reads = [
+        scales[slot] * reading(blueprint, head.reads[slot], d_head) for slot in SLOTS for head in heads
+    ]
     biases = [scales[slot] * padded(head.bias.get(slot), d_head) for slot in SLOTS for head in heads]
     return {
         "attn.c_attn.weight": np.concatenate(reads, axis=1),
@@ -231,7 +233,9 @@ def true_edges(blueprint: Blueprint, constant: Collection[str] = ()) -> list[Edg
     net.add_nodes_from(("input", "logits"))
     reached = nx.descendants(net, "input") | {"input"}
     leading = nx.ancestors(net, "logits") | {"logits"}
-    return [edge for edge in carrying if str(edge.sender) in reached and str(edge.receiver.node) in leading]
+    return [
+        edge for edge in carrying if str(edge.sender) in reached and str(edge.receiver.node) in leading
+    ]
 
 
 def constant_variables(
@@ -257,7 +261,12 @@ def with_distractors(blueprint: Blueprint, seed: int) -> Blueprint:
     d_vocab = next(iter(blueprint.tokens.values())).shape[0]
     noisy = {**blueprint.tokens, NOISE: dyadic(rng, d_vocab, NOISE_WIDTH)}
     whole = Blueprint(
-        blueprint.n_layers, blueprint.n_heads, noisy, blueprint.positions, blueprint.parts, blueprint.answers
+        blueprint.n_layers,
+        blueprint.n_heads,
+        noisy,
+        blueprint.positions,
+        blueprint.parts,
+        blueprint.answers,
     )
     used = {part.node for part in blueprint.parts}
     free = [node for node in blueprint.graph.senders[1:] if node not in used]

@@ -90,7 +90,9 @@ class Aligned:
         now: dict[Node, Values] = {INPUT: clean}
         other: dict[Node, Values] = {INPUT: corrupted}
         for variable in self.variables:
-            reads = [other[edge.sender] if edge in removed else now[edge.sender] for edge in variable.edges]
+            reads = [
+                other[edge.sender] if edge in removed else now[edge.sender] for edge in variable.edges
+            ]
             now[variable.node] = variable.compute(*reads)
             other[variable.node] = variable.compute(*(other[edge.sender] for edge in variable.edges))
         return now[Node("logits")]
@@ -422,7 +424,10 @@ def main(folder: Path = MODELS, recipe: Recipe = Recipe(), bars: Bars = Bars()) 
     for program in PROGRAMS:
         model = train(program, recipe)
         judged = judge(program, model)
-        print("\n".join(f"{program.name}, {name}: {value:.4f}" for name, value in judged.items()), flush=True)
+        print(
+            "\n".join(f"{program.name}, {name}: {value:.4f}" for name, value in judged.items()),
+            flush=True,
+        )
         if not is_exact(judged, bars):
             sys.exit(f"Not saved: {program.name} is not exact enough ({bars}). Change the recipe.")
         write_files(

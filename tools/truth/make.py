@@ -13,7 +13,14 @@ from safetensors.numpy import save
 from circuitfind.prompts.pairs import PromptPair, draw_distinct
 from circuitfind.truth.files import N_PROMPTS, SEED, write_files
 from circuitfind.truth.known import MODELS
-from tools.truth.compiler import Blueprint, config, constant_variables, state, true_edges, with_distractors
+from tools.truth.compiler import (
+    Blueprint,
+    config,
+    constant_variables,
+    state,
+    true_edges,
+    with_distractors,
+)
 from tools.truth.programs import PROGRAMS, Program
 
 
@@ -39,7 +46,9 @@ def constants_of(program: Program, blueprint: Blueprint, pairs: Sequence[PromptP
     """The variables that no pair changes."""
     ids = {word: index for index, word in enumerate(program.words)}
     constants = [
-        constant_variables(blueprint, *(np.array([[ids[word] for word in text.split()]]) for text in texts))
+        constant_variables(
+            blueprint, *(np.array([[ids[word] for word in text.split()]]) for text in texts)
+        )
         for texts in ((pair.clean, pair.corrupted) for pair in pairs)
     ]
     return set.intersection(*constants)

@@ -66,7 +66,9 @@ def one_hots(words: Sequence[str], named: Sequence[str]) -> Matrix:
     return table(words, dict(zip(named, np.eye(len(named)).tolist(), strict=True)))
 
 
-def uniform_head(layer: int, head: int, values: Mapping[str, Matrix], writes: Mapping[str, Matrix]) -> Part:
+def uniform_head(
+    layer: int, head: int, values: Mapping[str, Matrix], writes: Mapping[str, Matrix]
+) -> Part:
     """A head that takes the mean over all positions: nothing that it compares differs between them."""
     return matching_head(layer, head, {}, {}, values, writes)
 
@@ -361,7 +363,12 @@ def build_gate(least: int) -> Blueprint:
 
 PROGRAMS = (
     Program(
-        "reverse", "the k-th letter from the end", REVERSE_WORDS, reversed_letter, draw_reverse, build_reverse
+        "reverse",
+        "the k-th letter from the end",
+        REVERSE_WORDS,
+        reversed_letter,
+        draw_reverse,
+        build_reverse,
     ),
     Program("frac-prevs", "the share of x", FRAC_WORDS, share_of_x, draw_frac_prevs, build_frac_prevs),
     Program("sort", "the k-th letter of the alphabet", SORT_WORDS, sorted_letter, draw_sort, build_sort),

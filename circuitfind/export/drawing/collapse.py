@@ -52,6 +52,8 @@ def at_layer(node: Node) -> Node:
 def first_of(edge: Edge) -> Edge:
     """The first edge of a graph that is drawn as this one: where it stands in order."""
     ends = (edge.sender, edge.receiver.node)
-    sender, node = (replace(end, head=max(end.head, 0)) if end.of_kind.is_several else end for end in ends)
+    sender, node = (
+        replace(end, head=max(end.head, 0)) if end.of_kind.is_several else end for end in ends
+    )
     slot = edge.receiver.slot or node.of_kind.slots[0]
     return Edge(sender, Receiver(node, slot, edge.receiver.role))

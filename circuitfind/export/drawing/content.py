@@ -55,7 +55,12 @@ def choose(circuit: Circuit, look: Look) -> Content:
     marks = _marks(circuit, look, parts, circuit.nodes)
     nodes = _in_order(circuit.graph, look, touched | _lacking(look, marks))
     return Content(
-        edges, parts, nodes, marks, _labels(circuit, look, nodes), n_edges=len(every if is_plain else parts)
+        edges,
+        parts,
+        nodes,
+        marks,
+        _labels(circuit, look, nodes),
+        n_edges=len(every if is_plain else parts),
     )
 
 
@@ -66,7 +71,9 @@ def _choose_nodes(circuit: Circuit, look: Look) -> Content:
             raise UsageError(
                 f"{option} is for edges; a circuit of neurons keeps them all and is drawn without them."
             )
-    strengths = {node: math.fsum(map(abs, scores)) for node, scores in by_node(circuit.neurons or {}).items()}
+    strengths = {
+        node: math.fsum(map(abs, scores)) for node, scores in by_node(circuit.neurons or {}).items()
+    }
     marks = _marks(circuit, look, {}, strengths)
     nodes = _in_order(circuit.graph, look, set(strengths) | _lacking(look, marks))
     return Content({}, {}, nodes, marks, _labels(circuit, look, nodes), strengths)
@@ -104,9 +111,12 @@ def _marks(circuit: Circuit, look: Look, parts: Parts, kept: Iterable[Node]) -> 
         )
         return {edge: other.mark(*of_edge) for edge, of_edge in sides}
     ours, theirs = (
-        {_shown(look, node) for node in nodes if node.kind in other.kinds} for nodes in (kept, other.nodes)
+        {_shown(look, node) for node in nodes if node.kind in other.kinds}
+        for nodes in (kept, other.nodes)
     )
-    return {n: other.mark(n in ours, n in theirs) for n in _in_order(circuit.graph.base, look, ours | theirs)}
+    return {
+        n: other.mark(n in ours, n in theirs) for n in _in_order(circuit.graph.base, look, ours | theirs)
+    }
 
 
 def _lacking(look: Look, marks: Mapping[Edge | Node, str]) -> set[Node]:

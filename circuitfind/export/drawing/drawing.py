@@ -25,7 +25,15 @@ from circuitfind.export.drawing.layout import (
     lay_out,
 )
 from circuitfind.export.drawing.route import Curve, Obstacles, route
-from circuitfind.export.drawing.style import Paint, Palette, Stroke, Widths, find_palette, kind_of, reference
+from circuitfind.export.drawing.style import (
+    Paint,
+    Palette,
+    Stroke,
+    Widths,
+    find_palette,
+    kind_of,
+    reference,
+)
 from circuitfind.export.drawing.subject import Look
 from circuitfind.export.drawing.text import wrap
 
@@ -112,7 +120,9 @@ class Drawing:
         """How the edge is drawn."""
         stroke = self.palette.strokes[kind_of(edge)]
         return (
-            replace(self.palette.marks[self.marks[edge]], port=stroke.port) if edge in self.marks else stroke
+            replace(self.palette.marks[self.marks[edge]], port=stroke.port)
+            if edge in self.marks
+            else stroke
         )
 
     def curve(self, edge: Edge, gap: float) -> Curve:
@@ -148,12 +158,16 @@ class Drawing:
         """
         graph = self.circuit.graph
         reads = {
-            ends(graph, e)[1] for e in self.edges if any(p.receiver.slot in ("k", "v") for p in self.parts[e])
+            ends(graph, e)[1]
+            for e in self.edges
+            if any(p.receiver.slot in ("k", "v") for p in self.parts[e])
         }
         writes = {ends(graph, edge)[0] for edge in self.edges}
         found = []
         for head in dict.fromkeys(node.at(None) for node in self.content.nodes if node.kind == "head"):
-            sources, targets = ({head.at(role) for role in graph.roles} & some for some in (reads, writes))
+            sources, targets = (
+                {head.at(role) for role in graph.roles} & some for some in (reads, writes)
+            )
             if sources and targets and len(sources | targets) > 1:
                 found.append(
                     tuple(head.at(role) for role in graph.roles if head.at(role) in sources | targets)
@@ -194,7 +208,9 @@ def _notes(circuit: Circuit, look: Look, content: Content, sizes: Sizes) -> dict
     size, notes = sizes.small_font, dict[Node, tuple[str, ...]]()
     least = max(sizes.node_width - 2 * PADDING, ONE_LINE * size)
     for node in dict.fromkeys(node.at(None) for node in content.nodes):
-        label = wrap(content.labels.get(node, ""), least, max(least, LONGEST_LINE * size), size, MOST_LINES)
+        label = wrap(
+            content.labels.get(node, ""), least, max(least, LONGEST_LINE * size), size, MOST_LINES
+        )
         lines = (_count(circuit, look, node), *label)
         if any(lines):
             notes[node] = tuple(filter(None, lines))

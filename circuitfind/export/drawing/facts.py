@@ -52,7 +52,9 @@ def strengths(circuit: Circuit) -> dict[Node, list[float]]:
     if circuit.neurons is not None:
         return by_node(circuit.neurons)
     found: dict[Node, list[float]] = {node: [] for node in circuit.nodes}
-    known: dict[int, list[float]] = {}  # by the node's id: edges that were read together share their nodes
+    known: dict[
+        int, list[float]
+    ] = {}  # by the node's id: edges that were read together share their nodes
     for edge, score in circuit.edges.items():
         scores = known.get(id(edge.sender))
         if scores is None:
@@ -99,4 +101,6 @@ def _interval(interval: object, n_prompts: object) -> str:
     if not isinstance(interval, list) or len(interval) != 2:
         return ""
     low, high = (number(value) for value in interval)
-    return "" if low is None or high is None else f" ({promise(0.95, n_prompts)}: {low:.1%} to {high:.1%})"
+    return (
+        "" if low is None or high is None else f" ({promise(0.95, n_prompts)}: {low:.1%} to {high:.1%})"
+    )

@@ -84,7 +84,8 @@ def _unknown(name: str, names: Iterable[str], graph: Graph, collapse: Collapse |
     if collapse == "layers" and name in map(str, graph.senders):
         layer = name.partition(".")[0]
         return (
-            f"--labels names '{name}', which --collapse layers draws as a part of '{layer}'. Label '{layer}'."
+            f"--labels names '{name}', which --collapse layers draws as a part of '{layer}'. Label"
+            f" '{layer}'."
         )
     nearest = difflib.get_close_matches(name.lower(), list(names), n=1, cutoff=0.5)
     hint = f"Did you mean '{nearest[0]}'?" if nearest else "They are named like a0.h1 and m0."

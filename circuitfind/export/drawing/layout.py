@@ -204,7 +204,9 @@ def lay_out(
 
 def _groups(graph: Graph, nodes: list[Node], roles: set[str | None], sizes: Sizes) -> list[Group]:
     """What stands at each role that there is something at, and at the last, where the logits stand."""
-    shown = [role for role in graph.roles or (None,) if role in roles or role in (None, *graph.roles[-1:])]
+    shown = [
+        role for role in graph.roles or (None,) if role in roles or role in (None, *graph.roles[-1:])
+    ]
     longest = max(measure(str(Node("input").at(role)), sizes.font) for role in shown)
     least_bar = max(1.8 * sizes.node_width, longest + 2 * PADDING)
     groups = []
@@ -277,4 +279,6 @@ def _bands(rows: tuple[tuple[Node, ...], ...], boxes: dict[Node, Box]) -> tuple[
     room = min(gaps, default=2 * boxes[rows[0][0]].height) / 2 - 1.5
     layers = groupby(zip(inner, rows[1:-1], strict=True), key=lambda item: item[1][0].layer)
     strips = ((layer, [box for box, _ in members]) for layer, members in layers)
-    return tuple(Band(layer, members[0].bottom - room, members[-1].top + room) for layer, members in strips)
+    return tuple(
+        Band(layer, members[0].bottom - room, members[-1].top + room) for layer, members in strips
+    )

@@ -82,11 +82,15 @@ def surround(drawing: Drawing) -> Surround:
     lines = tuple((text, middle, y - place * LEADING * font) for place, text in enumerate(texts))
     half = (
         max(
-            layout.width, *(measure(text, font) for text in texts), *(_reach(p, font, middle) for p in placed)
+            layout.width,
+            *(measure(text, font) for text in texts),
+            *(_reach(p, font, middle) for p in placed),
         )
         / 2
     )
-    return Surround(tuple(placed), lines, middle - half, lines[-1][2] - font, middle + half, layout.height)
+    return Surround(
+        tuple(placed), lines, middle - half, lines[-1][2] - font, middle + half, layout.height
+    )
 
 
 def _reach(placed: Placed, font: float, middle: float) -> float:
@@ -99,14 +103,18 @@ def _rows(drawing: Drawing) -> Iterator[list[Entry]]:
     colours of nodes.
     """
     font, most = drawing.sizes.small_font, drawing.layout.width + GAP
-    for kind in (list(kind) for kind in (_lines_or_tints(drawing), _node_marks(drawing), _labels(drawing))):
+    for kind in (
+        list(kind) for kind in (_lines_or_tints(drawing), _node_marks(drawing), _labels(drawing))
+    ):
         n_rows, total = len(_break(kind, most, font)), sum(entry.length(font) for entry in kind)
         limits = (
             [total / n_rows + (most - total / n_rows) * step / STEPS for step in range(STEPS + 1)]
             if kind
             else []
         )
-        yield from next((rows for limit in limits if len(rows := _break(kind, limit, font)) == n_rows), [])
+        yield from next(
+            (rows for limit in limits if len(rows := _break(kind, limit, font)) == n_rows), []
+        )
 
 
 def _break(entries: list[Entry], limit: float, font: float) -> list[list[Entry]]:
@@ -126,7 +134,9 @@ def caption(drawing: Drawing) -> str:
         str(block["name"]) for block in (circuit.task, circuit.model, circuit.method) if block.get("name")
     ]
     other = drawing.look.highlight.name if drawing.look.highlight else ""
-    return ", ".join([*map(_short, names), _size(drawing)]) + (f"; against {_short(other)}" if other else "")
+    return ", ".join([*map(_short, names), _size(drawing)]) + (
+        f"; against {_short(other)}" if other else ""
+    )
 
 
 def _size(drawing: Drawing) -> str:

@@ -86,7 +86,9 @@ class Curve:
     def bezier(self) -> list[Point]:
         """The control points (x, y): the first knot, then three points a segment."""
         points = [(self.knots[0][1], self.knots[0][0])]
-        for ((y0, x0), (y1, x1)), (m0, m1) in zip(pairwise(self.knots), pairwise(self.slopes), strict=True):
+        for ((y0, x0), (y1, x1)), (m0, m1) in zip(
+            pairwise(self.knots), pairwise(self.slopes), strict=True
+        ):
             third = (y1 - y0) / 3
             points += [(x0 + m0 * third, y0 + third), (x1 - m1 * third, y1 - third), (x1, y1)]
         return points

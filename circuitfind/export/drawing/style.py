@@ -16,8 +16,8 @@ from circuitfind.circuits.graph import Edge
 from circuitfind.circuits.kinds import KINDS
 from circuitfind.errors import UsageError, unknown
 
-FONT = (
-    "Source Sans Pro,Helvetica,Arial,sans-serif"  # the first is shipped; a browser without it takes another
+FONT = (  # the first is shipped; a browser without it takes another
+    "Source Sans Pro,Helvetica,Arial,sans-serif"
 )
 INK = "#333333"
 

@@ -87,9 +87,19 @@ def _draw_kl(axes: Axes, curve: Curve) -> None:
     if curve.ablated_kl is not None:
         axes.axhline(curve.ablated_kl, color=FAINT, linestyle=":", linewidth=1, zorder=1)
         place = (0.98, curve.ablated_kl)
-        how: dict[str, Any] = {"xytext": (0, 2), "textcoords": "offset points", "ha": "right", "va": "bottom"}
+        how: dict[str, Any] = {
+            "xytext": (0, 2),
+            "textcoords": "offset points",
+            "ha": "right",
+            "va": "bottom",
+        }
         axes.annotate(
-            "everything ablated", place, xycoords=axes.get_yaxis_transform(), **how, color=FAINT, fontsize=8
+            "everything ablated",
+            place,
+            xycoords=axes.get_yaxis_transform(),
+            **how,
+            color=FAINT,
+            fontsize=8,
         )
     _draw_ways(axes, curve, lambda point: point.kl)
     axes.set_ylim(0, 1.15 * max([1e-9, *axes.get_ylim()]))

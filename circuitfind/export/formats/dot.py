@@ -116,7 +116,9 @@ def _label(drawing: Drawing, node: Node) -> dict[str, str]:
     """What stands in the node's box: its name, smaller below it its notes; the whole of them as a tooltip."""
     notes = drawing.notes.get(node.at(None))
     if not notes:
-        if drawing.circuit.graph.roles or drawing.notes:  # columns tell the roles, and the inputs name them
+        if (
+            drawing.circuit.graph.roles or drawing.notes
+        ):  # columns tell the roles, and the inputs name them
             return {"label": f'"{node if node.kind == "input" else node.name}"'}
         return {}
     lines = "".join(f"<br/>{_markup(line)}" for line in notes)

@@ -80,13 +80,14 @@ def _quote(text: str) -> str:
 def _comments(drawing: Drawing) -> str:
     n_drawn, n_kept = len(drawing.edges), len(drawing.circuit.edges)
     said = (
-        "%% A circuit, written by circuitfind. The thicker an edge the larger its |score|; x ends a negative"
-        " one.\n"
+        "%% A circuit, written by circuitfind. The thicker an edge the larger its |score|; x ends a"
+        " negative one.\n"
     )
     if n_drawn < n_kept and drawing.circuit.neurons is None:
         limits = f"{MOST_EDGES} edges and {LONGEST:,} characters"
         said += (
-            f"%% The {n_drawn:,} strongest of {n_kept:,} edges: Mermaid by itself draws at most {limits}.\n"
+            f"%% The {n_drawn:,} strongest of {n_kept:,} edges: Mermaid by itself draws at most"
+            f" {limits}.\n"
         )
     return said
 

@@ -71,7 +71,10 @@ def circuit_to_networkx(circuit: Circuit) -> MultiDiGraph[str]:
         found.add_node(str(node), **_of_node(circuit, node))
     for edge, score in circuit.edges.items():
         found.add_edge(
-            str(edge.sender), str(edge.receiver.node), str(edge.receiver), **_of_edge(circuit, edge, score)
+            str(edge.sender),
+            str(edge.receiver.node),
+            str(edge.receiver),
+            **_of_edge(circuit, edge, score),
         )
     return found
 
@@ -127,7 +130,13 @@ def _of_node(circuit: Circuit, node: Node) -> dict[str, Any]:
 
 def _of_edge(circuit: Circuit, edge: Edge, score: float) -> dict[str, Any]:
     role = circuit.graph.role_of(edge.receiver)
-    said = {"id": str(edge), "slot": edge.receiver.slot, "role": role, "score": score, "weight": abs(score)}
+    said = {
+        "id": str(edge),
+        "slot": edge.receiver.slot,
+        "role": role,
+        "score": score,
+        "weight": abs(score),
+    }
     return {key: value for key, value in said.items() if value is not None}
 
 

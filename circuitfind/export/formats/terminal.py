@@ -50,7 +50,9 @@ def show(circuit: Circuit, view: View) -> Iterator[Text]:
         yield from _table("edge", circuit.edges, view)
     else:
         widths = {node: circuit.all_neurons.width(node) for node in strengths(circuit)}
-        kept = {f"{n}  {len(s):,} of {widths[n]:,} neurons": sum(s) for n, s in strengths(circuit).items()}
+        kept = {
+            f"{n}  {len(s):,} of {widths[n]:,} neurons": sum(s) for n, s in strengths(circuit).items()
+        }
         yield from _table("node", kept, view)
 
 
@@ -146,7 +148,10 @@ def _table(noun: str, scores: Mapping[Any, float], view: View, where: str = "") 
     yield Text(f"{len(scores):,} {noun}{'' if len(scores) == 1 else 's'}{where}{cut}", "bold")
     if not rows:
         return
-    largest, numbers = max(map(abs, rows.values())), {name: f"{score:+.4g}" for name, score in rows.items()}
+    largest, numbers = (
+        max(map(abs, rows.values())),
+        {name: f"{score:+.4g}" for name, score in rows.items()},
+    )
     wide, digits = max(map(len, rows)), max(map(len, numbers.values()))
     room = min(LONGEST_BAR, view.width - wide - digits - 5)
     for name, score in rows.items():

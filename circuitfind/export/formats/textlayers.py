@@ -102,7 +102,10 @@ def layer_lines(circuit: Circuit, width: int, glyphs: Glyphs) -> Iterator[Text]:
     """The picture, and below it what its letters mean."""
     graph, scores = circuit.graph, strengths(circuit)
     full = reference(sum(map(abs, of_node)) for node, of_node in scores.items() if node.is_inner)
-    cells, grid = Cells(scores, Widths(full, 0, 1), glyphs), Grid.choose(graph.n_layers, graph.n_heads, width)
+    cells, grid = (
+        Cells(scores, Widths(full, 0, 1), glyphs),
+        Grid.choose(graph.n_layers, graph.n_heads, width),
+    )
     counts = _counts(circuit)
     yield Text(
         f"{'':{grid.label}} {grid.header()} mlp {'in' if circuit.neurons is None else 'kept':>5}", FAINT

@@ -26,7 +26,11 @@ WHITE = "#ffffff"
 MARGIN = 6.0  # of a ground that is not white, in points
 WIDEST = 14_000
 """In points: TeX's lengths end at 16,383."""
-LINES = {"solid": "solid", "dashed": "dash pattern=on 5bp off 2bp", "dotted": "dash pattern=on 1.5bp off 4bp"}
+LINES = {
+    "solid": "solid",
+    "dashed": "dash pattern=on 5bp off 2bp",
+    "dotted": "dash pattern=on 1.5bp off 4bp",
+}
 """As they are in the other pictures, whatever a paper's TikZ makes of their names."""
 
 PREAMBLE = r"""% A circuit, drawn by circuitfind.
@@ -149,9 +153,7 @@ def _tip(pen: str, start: tuple[float, float], length: float, half: float, is_ba
         return ""
     if is_bar:
         return rf" \fill[{pen}] {_point(x - half, y)} rectangle {_point(x + half, y + 0.6 * length)};"
-    return (
-        rf" \fill[{pen}] {_point(x - half, y)} -- {_point(x + half, y)} -- {_point(x, y + length)} -- cycle;"
-    )
+    return rf" \fill[{pen}] {_point(x - half, y)} -- {_point(x + half, y)} -- {_point(x, y + length)} -- cycle;"
 
 
 def _nodes(drawing: Drawing) -> Iterator[str]:

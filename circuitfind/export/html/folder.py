@@ -147,14 +147,20 @@ class RunFolder:
         if file is None:
             return None
         graph, neurons = self.circuit.graph, self.circuit.neurons is not None
-        shape = (len(self.circuit.all_neurons),) if neurons else (len(graph.receivers), len(graph.senders))
+        shape = (
+            (len(self.circuit.all_neurons),) if neurons else (len(graph.receivers), len(graph.senders))
+        )
         try:
             is_its = neurons or is_of(graph, read_metadata(file), file)
             found = read_tensors(file, dict.fromkeys(("lower", "upper", "inclusion"), shape))
         except CircuitError:
             return None
         real = np.ones(shape, bool) if neurons else edges_of(graph)
-        return found if is_its and all(np.isfinite(values[real]).all() for values in found.values()) else None
+        return (
+            found
+            if is_its and all(np.isfinite(values[real]).all() for values in found.values())
+            else None
+        )
 
     def curve(self) -> dict[str, Any] | None:
         """Faithfulness at every size, where an evaluation of this very circuit measured it."""

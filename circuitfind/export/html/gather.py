@@ -131,7 +131,9 @@ def _notes(
 
 
 def _title(circuit: Circuit) -> str:
-    return f"{circuit.task.get('name') or 'a circuit'} in {circuit.model.get('name') or 'an unnamed model'}"
+    return (
+        f"{circuit.task.get('name') or 'a circuit'} in {circuit.model.get('name') or 'an unnamed model'}"
+    )
 
 
 def _subtitle(circuit: Circuit) -> str:
@@ -218,7 +220,9 @@ def _neurons(circuit: Circuit, found: Mapping[str, np.ndarray] | None) -> Neuron
         indices=tuple(neuron.index for neuron, _ in ordered),
         scores=tuple(score for _, score in ordered),
         widths={node: known.width(node) for node in by_node(every)},
-        sureness=() if found is None else tuple(pick(found, (known.place(neuron),)) for neuron, _ in ordered),
+        sureness=()
+        if found is None
+        else tuple(pick(found, (known.place(neuron),)) for neuron, _ in ordered),
     )
 
 
@@ -259,6 +263,6 @@ def fit_budget(
         if room < 0:
             break
         kept[node] = observed.patterns[node]
-    return replace(observed, patterns={node: kept[node] for node in nodes if node in kept}), len(shown) - len(
-        kept
-    )
+    return replace(observed, patterns={node: kept[node] for node in nodes if node in kept}), len(
+        shown
+    ) - len(kept)

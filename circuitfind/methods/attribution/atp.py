@@ -136,7 +136,11 @@ class AtP(AtCleanRun):
             tell()
 
     def _of_layer(
-        self, block: Block, layer: int, found: Sequence[Gradients], spread: Float[Tensor, "sender prompt pos"]
+        self,
+        block: Block,
+        layer: int,
+        found: Sequence[Gradients],
+        spread: Float[Tensor, "sender prompt pos"],
     ) -> Float[Tensor, "prompt role pass receiver readable"]:
         """The scores of all edges into a layer in each pass; ``readable``: the senders that its MLP reads."""
         heads, mlp = block.sweeper.layout.graph.layer(layer)
@@ -151,7 +155,9 @@ class AtP(AtCleanRun):
         effects = _effects(block, layer, patterns, spread[:n_earlier])
         return torch.cat((functional.pad(effects, (0, n_readable - n_earlier)), products), dim=3)
 
-    def _over_passes(self, scores: Float[Tensor, "prompt role pass receiver sender"], layer: int) -> ByRole:
+    def _over_passes(
+        self, scores: Float[Tensor, "prompt role pass receiver sender"], layer: int
+    ) -> ByRole:
         """One score of those in all passes: the first as if no layer were dropped, each other with
         a later one dropped.
 
@@ -187,7 +193,10 @@ class _NodePasses:
     def add(self, layer: int, passes: Float[Tensor, "prompt pass receiver readable"]) -> None:
         """Add the edges into a layer. The first pass drops nothing behind it, the others its later
         layers, from the last: the first stands for those that drop an earlier one."""
-        rows, n_senders = slice(self._layout.row(layer, 0), self._layout.row(layer + 1, 0)), passes.shape[3]
+        rows, n_senders = (
+            slice(self._layout.row(layer, 0), self._layout.row(layer + 1, 0)),
+            passes.shape[3],
+        )
         edges = self._units.edges[rows, :n_senders].to(passes.device)
         sums = passes.double().masked_fill(~edges, 0.0).sum(2)
         self._totals[:, :layer, :n_senders] += sums[:, :1]
@@ -195,7 +204,9 @@ class _NodePasses:
 
     def scores(self) -> Float[Tensor, "prompt sender"]:
         """The mean size over the passes that do not drop a sender's own layer."""
-        layers = torch.tensor([node.layer for node in self._units.graph.senders], device=self._totals.device)
+        layers = torch.tensor(
+            [node.layer for node in self._units.graph.senders], device=self._totals.device
+        )
         counts = layers != torch.arange(self._units.graph.n_layers, device=layers.device).unsqueeze(1)
         return (self._totals.abs() * counts).sum(1) / counts.sum(0)
 
@@ -226,7 +237,9 @@ class _Slot:
         turned as if it stood at 0; those of the run without the bias; the bias's part."""
         rows = (others @ self.W).flatten(0, 1)
         plain = (others @ self.plain[:, position].unsqueeze(-1)).flatten(0, 1)
-        bias = torch.zeros_like(plain) if self.b is None else (others @ self.b.unsqueeze(-1)).flatten(0, 1)
+        bias = (
+            torch.zeros_like(plain) if self.b is None else (others @ self.b.unsqueeze(-1)).flatten(0, 1)
+        )
         return rows, plain, bias
 
 
@@ -269,11 +282,15 @@ class _Attention:
         roles = _role_of_each(span, places)
         for position in range(start, stop):
             key = self.n_before + position
-            moved_q, moved_k = self._moved_scores(change[:, position], spread[:, position], position, stop)
+            moved_q, moved_k = self._moved_scores(
+                change[:, position], spread[:, position], position, stop
+            )
             of_q[:, position - start, : key + 1] = moved_q
             of_k[roles[position - start]][:, position - start :, key] = moved_k
         weigh = self.attention.weigh
-        return weigh(of_q, 2), [weigh(scores, 2) for scores in of_k]  # not innermost: several times as fast
+        return weigh(of_q, 2), [
+            weigh(scores, 2) for scores in of_k
+        ]  # not innermost: several times as fast
 
     def _clean_scores(self, start: int, stop: int) -> Float[Tensor, "head query key"]:
         products = self.q.full[:, start:stop] @ self.k.full.transpose(-1, -2)
@@ -371,7 +388,9 @@ def _effects(
         of_senders = [
             _at_roles(at_pattern, *attention.patterns(*some, span, places), span, places)
             for some in zip(
-                torch.split(change, at_once), torch.split(spread[:, prompt].to(dtype), at_once), strict=True
+                torch.split(change, at_once),
+                torch.split(spread[:, prompt].to(dtype), at_once),
+                strict=True,
             )
         ]
         found.append(torch.cat(of_senders, dim=-1))

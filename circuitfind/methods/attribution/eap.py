@@ -210,7 +210,9 @@ def from_position(constants: Outputs, first: int) -> Outputs:
     def cut(x: Tensor) -> Tensor:
         return x if x.shape[-2] == 1 else x[..., first:, :]
 
-    z, out, hidden = (tuple(map(cut, each)) for each in (constants.z, constants.mlp_out, constants.hidden))
+    z, out, hidden = (
+        tuple(map(cut, each)) for each in (constants.z, constants.mlp_out, constants.hidden)
+    )
     return Outputs(cut(constants.embedding), z, out, hidden)
 
 

@@ -37,5 +37,8 @@ class RelP(AtCleanRun):
 
     def _rules(self) -> Rules:
         return Rules(
-            frozen_norms=True, activation_ratios=True, gate_share=0.5, frozen_patterns=self.freeze_patterns
+            frozen_norms=True,
+            activation_ratios=True,
+            gate_share=0.5,
+            frozen_patterns=self.freeze_patterns,
         )

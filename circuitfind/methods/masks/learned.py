@@ -259,7 +259,9 @@ class _Data:
             mixed = self._mixer.mix(block, plan, workspace)
             slope = block.objective.slope(mixed.final) * (block.is_real / n_prompts).unsqueeze(1)
             value = (
-                float(block.objective(mixed.final.unsqueeze(0))[0] @ block.is_real.double()) if shown else 0.0
+                float(block.objective(mixed.final.unsqueeze(0))[0] @ block.is_real.double())
+                if shown
+                else 0.0
             )
             gradient = self._mixer.gradient(mixed, slope)
             self._free.put(workspace)

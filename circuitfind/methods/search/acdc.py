@@ -98,7 +98,9 @@ class ACDC:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.threshold) and self.threshold >= 0):
-            raise UsageError(f"The threshold is {self.threshold}; it must be a finite number, 0 or above.")
+            raise UsageError(
+                f"The threshold is {self.threshold}; it must be a finite number, 0 or above."
+            )
         if self.objective not in ("improve", "match"):
             raise UsageError(f"The objective is '{self.objective}'; it must be improve or match.")
         if self.schedule not in ORDERS:
@@ -218,7 +220,9 @@ class ACDC:
 def require_in_order(found: Found, among: Bool[Tensor, "receiver sender"]) -> None:
     """Raises StateError where an edge into a receiver is decided and one of a later sender is not."""
     waiting = (among & ~found.decided).flip(1).int().cummax(1).values.flip(1).bool()
-    require(not bool((waiting & among & found.decided).any()), "it has decided on edges out of their order")
+    require(
+        not bool((waiting & among & found.decided).any()), "it has decided on edges out of their order"
+    )
 
 
 def chain_length(since: int, has_kept: bool) -> int:

@@ -78,7 +78,9 @@ class _BlockSearch:
     def without(
         self, gone: Float[Tensor, "look edge prompt"], at_once: int
     ) -> Float[Tensor, "look prompt d_model"]:
-        whole = torch.cat([gone, gone.new_zeros(*gone.shape[:2], len(self._final) - gone.shape[2])], dim=2)
+        whole = torch.cat(
+            [gone, gone.new_zeros(*gone.shape[:2], len(self._final) - gone.shape[2])], dim=2
+        )
         return self.path.without(whole, at_once)[:, : self._n_real]
 
     def settle(self, cut: int) -> None:
@@ -134,7 +136,9 @@ class _Path:
             self._changes[cut] = self._change(cut)
         for first in range(0, len(cuts), at_once):
             group = cuts[first : first + at_once]
-            finals = self._rerun.what_if(self._receiver, torch.stack([self._changes[cut] for cut in group]))
+            finals = self._rerun.what_if(
+                self._receiver, torch.stack([self._changes[cut] for cut in group])
+            )
             self._finals |= dict(zip(group, finals, strict=True))
 
     def finals(self, cuts: Sequence[int]) -> Float[Tensor, "cut prompt d_model"]:
@@ -266,7 +270,9 @@ class Search:
         """
         return self._blocks[0].rerun.is_live(receiver.node, receiver.serves)
 
-    def visit(self, receiver: Receiver, removed: Sequence[int] = (), twins: Sequence[Receiver] = ()) -> None:
+    def visit(
+        self, receiver: Receiver, removed: Sequence[int] = (), twins: Sequence[Receiver] = ()
+    ) -> None:
         """Begin removing edges into ``receiver``, which must live; those from ``removed`` go at
         once, in order.
 

@@ -134,7 +134,9 @@ class Grouped:
             return found, known
         return replace(found, n_evaluated=found.n_evaluated + 1), present.test_without(group)
 
-    def _settle(self, present: Present, group: Places, scores: Scores, rise: float, found: Found) -> Found:
+    def _settle(
+        self, present: Present, group: Places, scores: Scores, rise: float, found: Found
+    ) -> Found:
         """Enter the outcome of a test."""
         if rise < self.threshold:
             present.accept()
@@ -155,7 +157,9 @@ def is_live(layout: Layout, row: int, found: Found) -> bool:
 
 def groups_of(units: Units, rows: Sequence[int]) -> list[list[int]]:
     """These receivers of a stage in groups of those that are one, in graph order."""
-    together = [[units.graph.receiver_index[receiver] for receiver in group] for group in units.receivers()]
+    together = [
+        [units.graph.receiver_index[receiver] for receiver in group] for group in units.receivers()
+    ]
     return [some for group in together if (some := [row for row in group if row in rows])]
 
 

@@ -56,7 +56,9 @@ class FoundNeurons:
         """What a file keeps of it."""
         numbers = {"n_evaluated": self.n_evaluated, "n_decided": self.n_decided, "value": self.value}
         return SoFar(
-            {"kept": self.kept, "scores": self.scores}, numbers, f"{self.summary}, {metric} {self.value:.4g}"
+            {"kept": self.kept, "scores": self.scores},
+            numbers,
+            f"{self.summary}, {metric} {self.value:.4g}",
         )
 
     @staticmethod
@@ -67,7 +69,9 @@ class FoundNeurons:
         like = nothing_decided(n_neurons, 0.0)
         kept, scores = so_far.tensor("kept", like.kept), so_far.tensor("scores", like.scores)
         n_decided = so_far.count("n_decided", n_neurons)
-        require(bool(kept[: n_neurons - n_decided].all()), "it has removed neurons that are not decided on")
+        require(
+            bool(kept[: n_neurons - n_decided].all()), "it has removed neurons that are not decided on"
+        )
         require(not bool(scores.isnan().any()), "a score in it is NaN")
         return FoundNeurons(kept, scores, so_far.count("n_evaluated"), n_decided, so_far.number("value"))
 
@@ -90,7 +94,9 @@ class ACDCNeurons:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.threshold) and self.threshold >= 0):
-            raise UsageError(f"The threshold is {self.threshold}; it must be a finite number, 0 or above.")
+            raise UsageError(
+                f"The threshold is {self.threshold}; it must be a finite number, 0 or above."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The block ``method`` of a circuit file."""
@@ -113,7 +119,9 @@ class ACDCNeurons:
             search.go_on_from(found)
             for stage in reversed(range(len(neurons.graph.stages) - 1)):  # the logits have none
                 own = neurons.stage(stage)
-                undecided = slice(own.start, max(own.start, min(own.stop, len(neurons) - found.n_decided)))
+                undecided = slice(
+                    own.start, max(own.start, min(own.stop, len(neurons) - found.n_decided))
+                )
                 for places, rises in self._visit(search, stage, own, undecided, found.kept):
                     found.scores[places] = torch.tensor(rises, dtype=torch.float64)
                     n_decided = len(neurons) - places[-1]
@@ -190,7 +198,9 @@ class _Search:
             for number, block in enumerate(self._blocks)
             for some in torch.split(masks, max(1, n_rows // block.batch.clean.numel()))
         ]
-        runs = self._threads.map(lambda piece: self._blocks[piece[0]].run_from(stage, piece[1], kept), pieces)
+        runs = self._threads.map(
+            lambda piece: self._blocks[piece[0]].run_from(stage, piece[1], kept), pieces
+        )
         of_blocks = [
             torch.cat([run for (owner, _), run in zip(pieces, runs, strict=True) if owner == number])
             for number in range(len(self._blocks))
@@ -206,6 +216,8 @@ class _Search:
         """Make that run of the chain the present one."""
         self.value = chain.values[n_removed]
 
-    def _join(self, finals: Sequence[Float[Tensor, "test _ d_model"]]) -> Float[Tensor, "test real d_model"]:
+    def _join(
+        self, finals: Sequence[Float[Tensor, "test _ d_model"]]
+    ) -> Float[Tensor, "test real d_model"]:
         """The real prompts of all blocks."""
         return torch.cat([x[:, :n_real] for x, n_real in zip(finals, self._n_real, strict=True)], dim=1)

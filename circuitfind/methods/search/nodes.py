@@ -128,5 +128,7 @@ def rises(problem: Problem, job: Job = Job()) -> Float[Tensor, "prompt sender"]:
             job.save(SoFar({"rises": scores}, told=note))
             job.progress.update(sender + 1, n_senders, note)
     if not scores.isfinite().all():
-        raise ModelError("A score became NaN or infinite: the model's logits overflow. Use --dtype float64.")
+        raise ModelError(
+            "A score became NaN or infinite: the model's logits overflow. Use --dtype float64."
+        )
     return scores

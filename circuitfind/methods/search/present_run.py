@@ -70,7 +70,9 @@ class Block:
 class Present:
     """The present run over all prompts. ``kept``: its mask; ``value``: the mean of the objective."""
 
-    def __init__(self, blocks: Sequence[Block], objective: Objective, threads: Threads, kept: Mask) -> None:
+    def __init__(
+        self, blocks: Sequence[Block], objective: Objective, threads: Threads, kept: Mask
+    ) -> None:
         self._blocks, self._objective, self._threads = blocks, objective, threads
         self._layout = blocks[0].runner.layout
         self._twins = torch.arange(len(kept)).unsqueeze(1)
@@ -123,7 +125,9 @@ class Present:
         kept = self.kept.masked_fill(tested, 0.5)
         plan = self._blocks[0].plan(kept)
         runs = self._threads.map(lambda block: block.run(plan), self._blocks)
-        finals = [run.final[: len(block.clean_final)] for block, run in zip(self._blocks, runs, strict=True)]
+        finals = [
+            run.final[: len(block.clean_final)] for block, run in zip(self._blocks, runs, strict=True)
+        ]
         slopes = torch.split(self._objective.slope(torch.cat(finals)), [len(final) for final in finals])
         each = list(zip(self._blocks, runs, slopes, strict=True))
         parts = self._threads.map(lambda one: one[0].score(*one[1:], stage).cpu(), each)

@@ -43,16 +43,24 @@ def undecidable(
     near = is_tested(graph, found, shortlist) & ((found.scores - threshold).abs() < margin)
     if units.level == "node":
         return [
-            graph.senders[sender] for sender in (near & units.choosable).any(0).nonzero().flatten().tolist()
+            graph.senders[sender]
+            for sender in (near & units.choosable).any(0).nonzero().flatten().tolist()
         ]
     first: dict[int, Edge] = {}
-    for leader, (receiver, sender) in zip(units.leader[near].tolist(), near.nonzero().tolist(), strict=True):
+    for leader, (receiver, sender) in zip(
+        units.leader[near].tolist(), near.nonzero().tolist(), strict=True
+    ):
         first.setdefault(leader, Edge(graph.senders[sender], graph.receivers[receiver]))
     return list(first.values())
 
 
 def start_from(
-    graph: Graph, found: Found, earlier: ACDC, method: ACDC, dtype: torch.dtype, shortlist: Shortlist = None
+    graph: Graph,
+    found: Found,
+    earlier: ACDC,
+    method: ACDC,
+    dtype: torch.dtype,
+    shortlist: Shortlist = None,
 ) -> Found | None:
     """Where a search with ``method`` may start from what one with ``earlier``, of another threshold
     alone, ``found``.

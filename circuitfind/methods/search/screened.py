@@ -91,7 +91,9 @@ class Estimates:
         return cls(first, torch.zeros_like(first))
 
     @classmethod
-    def between(cls, first: Float[Tensor, "edge prompt"], last: Float[Tensor, "edge prompt"]) -> Estimates:
+    def between(
+        cls, first: Float[Tensor, "edge prompt"], last: Float[Tensor, "edge prompt"]
+    ) -> Estimates:
         """From the first-order rises at both ends of the chain."""
         return cls(first + turns(len(first)) * (last - first), last - first)
 
@@ -208,7 +210,9 @@ class Screen:
                 return n_edges, stays
             chain.reach(wanted)
 
-    def _needs_no_gradient(self, chain: Chain, estimates: Estimates, n_removed: int, is_last: bool) -> bool:
+    def _needs_no_gradient(
+        self, chain: Chain, estimates: Estimates, n_removed: int, is_last: bool
+    ) -> bool:
         """Whether the gradient at the end of what is removed would tell nothing that matters."""
         gaps = gaps_of(chain, n_removed)
         bar = CALM * self._threshold
@@ -266,7 +270,9 @@ class Halves:
             if not any(begin <= gap[0] and gap[1] <= end for begin, end in self._sound)
         ]
 
-    def _are_sound(self, estimates: Estimates, ranges: Sequence[Sequence[Gap]], n_edges: int) -> list[bool]:
+    def _are_sound(
+        self, estimates: Estimates, ranges: Sequence[Sequence[Gap]], n_edges: int
+    ) -> list[bool]:
         """Of each range whether in every look at it the objective is what the estimates make of it,
         from the cut on that each prompt sets out from."""
         if not ranges:
@@ -278,7 +284,8 @@ class Halves:
         told = self._chain.without((gone ^ turned).to(fitted))
         self.n_looks += len(told)
         start = [
-            [self._chain.prompts[cut][prompt] for prompt, cut in enumerate(row)] for row in places.tolist()
+            [self._chain.prompts[cut][prompt] for prompt, cut in enumerate(row)]
+            for row in places.tolist()
         ]
         n_known = len(estimates.rises)
         along = places.unsqueeze(1) / n_known - turns(n_known)[:n_edges]
@@ -321,7 +328,9 @@ def turns(n_edges: int) -> Float[Tensor, "edge 1"]:
 
 def gaps_of(chain: Chain, n_edges: int) -> list[Gap]:
     """The looks between which there are several edges."""
-    return [(first, last) for first, last in itertools.pairwise(looks(chain, n_edges)) if last - first > 1]
+    return [
+        (first, last) for first, last in itertools.pairwise(looks(chain, n_edges)) if last - first > 1
+    ]
 
 
 def looks(chain: Chain, n_edges: int) -> list[int]:

@@ -67,7 +67,8 @@ def _longest(config: Any) -> tuple[int, str]:
     ]
     if window := _window(config):
         why = (
-            f"this model looks back {window} tokens alone (sliding attention), which is supported up to there"
+            f"this model looks back {window} tokens alone (sliding attention), which is supported up to"
+            " there"
         )
         bounds.append((window, why))
     rotation = getattr(config, "rope_parameters", None) or {}

@@ -133,7 +133,10 @@ def _official_names(path: Path) -> list[str]:
     if not path.is_file():
         return []
     for statement in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "OFFICIAL_MODEL_NAMES":
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and ast.unparse(statement.target) == "OFFICIAL_MODEL_NAMES"
+        ):
             names: list[str] = ast.literal_eval(statement.value) if statement.value else []
             return names
     return []

@@ -23,7 +23,12 @@ from circuitfind.models.loading.config import read_config
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 # Any one of these is a tokenizer: the fast one, sentencepiece's, byte-level BPE's, WordPiece's.
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
-_BESIDE_TOKENIZERS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_BESIDE_TOKENIZERS = (
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 _CHUNK = 1 << 24
 _LONGEST_HEAD = 100_000_000  # bytes, as the format has it
 

@@ -85,7 +85,10 @@ def _read(gguf: Path, says: GgufModel, factors: list[float] | None) -> tuple[Any
 def _complete(config: Any, says: GgufModel, factors: list[float] | None) -> Any:
     """transformers' config of the file with what it leaves out put back."""
     if says.name == "gpt2":
-        config.n_positions, config.n_inner = says.sizes.max_position_embeddings, says.sizes.intermediate_size
+        config.n_positions, config.n_inner = (
+            says.sizes.max_position_embeddings,
+            says.sizes.intermediate_size,
+        )
         return config
     if says.rotation["rope_type"] != "default":
         config.rope_parameters = dict(says.rotation)

@@ -37,7 +37,13 @@ _SIZES = {
     "vocab_size": "vocab_size",
 }
 _NEEDED = ("block_count", "embedding_length", "context_length", "attention.head_count")
-_READ = {*_SIZES, "rope.freq_base", "rope.dimension_count", "attention.key_length", "attention.value_length"}
+_READ = {
+    *_SIZES,
+    "rope.freq_base",
+    "rope.dimension_count",
+    "attention.key_length",
+    "attention.value_length",
+}
 _READ |= {f"rope.scaling.{name}" for name in ("type", "factor", "original_context_length", "attn_factor")}
 _READ |= {"rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow", "rope.scale_linear"}
 _IDLE = {"rope.scaling.finetuned", "tensor_data_layout"}  # how it came about
@@ -118,7 +124,9 @@ def _architecture(head: GgufHead, source: str) -> str:
 def _refuse_unread(head: GgufHead, name: str, source: str) -> None:
     """Raises ModelError for the keys and tensors that bear on the computation and that nobody reads."""
     unread = [
-        key for key, value in head.metadata.items() if key.startswith(f"{name}.") and not _is_read(key, value)
+        key
+        for key, value in head.metadata.items()
+        if key.startswith(f"{name}.") and not _is_read(key, value)
     ]
     unread += [key for key in head.tensors if not (_TENSORS.fullmatch(key) or _NO_WEIGHTS.fullmatch(key))]
     if unread:
@@ -195,7 +203,9 @@ _BY_TRANSFORMERS = (
     "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 dbrx smaug-bpe tekken qwen2 "
 )
 _BY_TRANSFORMERS += "deepseek-r1-qwen kormo f2llmv2 megrez qwen35 gpt-4o llama4 kanana2"
-_AS_GPT2 = "gpt-2 phi-2 gigachat mellum modern-bert mpt olmo jais trillion granite-docling exaone4 a.x-4.0"
+_AS_GPT2 = (
+    "gpt-2 phi-2 gigachat mellum modern-bert mpt olmo jais trillion granite-docling exaone4 a.x-4.0"
+)
 _BY_DIGITS = "smollm starcoder refact command-r codeshell exaone minerva-7b mellum2"
 _SPLITTINGS = {
     **dict.fromkeys(_BY_TRANSFORMERS.split(), "transformers"),

@@ -58,10 +58,14 @@ def judge_config(repository: str, info: ModelInfo) -> None:
             "Give the model that it was made of; merge an adapter into it first (peft: merge_and_unload)."
         )
     if sizes["config.json"] > MOST_BYTES:
-        raise ModelError(f"The config.json of '{repository}' has {sizes['config.json']:,} bytes: it is none.")
+        raise ModelError(
+            f"The config.json of '{repository}' has {sizes['config.json']:,} bytes: it is none."
+        )
     try:
         with no_logs():
-            path = hf_hub_download(repository, "config.json", revision=info.sha, tqdm_class=_bar(Silent(), 0))
+            path = hf_hub_download(
+                repository, "config.json", revision=info.sha, tqdm_class=_bar(Silent(), 0)
+            )
     except Exception as error:  # the client raises whatever its HTTP library does
         raise ModelError(_why_not(repository, error)) from error
     judge(read_config(Path(path).parent), f"The config.json of '{repository}'")
@@ -80,7 +84,9 @@ def cached(repository: str) -> Path | None:
     try:
         config = try_to_load_from_cache(repository, "config.json")
     except HFValidationError as error:
-        raise ModelError(f"'{repository}' can't be a hub name. Hub names are organisation/model.") from error
+        raise ModelError(
+            f"'{repository}' can't be a hub name. Hub names are organisation/model."
+        ) from error
     if not isinstance(config, str) or not is_complete(Path(config).parent):
         return None
     return Path(config).parent
@@ -140,7 +146,9 @@ def wanted_files(files: list[str]) -> list[str]:
 
 
 def _matching(files: list[str], patterns: tuple[str, ...]) -> list[str]:
-    return [file for file in files if "/" not in file and any(fnmatch(file, pattern) for pattern in patterns)]
+    return [
+        file for file in files if "/" not in file and any(fnmatch(file, pattern) for pattern in patterns)
+    ]
 
 
 def _bar(progress: Progress, total: int) -> type:
@@ -183,7 +191,9 @@ def _why_not(repository: str, error: Exception) -> str:
     if isinstance(error, errors.RepositoryNotFoundError):
         near = [name for name in similar_names(repository) if name != repository]
         hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
-        return f"The hub has no model '{repository}', or it is private and HF_TOKEN does not open it.{hint}"
+        return (
+            f"The hub has no model '{repository}', or it is private and HF_TOKEN does not open it.{hint}"
+        )
     if isinstance(error, errors.OfflineModeIsEnabled):
         return f"'{repository}' is not in the hub's cache, and HF_HUB_OFFLINE is set. {_WITHOUT_HUB}"
     if isinstance(error, errors.HfHubHTTPError):
@@ -191,6 +201,7 @@ def _why_not(repository: str, error: Exception) -> str:
         return f"The hub refused '{repository}': {first}\n{token}{_WITHOUT_HUB}"
     if isinstance(error, OSError) and error.errno == ENOSPC:
         return (
-            f"No space left for '{repository}' in the hub's cache. Free some, or set HF_HOME to another disk."
+            f"No space left for '{repository}' in the hub's cache. Free some, or set HF_HOME to another"
+            " disk."
         )
     return f"Can't reach the hub for '{repository}': {first}\n{_WITHOUT_HUB}"

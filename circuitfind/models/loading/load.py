@@ -77,7 +77,9 @@ class HubTokenizer:
         Raises ModelError where the tokenizer can't tell.
         """
         if not self.hub.is_fast:
-            raise ModelError("This model's tokenizer does not tell where its tokens stand: no roles with it.")
+            raise ModelError(
+                "This model's tokenizer does not tell where its tokens stand: no roles with it."
+            )
         found = self._ask(text, add_special_tokens=False, return_offsets_mapping=True)
         places = [(int(start), int(end)) for start, end in found.offset_mapping] if text else []
         before = int(self._spells_bos(list(found.input_ids)))
@@ -87,7 +89,9 @@ class HubTokenizer:
         """Token ids of ``text`` as it goes on from a prompt: no special tokens."""
         tokens = self._bare(self._anchor + text)
         before = self._bare(self._anchor)
-        return self._embedded(tokens[len(before) :] if tokens[: len(before)] == before else self._bare(text))
+        return self._embedded(
+            tokens[len(before) :] if tokens[: len(before)] == before else self._bare(text)
+        )
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text that the ids spell, special tokens and a leading space included."""

@@ -45,14 +45,19 @@ def _unsaid(folder: Path) -> dict[str, str]:
     made = _class_of(folder, named.get("tokenizer_class"))
     parameters = {} if made is None else inspect.signature(made.__init__).parameters
     defaults = {
-        name: parameters[name].default for name in SPECIAL_TOKENS if name in parameters and name not in named
+        name: parameters[name].default
+        for name in SPECIAL_TOKENS
+        if name in parameters and name not in named
     }
     return {name: token for name, token in defaults.items() if isinstance(token, str)}
 
 
 def _class_of(folder: Path, named: object) -> type[Any] | None:
     """The tokenizer's class in transformers: the one that the folder names, else its model type's."""
-    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
+    from transformers.models.auto.tokenization_auto import (
+        TOKENIZER_MAPPING_NAMES,
+        tokenizer_class_from_name,
+    )
 
     by_model = TOKENIZER_MAPPING_NAMES.get(str(_read(folder / "config.json").get("model_type")))
     spelled = str(named or by_model or "").removesuffix("Fast")

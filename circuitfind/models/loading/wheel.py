@@ -110,7 +110,9 @@ def _why_not(wheel: Wheel, said: str) -> str:
         (line for line in reversed(lines) if line.startswith("ERROR")),
         lines[-1] if lines else "no reason given",
     )
-    return f"pip could not download {wheel.requirement}: {last}\nCheck the network and pip's index settings."
+    return (
+        f"pip could not download {wheel.requirement}: {last}\nCheck the network and pip's index settings."
+    )
 
 
 def _checked(target: Path, wheel: Wheel) -> Path:

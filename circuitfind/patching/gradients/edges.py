@@ -88,7 +88,9 @@ class Gradients(Collector):
 
     def add_final(self, gradient: Stream, weight: float = 1.0) -> None:
         """The gradient at what the logits read."""
-        self._final = gradient * weight if self._final is None else self._final.add_(gradient, alpha=weight)
+        self._final = (
+            gradient * weight if self._final is None else self._final.add_(gradient, alpha=weight)
+        )
 
     def has(self, stage: int) -> bool:
         """Whether a run has come through the stage; the one behind the last is the logits."""
@@ -122,7 +124,9 @@ class Gradients(Collector):
         architecture, weights = self._model.architecture, self._model.layers[layer]
         own = kv_heads(architecture, range(architecture.n_heads))
         reads = self._kept((weights.W_Q, weights.W_K[own], weights.W_V[own]))
-        for x, W, part in zip(self._slots[layer], reads, torch.split(to, architecture.n_heads), strict=True):
+        for x, W, part in zip(
+            self._slots[layer], reads, torch.split(to, architecture.n_heads), strict=True
+        ):
             centred = architecture.blocks[layer].norm.centre(W, dim=-2)
             torch.bmm(x.flatten(1, 2), centred.transpose(1, 2), out=part.flatten(1, 2))
         for normed, along in self._norms.get(layer, ()):
@@ -166,7 +170,10 @@ def multiply(
         return left @ right.T
 
     return torch.stack(
-        [torch.stack([product(prompt, of_role) for of_role in roles]) for prompt, roles in enumerate(places)]
+        [
+            torch.stack([product(prompt, of_role) for of_role in roles])
+            for prompt, roles in enumerate(places)
+        ]
     )
 
 

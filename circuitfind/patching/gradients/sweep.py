@@ -139,7 +139,9 @@ class Sweeper:
 
     def outputs_of(self, embedding: Stream, run: Run) -> Outputs:
         """What every sender writes in a whole run."""
-        return _outputs(embedding, [self._written(stage, ran) for stage, ran in sorted(run.stages.items())])
+        return _outputs(
+            embedding, [self._written(stage, ran) for stage, ran in sorted(run.stages.items())]
+        )
 
     def _written(self, stage: int, ran: HeadsRun | MlpRun) -> Written:
         if isinstance(ran, HeadsRun):
@@ -150,7 +152,11 @@ class Sweeper:
         return ran.out, held.reshape(*ran.out.shape[:2], -1)
 
     def _walk(
-        self, stream: Stream, before: Run | None, first: int, see: Callable[[int, HeadsRun | MlpRun], None]
+        self,
+        stream: Stream,
+        before: Run | None,
+        first: int,
+        see: Callable[[int, HeadsRun | MlpRun], None],
     ) -> Run:
         """A run without stages: each is shown to ``see`` as it comes."""
         reads = {first: stream}
@@ -223,7 +229,11 @@ class Sweeper:
         return torch.bmm(z.flatten(1, 2), W_O).reshape(*z.shape[:3], W_O.shape[-1])
 
     def _run_heads(self, layer: int, stream: Stream, before: Run | None) -> HeadsRun:
-        architecture, weights, block = self.model.architecture, self.model.layers[layer], self._block(layer)
+        architecture, weights, block = (
+            self.model.architecture,
+            self.model.layers[layer],
+            self._block(layer),
+        )
         normed = block.norm.run(stream)
         wide = normed.out.flatten(0, 1) @ self._reads[layer]
         n_each = [architecture.n_heads, architecture.n_kv_heads, architecture.n_kv_heads]
@@ -261,7 +271,9 @@ class Sweeper:
     def _back_mlp(self, layer: int, ran: MlpRun, gradient: Stream) -> Stream:
         """The gradient at what the MLP reads, from that at what it writes to."""
         block = self._block(layer)
-        rows = block.mlp.backward(ran.hidden, gradient.flatten(0, 1), self.model.layers[layer], self.rules)
+        rows = block.mlp.backward(
+            ran.hidden, gradient.flatten(0, 1), self.model.layers[layer], self.rules
+        )
         return block.norm.backward(ran.normed, rows.reshape(gradient.shape), self.rules)
 
     def _block(self, layer: int) -> BlockSpec:

@@ -106,7 +106,9 @@ class _Sweep:
         for sender in looked_at[:n_readable].nonzero()[0].tolist():
             moves[sender] = -self._work.gained(sender, whole)
         prompts = range(len(self._run.final))
-        return torch.stack([gradient[:, p].flatten(1) @ moves[:, p].flatten(1).T for p in prompts]).double()
+        return torch.stack(
+            [gradient[:, p].flatten(1) @ moves[:, p].flatten(1).T for p in prompts]
+        ).double()
 
     def _give(self, sender: int, part: Float[Tensor, "prompt pos d_model"]) -> None:
         """Add to the gradient of what a sender writes; a part at the answer position may meet a
@@ -119,6 +121,8 @@ class _Sweep:
             self._gradients[sender] = part.new_zeros(*shape, part.shape[-1])
         if whole and part.shape[-2] == 1:
             # a prompt that stands there twice has no gradient the second time
-            self._gradients[sender].index_put_((self._runner.prompts, self._end), part[:, 0], accumulate=True)
+            self._gradients[sender].index_put_(
+                (self._runner.prompts, self._end), part[:, 0], accumulate=True
+            )
         else:
             self._gradients[sender] += part

@@ -123,9 +123,9 @@ class Mixer(Sweeper):
         """From what a layer's live heads read to their excess."""
         rows, block = mixed.block.rows, mixed.block
         inverse, weights = self._block(layer).norm.inverse(x), self._weights(layer, heads)
-        plain = torch.cat([_product(part, W) for part, (W, _) in zip(x.chunk(3), weights, strict=True)]).mul_(
-            inverse
-        )
+        plain = torch.cat(
+            [_product(part, W) for part, (W, _) in zip(x.chunk(3), weights, strict=True)]
+        ).mul_(inverse)
         biased = [
             part if b is None else part + b.unsqueeze(1)
             for part, (_, b) in zip(plain.chunk(3), weights, strict=True)
@@ -207,7 +207,9 @@ class Mixer(Sweeper):
         back = turned_back(block.rotary)
         slots = torch.cat((rotate(q, back), rotate(k, back), v)).mul_(ran.inverse)
         x.mul_((slots * ran.plain).sum(-1, keepdim=True).mul_(ran.inverse).div_(-x.shape[-1]))
-        for part, slot, (W, _) in zip(x.chunk(3), slots.chunk(3), self._weights(layer, heads), strict=True):
+        for part, slot, (W, _) in zip(
+            x.chunk(3), slots.chunk(3), self._weights(layer, heads), strict=True
+        ):
             grouped = part.view(len(W), -1, part.shape[-1])
             grouped.baddbmm_(slot.reshape(len(W), -1, slot.shape[-1]), W.transpose(1, 2))
 
@@ -219,7 +221,9 @@ class Mixer(Sweeper):
         live[-1] = excess[:, ends].flatten(1).to(dtype) @ slope.flatten().to(dtype)
         for place, n_read, n_rows in self._groups(plan):
             left, right = mixed.receivers[place : place + n_rows], excess[:n_read]
-            live[place : place + n_rows, :n_read] = left.flatten(1).to(dtype) @ right.flatten(1).to(dtype).T
+            live[place : place + n_rows, :n_read] = (
+                left.flatten(1).to(dtype) @ right.flatten(1).to(dtype).T
+            )
         gradient = torch.zeros(plan.wanted.shape, dtype=dtype)
         rows = torch.cat((plan.rows, torch.tensor([len(gradient) - 1])))
         gradient[rows.unsqueeze(1), plan.senders] = live.cpu()
@@ -255,6 +259,8 @@ def _of(W: Float[Tensor, "head i o"], heads: list[int]) -> Float[Tensor, "live i
     return W if len(heads) == len(W) else W[heads]
 
 
-def _product(x: Float[Tensor, "head row i"], W: Float[Tensor, "group i o"]) -> Float[Tensor, "head row o"]:
+def _product(
+    x: Float[Tensor, "head row i"], W: Float[Tensor, "group i o"]
+) -> Float[Tensor, "head row o"]:
     """Each head's rows times its weights, which neighbouring heads may share."""
     return torch.bmm(x.reshape(len(W), -1, x.shape[-1]), W).reshape(*x.shape[:-1], W.shape[-1])

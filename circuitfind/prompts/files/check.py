@@ -56,7 +56,9 @@ def _check_file(path: Path, tokenizer: Tokenizer | None) -> Report:
     where = "line" if file == path else f"{file.name}, line"
     first = next((entry.pair for entry in entries if entry.pair), None)
     problems = _few(
-        f"{where} {entry.line}: {each}" for entry in entries for each in _problems(entry, tokenizer, first)
+        f"{where} {entry.line}: {each}"
+        for entry in entries
+        for each in _problems(entry, tokenizer, first)
     )
     if not problems:
         problems = _metric_problems(load_task(str(path)), [entry.pair for entry in entries if entry.pair])

@@ -152,7 +152,9 @@ def _csv_entries(text: str) -> Iterator[Entry]:
 def _csv_entry(line: int, columns: list[str], row: list[str]) -> Entry:
     if len(row) != len(columns):
         return Entry(
-            line, None, f"it has {len(row)} fields, the header {len(columns)}. Quote texts that hold commas."
+            line,
+            None,
+            f"it has {len(row)} fields, the header {len(columns)}. Quote texts that hold commas.",
         )
     data: dict[str, Any] = dict(zip(columns, row, strict=True))
     if not data.get(ROLES):

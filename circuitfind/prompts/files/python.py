@@ -16,7 +16,15 @@ from circuitfind.errors import TaskError
 from circuitfind.files.json_file import fit
 from circuitfind.prompts.files.prompts_file import read_text
 from circuitfind.prompts.files.schema import LISTS, MOST_ROLES, TEXTS, About, to_pair
-from circuitfind.prompts.pairs import LONGEST_TEXT, MOST_ANSWERS, PromptPair, Role, Source, Task, Tokenizer
+from circuitfind.prompts.pairs import (
+    LONGEST_TEXT,
+    MOST_ANSWERS,
+    PromptPair,
+    Role,
+    Source,
+    Task,
+    Tokenizer,
+)
 from circuitfind.prompts.task_metric import check_metrics
 from circuitfind.prompts.user_code import contained, report_errors
 

@@ -14,7 +14,14 @@ from msgspec import Meta
 
 from circuitfind.errors import TaskError, shown
 from circuitfind.files.json_file import Schema, fit
-from circuitfind.prompts.pairs import LONGEST_ANSWER, LONGEST_TEXT, MOST_ANSWERS, PromptPair, Role, is_broken
+from circuitfind.prompts.pairs import (
+    LONGEST_ANSWER,
+    LONGEST_TEXT,
+    MOST_ANSWERS,
+    PromptPair,
+    Role,
+    is_broken,
+)
 
 TEXTS = ("clean", "corrupted")
 LISTS = ("answers", "wrong_answers")
@@ -22,7 +29,16 @@ KEYS = (*TEXTS, *LISTS)
 ROLES = "roles"
 """The key that may be left out."""
 FOREIGN = frozenset(
-    {"correct_idx", "label", "answers_idx", "country_idx", "clean_answer_idx", "year", "corrupt", "plural"}
+    {
+        "correct_idx",
+        "label",
+        "answers_idx",
+        "country_idx",
+        "clean_answer_idx",
+        "year",
+        "corrupt",
+        "plural",
+    }
     | {"prefix", "ioi_sentences", "corr_text", "corr_input", "prompt", "prompts"}
 )
 MARK = "<predict>"
@@ -100,7 +116,9 @@ def _whole(pair: Pair) -> PromptPair:
     found = PromptPair(pair.clean, pair.corrupted, tuple(pair.answers), tuple(pair.wrong_answers), roles)
     if not found.answers:
         raise TaskError("'answers' is empty. Give at least one right answer.")
-    texts_of = {key: (getattr(found, key),) for key in TEXTS} | {key: getattr(found, key) for key in LISTS}
+    texts_of = {key: (getattr(found, key),) for key in TEXTS} | {
+        key: getattr(found, key) for key in LISTS
+    }
     for key, texts in texts_of.items():
         what = f"an answer in '{key}'" if key in LISTS else f"'{key}'"
         if "" in texts:

@@ -52,7 +52,9 @@ def find_file(name_or_path: str) -> Path:
             raise TaskError(f"There is no file {path}. Tasks without a file: {', '.join(builtin)}.")
         return path
     if os.path.exists(path):  # noqa: PTH110
-        raise TaskError(f"{path} is no task. Give a task file (.py, .yaml) or a prompts file (.jsonl, .csv).")
+        raise TaskError(
+            f"{path} is no task. Give a task file (.py, .yaml) or a prompts file (.jsonl, .csv)."
+        )
     raise TaskError(unknown("task", name_or_path, builtin))
 
 
@@ -61,7 +63,9 @@ def _load_file(path: Path) -> Task:
     if suffix == ".py":
         return load_python(path)
     if suffix in PROMPTS_SUFFIXES:
-        return task_of({"name": re.sub(r"[^\w.-]|^[.-]", "_", path.stem)[:LONGEST_NAME]}, read_prompts(path))
+        return task_of(
+            {"name": re.sub(r"[^\w.-]|^[.-]", "_", path.stem)[:LONGEST_NAME]}, read_prompts(path)
+        )
     texts, entries, file = read_yaml(path)
     return task_of(texts, pairs_of(entries, file))
 

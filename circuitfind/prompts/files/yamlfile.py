@@ -107,7 +107,9 @@ def _count(node: Node, known: dict[int, float]) -> float:
         if pairs:
             _check_keys(node)
         inner = [each for pair in node.value for each in pair] if pairs else node.value
-        known[id(node)] = 1 + (sum(_count(each, known) for each in inner) if isinstance(inner, list) else 0)
+        known[id(node)] = 1 + (
+            sum(_count(each, known) for each in inner) if isinstance(inner, list) else 0
+        )
     if known[id(node)] != known[id(node)]:
         raise ValueError(f"what begins in line {node.start_mark.line + 1} stands in itself")
     return known[id(node)]
@@ -146,4 +148,6 @@ def _problem(data: Any) -> str:
     if not isinstance(data.get("prompts", []), list):
         return "'prompts' must be a list of pairs."
     file = data.get("prompts_file", "-")
-    return "" if isinstance(file, str) and file else f"'prompts_file' is {shown(file)}; it must be a text."
+    return (
+        "" if isinstance(file, str) and file else f"'prompts_file' is {shown(file)}; it must be a text."
+    )

@@ -151,7 +151,9 @@ def observe(circuit: Circuit) -> Observations:
     prompt = Prompt(
         "".join(TOKENS), "".join(TOKENS[::-1]), (" Mary",), (" John", " Tom"), TOKENS, TOKENS[::-1], runs
     )
-    heads = {node: (Pattern(pattern(1), pattern(3)),) * 2 for node in circuit.nodes if node.kind == "head"}
+    heads = {
+        node: (Pattern(pattern(1), pattern(3)),) * 2 for node in circuit.nodes if node.kind == "head"
+    }
     written = (Written((2.0, 0.5), (-1.0, 0.25)),) * 2
     writes = {node: written for node in circuit.nodes if node.kind != "logits"}
     return Observations((prompt,) * 8, 2, heads, writes, written, written, warnings=("be careful",))
@@ -304,7 +306,9 @@ def test_everything_can_be_done_by_keyboard(browser: Browser, page: Path) -> Non
     browser.press(DOWN, ENTER)
     below = browser.text("#panel h2")
     assert below not in (name, "The circuit")
-    assert browser.run("return document.getElementById('said').textContent").startswith(f"{below} is open: ")
+    assert browser.run("return document.getElementById('said').textContent").startswith(
+        f"{below} is open: "
+    )
     browser.press(ESCAPE)
     assert browser.text("#panel h2") == "The circuit"
     browser.run("document.getElementById('size').focus()")
@@ -336,7 +340,9 @@ def test_the_theme_is_switched_and_the_canvas_with_it(browser: Browser, page: Pa
     assert before[0] != after[0] and before[1] != after[1] and browser.text("#theme") == "Light"
 
 
-def test_texts_are_shown_as_they_are(browser: Browser, page: Path, circuit: Circuit, tmp_path: Path) -> None:
+def test_texts_are_shown_as_they_are(
+    browser: Browser, page: Path, circuit: Circuit, tmp_path: Path
+) -> None:
     hostile = "</script><img src=x onerror=alert(1)>\u2028\"'&amp;"
     circuit = replace(circuit, task={"name": hostile})
     browser.open(write(circuit, tmp_path, observations=observe(circuit)))
@@ -405,7 +411,9 @@ redraw();
 
 def test_a_hundred_thousand_edges_are_cut_and_the_page_lives(browser: Browser, tmp_path: Path) -> None:
     graph = Graph(28, 9)
-    edges = {edge: 1.0 / (number + 1) for number, edge in zip(range(100_000), graph.edges(), strict=False)}
+    edges = {
+        edge: 1.0 / (number + 1) for number, edge in zip(range(100_000), graph.edges(), strict=False)
+    }
     browser.open(write(Circuit(graph, edges, {"name": "large"}, {"name": "ioi"}), tmp_path))
     assert "The circuit has 100,000 edges; the page has the 2,000 strongest" in browser.text("#notes")
     browser.slide(1000)
@@ -477,5 +485,6 @@ def test_a_lone_circuit_has_no_attention_and_still_opens_its_nodes(
     browser.settle()
     assert browser.text("#panel h2") == "m0" and browser.all("#matrix") == []
     assert (
-        json.loads(browser.run("return document.getElementById('data').textContent"))["observations"] is None
+        json.loads(browser.run("return document.getElementById('data').textContent"))["observations"]
+        is None
     )

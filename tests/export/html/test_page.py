@@ -32,7 +32,11 @@ from circuitfind.known import all_known
 
 SMALL = Circuit(
     Graph(1, 2),
-    {Edge.parse("input->a0.h1<k>"): -0.5, Edge.parse("a0.h1->logits"): 0.25, Edge.parse("a0.h1->m0"): 2.0},
+    {
+        Edge.parse("input->a0.h1<k>"): -0.5,
+        Edge.parse("a0.h1->logits"): 0.25,
+        Edge.parse("a0.h1->m0"): 2.0,
+    },
     {"name": "one", "n_layers": 1, "n_heads": 2, "parallel_attn_mlp": False, "sha256": "ab"},
     {"name": "ioi"},
     {"name": "acdc"},
@@ -99,19 +103,32 @@ def observe(nodes: list[Node], n_pairs: int, n_tokens: int, text: str = " a") ->
     said = Prediction(((text, 0.5),), 0.5, 0.25, 1.0)
     tokens = (text,) * n_tokens
     prompt = Prompt(
-        text, text, (text,), (text,), tokens, tokens, dict.fromkeys(("clean", "circuit", "corrupted"), said)
+        text,
+        text,
+        (text,),
+        (text,),
+        tokens,
+        tokens,
+        dict.fromkeys(("clean", "circuit", "corrupted"), said),
     )
     written = (Written((1.0, 0.5), (-1.0, 0.25)),) * n_pairs
     patterns = (Pattern(bytes(triangle), bytes([255]) * triangle),) * n_pairs
     heads = {node: patterns for node in nodes if node.kind == "head"}
-    return Observations((prompt,) * n_pairs, n_pairs, heads, dict.fromkeys(nodes, written), written, written)
+    return Observations(
+        (prompt,) * n_pairs, n_pairs, heads, dict.fromkeys(nodes, written), written, written
+    )
 
 
 def test_a_small_circuit_is_told_as_worked_out_by_hand() -> None:
     data = gather(Subject(SMALL)).to_dict()
     names = [name for name, *_ in data["nodes"]]
     assert names == ["input", "a0.h1", "m0", "logits"]
-    assert data["edges"] == {"from": [1, 0, 1], "to": [2, 1, 3], "slot": "-k-", "score": [2.0, -0.5, 0.25]}
+    assert data["edges"] == {
+        "from": [1, 0, 1],
+        "to": [2, 1, 3],
+        "slot": "-k-",
+        "score": [2.0, -0.5, 0.25],
+    }
     assert (data["title"], data["subtitle"]) == ("ioi in one", "3 edges of 13 (23.08%)")
     assert (
         data["observations"] is data["curve"] is data["known"] is None
@@ -124,7 +141,10 @@ def test_a_small_circuit_is_told_as_worked_out_by_hand() -> None:
 def test_no_text_escapes_from_the_data_and_all_come_back_equal(given: tuple[str, ...]) -> None:
     task, model, method, text, warning, role = given
     circuit = replace(
-        SMALL, task={"name": task}, model={**SMALL.model, "name": model}, method={"name": method, text: role}
+        SMALL,
+        task={"name": task},
+        model={**SMALL.model, "name": model},
+        method={"name": method, text: role},
     )
     observed = replace(observe(list(SMALL.graph.senders), 1, 3, text or "a"), warnings=(warning,))
     page = replace(gather(Subject(circuit, observations=observed)), roles={Node("head", 0, 1): role})

@@ -64,7 +64,9 @@ def test_how_many_scores_are_held_at_once_changes_nothing(monkeypatch: pytest.Mo
     model, batch = random_transformer("llama", 2), random_batch(2)
     expected = score(AtP("loss"), model, batch)
     monkeypatch.setattr(atp, "SCORES", 1)
-    assert torch.allclose(score(AtP("loss"), model, batch), expected, rtol=1e-10, atol=1e-12, equal_nan=True)
+    assert torch.allclose(
+        score(AtP("loss"), model, batch), expected, rtol=1e-10, atol=1e-12, equal_nan=True
+    )
 
 
 def linear_behind_patterns(model: Transformer, sharpness: float = 1.0) -> Transformer:
@@ -108,7 +110,9 @@ def test_the_qk_fix_finds_what_saturated_attention_hides() -> None:
     model, batch = linear_behind_patterns(random_transformer("gpt2", 5), sharpness=300), random_batch(5)
     graph = model.architecture.graph
     found, plain = (score(AtP("logit-diff", qk_fix=fix), model, batch) for fix in (True, False))
-    rows = [i for i, r in enumerate(graph.receivers) if r.slot == "q" and r.node.layer == graph.n_layers - 1]
+    rows = [
+        i for i, r in enumerate(graph.receivers) if r.slot == "q" and r.node.layer == graph.n_layers - 1
+    ]
     n_readable = graph.n_readable(graph.receivers[rows[0]])
     found, plain = found[:, rows, :n_readable], plain[:, rows, :n_readable]
     hidden = (plain.abs() < 1e-9) & (found.abs() > 1e-2)
@@ -130,7 +134,8 @@ def test_grad_drop_finds_what_a_later_layer_cancels() -> None:
     )
     model = replace(model, layers=(*model.layers[:-1], undoing))
     plain, found = (
-        score(AtP("logit-diff", grad_drop=drop), model, batch)[:, :-2].nan_to_num(0) for drop in (False, True)
+        score(AtP("logit-diff", grad_drop=drop), model, batch)[:, :-2].nan_to_num(0)
+        for drop in (False, True)
     )
     assert float(plain.abs().max()) < 1e-6 * float(found.max())
     assert float(found[:, : model.architecture.n_heads * 3 + 1].amax((1, 2)).min()) > 1e-2
@@ -138,7 +143,9 @@ def test_grad_drop_finds_what_a_later_layer_cancels() -> None:
 
 def test_grad_drop_is_never_negative_and_leaves_edges_into_the_logits_as_they_are() -> None:
     model, batch = random_transformer("gpt2", 4, 3), random_batch(4)
-    found, plain = (score(AtP("loss", grad_drop=drop), model, batch).nan_to_num(0) for drop in (True, False))
+    found, plain = (
+        score(AtP("loss", grad_drop=drop), model, batch).nan_to_num(0) for drop in (True, False)
+    )
     assert float(found.min()) >= 0
     assert torch.allclose(found[:, -1], plain[:, -1].abs())
 

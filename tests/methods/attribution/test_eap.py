@@ -23,7 +23,9 @@ Method = EAP | CleanCorrupted | EAPIG | EAPIGActivations
 STEPS = 2
 
 
-def make(name: str, metric: MetricName, ablation: AblationName = "corrupted", steps: int = STEPS) -> Method:
+def make(
+    name: str, metric: MetricName, ablation: AblationName = "corrupted", steps: int = STEPS
+) -> Method:
     if name in ("eap", "clean-corrupted"):
         return (EAP if name == "eap" else CleanCorrupted)(metric, ablation)
     return (EAPIG if name == "eap-ig" else EAPIGActivations)(metric, ablation, steps)
@@ -32,7 +34,9 @@ def make(name: str, metric: MetricName, ablation: AblationName = "corrupted", st
 METHODS = ("eap", "clean-corrupted", "eap-ig", "eap-ig-activations")
 
 
-def agrees_with_oracle(family: str, name: str, metric: MetricName, ablation: AblationName, seed: int) -> None:
+def agrees_with_oracle(
+    family: str, name: str, metric: MetricName, ablation: AblationName, seed: int
+) -> None:
     model, batch = random_transformer(family, seed), random_batch(seed, (5, 7, 4))
     batch = late(batch) if metric in ("kl", "prob-diff") else batch
     expected = attribution(literal(family, seed), batch, name, metric, ablation, STEPS)
@@ -86,8 +90,12 @@ def test_in_a_linear_model_the_scores_into_the_logits_and_those_of_the_input_sum
     assert torch.allclose(scores[:, :, 0].sum(-1), effect, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("family", "metric"), [("gpt2", "loss"), ("llama", "kl"), ("pythia", "prob-diff")])
-def test_with_many_steps_the_scores_of_the_input_approach_the_effect(family: str, metric: MetricName) -> None:
+@pytest.mark.parametrize(
+    ("family", "metric"), [("gpt2", "loss"), ("llama", "kl"), ("pythia", "prob-diff")]
+)
+def test_with_many_steps_the_scores_of_the_input_approach_the_effect(
+    family: str, metric: MetricName
+) -> None:
     model, batch = random_transformer(family, 6), random_batch(6)
     effect = total_effect(model, batch, metric)
     errors = [

@@ -203,7 +203,10 @@ def test_a_warm_start_keeps_the_order_and_nothing_else() -> None:
 )
 @every_method
 def test_batch_size_and_threads_change_no_bit(family: str, dtype: torch.dtype, name: str) -> None:
-    model, batch = random_transformer(family, 7, dtype=dtype), random_batch(7, (5, 7, 4, 6, 7, 3, 5, 4, 6))
+    model, batch = (
+        random_transformer(family, 7, dtype=dtype),
+        random_batch(7, (5, 7, 4, 6, 7, 3, 5, 4, 6)),
+    )
     method = METHODS[name]("loss", steps=4, learning_rate=0.5)
     expected = learn(method, model, batch)
     assert expected.dtype == dtype

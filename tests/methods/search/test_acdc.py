@@ -64,7 +64,9 @@ def agrees_with_oracle(
 
 
 def _oracle_options(options: dict[str, object]) -> dict[str, object]:
-    return {"metric": "kl", "ablation": "corrupted"} | {k: v for k, v in options.items() if k != "objective"}
+    return {"metric": "kl", "ablation": "corrupted"} | {
+        k: v for k, v in options.items() if k != "objective"
+    }
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -144,13 +146,17 @@ class Known(Chain):
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(
     st.lists(
-        st.tuples(st.sampled_from([0.0, 1e-4, 0.019, 0.0199, 0.02, 0.0201, 0.03, -0.05]), st.floats(-1, 1)),
+        st.tuples(
+            st.sampled_from([0.0, 1e-4, 0.019, 0.0199, 0.02, 0.0201, 0.03, -0.05]), st.floats(-1, 1)
+        ),
         min_size=1,
         max_size=12,
     ),
     st.sampled_from([1e-3, 1e-5]),
 )
-def test_enclosed_tests_are_judged_as_exact_ones_are(rises: list[tuple[float, float]], radius: float) -> None:
+def test_enclosed_tests_are_judged_as_exact_ones_are(
+    rises: list[tuple[float, float]], radius: float
+) -> None:
     truth = list(itertools.accumulate(rise for rise, _ in rises))
     chain = Known(
         truth, [value + radius * off for value, (_, off) in zip(truth, rises, strict=True)], [radius] * 12
@@ -182,7 +188,10 @@ def test_enclosing_log_z_changes_no_decision(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(objective, "enclose_log_partition", enclose)
     monkeypatch.setattr(acdc, "TOLERANCES", (5e-3,))
-    model, batch = random_transformer("llama", 12, 6, 2, dtype=torch.float32), random_batch(12, (5, 7, 4, 6))
+    model, batch = (
+        random_transformer("llama", 12, 6, 2, dtype=torch.float32),
+        random_batch(12, (5, 7, 4, 6)),
+    )
     enclosed = find(model, batch, threshold=0.03)
     assert max(radii) > 0
     monkeypatch.setattr(acdc, "TOLERANCES", ())
@@ -193,7 +202,10 @@ def test_enclosing_log_z_changes_no_decision(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("threshold", [pytest.param(0.02, marks=pytest.mark.slow), 0.2])
 def test_a_search_taken_up_after_any_chain_ends_with_the_same_bits(threshold: float) -> None:
-    model, batch = random_transformer("llama", 13, 3, 2, dtype=torch.float32), random_batch(13, (5, 7, 4, 6))
+    model, batch = (
+        random_transformer("llama", 13, 3, 2, dtype=torch.float32),
+        random_batch(13, (5, 7, 4, 6)),
+    )
     states: list[Found] = []
     method = ACDC(threshold)
     whole = method.find(Problem(model, batch, 8), keeping(states, model.architecture.graph))

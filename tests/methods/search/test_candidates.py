@@ -55,7 +55,9 @@ def find(
 
 
 def same(one: Found, other: Found) -> bool:
-    tensors = zip((one.kept, one.scores, one.decided), (other.kept, other.scores, other.decided), strict=True)
+    tensors = zip(
+        (one.kept, one.scores, one.decided), (other.kept, other.scores, other.decided), strict=True
+    )
     return (
         all(torch.equal(a.nan_to_num(9), b.nan_to_num(9)) for a, b in tensors)
         and one.n_tests == other.n_tests
@@ -160,7 +162,11 @@ def test_a_shortlist_of_all_edges_is_the_search_of_all(family: str, schedule: st
 def test_nothing_on_the_shortlist_ends_at_once(schedule: str) -> None:
     model, batch = random_transformer("gpt2", 2), random_batch(2)
     found = find(
-        model, batch, torch.zeros_like(readable(model.architecture.graph)), threshold=0.1, schedule=schedule
+        model,
+        batch,
+        torch.zeros_like(readable(model.architecture.graph)),
+        threshold=0.1,
+        schedule=schedule,
     )
     assert not found.kept.any() and found.n_tests == found.n_evaluated == 0
     assert torch.equal(found.decided, readable(model.architecture.graph))
@@ -177,7 +183,9 @@ def test_batch_size_memory_and_threads_change_no_bit(family: str, schedule: str)
     try:
         for size, threads, in_flight in ((4, 2, 1 << 30), (3, 2, 1), (1, 1, 1)):
             torch.set_num_threads(threads)
-            assert same(method.find(Problem(model, batch, size, bytes_in_flight=in_flight)), expected), size
+            assert same(method.find(Problem(model, batch, size, bytes_in_flight=in_flight)), expected), (
+                size
+            )
     finally:
         torch.set_num_threads(n_threads)
 
@@ -216,7 +224,10 @@ def test_the_candidates_are_the_largest_scores_without_those_that_lead_nowhere()
     sizes = method.score(Problem(model, batch, 8)).double().mean(0).abs().nan_to_num(-1.0)
     least = sizes.flatten().sort(descending=True).values[24]
     chosen = Candidates(method, 25).choose(Problem(model, batch, 4))
-    assert torch.equal(chosen, prune(model.architecture.graph, sizes >= least)) and 0 < int(chosen.sum()) < 25
+    assert (
+        torch.equal(chosen, prune(model.architecture.graph, sizes >= least))
+        and 0 < int(chosen.sum()) < 25
+    )
 
 
 def test_a_method_with_candidates_chooses_them_itself_and_says_so() -> None:
@@ -279,13 +290,21 @@ def test_only_candidates_count_as_tested_or_undecidable() -> None:
     model, batch = random_transformer("gpt2", 3), random_batch(3)
     graph, shortlist = model.architecture.graph, draw(model.architecture.graph, 3)
     found = find(model, batch, shortlist, threshold=0.0)
-    assert int(is_tested(graph, found, shortlist).sum()) == found.n_tests < int(is_tested(graph, found).sum())
+    assert (
+        int(is_tested(graph, found, shortlist).sum())
+        == found.n_tests
+        < int(is_tested(graph, found).sum())
+    )
     units = Units(graph)
     near = undecidable(units, found, 0.0, 1e-12, shortlist)
-    assert set(near) <= edges_of(graph, shortlist) and len(near) < len(undecidable(units, found, 0.0, 1e-12))
+    assert set(near) <= edges_of(graph, shortlist) and len(near) < len(
+        undecidable(units, found, 0.0, 1e-12)
+    )
 
 
-def test_chains_are_of_candidates_where_another_threshold_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chains_are_of_candidates_where_another_threshold_takes_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """In chains of two, without a0.h1: m0 and a0.h0 into the logits; then input, which is too near the threshold."""
     monkeypatch.setattr(acdc, "LONGEST_CHAIN", 2)
     graph = Graph(1, 2)

@@ -53,13 +53,17 @@ def agrees_with_oracle(
     assert (found.n_tests, found.n_evaluated) == (len(outcome.groups), outcome.n_evaluated)
     for edge in literal.graph.edges():
         expected = outcome.scores.get(edge, 0.0)
-        assert found.scores[literal.graph.order(edge)].item() == pytest.approx(expected, abs=1e-7, rel=1e-6)
+        assert found.scores[literal.graph.order(edge)].item() == pytest.approx(
+            expected, abs=1e-7, rel=1e-6
+        )
     return True
 
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_edge_is_decided_as_the_literal_schedule_decides_it(family: str, metric: MetricName) -> None:
+def test_every_edge_is_decided_as_the_literal_schedule_decides_it(
+    family: str, metric: MetricName
+) -> None:
     agreed = [
         agrees_with_oracle(family, seed, threshold, metric) for seed, threshold in ((1, 0.003), (2, 0.05))
     ]
@@ -78,7 +82,9 @@ def test_matching_the_full_model_agrees_with_the_literal_schedule(family: str) -
     assert agrees_with_oracle(family, 5, 0.02, "logit-diff", match=True)
 
 
-def objective_of(model: Transformer, batch: Batch, kept: torch.Tensor, metric: MetricName = "kl") -> float:
+def objective_of(
+    model: Transformer, batch: Batch, kept: torch.Tensor, metric: MetricName = "kl"
+) -> float:
     baseline = prepare(model, batch, "corrupted")
     objective = make_objective(metric, model, batch, baseline.final)
     return float(objective(run_patched(baseline, kept).unsqueeze(0)).mean())
@@ -91,7 +97,9 @@ def every_state(model: Transformer, batch: Batch, **options: object) -> list[Fou
     return states
 
 
-@pytest.mark.parametrize(("family", "metric"), [("gpt2", "kl"), ("llama", "loss"), ("pythia", "prob-diff")])
+@pytest.mark.parametrize(
+    ("family", "metric"), [("gpt2", "kl"), ("llama", "loss"), ("pythia", "prob-diff")]
+)
 def test_every_removed_group_costs_less_than_the_threshold_when_it_goes(
     family: str, metric: MetricName
 ) -> None:
@@ -99,7 +107,9 @@ def test_every_removed_group_costs_less_than_the_threshold_when_it_goes(
     edges, before = readable(model.architecture.graph), nothing_decided(model.architecture.graph)
     n_groups = 0
     for state in every_state(model, batch, threshold=threshold, metric=metric):
-        values = [objective_of(model, batch, s.kept | (edges & ~s.decided), metric) for s in (before, state)]
+        values = [
+            objective_of(model, batch, s.kept | (edges & ~s.decided), metric) for s in (before, state)
+        ]
         now = state.decided & ~before.decided & ~state.kept
         n_groups += bool(now.any())
         assert values[1] - values[0] < threshold + ROUNDING
@@ -154,7 +164,9 @@ def test_batch_size_and_threads_change_no_bit(family: str, dtype: torch.dtype) -
 
 
 def same(one: Found, other: Found) -> bool:
-    tensors = zip((one.kept, one.scores, one.decided), (other.kept, other.scores, other.decided), strict=True)
+    tensors = zip(
+        (one.kept, one.scores, one.decided), (other.kept, other.scores, other.decided), strict=True
+    )
     equal = all(torch.equal(a.nan_to_num(9), b.nan_to_num(9)) for a, b in tensors)
     return equal and (one.n_tests, one.n_evaluated) == (other.n_tests, other.n_evaluated)
 

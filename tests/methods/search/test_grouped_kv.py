@@ -116,9 +116,15 @@ def test_the_exact_score_of_a_unit_is_the_literal_one(
 def test_exact_scores_that_were_cut_off_go_on_to_the_same_bits(n_done: int) -> None:
     model, batch, states = made(3, SHAPES[0], torch.float32), random_batch(3), []
     method = Exact("kl", kv="grouped")
-    expected = method.score(Problem(model, batch, 8), Job(save=lambda so_far: states.append(so_far.copy())))
+    expected = method.score(
+        Problem(model, batch, 8), Job(save=lambda so_far: states.append(so_far.copy()))
+    )
     assert len(states) == len(
-        list(Units.of(model.architecture.graph, model.architecture.n_kv_heads, "edge", "grouped").receivers())
+        list(
+            Units.of(
+                model.architecture.graph, model.architecture.n_kv_heads, "edge", "grouped"
+            ).receivers()
+        )
     )
     found = method.score(Problem(model, batch, 2), Job(start=states[n_done]))
     assert torch.equal(found.nan_to_num(9), expected.nan_to_num(9))
@@ -174,7 +180,9 @@ def test_every_unit_is_decided_as_the_literal_algorithm_decides_it(metric: str) 
 
 @pytest.mark.parametrize("options", [{"ablation": "zero"}, {"ablation": "mean"}, {"objective": "match"}])
 def test_so_it_is_under_another_ablation_or_objective(options: dict[str, str]) -> None:
-    assert agrees_with_oracle(4, SHAPES[0], random_batch(4, LENGTHS), 0.0347, metric="logit-diff", **options)
+    assert agrees_with_oracle(
+        4, SHAPES[0], random_batch(4, LENGTHS), 0.0347, metric="logit-diff", **options
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -218,7 +226,9 @@ class GroupedSearch(Search):
         self.now = self.value(self.kept)
         for receivers in stages(graph.n_layers, graph.n_heads):
             live = [
-                r for r in receivers if r.node.kind == "logits" or any(e.sender == r.node for e in self.kept)
+                r
+                for r in receivers
+                if r.node.kind == "logits" or any(e.sender == r.node for e in self.kept)
             ]
             self.kept -= {edge for edge in self.kept if edge.receiver in set(receivers) - set(live)}
             units = [
@@ -228,14 +238,19 @@ class GroupedSearch(Search):
             self.units = {unit[0]: unit for unit in units if unit}
             if live:
                 attributions = self.attributions([edge for unit in self.units.values() for edge in unit])
-                sums = {first: sum(attributions[edge] for edge in unit) for first, unit in self.units.items()}
+                sums = {
+                    first: sum(attributions[edge] for edge in unit) for first, unit in self.units.items()
+                }
                 self.divide(sorted(sums, key=sums.__getitem__), sums)
         return self
 
     def values(self, kept: set[Edge]) -> list[float]:
         """With every edge gone whose unit's first is."""
         gone = {
-            edge for first, unit in getattr(self, "units", {}).items() if first not in kept for edge in unit
+            edge
+            for first, unit in getattr(self, "units", {}).items()
+            if first not in kept
+            for edge in unit
         }
         return super().values(kept - gone)
 

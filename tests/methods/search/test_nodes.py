@@ -86,7 +86,9 @@ def test_the_exact_score_of_a_node_is_the_literal_one(
     for batch_size in (8, 2, 1) if metric == "kl" else (3,):
         found = score(Exact(metric, ablation, "node"), model, batch, batch_size)
         assert torch.equal(found.isnan(), expected.isnan())
-        assert torch.allclose(found, expected, rtol=1e-8, atol=max(1e-8, edges), equal_nan=True), batch_size
+        assert torch.allclose(found, expected, rtol=1e-8, atol=max(1e-8, edges), equal_nan=True), (
+            batch_size
+        )
 
 
 @pytest.mark.parametrize("qk_fix", [True, False])
@@ -97,10 +99,14 @@ def test_the_edges_of_a_node_add_up_in_each_pass_of_grad_drop(
 ) -> None:
     model, batch = random_transformer(family, 5, 3, 2), random_batch(5, (5, 7, 4))
     units = literally.nodes(model.architecture.graph)
-    expected = atp(random_model(family, 5, 3, 2), batch, "loss", "corrupted", qk_fix, grad_drop, units, True)
+    expected = atp(
+        random_model(family, 5, 3, 2), batch, "loss", "corrupted", qk_fix, grad_drop, units, True
+    )
     for batch_size in (8, 2):
         agrees(
-            score(AtP("loss", qk_fix=qk_fix, grad_drop=grad_drop, level="node"), model, batch, batch_size),
+            score(
+                AtP("loss", qk_fix=qk_fix, grad_drop=grad_drop, level="node"), model, batch, batch_size
+            ),
             expected,
         )
 
@@ -116,7 +122,9 @@ def test_methods_that_score_nodes_anyway_give_each_edge_its_senders(name: str) -
     graph = model.architecture.graph
     assert torch.equal(found.isnan(), ~readable(graph).expand(3, -1, -1))
     assert torch.equal(found[:, -1, 1:], into_logits)
-    assert torch.equal(found[:, :, 1:].nan_to_num(9), of_edges(graph, found[:, -1])[:, :, 1:].nan_to_num(9))
+    assert torch.equal(
+        found[:, :, 1:].nan_to_num(9), of_edges(graph, found[:, -1])[:, :, 1:].nan_to_num(9)
+    )
     if name == "hisp":
         sums = score(Summed(EAP("loss"), "node"), model, batch).abs()
         assert torch.allclose(found, sums, rtol=1e-10, atol=1e-12, equal_nan=True)
@@ -242,7 +250,9 @@ def every_state(model: Transformer, batch: Batch, threshold: float) -> list[Foun
 
 
 def same(one: Found, other: Found) -> bool:
-    tensors = zip((one.kept, one.scores, one.decided), (other.kept, other.scores, other.decided), strict=True)
+    tensors = zip(
+        (one.kept, one.scores, one.decided), (other.kept, other.scores, other.decided), strict=True
+    )
     equal = all(torch.equal(a.nan_to_num(9), b.nan_to_num(9)) for a, b in tensors)
     return equal and (one.n_tests, one.n_evaluated) == (other.n_tests, other.n_evaluated)
 
@@ -274,7 +284,9 @@ def test_batch_size_and_threads_change_no_bit_of_a_search(family: str, dtype: to
 def test_at_any_price_the_input_stays() -> None:
     model, batch = random_transformer("gpt2", 3), random_batch(3)
     graph, found = model.architecture.graph, find(model, batch, threshold=1e9)
-    assert [edge for edge in graph.edges() if found.kept[graph.order(edge)]] == [Edge.parse("input->logits")]
+    assert [edge for edge in graph.edges() if found.kept[graph.order(edge)]] == [
+        Edge.parse("input->logits")
+    ]
     assert bool(found.decided[readable(graph)].all())
 
 
@@ -285,7 +297,9 @@ def test_a_node_whose_test_comes_out_at_the_threshold_is_named() -> None:
     assert list(map(str, undecidable(units, found, score_of_m0, 1e-12))) == ["m0"]
 
 
-@pytest.mark.parametrize("options", [{"schedule": "grouped"}, {"schedule": "screened"}, {"kv": "grouped"}])
+@pytest.mark.parametrize(
+    "options", [{"schedule": "grouped"}, {"schedule": "screened"}, {"kv": "grouped"}]
+)
 def test_what_saves_tests_of_edges_is_not_for_nodes(options: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="At node level there is one schedule"):
         ACDC(0.1, level="node", **options)  # type: ignore[arg-type]

@@ -15,7 +15,13 @@ from circuitfind.circuits.masks import readable
 from circuitfind.circuits.units import Units
 from circuitfind.methods.outcome import Found, nothing_decided
 from circuitfind.methods.search.acdc import ACDC
-from circuitfind.methods.search.reuse import decided_alike, decision_order, is_tested, start_from, undecidable
+from circuitfind.methods.search.reuse import (
+    decided_alike,
+    decision_order,
+    is_tested,
+    start_from,
+    undecidable,
+)
 from circuitfind.patching.problem import Problem
 from tests.random_models import random_batch, random_transformer
 
@@ -114,7 +120,9 @@ def test_where_scores_are_rough_nothing_near_either_threshold_is_taken_over() ->
         start = decided_alike(graph, found, earlier=0.3, threshold=0.1, slack=0.02)
         names = [str(edge) for edge in graph.edges() if start.decided[graph.order(edge)]]
         assert names == ["a0.h1->logits", "m0->logits"] and start.n_tests == 2
-    graph, found = scored({"a0.h1->logits": 0.5, "input->logits": 0.33}, ("a0.h1->logits", "input->logits"))
+    graph, found = scored(
+        {"a0.h1->logits": 0.5, "input->logits": 0.33}, ("a0.h1->logits", "input->logits")
+    )
     assert decided_alike(graph, found, 0.3, 0.1, slack=0.02).decided[-1].all()
 
 
@@ -133,7 +141,10 @@ def test_a_search_that_starts_from_another_ends_as_it_would_alone(
     graph, methods = model.architecture.graph, (ACDC(earlier), ACDC(threshold))
     start = start_from(graph, search_large(earlier, dtype), *methods, dtype)
     assert start is not None and start.n_tests > 0
-    found, alone = methods[1].find(Problem(model, BATCH, 8), resuming(start)), search_large(threshold, dtype)
+    found, alone = (
+        methods[1].find(Problem(model, BATCH, 8), resuming(start)),
+        search_large(threshold, dtype),
+    )
     assert torch.equal(found.kept, alone.kept) and found.n_tests == alone.n_tests
     assert torch.equal(found.scores.nan_to_num(), alone.scores.nan_to_num())
     assert found.n_evaluated < alone.n_evaluated
@@ -145,4 +156,6 @@ def test_searches_that_compute_their_tests_in_other_ways_share_nothing() -> None
 
 
 def test_every_edge_is_decided_once() -> None:
-    assert sorted(decision_order(GRAPH).tolist()) == readable(GRAPH).flatten().nonzero().flatten().tolist()
+    assert (
+        sorted(decision_order(GRAPH).tolist()) == readable(GRAPH).flatten().nonzero().flatten().tolist()
+    )

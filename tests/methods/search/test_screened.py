@@ -34,7 +34,9 @@ def few_halves(monkeypatch: pytest.MonkeyPatch) -> None:
 takes_few = pytest.mark.usefixtures("few_halves")
 
 
-def find(model: Transformer, batch: Batch, threshold: float, batch_size: int = 8, **options: object) -> Found:
+def find(
+    model: Transformer, batch: Batch, threshold: float, batch_size: int = 8, **options: object
+) -> Found:
     return ACDC(threshold, schedule="screened", **options).find(Problem(model, batch, batch_size))  # type: ignore[arg-type]
 
 
@@ -149,7 +151,10 @@ def test_batch_size_memory_and_threads_change_no_bit(family: str, dtype: torch.d
 
 @pytest.mark.parametrize("threshold", [pytest.param(0.02, marks=pytest.mark.slow), 0.2])
 def test_a_search_taken_up_after_any_chain_ends_with_the_same_bits(threshold: float) -> None:
-    model, batch = random_transformer("llama", 13, 3, 2, dtype=torch.float32), random_batch(13, (5, 7, 4, 6))
+    model, batch = (
+        random_transformer("llama", 13, 3, 2, dtype=torch.float32),
+        random_batch(13, (5, 7, 4, 6)),
+    )
     states: list[Found] = []
     method = ACDC(threshold, schedule="screened")
     whole = method.find(Problem(model, batch, 8), keeping(states, model.architecture.graph))

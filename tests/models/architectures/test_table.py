@@ -46,7 +46,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "llama",
         {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}},
     ),
-    "llama, longrope": ("llama", {"rope_parameters": LONGROPE | {"original_max_position_embeddings": 16}}),
+    "llama, longrope": (
+        "llama",
+        {"rope_parameters": LONGROPE | {"original_max_position_embeddings": 16}},
+    ),
     "mistral": ("mistral", {}),
     "mistral, a window as long as the prompts": ("mistral", {"sliding_window": N_CTX}),
     "qwen2, a window as long as the prompts": (
@@ -141,7 +144,9 @@ def test_rotary_tables_turn_the_models_share_of_a_heads_dimensions() -> None:
         ("pythia", {"hidden_act": "mish"}, "The activation 'mish' is not supported"),
     ],
 )
-def test_a_variant_that_is_not_computed_is_refused(family: str, options: dict[str, Any], reason: str) -> None:
+def test_a_variant_that_is_not_computed_is_refused(
+    family: str, options: dict[str, Any], reason: str
+) -> None:
     with pytest.raises(ModelError, match=reason):
         read_transformer(bridge(make_model(family, 0, **options)), 5)
 

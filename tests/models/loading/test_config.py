@@ -14,7 +14,13 @@ from circuitfind.models.architectures import table
 from circuitfind.models.loading import config as config_module
 from circuitfind.models.loading.config import SUPPORTED, judge, read_config
 
-GPT2 = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_embd": 16, "n_head": 2, "n_layer": 2}
+GPT2 = {
+    "architectures": ["GPT2LMHeadModel"],
+    "model_type": "gpt2",
+    "n_embd": 16,
+    "n_head": 2,
+    "n_layer": 2,
+}
 LLAMA = {"architectures": ["LlamaForCausalLM"], "hidden_size": 16, "num_attention_heads": 4}
 
 
@@ -26,7 +32,9 @@ def test_what_is_judged_as_supported_is_what_families_read() -> None:
 def test_transformers_calls_the_supported_types_so() -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    assert {MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[name]: name for name in SUPPORTED.values()} == dict(SUPPORTED)
+    assert {MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[name]: name for name in SUPPORTED.values()} == dict(
+        SUPPORTED
+    )
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,9 @@ def write_gguf(
     writer.add_eos_token_id(2)
     if adds_bos is not None:
         writer.add_add_bos_token(adds_bos)
-    tensors = {name: tensor for name, tensor in random_tensors().items() if name != without} | (more or {})
+    tensors = {name: tensor for name, tensor in random_tensors().items() if name != without} | (
+        more or {}
+    )
     for name, tensor in tensors.items():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()
@@ -75,7 +77,11 @@ def write_gguf(
 
 
 def random_tensors() -> dict[str, numpy.ndarray]:
-    shapes = {"token_embd": (len(WORDS), D_MODEL), "output": (len(WORDS), D_MODEL), "output_norm": (D_MODEL,)}
+    shapes = {
+        "token_embd": (len(WORDS), D_MODEL),
+        "output": (len(WORDS), D_MODEL),
+        "output_norm": (D_MODEL,),
+    }
     for layer in range(N_LAYERS):
         shapes |= {
             f"blk.{layer}.attn_norm": (D_MODEL,),
@@ -90,7 +96,8 @@ def random_tensors() -> dict[str, numpy.ndarray]:
         }
     random = numpy.random.default_rng(0)
     return {
-        f"{name}.weight": random.normal(size=shape).astype(numpy.float32) for name, shape in shapes.items()
+        f"{name}.weight": random.normal(size=shape).astype(numpy.float32)
+        for name, shape in shapes.items()
     }
 
 
@@ -130,7 +137,9 @@ def test_prompts_begin_with_bos_if_the_file_says_so(tmp_path: Path, adds_bos: bo
     assert tokenizer.adds_bos == adds_bos
 
 
-def test_a_file_is_converted_once_whatever_it_is_called(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_converted_once_whatever_it_is_called(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = fetch_gguf(file, Silent())
     monkeypatch.setattr(gguf, "gguf_to_folder", lambda *arguments: pytest.fail("converted again"))
     assert fetch_gguf(file, Silent()) == folder
@@ -155,7 +164,9 @@ def refusal(file: Path, cache: Path) -> str:
 
 
 @pytest.mark.parametrize("content", [b"", b"GGU", b"PK\3\4 a zip file", b"<html>not found</html>"])
-def test_a_file_that_does_not_begin_as_gguf_is_refused(tmp_path: Path, cache: Path, content: bytes) -> None:
+def test_a_file_that_does_not_begin_as_gguf_is_refused(
+    tmp_path: Path, cache: Path, content: bytes
+) -> None:
     (tmp_path / "model.gguf").write_bytes(content)
     assert "is no GGUF file" in refusal(tmp_path / "model.gguf", cache)
 
@@ -180,7 +191,9 @@ def config_of(folder: Path) -> dict[str, Any]:
 def test_rotary_factors_divide_the_frequencies(tmp_path: Path) -> None:
     factors = numpy.array([1.0, 1.5, 4.0, 8.0], dtype=numpy.float32)
     write_gguf(tmp_path / "model.gguf", more={"rope_freqs.weight": factors})
-    model = load_bridge(fetch_gguf(tmp_path / "model.gguf", Silent()), "cpu", torch.float32).original_model
+    model = load_bridge(
+        fetch_gguf(tmp_path / "model.gguf", Silent()), "cpu", torch.float32
+    ).original_model
     plain = 10000.0 ** -(torch.arange(0, 8, 2) / 8)
     cos, sin = model.model.rotary_emb(torch.zeros(1), torch.tensor([[7]]))
     angles = 7 * plain / torch.tensor(factors)
@@ -205,7 +218,9 @@ YARN = {
         ({"llama.rope.scaling.type": "none"}, {"rope_type": "default"}),
     ],
 )
-def test_scaling_of_positions_is_kept(tmp_path: Path, keys: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_scaling_of_positions_is_kept(
+    tmp_path: Path, keys: dict[str, Any], expected: dict[str, Any]
+) -> None:
     write_gguf(tmp_path / "model.gguf", keys=keys)
     found = config_of(fetch_gguf(tmp_path / "model.gguf", Silent()))["rope_parameters"]
     assert found | expected == found
@@ -228,7 +243,12 @@ def test_biases_are_kept_in_the_order_of_their_weights(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("pre", "adds_bos", "expected"),
-    [("llama-bpe", None, True), ("llama-bpe", False, False), ("gpt-2", None, False), ("tekken", None, True)],
+    [
+        ("llama-bpe", None, True),
+        ("llama-bpe", False, False),
+        ("gpt-2", None, False),
+        ("tekken", None, True),
+    ],
 )
 def test_bos_that_the_file_does_not_tell_of_is_as_llama_cpp_has_it(
     tmp_path: Path, pre: str, adds_bos: bool | None, expected: bool
@@ -302,7 +322,10 @@ ARCHITECTURE = text(b"general.architecture") + struct.pack("<I", 8)
         (START + struct.pack("<QQ", 2**60, 0), "claims 1,152,921,504,606,846,976 tensors"),
         (START + struct.pack("<QQ", 0, 2**60), "keys"),
         (START + struct.pack("<QQ", 0, 1) + struct.pack("<Q", 2**62), "characters in one text"),
-        (START + struct.pack("<QQ", 0, 1) + text(b"a") + struct.pack("<I", 77), "a value of unknown kind 77"),
+        (
+            START + struct.pack("<QQ", 0, 1) + text(b"a") + struct.pack("<I", 77),
+            "a value of unknown kind 77",
+        ),
         (
             START + struct.pack("<QQ", 1, 0) + text(b"a") + struct.pack("<I", 2**31),
             "a tensor of 2147483648 dimensions",

@@ -101,7 +101,11 @@ class Hub(BaseHTTPRequestHandler):
 
     def answer(self, content: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        about = {"Content-Length": str(len(content)), "ETag": f'"{hash(content)}"', "X-Repo-Commit": COMMIT}
+        about = {
+            "Content-Length": str(len(content)),
+            "ETag": f'"{hash(content)}"',
+            "X-Repo-Commit": COMMIT,
+        }
         for name, value in (about | (headers or {})).items():
             self.send_header(name, value)
         self.end_headers()
@@ -142,7 +146,11 @@ def test_a_model_is_fetched_once_and_then_used_without_a_network(endpoint: str, 
     shown, noise = ask(REPOSITORY, tmp_path, HF_ENDPOINT=endpoint, HF_HUB_DISABLE_XET="1")
     folder = Path(shown[-1])
     assert noise == ""
-    assert {path.name for path in folder.iterdir()} == {"config.json", "tokenizer.json", "model.safetensors"}
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "tokenizer.json",
+        "model.safetensors",
+    }
     assert (folder / "model.safetensors").read_bytes() == FILES["model.safetensors"]
     total = sum(len(FILES[path.name]) for path in folder.iterdir() if path.name != "config.json")
     assert shown[-2].split() == [str(total)]
@@ -238,7 +246,9 @@ def test_offline_mode_is_obeyed_and_named(tmp_path: Path) -> None:
     )
 
 
-def test_a_hub_that_never_answers_costs_no_more_than_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_never_answers_costs_no_more_than_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(hub, "DEADLINE_SECONDS", 0.1)
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *arguments, **options: time.sleep(5))
     started = time.monotonic()
@@ -251,7 +261,9 @@ def test_the_deadline_leaves_room_to_answer_within_ten_seconds() -> None:
     assert hub.DEADLINE_SECONDS <= 7
 
 
-def test_a_connection_lost_while_fetching_is_an_error_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_lost_while_fetching_is_an_error_of_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def lose(*arguments: object, **options: object) -> None:
         raise httpx.ReadTimeout("timed out")
 

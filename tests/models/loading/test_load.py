@@ -79,7 +79,12 @@ def sentencepiece() -> PreTrainedTokenizerFast:
         models.BPE({word: i for i, word in enumerate(words)}, merges, byte_fallback=True, fuse_unk=True)
     )
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False)
-    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    steps = [
+        decoders.Replace("▁", " "),
+        decoders.ByteFallback(),
+        decoders.Fuse(),
+        decoders.Strip(" ", 1, 0),
+    ]
     backend.decoder = decoders.Sequence(steps)
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", unk_token="<unk>")
 
@@ -275,7 +280,9 @@ class TestDamagedFolders:
         assert "h.0.mlp.c_proj.bias is 17, not 16" in refusal(folder)
 
     @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
-    def test_tensors_that_the_config_leaves_out_are_refused_by_name(self, folder: Path, suffix: str) -> None:
+    def test_tensors_that_the_config_leaves_out_are_refused_by_name(
+        self, folder: Path, suffix: str
+    ) -> None:
         weights = load_file(folder / "model.safetensors")
         if suffix == "bin":
             (folder / "model.safetensors").unlink()
@@ -322,18 +329,24 @@ class TestDamagedFolders:
     @pytest.mark.parametrize(
         "architecture", ["T5ForConditionalGeneration", "BertModel", "InventedForCausalLM"]
     )
-    def test_an_architecture_that_is_not_supported_is_refused(self, folder: Path, architecture: str) -> None:
+    def test_an_architecture_that_is_not_supported_is_refused(
+        self, folder: Path, architecture: str
+    ) -> None:
         self.change_config(folder, architectures=[architecture])
         assert f"the architecture {architecture} is not supported" in refusal(folder)
 
     @pytest.mark.parametrize("architectures", [None, []])
-    def test_an_architecture_that_is_not_named_is_refused(self, folder: Path, architectures: object) -> None:
+    def test_an_architecture_that_is_not_named_is_refused(
+        self, folder: Path, architectures: object
+    ) -> None:
         self.change_config(folder, architectures=architectures)
         assert "names no architecture" in refusal(folder)
 
     def test_a_model_that_brings_its_own_code_is_refused(self, folder: Path) -> None:
         self.change_config(
-            folder, model_type="own", auto_map={"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}
+            folder,
+            model_type="own",
+            auto_map={"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"},
         )
         (folder / "own.py").write_text("raise SystemExit('the code was run')")
         assert "its \"model_type\" is 'own'; of GPT2LMHeadModel it is 'gpt2'" in refusal(folder)

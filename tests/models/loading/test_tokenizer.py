@@ -25,7 +25,10 @@ def by_digits() -> Tokenizer:
     words = vocabulary("<|endoftext|>", "<s>", "a", "b", "1", "2", "Ġ", "Ġa", "Ġb", "12", "22", "Ġ1")
     merges = [("Ġ", "a"), ("Ġ", "b"), ("1", "2"), ("2", "2"), ("Ġ", "1")]
     backend = Tokenizer(models.BPE(words, merges))
-    steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    steps = [
+        pre_tokenizers.Digits(individual_digits=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+    ]
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.Sequence(steps), decoders.ByteLevel()
     return backend
 
@@ -33,7 +36,9 @@ def by_digits() -> Tokenizer:
 def without_dummy_prefix() -> Tokenizer:
     """Sentencepiece's words, no space put before a text."""
     words = vocabulary("<unk>", "<s>", "▁", "a", "b", "▁a", "▁b", "1", "2", "<0x0A>")
-    backend = Tokenizer(models.BPE(words, [("▁", "a"), ("▁", "b")], unk_token="<unk>", byte_fallback=True))
+    backend = Tokenizer(
+        models.BPE(words, [("▁", "a"), ("▁", "b")], unk_token="<unk>", byte_fallback=True)
+    )
     backend.normalizer = normalizers.Replace(" ", "▁")
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -47,7 +52,9 @@ def with_pattern(pattern: str) -> Tokenizer:
     return backend
 
 
-def save(folder: Path, backend: Tokenizer, config: dict[str, Any] | None = None, vocab_size: int = 50) -> str:
+def save(
+    folder: Path, backend: Tokenizer, config: dict[str, Any] | None = None, vocab_size: int = 50
+) -> str:
     folder.mkdir(exist_ok=True)
     backend.save(str(folder / "tokenizer.json"))
     (folder / "config.json").write_text(json.dumps({"model_type": "gpt2", "vocab_size": vocab_size}))

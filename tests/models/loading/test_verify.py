@@ -119,13 +119,19 @@ def test_what_stands_behind_the_answer_position_is_not_compared() -> None:
 def test_only_the_answer_positions_are_unembedded_by_transformer_lens() -> None:
     shapes = []
     model = booted("gpt2")
-    handle = model.unembed.register_forward_hook(lambda module, inputs, out: shapes.append(tuple(out.shape)))
+    handle = model.unembed.register_forward_hook(
+        lambda module, inputs, out: shapes.append(tuple(out.shape))
+    )
     try:
         verify(model, read("gpt2"), random_batch(1, (5, 7, 4, 6, 3, 7)))
     finally:
         handle.remove()
     assert shapes == [(4, 1, D_VOCAB)]
-    assert model(random_batch(1, (5, 7)).clean).shape == (2, 7, D_VOCAB)  # and all of them by everyone else
+    assert model(random_batch(1, (5, 7)).clean).shape == (
+        2,
+        7,
+        D_VOCAB,
+    )  # and all of them by everyone else
 
 
 def test_long_prompts_compared_one_by_one_are_compared_all(monkeypatch: pytest.MonkeyPatch) -> None:

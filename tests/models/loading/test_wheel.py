@@ -63,7 +63,8 @@ def wheel(index: Path, monkeypatch: pytest.MonkeyPatch) -> Wheel:
             "a_model-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: a-model\nVersion: 1.0\n"
         )
         archive.writestr(
-            "a_model-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            "a_model-1.0.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         )
         archive.writestr("a_model-1.0.dist-info/RECORD", "")
 
