@@ -24,7 +24,7 @@ from circuitfind.models.architectures.table import read_transformer
 from circuitfind.models.forward import at_end, trace
 from circuitfind.models.loading.load import load_bridge
 from circuitfind.models.transformer import Transformer
-from circuitfind.progress import Silent
+from circuitfind.patching.problem import Problem
 from circuitfind.prompts.batch import Batch
 
 BLOCK = 4
@@ -40,7 +40,7 @@ def main() -> None:
     scores, costs = {}, {}
     for case in job.cases:
         method = make_method(case, job.steps)
-        found, costs[str(case)] = measured(partial(method.score, model, batch, BLOCK, Silent()))
+        found, costs[str(case)] = measured(partial(method.score, Problem(model, batch, BLOCK)))
         scores[str(case)] = found[:, edges].double().numpy()
     names = [str(edge) for edge in model.architecture.graph.edges()]
     losses = (loss(model, batch, batch.clean), loss(model, batch, batch.corrupted))

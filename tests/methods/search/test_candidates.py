@@ -268,7 +268,7 @@ def test_the_time_left_is_that_of_the_candidates() -> None:
         torch.eye(2, dtype=torch.float64),
         torch.tensor([1.0, 0.0], dtype=torch.float64),
     )
-    left = eta._estimate((found.decided & shortlist).sum(1).double(), eta._live(found))
+    left = eta._estimate((found.decided & shortlist).sum(1).double(), eta._live(found.kept))
     assert left.longest == pytest.approx(int(shortlist.sum()))
 
 
@@ -282,7 +282,7 @@ def test_a_search_that_starts_from_another_of_the_same_candidates_ends_as_it_wou
     first, alone = (find(model, batch, shortlist, threshold=at) for at in (earlier, threshold))
     start = start_from(graph, first, ACDC(earlier), ACDC(threshold), dtype, shortlist)
     assert start is not None and start.n_tests > 0
-    found = ACDC(threshold).find(Problem(model, batch, 8), Job(start=start), shortlist=shortlist)
+    found = ACDC(threshold).find(Problem(model, batch, 8), resuming(start), shortlist=shortlist)
     assert same(found, alone) and found.n_evaluated < alone.n_evaluated
 
 
