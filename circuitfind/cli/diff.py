@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from circuitfind.circuits.compare import CHANGED, compare
-from circuitfind.export.drawing.facts import one_line
 
 if TYPE_CHECKING:
     from circuitfind.circuits.circuit import Circuit
@@ -121,6 +120,8 @@ def lines_of(comparison: Comparison) -> Iterator[str]:
 
 def name_of(circuit: Circuit) -> str:
     """A circuit in one line."""
+    from circuitfind.export.drawing.facts import one_line
+
     names = [
         one_line(block["name"])
         for block in (circuit.task, circuit.model, circuit.method)
