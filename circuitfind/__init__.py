@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitfind.circuits.circuit import Circuit, Faces
 from circuitfind.circuits.graph import Edge, Graph, Node, Receiver
+from circuitfind.version import __version__
 
 if TYPE_CHECKING:
     from networkx import MultiDiGraph
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from circuitfind.options import RunOptions
     from circuitfind.pipeline import run
 
-__version__ = "0.1.0"
-__all__ = ["Circuit", "Edge", "Graph", "Node", "Receiver", "RunOptions", "run"]
+__all__ = ["Circuit", "Edge", "Graph", "Node", "Receiver", "RunOptions", "__version__", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ model's shape, the graph's size and the edges must be there.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -170,10 +170,3 @@ class CircuitFile(Schema, frozen=True):
     metrics: Measured
     neurons: dict[str, Number] | msgspec.UnsetType = msgspec.UNSET
     tolerances: Tolerated | None = None
-
-
-class Header(Schema, frozen=True):
-    """What says how the rest is to be read; of any type, since another file may have such keys too."""
-
-    format: Any = None
-    version: Any = None

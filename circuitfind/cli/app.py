@@ -15,7 +15,6 @@ with leaving_at_once():
     import typer
     import typer.core
 
-    from circuitfind import __version__
     from circuitfind.cli import bench, known, models, submit, tasks
     from circuitfind.cli import check as check_command
     from circuitfind.cli import diff as diff_command
@@ -28,6 +27,7 @@ with leaving_at_once():
     from circuitfind.cli import view as view_command
     from circuitfind.cli.terminal import printing
     from circuitfind.errors import CircuitfindError
+    from circuitfind.version import __version__
 
 COULD_NOT_RUN = 2
 ENDED = 128

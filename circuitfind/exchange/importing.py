@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from circuitfind import __version__
 from circuitfind.circuits.circuit import Circuit
 from circuitfind.circuits.graph import Graph
 from circuitfind.circuits.record import RUN_FILE
@@ -23,6 +22,7 @@ from circuitfind.evaluation.reference import SCORES_FILE, edges_of
 from circuitfind.exchange.edges import ScoredEdges, kept_edges
 from circuitfind.exchange.readers import read_circuit
 from circuitfind.files.json_file import json_file
+from circuitfind.version import __version__
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from circuitfind import __version__
 from circuitfind.circuits.circuit import Circuit
 from circuitfind.errors import OutputError, shown
 from circuitfind.files.json_file import Schema, fit, parse_json, read_text
 from circuitfind.files.links import file_in, keep_inside
 from circuitfind.runs.folder import BESIDE
 from circuitfind.runs.ownership import REPORT_FILE, read_record, sha256_of
+from circuitfind.version import __version__
 
 FORMAT, VERSION = "circuitfind.evaluation", 1
 PICTURES = ("curve.svg", "curve.png")

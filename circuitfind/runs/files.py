@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from circuitfind import __version__
 from circuitfind.circuits.bootstrap import Uncertainty
 from circuitfind.circuits.circuit import Circuit
 from circuitfind.circuits.record import RUN_FILE, TASK_SHA256
@@ -39,6 +38,7 @@ from circuitfind.runs.observe import observe
 from circuitfind.runs.ownership import CONSTANTS_FILE
 from circuitfind.runs.report import Evidence, report
 from circuitfind.runs.result import Findings, make_circuit, make_consensus
+from circuitfind.version import __version__
 
 
 @dataclass(frozen=True)

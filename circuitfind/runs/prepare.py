@@ -12,7 +12,6 @@ from itertools import count, takewhile
 import torch
 
 from circuitfind.circuits.bootstrap import Bootstrap
-from circuitfind.circuits.units import Units, find_kv, find_level
 from circuitfind.errors import UsageError
 from circuitfind.evaluation.performance import task_performance
 from circuitfind.methods.catalogue import CATALOGUE
@@ -118,17 +117,6 @@ def make_ready(plan: Plan, notes: Noted, clock: Clock) -> Ready:
         report_task(model, batch, work.batch_size, notes)
     ready = Ready(plan.task, options, tokenizer, pairs, batch, model, work)
     return with_constants(ready, options.ablation, notes, clock)
-
-
-def find_units(ready: Ready, options: SettledOptions) -> Units:
-    """What is decided on in this model."""
-    units = Units.of(
-        ready.model.transformer.architecture.graph,
-        ready.model.transformer.architecture.n_kv_heads,
-        find_level(options.level),
-        find_kv(options.kv),
-    )
-    return units.at_roles(ready.graph)
 
 
 def find_device(name: str) -> str:

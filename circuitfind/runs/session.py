@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from circuitfind.circuits.units import Units, find_kv, find_level
 from circuitfind.evaluation.work import EVALUATION
@@ -15,7 +14,7 @@ from circuitfind.patching.ablation import find_ablation
 from circuitfind.patching.problem import Problem
 from circuitfind.runs.checkpoint import Keeper
 from circuitfind.runs.clock import Clock, Noted
-from circuitfind.runs.restart import state_identity
+from circuitfind.runs.identity import state_identity
 from circuitfind.runs.result import NOTHING_TAKEN_OVER, Ready, TakenOver
 from circuitfind.runs.time_left import duration
 
@@ -52,7 +51,7 @@ class Session:
         """The state that an earlier session of the same run left. Raises OutputError where it is of
         something else.
         """
-        identity: dict[str, Any] = state_identity(self.ready, self.options, method)
+        identity = state_identity(self.ready, self.options, method)
         return self.keeper.start(identity, self.clock.spent, self.notes.warn)
 
     def tell_resumed(self, status: str, part: str = "search") -> None:

@@ -259,13 +259,15 @@ def test_a_part_is_written_when_it_is_done_and_resume_makes_the_others_to_the_sa
     assert "is of another --most: 5, not 4." in capsys.readouterr().err
 
 
+def cut_off(*arguments: object) -> None:
+    """In place of work, a Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 def test_what_was_done_when_it_was_cut_off_is_kept_and_told(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from circuitfind.review import evaluate
-
-    def cut_off(*arguments: object) -> None:
-        raise KeyboardInterrupt
 
     out, arguments = (
         tmp_path / "report",
@@ -287,9 +289,6 @@ def test_a_complete_report_stays_whole_until_the_one_that_replaces_it_is(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from circuitfind.review import evaluate
-
-    def cut_off(*arguments: object) -> None:
-        raise KeyboardInterrupt
 
     out = tmp_path / "report"
     arguments = [

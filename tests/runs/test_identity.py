@@ -18,7 +18,7 @@ from circuitfind.models.loading.catalogue import CATALOGUE
 from circuitfind.models.loading.load import load_tokenizer
 from circuitfind.pipeline import RunOptions, run
 from circuitfind.prompts.files import load_task, write_prompts
-from circuitfind.runs import checkpoint, prepare, restart, session
+from circuitfind.runs import checkpoint, identity, prepare, session
 from circuitfind.runs.checkpoint import Keeper, read_state
 
 TASK = """
@@ -78,14 +78,14 @@ def other_file(patch: Patch) -> None:
 
 
 def other_version(name: str) -> Callable[[Patch], None]:
-    known = restart.version
+    known = identity.version
     return lambda patch: patch.setattr(
-        restart, "version", lambda each: "0.1" if each == name else known(each)
+        identity, "version", lambda each: "0.1" if each == name else known(each)
     )
 
 
 def on_another_device(patch: Patch) -> None:
-    known = restart.state_identity
+    known = identity.state_identity
     patch.setattr(session, "state_identity", lambda *given: known(*given) | {"device": "cuda"})
 
 
@@ -127,8 +127,8 @@ CASES = {
     "means": Case(ACDC | {"ablation": "mean"}, change=fewer_means),
     "constants_sha256": Case(ACDC | {"ablation": "optimal"}, change=fewer_means),
     "device": Case(ACDC, change=on_another_device),
-    "circuitfind": Case(ACDC, change=lambda patch: patch.setattr(restart, "__version__", "0.0")),
-    **{name: Case(ACDC, change=other_version(name)) for name in restart.COMPUTING},
+    "circuitfind": Case(ACDC, change=lambda patch: patch.setattr(identity, "__version__", "0.0")),
+    **{name: Case(ACDC, change=other_version(name)) for name in identity.COMPUTING},
 }
 SETTINGS = {name for info in METHODS.values() for name in info.settings}
 """Options of single methods; one of them stands for all."""

@@ -1,18 +1,16 @@
-"""What a run goes on from: the state that its keeper has, if it is one of the same model, prompts
-and method.
-"""
+"""All that a method's outcome depends on: by it a saved state is known to be one of the same run."""
 
 from __future__ import annotations
 
 from importlib.metadata import version
 from typing import Any
 
-from circuitfind import __version__
 from circuitfind.methods.make import Method
 from circuitfind.methods.method import Scorer
 from circuitfind.options import SettledOptions
 from circuitfind.runs.result import Ready, method_block, task_block
 from circuitfind.runs.resume import OF_CIRCUIT, identity
+from circuitfind.version import __version__
 
 COMPUTING = ("torch", "transformers", "transformer_lens")
 """Packages whose version may change an outcome."""
